@@ -1,0 +1,20 @@
+# ImageNet (1,281,167 labelled images) paired with Million-AID's test split (990,848 images without
+# labels). For images of your own set remote_sensing.data_root to any folder.
+#   --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images
+train_dataloader = dict(
+    batch_size=32,  # pairs a process; 8 processes make the released code's batch of 256
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type="gersp_mm.PairedSampler", pairing="independent"),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(
+        type="gersp_mm.PairedDataset",
+        remote_sensing=dict(type="gersp_mm.MillionAID", data_root="data/million_aid/test"),
+        natural=dict(type="ImageNet", data_root="data/ImageNet", split="train"),
+        # preset: "released" (both branches of the released code) or "mocov2"
+        rs_pipeline=[dict(type="gersp_mm.ViewAugmentation", preset="released", size=224)],
+        natural_pipeline=[dict(type="gersp_mm.ViewAugmentation", preset="released", size=224)],
+    ),
+)

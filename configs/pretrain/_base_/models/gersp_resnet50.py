@@ -1,0 +1,23 @@
+# Student, teacher, queue and losses as in the released code (mmselfsup/models/algorithms/
+# moco_gersp.py and configs/selfsup/GeRSP/GeRSP.py), with two of its slips mended: the teacher's
+# projector is averaged too, and the teacher starts as a copy of the student.
+model = dict(
+    type="gersp_mm.GeRSP",
+    queue_len=65536,
+    feat_dim=128,
+    teacher_momentum=0.996,  # the paper's, by a secondary source; the released config has 0.999
+    alpha=1.0,  # the released default; the paper's value was not found
+    joint_forward=True,
+    key_bn="shuffle",
+    data_preprocessor=dict(
+        type="gersp_mm.PairedDataPreprocessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+    ),
+    backbone=dict(type="ResNet", depth=50, num_stages=4, out_indices=(3,), norm_cfg=dict(type="BN")),
+    neck=dict(type="MoCoV2Neck", in_channels=2048, hid_channels=2048, out_channels=128),
+    head=dict(type="gersp_mm.InfoNCEHead", temperature=0.07),
+    natural_head=dict(
+        type="LinearClsHead", num_classes=1000, in_channels=2048, topk=(1, 5), cal_acc=True
+    ),
+)

@@ -1,0 +1,12 @@
+# What the released code does, its slips included, for comparison with gersp_r50.py.
+# docs/differences.md explains each of these lines.
+_base_ = "./gersp_r50.py"
+
+model = dict(
+    teacher_momentum=0.999,
+    teacher_init="separate",
+    teacher_projector="frozen",
+    natural_head=dict(init_cfg=None),  # PyTorch's own initialisation of a linear layer
+)
+train_dataloader = dict(sampler=dict(pairing="locked"))
+default_hooks = dict(teacher_update=dict(timing="before_forward"))

@@ -1,0 +1,89 @@
+"""The backbone alone, as downstream configs load it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, Mapping
+
+import mmengine
+import mmpretrain
+import torch
+
+from gersp_mm.constants import CHANNEL_ORDER
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import save_atomically
+from gersp_mm.version import __version__
+
+PREFIX = "backbone."
+
+
+def export_backbone(
+    state_dict: Mapping[str, torch.Tensor],
+    path: str | os.PathLike,
+    arch: str,
+    method: str,
+    mean: list[float],
+    std: list[float],
+    epoch: int | None = None,
+    config: str | None = None,
+    source_sha256: str | None = None,
+) -> dict[str, Any]:
+    """Write ``{'state_dict': {'backbone.…': tensor}, 'meta': {plain Python}}``.
+
+    The file reads with ``torch.load(weights_only=True)`` and fits
+    ``init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.')``.
+
+    Args:
+        state_dict: of the whole model; the student's ``backbone.`` entries are taken.
+        path: where to write.
+        arch: the backbone in words, such as ``ResNet-50``.
+        method: the pre-training, such as ``GeRSP``.
+        mean: per-channel mean of the input, RGB, range 0 to 255.
+        std: per-channel standard deviation of the input, RGB, range 0 to 255.
+        epoch: epochs trained.
+        config: text of the training config.
+        source_sha256: hash of the file that the weights were taken from, None for a run's own.
+
+    Returns:
+        The ``meta`` that was written.
+
+    Raises:
+        UserError: the state dict holds no ``backbone.`` entry.
+    """
+    backbone = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in state_dict.items()
+        if name.startswith(PREFIX)
+    }
+    if not backbone:
+        raise UserError(
+            f"nothing to export to {path}: the state dict has no entry starting with {PREFIX!r}"
+        )
+    meta = dict(
+        arch=arch,
+        method=method,
+        epoch=epoch,
+        config=config,
+        normalisation=dict(mean=mean, std=std, channel_order=CHANNEL_ORDER),
+        versions=dict(
+            gersp_mm=__version__,
+            torch=str(torch.__version__),
+            mmengine=mmengine.__version__,
+            mmpretrain=mmpretrain.__version__,
+        ),
+        source_sha256=source_sha256,
+        weights_sha256=weights_sha256(backbone),
+    )
+    save_atomically(dict(state_dict=backbone, meta=meta), path)
+    return meta
+
+
+def weights_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """Hash names, types, shapes and values of CPU tensors, whatever file they are stored in."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

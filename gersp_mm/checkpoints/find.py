@@ -1,0 +1,20 @@
+"""Finding the checkpoint to resume from."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+
+def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
+    """Return the newest whole training checkpoint in a work directory, or None.
+
+    The files themselves are looked at, not MMEngine's ``last_checkpoint`` note, which a run killed
+    at the wrong moment leaves empty or behind.
+    """
+    candidates = [p for pattern in ("epoch_*.pth", "iter_*.pth") for p in Path(work_dir).glob(pattern)]
+    for path in sorted(candidates, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+        if zipfile.is_zipfile(path):
+            return str(path)
+    return None

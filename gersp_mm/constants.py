@@ -1,0 +1,9 @@
+"""Constants shared by configs' checks, the data preprocessor and exported weights."""
+
+# ImageNet statistics for RGB images in the value range 0 to 255, the normalisation of the released
+# code (configs/selfsup/GeRSP/GeRSP.py gives the same numbers divided by 255).
+RGB_MEAN = (123.675, 116.28, 103.53)
+RGB_STD = (58.395, 57.12, 57.375)
+
+# The package never feeds images in another channel order to a backbone.
+CHANNEL_ORDER = "RGB"

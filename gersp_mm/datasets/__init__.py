@@ -1,0 +1,16 @@
+"""Images: sources without labels, pairs of two sources, and their augmentation."""
+
+from gersp_mm.datasets.augmentation import ViewAugmentation
+from gersp_mm.datasets.image_io import BadImageError, load_rgb
+from gersp_mm.datasets.million_aid import MillionAID
+from gersp_mm.datasets.paired import PairedDataset, PairedSampler, PairIndex
+
+__all__ = [
+    "BadImageError",
+    "MillionAID",
+    "PairIndex",
+    "PairedDataset",
+    "PairedSampler",
+    "ViewAugmentation",
+    "load_rgb",
+]

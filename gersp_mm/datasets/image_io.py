@@ -1,0 +1,72 @@
+"""Reading any ordinary image file as 8-bit RGB, strictly: a damaged file is an error."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from mmengine import fileio
+from PIL import Image, ImageOps
+
+# What image folders are searched for; the content decides how a file is decoded, not its name.
+IMAGE_EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+
+
+class BadImageError(OSError):
+    """An image file that cannot be used; the message is the reason."""
+
+
+def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
+    """Decode one image file to 8-bit RGB.
+
+    Greyscale, palette, CMYK, RGBA and 16-bit greyscale images are converted (transparency is
+    dropped, 16 bit are scaled to 8) and EXIF rotation is applied. The size is not limited:
+    Million-AID holds an image of 381 million pixels.
+
+    Args:
+        path: a file of any storage that ``mmengine.fileio`` reads.
+        backend_args: see ``mmengine.fileio.get``.
+
+    Raises:
+        BadImageError: the file is missing, empty, truncated, no image, or of a kind without a
+            defined 8-bit meaning (floating point).
+    """
+    try:
+        content = fileio.get(path, backend_args=backend_args)
+        if not content:
+            raise BadImageError("empty file")
+        with warnings.catch_warnings(), _unlimited_size():
+            warnings.simplefilter("ignore")  # odd metadata does not make an image unusable
+            with Image.open(io.BytesIO(content)) as image:
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except BadImageError:
+        raise
+    except Exception as error:  # decoders raise nearly every type on damaged files
+        raise BadImageError(f"{type(error).__name__}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit greyscale, which PIL may hold in 32 bits
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadImageError("32-bit integer image; convert it to 8 or 16 bit")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise BadImageError("floating-point image; convert it to 8 or 16 bit")
+    elif image.mode == "P":
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+class _unlimited_size:  # noqa: N801
+    """Lift PIL's limit on the number of pixels for a moment."""
+
+    def __enter__(self) -> None:
+        self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+
+    def __exit__(self, *_: object) -> None:
+        Image.MAX_IMAGE_PIXELS = self.limit

@@ -1,0 +1,251 @@
+"""Pairs of one remote-sensing image and one natural image: the dataset and its sampler."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import Any, Iterator, NamedTuple, Sequence
+
+import numpy as np
+import torch
+from mmengine.dataset import Compose
+from mmengine.dist import get_dist_info, sync_random_seed
+from mmpretrain.registry import DATASETS as HOST_DATASETS
+from mmpretrain.registry import TRANSFORMS as HOST_TRANSFORMS
+from mmpretrain.structures import DataSample
+from torch.utils.data import Dataset, Sampler, get_worker_info
+from torchvision.transforms.functional import pil_to_tensor
+
+from gersp_mm.datasets.image_io import BadImageError, load_rgb
+from gersp_mm.registry import DATA_SAMPLERS, DATASETS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
+
+# How many images in a row may be unreadable before the folder as a whole is taken for broken.
+MAX_BAD_IN_A_ROW = 100
+
+
+class PairIndex(NamedTuple):
+    """What the sampler asks the dataset for."""
+
+    remote_sensing: int
+    natural: int
+    seed: int
+
+
+@DATASETS.register_module()
+class PairedDataset(Dataset):
+    """One remote-sensing image in two views together with one labelled natural image.
+
+    Each file is decoded once; ``rs_pipeline`` then runs twice on the same decoded image. A sample
+    asked for by :class:`PairedSampler` is a function of its :class:`PairIndex` alone, so it does
+    not depend on the number of workers or on what was loaded before.
+
+    An image that cannot be read is replaced by the next one of its source, and named in the
+    sample's ``bad_images``, from where :class:`gersp_mm.BadImageHook` counts and lists it.
+
+    Args:
+        remote_sensing: config of a dataset of mmpretrain's kind (``gersp_mm.MillionAID``), or
+            None to train the natural-image branch alone.
+        natural: config of a labelled dataset of mmpretrain's kind (``ImageNet``,
+            ``CustomDataset``), or None to train the contrastive branch alone.
+        rs_pipeline: transforms of one remote-sensing view. They get ``img``, a PIL RGB image, and
+            leave there a uint8 tensor 3×H×W, a PIL image or an H×W×3 RGB array.
+        natural_pipeline: transforms of the natural image, likewise.
+
+    Raises:
+        UserError: both sources are None, or the natural images have no labels.
+    """
+
+    def __init__(
+        self,
+        remote_sensing: dict | None = None,
+        natural: dict | None = None,
+        rs_pipeline: Sequence[dict] = (),
+        natural_pipeline: Sequence[dict] = (),
+    ) -> None:
+        if remote_sensing is None and natural is None:
+            raise UserError("PairedDataset needs remote_sensing, natural or both")
+        self.remote_sensing = _build_source(remote_sensing)
+        self.natural = _build_source(natural)
+        self.rs_pipeline = _build_pipeline(rs_pipeline)
+        self.natural_pipeline = _build_pipeline(natural_pipeline)
+        if self.natural is not None and "gt_label" not in self.natural.get_data_info(0):
+            raise UserError(
+                f"the natural images ({type(self.natural).__name__}) have no gt_label: use a "
+                "labelled dataset, one sub-folder a class or a list of `path label` lines"
+            )
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of remote-sensing and of natural images; 0 for a source that is left out."""
+        return _size(self.remote_sensing), _size(self.natural)
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Meta information of the natural images, the ones with classes."""
+        return {} if self.natural is None else self.natural.metainfo
+
+    def __len__(self) -> int:
+        return max(self.sizes)
+
+    def __getitem__(self, index: PairIndex | Sequence[int] | int) -> dict[str, Any]:
+        """Return ``dict(inputs=dict(rs_query, rs_key, natural), data_samples=DataSample)``.
+
+        The images are uint8 tensors, 3×H×W RGB, as the pipelines leave them. A plain number stands
+        for the pair of images with that number in either source, drawn with the global random
+        state.
+        """
+        if isinstance(index, int):
+            rs_size, natural_size = self.sizes
+            return self._load(index % max(rs_size, 1), index % max(natural_size, 1))
+        pair = PairIndex(*index)
+        # A worker process belongs to the dataset; the main process has random states of its own.
+        guard = preserved_rng_state() if get_worker_info() is None else contextlib.nullcontext()
+        with guard:
+            seed_everything(pair.seed, cpu_only=True)
+            return self._load(pair.remote_sensing, pair.natural)
+
+    def _load(self, rs_index: int, natural_index: int) -> dict[str, Any]:
+        inputs: dict[str, torch.Tensor] = {}
+        sample = DataSample()
+        bad: list[tuple[str, str]] = []
+        if self.remote_sensing is not None:
+            image, info = _read_usable(self.remote_sensing, rs_index, bad)
+            inputs["rs_query"] = _view(self.rs_pipeline, image, info)
+            inputs["rs_key"] = _view(self.rs_pipeline, image, info)
+            sample.set_field(info["img_path"], "rs_path", field_type="metainfo")
+        if self.natural is not None:
+            image, info = _read_usable(self.natural, natural_index, bad)
+            inputs["natural"] = _view(self.natural_pipeline, image, info)
+            sample.set_gt_label(info["gt_label"])
+            sample.set_field(info["img_path"], "natural_path", field_type="metainfo")
+        sample.set_field(bad, "bad_images", field_type="metainfo")
+        return dict(inputs=inputs, data_samples=sample)
+
+
+@DATA_SAMPLERS.register_module()
+class PairedSampler(Sampler):
+    """Draw (remote-sensing, natural) pairs, each source permuted on its own in every epoch.
+
+    What an epoch draws is a function of (seed, epoch) alone: the same for any number of workers,
+    disjoint between ranks, and independent of where a run was interrupted. The shorter source
+    starts a new permutation whenever it is used up.
+
+    Args:
+        dataset: a :class:`PairedDataset`.
+        seed: any int; by default one is drawn and shared by all ranks.
+        shuffle: permute, or go through both sources in order.
+        pairing: ``'independent'``, or ``'locked'``: number i of one source always meets number i
+            of the other (modulo its length), as in the released code
+            (``mmselfsup/datasets/multi_view_DACP.py``).
+        epoch_length: one epoch is one pass over the ``'longer'`` source, the ``'shorter'``, the
+            ``'remote_sensing'`` or the ``'natural'`` one.
+
+    Raises:
+        UserError: an argument is none of its choices, or there are fewer pairs than ranks.
+    """
+
+    def __init__(
+        self,
+        dataset: PairedDataset,
+        seed: int | None = None,
+        shuffle: bool = True,
+        pairing: str = "independent",
+        epoch_length: str = "longer",
+    ) -> None:
+        sizes = dict(zip(("remote_sensing", "natural"), dataset.sizes))
+        used = [size for size in sizes.values() if size]
+        lengths = {"longer": max(used), "shorter": min(used), **sizes}
+        if pairing not in ("independent", "locked"):
+            raise UserError(f"pairing must be 'independent' or 'locked', got {pairing!r}")
+        if not lengths.get(epoch_length):
+            raise UserError(
+                f"epoch_length must be one of {', '.join(map(repr, lengths))} and name a source "
+                f"that the dataset has, got {epoch_length!r}"
+            )
+        self.sizes = dataset.sizes
+        self.total = lengths[epoch_length]
+        self.seed = sync_random_seed() if seed is None else seed
+        self.shuffle = shuffle
+        self.pairing = pairing
+        self.rank, self.world_size = get_dist_info()
+        self.epoch = 0
+        self._skip = 0
+        if not len(self):
+            raise UserError(f"{self.total} pairs cannot be shared by {self.world_size} ranks")
+
+    def __len__(self) -> int:
+        """Pairs of one epoch on this rank; what does not divide evenly is left out at random."""
+        return self.total // self.world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def skip(self, pairs: int) -> None:
+        """Leave out the first ``pairs`` of this rank in the next iteration, then none again."""
+        self._skip = pairs
+
+    def __iter__(self) -> Iterator[PairIndex]:
+        rs, natural, seeds = self._draw()
+        mine = slice(self.rank, len(self) * self.world_size, self.world_size)
+        start, self._skip = self._skip, 0
+        for pair in zip(rs[mine][start:], natural[mine][start:], seeds[mine][start:]):
+            yield PairIndex(*map(int, pair))
+
+    def _draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return this epoch's remote-sensing indices, natural indices and sample seeds."""
+        streams = np.random.SeedSequence([self.seed, self.epoch]).spawn(3)
+        generators = [np.random.Generator(np.random.PCG64(stream)) for stream in streams]
+        if self.pairing == "locked":
+            order = self._indices(generators[0], self.total)
+            rs, natural = (order % max(size, 1) for size in self.sizes)
+        else:
+            rs, natural = (self._indices(g, size) for g, size in zip(generators, self.sizes))
+        return rs, natural, generators[2].integers(0, 2**63, self.total)
+
+    def _indices(self, generator: np.random.Generator, size: int) -> np.ndarray:
+        size = max(size, 1)  # a source that is left out is never asked
+        passes = -(-self.total // size)
+        if not self.shuffle:
+            return np.tile(np.arange(size), passes)[: self.total]
+        return np.concatenate([generator.permutation(size) for _ in range(passes)])[: self.total]
+
+
+def _build_source(cfg: dict | None) -> Any:
+    return HOST_DATASETS.build(cfg) if isinstance(cfg, dict) else cfg
+
+
+def _build_pipeline(cfgs: Sequence[dict]) -> Compose:
+    return Compose([HOST_TRANSFORMS.build(cfg) if isinstance(cfg, dict) else cfg for cfg in cfgs])
+
+
+def _size(source: Any) -> int:
+    return 0 if source is None else len(source)
+
+
+def _read_usable(
+    source: Any, index: int, bad: list[tuple[str, str]]
+) -> tuple[Any, dict[str, Any]]:
+    """Decode image ``index``, or the first readable one after it; note the others in ``bad``."""
+    for offset in range(min(len(source), MAX_BAD_IN_A_ROW)):
+        info = source.get_data_info((index + offset) % len(source))
+        try:
+            return load_rgb(info["img_path"]), info
+        except BadImageError as error:
+            bad.append((info["img_path"], str(error)))
+    path, reason = bad[-1]
+    raise UserError(
+        f"{offset + 1} images of {type(source).__name__} in a row cannot be read, the last one "
+        f"being {path} ({reason}): check the files and data_root"
+    )
+
+
+def _view(pipeline: Compose, image: Any, info: dict[str, Any]) -> torch.Tensor:
+    result = pipeline({**info, "img": image})["img"]
+    if isinstance(result, torch.Tensor):
+        return result
+    if isinstance(result, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(result.transpose(2, 0, 1)))
+    return pil_to_tensor(result)

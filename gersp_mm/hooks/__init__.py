@@ -1,0 +1,21 @@
+"""What happens around the training step: teacher, checkpoints, exact resume, monitors, checks."""
+
+from gersp_mm.hooks.bad_images import BadImageHook
+from gersp_mm.hooks.checkpoint import AtomicCheckpointHook
+from gersp_mm.hooks.collapse_monitor import CollapseMonitorHook
+from gersp_mm.hooks.export_backbone import ExportBackboneHook
+from gersp_mm.hooks.knn_eval import KNNEvalHook
+from gersp_mm.hooks.preflight import PreflightHook
+from gersp_mm.hooks.rng_state import RNGStateHook
+from gersp_mm.hooks.teacher_update import TeacherUpdateHook
+
+__all__ = [
+    "AtomicCheckpointHook",
+    "BadImageHook",
+    "CollapseMonitorHook",
+    "ExportBackboneHook",
+    "KNNEvalHook",
+    "PreflightHook",
+    "RNGStateHook",
+    "TeacherUpdateHook",
+]

@@ -1,0 +1,64 @@
+"""Watching whether the contrastive branch learns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+
+from gersp_mm.registry import HOOKS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.model import unwrap
+
+
+@HOOKS.register_module()
+class CollapseMonitorHook(Hook):
+    """Log the age of the queue and speak up when features collapse or a loss is not finite.
+
+    The model itself logs positive and negative similarity, contrastive and natural top-1 and the
+    queries' spread (``feat_std``).
+
+    Args:
+        interval: iterations between two looks.
+        min_std: warn while ``feat_std`` is below this: 0 means that every image has the same
+            feature, about 1 that features fill the sphere.
+        warmup: iterations before the first warning; random networks start with little spread.
+
+    Raises:
+        UserError: a loss is NaN or infinite.
+    """
+
+    priority = "ABOVE_NORMAL"
+
+    def __init__(self, interval: int = 50, min_std: float = 0.05, warmup: int = 500) -> None:
+        self.interval = interval
+        self.min_std = min_std
+        self.warmup = warmup
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Look at every ``interval``-th iteration."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        values = {name: float(v.detach()) for name, v in (outputs or {}).items()}
+        broken = {n: v for n, v in values.items() if "loss" in n and not math.isfinite(v)}
+        if broken:
+            raise UserError(
+                f"at iteration {runner.iter + 1} {broken} is not finite: lower "
+                "optim_wrapper.optimizer.lr, warm it up, or train without --amp; the last "
+                f"checkpoint in {runner.work_dir} is from before"
+            )
+        queue = getattr(unwrap(runner.model), "queue", None)
+        if queue is None:
+            return
+        steps = len(queue) / (runner.train_dataloader.batch_size * get_world_size())
+        age = min(steps, runner.iter + 1)
+        runner.message_hub.update_scalar("train/queue_age", age)
+        if runner.iter >= self.warmup and values.get("feat_std", 1.0) < self.min_std:
+            runner.logger.warning(
+                f"features are collapsing: feat_std is {values['feat_std']:.3f}, below "
+                f"{self.min_std}; lower the learning rate or raise model.teacher_momentum"
+            )

@@ -1,0 +1,60 @@
+"""Moving the teacher once per optimizer step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from gersp_mm.registry import HOOKS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.model import unwrap
+
+
+@HOOKS.register_module()
+class TeacherUpdateHook(Hook):
+    """Call the model's ``update_teacher`` once per optimizer step, also when gradients accumulate.
+
+    Args:
+        end_momentum: raise the momentum from the model's ``teacher_momentum`` to this value along
+            half a cosine over the run; constant by default.
+        timing: ``'after_step'``, or ``'before_forward'`` as the released code has it. The two
+            differ in the first step, when teacher and student start apart, and in the teacher
+            that the last checkpoint holds.
+
+    Raises:
+        UserError: ``timing`` is none of the two.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, end_momentum: float | None = None, timing: str = "after_step") -> None:
+        if timing not in ("after_step", "before_forward"):
+            raise UserError(f"timing must be 'after_step' or 'before_forward', got {timing!r}")
+        self.end_momentum = end_momentum
+        self.timing = timing
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Update where the released code does."""
+        if self.timing == "before_forward":
+            self._update(runner)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Update after the optimizer step."""
+        if self.timing == "after_step":
+            self._update(runner)
+
+    def _update(self, runner: Any) -> None:
+        # True between two optimizer steps, whichever way gradients accumulate.
+        if not runner.optim_wrapper.should_update():
+            return
+        model = unwrap(runner.model)
+        momentum = model.teacher_momentum
+        if self.end_momentum is not None:
+            progress = runner.iter / runner.max_iters
+            remaining = (1 + math.cos(math.pi * progress)) / 2
+            momentum = self.end_momentum - (self.end_momentum - momentum) * remaining
+        model.update_teacher(momentum)

@@ -1,0 +1,139 @@
+"""What tools/train.py and tools/test.py share: arguments, config, processes, plain error lines."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import os.path as osp
+import sys
+from typing import Any, Callable
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+
+from gersp_mm.utils.errors import UserError
+
+VIS_BACKENDS = {
+    "tensorboard": ("TensorboardVisBackend", "tensorboard", "tensorboard"),
+    "wandb": ("WandbVisBackend", "wandb", "wandb"),
+    "mlflow": ("MLflowVisBackend", "mlflow", "mlflow"),
+}
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that both tools take."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="config values to replace, as key=value: a.b=1 c='[1,2]' d=None",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch", "slurm", "mpi"),
+        default="none",
+        help="how the processes were started",
+    )
+    # Given by launchers that do not set the environment variable.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of a tool's arguments and prepare processes for it.
+
+    Raises:
+        UserError: the config file does not exist or cannot be read.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if not osp.isfile(args.config):
+        raise UserError(f"there is no config {args.config}")
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    stem = osp.splitext(osp.basename(args.config))[0]
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", stem)
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = cfg.get(name)
+        if loader and not loader.get("num_workers"):
+            loader.persistent_workers = False  # which PyTorch refuses without workers
+    if args.launcher != "none" and not torch.cuda.is_available():
+        join_cpu_processes(args.launcher)
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+        )
+    return cfg
+
+
+def join_cpu_processes(launcher: str) -> None:
+    """Start the gloo process group of CPU processes, which MMEngine's own start-up cannot do.
+
+    Raises:
+        UserError: the launcher's environment variables are missing.
+    """
+    names = {
+        "pytorch": ("RANK", "WORLD_SIZE"),
+        "slurm": ("SLURM_PROCID", "SLURM_NTASKS"),
+        "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    }[launcher]
+    missing = [name for name in (*names, "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"--launcher {launcher} without {', '.join(missing)} in the environment: start the "
+            "processes with tools/dist_train.sh or tools/slurm_train.sh"
+        )
+    rank, world_size = (int(os.environ[name]) for name in names)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+
+
+def use_amp(cfg: Config, precision: str) -> None:
+    """Switch the optimizer wrapper to automatic mixed precision.
+
+    Args:
+        cfg: changed in place.
+        precision: ``'fp16'``, ``'bf16'`` or ``'auto'``.
+
+    Raises:
+        UserError: fp16 is asked for where there is no GPU.
+    """
+    on_gpu = torch.cuda.is_available()
+    if precision == "auto":
+        precision = "bf16" if not on_gpu or torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and not on_gpu:
+        raise UserError("--amp fp16 needs a GPU; on CPUs use --amp bf16, or none, which is faster")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    if precision == "fp16":
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def log_to(cfg: Config, name: str) -> None:
+    """Add a visualisation backend.
+
+    Args:
+        cfg: changed in place.
+        name: ``'tensorboard'``, ``'wandb'`` or ``'mlflow'``.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    backend, module, package = VIS_BACKENDS[name]
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"--log-to {name} needs a package that is not here: pip install {package}")
+    visualizer = cfg.setdefault("visualizer", ConfigDict(type="Visualizer"))
+    backends = list(visualizer.get("vis_backends") or [dict(type="LocalVisBackend")])
+    if all(entry["type"] != backend for entry in backends):
+        backends.append(dict(type=backend))
+    visualizer.vis_backends = backends
+
+
+def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run a tool; a :class:`UserError` becomes one line on stderr and exit code 2."""
+    try:
+        main(args)
+    except UserError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

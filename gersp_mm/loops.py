@@ -1,0 +1,114 @@
+"""An epoch loop that can stop and go on in the middle of an epoch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+import torch
+from mmengine.runner import EpochBasedTrainLoop
+
+from gersp_mm.hooks.checkpoint import ATOMIC_BACKEND
+from gersp_mm.registry import LOOPS
+from gersp_mm.utils.errors import UserError
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(EpochBasedTrainLoop):
+    """MMEngine's epoch loop, made safe to interrupt and exact to resume.
+
+    Ctrl-C and SIGTERM let the current iteration finish, write ``iter_<n>.pth`` and end the
+    process; a second Ctrl-C ends it at once. A checkpoint from the middle of an epoch goes on with
+    the next batch of that epoch, which needs a sampler with a ``skip`` method
+    (:class:`gersp_mm.PairedSampler`).
+
+    Raises:
+        UserError: a checkpoint from the middle of an epoch is resumed with epochs of another
+            length (another batch size, number of GPUs or data set).
+    """
+
+    _stop_signal = 0
+
+    def run(self) -> torch.nn.Module:
+        """Train, handling signals meanwhile."""
+        self._check_epoch_length()
+        if threading.current_thread() is not threading.main_thread():
+            return super().run()  # signals belong to the main thread
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, self._on_signal) for number in signals}
+        try:
+            return super().run()
+        except Exception:
+            if self._stop_signal:  # rank 0 has saved and left; what broke is of no interest
+                raise SystemExit(128 + self._stop_signal) from None
+            raise
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def run_epoch(self) -> None:
+        """Run the rest of the current epoch."""
+        done = self._iter - self._epoch * len(self.dataloader)
+        if done:
+            self.dataloader.sampler.skip(done * self.dataloader.batch_size)
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        for idx, data_batch in enumerate(self.dataloader, start=done):
+            self.run_iter(idx, data_batch)
+            if self._stop_signal and self.runner.rank == 0:
+                self._save_and_exit()
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._stop_signal = number
+        if self.runner.rank == 0 and os.getpid() == self._pid:
+            self.runner.logger.warning(
+                "stopping after this iteration to save a checkpoint; Ctrl-C again stops at once"
+            )
+
+    def _save_and_exit(self) -> None:
+        name = f"iter_{self._iter}.pth"
+        self.runner.save_checkpoint(
+            self.runner.work_dir,
+            name,
+            meta=dict(epoch=self._epoch, iter=self._iter),
+            by_epoch=False,
+            backend_args=dict(backend=ATOMIC_BACKEND),
+        )
+        self.runner.logger.warning(
+            f"saved {os.path.join(self.runner.work_dir, name)}; run the same command with "
+            "--resume to go on from there"
+        )
+        raise SystemExit(128 + self._stop_signal)
+
+    def _check_epoch_length(self) -> None:
+        """Compare the length of an epoch with that of the run that is resumed, and note it."""
+        self._pid = os.getpid()
+        now = len(self.dataloader)
+        hub = self.runner.message_hub
+        before = hub.get_info("iters_per_epoch", now)
+        done = self._iter - self._epoch * before
+        if before != now and done:
+            raise UserError(
+                f"the checkpoint is {done} iterations into an epoch of {before}, but an epoch now "
+                f"has {now}: resume with the batch size, number of processes and data of the "
+                "first run, or from a checkpoint written at the end of an epoch"
+            )
+        if before != now:
+            self.runner.logger.warning(
+                f"an epoch had {before} iterations before and has {now} now; the run goes on at "
+                f"epoch {self._epoch}, but is no longer the run that it would have been"
+            )
+            self._iter = self._epoch * now
+        if done and not hasattr(self.dataloader.sampler, "skip"):
+            raise UserError(
+                f"the checkpoint is {done} iterations into an epoch, which "
+                f"{type(self.dataloader.sampler).__name__} cannot continue: use "
+                "gersp_mm.PairedSampler or a checkpoint written at the end of an epoch"
+            )
+        hub.update_info("iters_per_epoch", now)

@@ -1,0 +1,288 @@
+"""GeRSP: generic knowledge boosted pre-training for remote sensing images."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import torch
+from mmengine.dist import all_gather, get_world_size
+from mmpretrain.models.heads import ContrastiveHead
+from mmpretrain.models.selfsup.base import BaseSelfSupervisor
+from mmpretrain.models.utils import batch_shuffle_ddp, batch_unshuffle_ddp
+from mmpretrain.registry import MODELS as HOST_MODELS
+from mmpretrain.structures import DataSample
+from torch import nn
+from torch.nn import functional as F
+
+from gersp_mm.models.negative_queue import enqueue, random_queue
+from gersp_mm.models.teacher import Teacher
+from gersp_mm.registry import MODELS
+from gersp_mm.utils.errors import UserError
+
+Features = tuple[torch.Tensor, ...]
+
+
+@MODELS.register_module()
+class GeRSP(BaseSelfSupervisor):
+    r"""One student, taught by labelled natural images and by unlabelled remote-sensing images.
+
+    The student backbone serves two branches. *Natural-image auxiliary learning* classifies
+    natural images (cross entropy, L_ce). *Remote-sensing contrastive learning* matches the
+    student's query view of a remote-sensing image with an EMA teacher's key view of the same
+    image, against a queue of negatives (InfoNCE, L_ct). The total is
+    :math:`L_{total} = L_{ct} + \alpha L_{ce}`.
+
+    The teacher is moved by :class:`gersp_mm.TeacherUpdateHook`, or by calling
+    :meth:`update_teacher` once after every optimizer step in a loop of your own.
+
+    Either branch can be left out: ``natural_head=None`` or ``alpha=0`` gives MoCo on
+    remote-sensing images; ``neck=None, head=None`` gives supervised pre-training. A branch that is
+    left out is not built, so no parameter stays unused.
+
+    Args:
+        backbone: config of the student backbone, or a module. It returns a tuple with one
+            N×C×H×W map or N×C vector.
+        neck: config of the projector (``MoCoV2Neck``), or a module. It gets the backbone's tuple.
+        head: config of the contrastive loss: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's
+            ``ContrastiveHead`` (which costs a copy of the queue in every step).
+        natural_head: config of a classification head of mmpretrain (``LinearClsHead``), or a
+            module. It gets a tuple with one N×C vector.
+        queue_len: number of negative keys.
+        feat_dim: dimension of queries and keys, the projector's ``out_channels``.
+        teacher_momentum: m in [0, 1], the share of the teacher that an update keeps. 0.996 is the
+            paper's value (by a secondary source); the released config has 0.999.
+        alpha: weight of L_ce, at least 0. 1 in the released code; the paper's value was not found.
+        joint_forward: run query views and natural images through the student in one forward, so
+            that BatchNorm sees both (as released), or one after the other.
+        key_bn: how the keys' BatchNorm is kept from leaking which images belong together:
+            ``'shuffle'`` exchanges images between ranks, ``'sync'`` turns every BatchNorm into
+            SyncBN, ``'none'`` does nothing. Shuffling needs more than one rank.
+        teacher_init: ``'copy'`` starts the teacher as the student; ``'separate'`` draws its
+            backbone's weights anew, as the released code does by way of ``init_weights``.
+        teacher_projector: ``'ema'`` averages the projector too; ``'frozen'`` keeps its initial
+            weights for ever, as the released code does.
+        data_preprocessor: config; :class:`gersp_mm.PairedDataPreprocessor` by default.
+        init_cfg: see :class:`mmengine.model.BaseModule`.
+
+    Attributes:
+        teacher: :class:`gersp_mm.models.Teacher`, or None without the contrastive branch.
+        queue: queue_len × feat_dim, unit rows; row i holds key i. A persistent buffer.
+        queue_ptr: one int64, the row that is written next. A persistent buffer.
+
+    Raises:
+        UserError: (a ``ValueError``) an argument is out of its range, or the parts do not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        neck: dict | nn.Module | None = None,
+        head: dict | nn.Module | None = None,
+        natural_head: dict | nn.Module | None = None,
+        queue_len: int = 65536,
+        feat_dim: int = 128,
+        teacher_momentum: float = 0.996,
+        alpha: float = 1.0,
+        joint_forward: bool = True,
+        key_bn: str = "shuffle",
+        teacher_init: str = "copy",
+        teacher_projector: str = "ema",
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        _check_choice("key_bn", key_bn, ("shuffle", "sync", "none"))
+        _check_choice("teacher_init", teacher_init, ("copy", "separate"))
+        _check_choice("teacher_projector", teacher_projector, ("ema", "frozen"))
+        if not 0 <= teacher_momentum <= 1:
+            raise UserError(f"teacher_momentum must lie in [0, 1], got {teacher_momentum}")
+        if alpha < 0:
+            raise UserError(f"alpha must not be negative, got {alpha}")
+        if queue_len < 1:
+            raise UserError(f"queue_len must be at least 1, got {queue_len}")
+        if (neck is None) != (head is None):
+            raise UserError(
+                "the contrastive branch needs both neck and head: give both, or set both to None "
+                "for supervised pre-training on natural images alone"
+            )
+        if isinstance(neck, dict) and neck.get("out_channels", feat_dim) != feat_dim:
+            raise UserError(
+                f"neck.out_channels={neck['out_channels']} but feat_dim={feat_dim}: they must agree"
+            )
+        if alpha == 0:
+            natural_head = None
+        if head is None and natural_head is None:
+            raise UserError(
+                "nothing to learn: give neck and head (contrastive branch), natural_head with "
+                "alpha > 0 (natural-image branch), or all of them"
+            )
+        if data_preprocessor is None:
+            data_preprocessor = {}
+        if isinstance(data_preprocessor, dict):
+            data_preprocessor = {"type": "gersp_mm.PairedDataPreprocessor", **data_preprocessor}
+
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        if isinstance(natural_head, dict):
+            natural_head = HOST_MODELS.build(natural_head)
+        self.natural_head = natural_head
+        self.alpha = alpha
+        self.joint_forward = joint_forward
+        self.key_bn = key_bn
+        self.teacher_momentum = teacher_momentum
+        self.teacher_init = teacher_init
+
+        self.teacher: Teacher | None = None
+        if self.with_contrastive_branch:
+            self.teacher = Teacher(
+                self.backbone, self.neck, average_neck=teacher_projector == "ema"
+            )
+            self.register_buffer("queue", random_queue(queue_len, feat_dim))
+            self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+        if key_bn == "sync":
+            for name, child in list(self.named_children()):
+                setattr(self, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+
+    @property
+    def with_contrastive_branch(self) -> bool:
+        """Whether remote-sensing contrastive learning takes part."""
+        return self.head is not None
+
+    @property
+    def with_natural_branch(self) -> bool:
+        """Whether natural-image auxiliary learning takes part."""
+        return self.natural_head is not None
+
+    def loss(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        data_samples: Sequence[DataSample] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute both losses for one batch and put the batch's keys into the queue.
+
+        Args:
+            inputs: normalised images: ``rs_query`` and ``rs_key``, two views of N remote-sensing
+                images (N×3×H×W each), and ``natural``, M natural images (M×3×H×W). What a branch
+                that is left out would need is ignored.
+            data_samples: M samples holding ``gt_label``.
+
+        Returns:
+            ``loss_ct`` = L_ct and ``loss_ce`` = α·L_ce, whose sum is trained on; and, for the log
+            alone, ``acc_ct`` and ``acc_ce_top1`` in per cent, ``sim_pos``, ``sim_neg`` in [-1, 1],
+            ``feat_std`` (0: collapsed, about 1: spread over the whole sphere).
+
+        Raises:
+            UserError: an entry of ``inputs`` or the samples are missing.
+        """
+        rs_features, natural_features = self._student_forward(inputs)
+        losses: dict[str, torch.Tensor] = {}
+        if rs_features is not None:
+            query = F.normalize(self.neck(rs_features)[0], dim=1)
+            key = self._teacher_keys(inputs["rs_key"])
+            losses.update(self._contrastive_loss(query, key))
+            enqueue(self.queue, self.queue_ptr, torch.cat(all_gather(key)))
+        if natural_features is not None:
+            losses.update(self._natural_loss(natural_features, data_samples))
+        return losses
+
+    def _student_forward(
+        self, inputs: Mapping[str, torch.Tensor]
+    ) -> tuple[Features | None, Features | None]:
+        """Run the student over the query views and the natural images, whichever are used."""
+        names = ["rs_query"] * self.with_contrastive_branch + ["natural"] * self.with_natural_branch
+        for name in [*names, *(["rs_key"] * self.with_contrastive_branch)]:
+            if name not in inputs:
+                raise UserError(
+                    f"inputs hold {sorted(inputs)} but not {name!r}: check that the dataset gives "
+                    "the images of every branch that the model has"
+                )
+        batches = [inputs[name] for name in names]
+        if len(batches) == 2 and self.joint_forward:
+            n = len(batches[0])
+            joint = self.extract_feat(torch.cat(batches))
+            return tuple(f[:n] for f in joint), tuple(f[n:] for f in joint)
+        features = [self.extract_feat(batch) for batch in batches]
+        return (
+            features[0] if self.with_contrastive_branch else None,
+            features[-1] if self.with_natural_branch else None,
+        )
+
+    @torch.no_grad()
+    def _teacher_keys(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the teacher's unit keys, N × feat_dim, of the key views, N×3×H×W."""
+        assert self.teacher is not None
+        shuffle = self.key_bn == "shuffle" and get_world_size() > 1
+        if shuffle:
+            images, order = batch_shuffle_ddp(images)
+        key = F.normalize(self.teacher(images)[0], dim=1)
+        return batch_unshuffle_ddp(key, order) if shuffle else key
+
+    def _contrastive_loss(
+        self, query: torch.Tensor, key: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return L_ct and its log values; see :class:`gersp_mm.InfoNCEHead`."""
+        if isinstance(self.head, ContrastiveHead):  # takes similarities and keeps them for backward
+            similarity = (query * key).sum(dim=1, keepdim=True)
+            losses = dict(loss_ct=self.head.loss(similarity, query @ self.queue.clone().t()))
+        else:
+            losses = self.head.loss(query, key, self.queue)
+        spread = query.detach().float().std(dim=0, unbiased=False).mean()
+        losses["feat_std"] = spread * query.shape[1] ** 0.5
+        return losses
+
+    def _natural_loss(
+        self, features: Features, data_samples: Sequence[DataSample] | None
+    ) -> dict[str, torch.Tensor]:
+        """Return α·L_ce and the top-k accuracies of the natural images."""
+        if not data_samples or "gt_label" not in data_samples[0]:
+            raise UserError(
+                "the natural-image branch needs data_samples with gt_label: give PairedDataset a "
+                "labelled `natural` dataset, or set natural_head=None"
+            )
+        vector = features[-1]
+        if vector.ndim == 4:
+            vector = F.adaptive_avg_pool2d(vector, 1).flatten(1)
+        losses = self.natural_head.loss((vector,), data_samples)
+        accuracies = {k.replace("accuracy_top-", "acc_ce_top"): v for k, v in losses.items()}
+        loss = accuracies.pop("loss")
+        return dict(loss_ce=self.alpha * loss, **{k: v[0] for k, v in accuracies.items()})
+
+    def update_teacher(self, momentum: float | None = None) -> None:
+        """Move the teacher towards the student. Call it once per optimizer step, after the step.
+
+        Args:
+            momentum: m in [0, 1] for this update; ``teacher_momentum`` by default.
+        """
+        if self.teacher is not None:
+            momentum = self.teacher_momentum if momentum is None else momentum
+            self.teacher.update(self.backbone, self.neck, momentum)
+
+    def init_weights(self) -> None:
+        """Initialise the student, then make the teacher its exact copy (or as configured)."""
+        first_call = not self.is_init
+        super().init_weights()
+        if self.teacher is None or not first_call:
+            return
+        self.teacher.copy_from(self.backbone, self.neck)
+        if self.teacher_init == "separate":
+            self.teacher.backbone.init_weights()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Load as usual; a file that holds a student but no teacher starts the teacher as it."""
+        teacher = f"{prefix}teacher."
+        if self.teacher is not None and not any(k.startswith(teacher) for k in state_dict):
+            parts = (f"{prefix}backbone.", f"{prefix}neck.")
+            student = {k: v for k, v in state_dict.items() if k.startswith(parts)}
+            state_dict.update({teacher + k[len(prefix) :]: v for k, v in student.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

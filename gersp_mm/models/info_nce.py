@@ -1,0 +1,99 @@
+"""InfoNCE of queries against one positive key each and a queue of negatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from torch.autograd.function import once_differentiable
+
+from gersp_mm.registry import MODELS
+
+
+class _QueueInfoNCE(torch.autograd.Function):
+    """Mean InfoNCE loss whose gradient is computed in the forward pass.
+
+    With s⁺ = q·k⁺ and sᵢ = q·kᵢ, the gradient of one query's loss is
+    (p⁺ - 1)·k⁺/T + Σᵢ pᵢ·kᵢ/T with p = softmax([s⁺, s₁, …]/T). Computing it at once frees the
+    N × queue_len probabilities right away and lets the caller overwrite the queue before the
+    backward pass, so the queue never has to be copied.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        queue: torch.Tensor,
+        temperature: float,
+    ) -> tuple[torch.Tensor, ...]:
+        positive = (query * key).sum(dim=1)
+        negatives = query @ queue.t()
+        hardest = negatives.amax(dim=1)
+        mean_negative = negatives.mean()
+
+        positive_logit = positive / temperature
+        negatives.div_(temperature)
+        log_normaliser = torch.logaddexp(positive_logit, negatives.logsumexp(dim=1))
+        loss = (log_normaliser - positive_logit).mean()
+
+        if ctx.needs_input_grad[0]:
+            p_positive = (positive_logit - log_normaliser).exp()
+            p_negatives = negatives.sub_(log_normaliser[:, None]).exp_()
+            gradient = torch.addmm((p_positive - 1)[:, None] * key, p_negatives, queue)
+            ctx.save_for_backward(gradient.div_(temperature * len(query)))
+
+        accuracy = (positive > hardest).to(loss.dtype).mean() * 100
+        stats = (accuracy, positive.mean(), mean_negative)
+        ctx.mark_non_differentiable(*stats)
+        return loss, *stats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_loss, None, None, None
+
+
+@MODELS.register_module()
+class InfoNCEHead(BaseModule):
+    """L_ct = -log( exp(q·k⁺/T) / (exp(q·k⁺/T) + Σᵢ exp(q·kᵢ/T)) ), averaged over the queries.
+
+    The same value as the released ``ContrastiveHead`` gives, computed in fp32 (fp64 for fp64
+    input) also under autocast.
+
+    Args:
+        temperature: T > 0; the released code uses 0.07. The paper's value could not be sourced.
+        init_cfg: see :class:`mmengine.model.BaseModule`.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+
+    def __init__(self, temperature: float = 0.07, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.temperature = temperature
+
+    def loss(
+        self, query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Compute the loss and what is worth watching about it.
+
+        Args:
+            query: N × feat_dim, unit length; gradients flow into it alone.
+            key: N × feat_dim, unit length; row i is the positive of query i.
+            queue: queue_len × feat_dim, unit length. May be overwritten as soon as this returns.
+
+        Returns:
+            ``loss_ct``; ``acc_ct``, the percentage of queries closer to their positive than to
+            every negative; ``sim_pos`` and ``sim_neg``, mean cosine similarities in [-1, 1].
+        """
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        with torch.autocast(query.device.type, enabled=False):
+            loss, accuracy, sim_pos, sim_neg = _QueueInfoNCE.apply(
+                query.to(dtype), key.to(dtype), queue.to(dtype), self.temperature
+            )
+        return dict(loss_ct=loss, acc_ct=accuracy, sim_pos=sim_pos, sim_neg=sim_neg)

@@ -1,0 +1,38 @@
+"""The first-in-first-out queue of negative keys."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def random_queue(queue_len: int, feat_dim: int) -> torch.Tensor:
+    """Return queue_len × feat_dim random keys of unit length, the queue before the first step."""
+    return F.normalize(torch.randn(queue_len, feat_dim), dim=1)
+
+
+@torch.no_grad()
+def enqueue(queue: torch.Tensor, queue_ptr: torch.Tensor, keys: torch.Tensor) -> None:
+    """Replace the oldest keys of the queue in place, wrapping around its end.
+
+    Any number of keys is accepted: of more than ``queue_len`` only the newest stay, exactly as if
+    they had been written one after the other. Nothing here waits for the device.
+
+    Args:
+        queue: queue_len × feat_dim; row i holds key i.
+        queue_ptr: one int64, the row that is overwritten next.
+        keys: N × feat_dim, oldest first.
+
+    Raises:
+        ValueError: the keys' dimension is not the queue's.
+    """
+    queue_len, feat_dim = queue.shape
+    if keys.shape[1] != feat_dim:
+        raise ValueError(
+            f"the projector gives keys of dimension {keys.shape[1]} but feat_dim={feat_dim}: "
+            "set feat_dim to the projector's out_channels"
+        )
+    overwritten = max(len(keys) - queue_len, 0)
+    rows = torch.arange(overwritten, len(keys), device=queue.device).add_(queue_ptr)
+    queue.index_copy_(0, rows.remainder_(queue_len), keys[overwritten:].to(queue.dtype))
+    queue_ptr.add_(len(keys)).remainder_(queue_len)

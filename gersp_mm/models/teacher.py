@@ -1,0 +1,56 @@
+"""The EMA teacher: a frozen copy of the student's backbone and projector."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Teacher(nn.Module):
+    """Exponential moving average of a student backbone and projector.
+
+    Both parts are averaged together, so that neither can be forgotten. BatchNorm running
+    statistics are not averaged: they come from the teacher's own forward passes, as in MoCo and in
+    the released code.
+
+    Args:
+        backbone: the student backbone; copied.
+        neck: the student projector; copied.
+        average_neck: whether :meth:`update` moves the projector. ``False`` keeps it at its initial
+            weights for ever, as the released code does
+            (``_momentum_update_key_encoder`` in ``mmselfsup/models/algorithms/moco_gersp.py``).
+    """
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, average_neck: bool = True) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        self.neck = copy.deepcopy(neck)
+        self.average_neck = average_neck
+        self.requires_grad_(False)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Project images of shape N×3×H×W to a tuple with one N×feat_dim tensor."""
+        return self.neck(self.backbone(images))
+
+    @torch.no_grad()
+    def copy_from(self, backbone: nn.Module, neck: nn.Module) -> None:
+        """Become an exact copy of the student, BatchNorm statistics included."""
+        self.backbone.load_state_dict(backbone.state_dict())
+        self.neck.load_state_dict(neck.state_dict())
+
+    @torch.no_grad()
+    def update(self, backbone: nn.Module, neck: nn.Module, momentum: float) -> None:
+        """Move towards the student: θ_t ← m·θ_t + (1 - m)·θ_s, in one fused call.
+
+        Args:
+            backbone: the student backbone.
+            neck: the student projector.
+            momentum: m, the share of the teacher that is kept, in [0, 1].
+        """
+        own, student = list(self.backbone.parameters()), list(backbone.parameters())
+        if self.average_neck:
+            own += self.neck.parameters()
+            student += neck.parameters()
+        torch._foreach_lerp_(own, student, 1.0 - momentum)

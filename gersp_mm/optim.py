@@ -1,0 +1,29 @@
+"""Parameter groups without the teacher."""
+
+from __future__ import annotations
+
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from torch import nn
+
+from gersp_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
+    """MMEngine's default constructor, handing over trainable parameters alone, in few groups.
+
+    MMEngine's own puts frozen parameters (the teacher's) into the optimizer, and with a
+    ``paramwise_cfg`` makes a group of every single parameter, which fused optimizers step through
+    one by one. Here groups of equal options are one group.
+    """
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper for ``model``."""
+        wrapper = super().__call__(model)
+        merged: dict[tuple, dict] = {}
+        for group in wrapper.optimizer.param_groups:
+            options = tuple(sorted((k, repr(v)) for k, v in group.items() if k != "params"))
+            target = merged.setdefault(options, {**group, "params": []})
+            target["params"] += [p for p in group["params"] if p.requires_grad]
+        wrapper.optimizer.param_groups[:] = [g for g in merged.values() if g["params"]]
+        return wrapper
