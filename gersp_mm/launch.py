@@ -12,6 +12,7 @@ from typing import Any, Callable
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
+from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 
 VIS_BACKENDS = {
@@ -21,12 +22,23 @@ VIS_BACKENDS = {
 }
 
 
+class CfgOptions(DictAction):
+    """MMEngine's ``DictAction`` with an error message for what is not ``key=value``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Parse the values, each on its own."""
+        for value in values:
+            if "=" not in value:
+                parser.error(f"{option_string} takes key=value, got {value!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that both tools take."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=CfgOptions,
         help="config values to replace, as key=value: a.b=1 c='[1,2]' d=None",
     )
     parser.add_argument(
@@ -46,17 +58,25 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: the config file does not exist or cannot be read.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    if not osp.isfile(args.config):
-        raise UserError(f"there is no config {args.config}")
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    try:
+        path = find_config(args.config)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from None
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(args.cfg_options or {})
+    except Exception as error:  # a config is code, it may raise anything
+        raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
     cfg.launcher = args.launcher
-    stem = osp.splitext(osp.basename(args.config))[0]
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", stem)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", path.stem)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(name)
         if loader and not loader.get("num_workers"):
             loader.persistent_workers = False  # which PyTorch refuses without workers
+        if loader and not torch.cuda.is_available():
+            loader.pin_memory = False
+    if args.launcher == "pytorch":
+        _check_environment(args.launcher, "RANK", "WORLD_SIZE")
     if args.launcher != "none" and not torch.cuda.is_available():
         join_cpu_processes(args.launcher)
         cfg.model_wrapper_cfg = dict(
@@ -76,14 +96,18 @@ def join_cpu_processes(launcher: str) -> None:
         "slurm": ("SLURM_PROCID", "SLURM_NTASKS"),
         "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     }[launcher]
-    missing = [name for name in (*names, "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    _check_environment(launcher, *names, "MASTER_ADDR", "MASTER_PORT")
+    rank, world_size = (int(os.environ[name]) for name in names)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+
+
+def _check_environment(launcher: str, *names: str) -> None:
+    missing = [name for name in names if name not in os.environ]
     if missing:
         raise UserError(
             f"--launcher {launcher} without {', '.join(missing)} in the environment: start the "
             "processes with tools/dist_train.sh or tools/slurm_train.sh"
         )
-    rank, world_size = (int(os.environ[name]) for name in names)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
 
 
 def use_amp(cfg: Config, precision: str) -> None:
@@ -101,10 +125,14 @@ def use_amp(cfg: Config, precision: str) -> None:
         precision = "bf16" if not on_gpu or torch.cuda.is_bf16_supported() else "fp16"
     if precision == "fp16" and not on_gpu:
         raise UserError("--amp fp16 needs a GPU; on CPUs use --amp bf16, or none, which is faster")
-    cfg.optim_wrapper.type = "AmpOptimWrapper"
-    cfg.optim_wrapper.dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    wrapper = cfg.optim_wrapper
     if precision == "fp16":
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+        wrapper.type, wrapper.dtype = "AmpOptimWrapper", "float16"
+        wrapper.setdefault("loss_scale", "dynamic")
+    else:
+        wrapper.type = "gersp_mm.BFloat16OptimWrapper"
+        for name in ("dtype", "loss_scale"):  # of an AmpOptimWrapper in the config
+            wrapper.pop(name, None)
 
 
 def log_to(cfg: Config, name: str) -> None:
@@ -134,6 +162,9 @@ def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

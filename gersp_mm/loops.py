@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 import torch
@@ -19,8 +20,8 @@ from gersp_mm.utils.errors import UserError
 class ResumableTrainLoop(EpochBasedTrainLoop):
     """MMEngine's epoch loop, made safe to interrupt and exact to resume.
 
-    Ctrl-C and SIGTERM let the current iteration finish, write ``iter_<n>.pth`` and end the
-    process; a second Ctrl-C ends it at once. A checkpoint from the middle of an epoch goes on with
+    Ctrl-C and SIGTERM let the current optimizer step finish, write ``iter_<n>.pth`` and end the
+    process; a second Ctrl-C, a second or more later, ends it at once. A checkpoint from the middle of an epoch goes on with
     the next batch of that epoch, which needs a sampler with a ``skip`` method
     (:class:`gersp_mm.PairedSampler`).
 
@@ -30,10 +31,14 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     """
 
     _stop_signal = 0
+    # Some releases of torchrun answer a terminal's Ctrl-C by sending the ranks another one.
+    _echo_seconds = 1.0
 
     def run(self) -> torch.nn.Module:
         """Train, handling signals meanwhile."""
+        self._pid = os.getpid()
         self._check_epoch_length()
+        self._keep_sampler_seed()
         if threading.current_thread() is not threading.main_thread():
             return super().run()  # signals belong to the main thread
         signals = (signal.SIGINT, signal.SIGTERM)
@@ -50,6 +55,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Run the rest of the current epoch."""
+        self._stop_if_asked()
         done = self._iter - self._epoch * len(self.dataloader)
         if done:
             self.dataloader.sampler.skip(done * self.dataloader.batch_size)
@@ -57,21 +63,32 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self.runner.model.train()
         for idx, data_batch in enumerate(self.dataloader, start=done):
             self.run_iter(idx, data_batch)
-            if self._stop_signal and self.runner.rank == 0:
-                self._save_and_exit()
+            self._stop_if_asked()
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._stop_signal = number
-        if self.runner.rank == 0 and os.getpid() == self._pid:
+        if os.getpid() != self._pid:
+            # A worker process: a signal to all processes must not take the data away before the
+            # checkpoint is written. The second SIGTERM is from its parent, and ends it.
+            if number == signal.SIGTERM:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            return
+        if self._stop_signal:
+            if number == signal.SIGINT and time.monotonic() - self._asked > self._echo_seconds:
+                raise KeyboardInterrupt
+            return
+        self._stop_signal, self._asked = number, time.monotonic()
+        if self.runner.rank == 0:
             self.runner.logger.warning(
-                "stopping after this iteration to save a checkpoint; Ctrl-C again stops at once"
+                "stopping after this step to save a checkpoint; Ctrl-C again stops at once"
             )
 
-    def _save_and_exit(self) -> None:
+    def _stop_if_asked(self) -> None:
+        """Save and leave, on rank 0 and between two optimizer steps."""
+        stop = self._stop_signal and self.runner.rank == 0
+        if not stop or not self.runner.optim_wrapper.should_update():
+            return
         name = f"iter_{self._iter}.pth"
         self.runner.save_checkpoint(
             self.runner.work_dir,
@@ -88,7 +105,6 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def _check_epoch_length(self) -> None:
         """Compare the length of an epoch with that of the run that is resumed, and note it."""
-        self._pid = os.getpid()
         now = len(self.dataloader)
         hub = self.runner.message_hub
         before = hub.get_info("iters_per_epoch", now)
@@ -105,6 +121,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f"epoch {self._epoch}, but is no longer the run that it would have been"
             )
             self._iter = self._epoch * now
+            self.runner.optim_wrapper.initialize_count_status(
+                self.runner.model, self._iter, self._max_iters
+            )
         if done and not hasattr(self.dataloader.sampler, "skip"):
             raise UserError(
                 f"the checkpoint is {done} iterations into an epoch, which "
@@ -112,3 +131,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 "gersp_mm.PairedSampler or a checkpoint written at the end of an epoch"
             )
         hub.update_info("iters_per_epoch", now)
+
+    def _keep_sampler_seed(self) -> None:
+        """Draw the data in the order of the run that is resumed, also if no seed was configured."""
+        sampler, hub = self.dataloader.sampler, self.runner.message_hub
+        if hasattr(sampler, "seed"):
+            sampler.seed = hub.get_info("sampler_seed", sampler.seed)
+            hub.update_info("sampler_seed", sampler.seed)

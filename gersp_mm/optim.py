@@ -1,11 +1,15 @@
-"""Parameter groups without the teacher."""
+"""Parameter groups without the teacher, and mixed precision in bfloat16."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import Iterator
+
+import torch
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
-from gersp_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from gersp_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -27,3 +31,18 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
             target["params"] += [p for p in group["params"] if p.requires_grad]
         wrapper.optimizer.param_groups[:] = [g for g in merged.values() if g["params"]]
         return wrapper
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Mixed precision in bfloat16 on any device, which MMEngine's ``AmpOptimWrapper`` has on GPUs.
+
+    bfloat16 has the range of fp32, so the loss is not scaled.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run the forward pass under autocast."""
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, torch.bfloat16):
+            yield

@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -27,6 +28,9 @@ TRANSFORMS = Registry(
 )
 HOOKS = Registry("hook", parent=ROOT_HOOKS, scope=SCOPE, locations=["gersp_mm.hooks"])
 LOOPS = Registry("loop", parent=ROOT_LOOPS, scope=SCOPE, locations=["gersp_mm.loops"])
+OPTIM_WRAPPERS = Registry(
+    "optimizer wrapper", parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=["gersp_mm.optim"]
+)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",
     parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,

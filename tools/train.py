@@ -66,6 +66,8 @@ def main(args: argparse.Namespace) -> None:
         if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
             raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
+        # MMEngine compares with the batch of one iteration, the learning rate is for that of a step
+        cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get("accumulative_counts", 1)
     for name in args.log_to:
         launch.log_to(cfg, name)
     if args.resume:
@@ -76,7 +78,8 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"--resume: there is no checkpoint {checkpoint}")
         if checkpoint is None:
             print(f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning")
-        cfg.resume, cfg.load_from = checkpoint is not None, checkpoint
+        else:
+            cfg.resume, cfg.load_from = True, checkpoint
     Runner.from_cfg(cfg).train()
 
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from mmengine import fileio
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 # What image folders are searched for; the content decides how a file is decoded, not its name.
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+
+# What the EXIF orientation tag asks for. PIL's own `exif_transpose` also rewrites the other tags,
+# and fails on those that are malformed.
+ORIENTATION_TAG = 0x0112
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadImageError(OSError):
@@ -38,13 +53,15 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
         content = fileio.get(path, backend_args=backend_args)
         if not content:
             raise BadImageError("empty file")
-        with warnings.catch_warnings(), _unlimited_size():
+        with warnings.catch_warnings(), unlimited_image_size():
             warnings.simplefilter("ignore")  # odd metadata does not make an image unusable
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _upright(_to_rgb(image), image)
     except BadImageError:
         raise
+    except UnidentifiedImageError as error:  # its own text holds a memory address
+        raise BadImageError("not an image of a known format") from error
     except Exception as error:  # decoders raise nearly every type on damaged files
         raise BadImageError(f"{type(error).__name__}: {error}") from error
 
@@ -53,7 +70,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit greyscale, which PIL may hold in 32 bits
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise BadImageError("32-bit integer image; convert it to 8 or 16 bit")
+            raise BadImageError(
+                f"integer image with values from {values.min()} to {values.max()}; convert it to "
+                "8 bit or unsigned 16 bit"
+            )
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise BadImageError("floating-point image; convert it to 8 or 16 bit")
@@ -62,11 +82,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class _unlimited_size:  # noqa: N801
-    """Lift PIL's limit on the number of pixels for a moment."""
+def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
+    turn = None
+    with contextlib.suppress(Exception):  # malformed metadata says nothing about the pixels
+        turn = ORIENTATIONS.get(source.getexif().get(ORIENTATION_TAG, 1))
+    return pixels if turn is None else pixels.transpose(turn)
 
-    def __enter__(self) -> None:
-        self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
 
-    def __exit__(self, *_: object) -> None:
-        Image.MAX_IMAGE_PIXELS = self.limit
+@contextlib.contextmanager
+def unlimited_image_size() -> Iterator[None]:
+    """Lift PIL's limit on the number of pixels, which reading and cropping check, for a moment."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os.path as osp
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from mmengine import fileio
 from mmpretrain.datasets import CustomDataset
@@ -49,13 +50,14 @@ class MillionAID(CustomDataset):
         """Return ``[dict(img_path=...), ...]``."""
         folder = self.img_prefix or self.data_root
         source = self.ann_file or folder
-        if not fileio.exists(source):
+        if not (fileio.exists(source) if self.ann_file else fileio.isdir(source)):
             raise UserError(
-                f"{source} does not exist: set data_root of the remote-sensing images to a folder "
-                "of images" + (" and ann_file to a list inside it" if self.ann_file else "")
+                f"{source} is no {'list' if self.ann_file else 'folder'}: set data_root of the "
+                "remote-sensing images to a folder of images"
+                + (" and ann_file to a list inside it" if self.ann_file else "")
             )
         if self.ann_file:
-            lines = (line.strip() for line in fileio.list_from_file(self.ann_file))
+            lines = map(str.strip, fileio.list_from_file(self.ann_file, encoding="utf-8-sig"))
             data_list = [dict(img_path=osp.join(folder, line)) for line in lines if line]
         else:
             files = fileio.list_dir_or_file(folder, list_dir=False, recursive=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import random
-from typing import Any, Iterator, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,15 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset, Sampler, get_worker_info
 from torchvision.transforms.functional import pil_to_tensor
 
-from gersp_mm.datasets.image_io import BadImageError, load_rgb
+from gersp_mm.datasets.image_io import BadImageError, load_rgb, unlimited_image_size
 from gersp_mm.registry import DATA_SAMPLERS, DATASETS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
-# How many images in a row may be unreadable before the folder as a whole is taken for broken.
+# How many images in a row may be unreadable before the source as a whole is taken for broken: this
+# many, or this share of a source where that is more.
 MAX_BAD_IN_A_ROW = 100
+MAX_BAD_SHARE_IN_A_ROW = 0.05
 
 
 class PairIndex(NamedTuple):
@@ -54,7 +56,9 @@ class PairedDataset(Dataset):
         natural_pipeline: transforms of the natural image, likewise.
 
     Raises:
-        UserError: both sources are None, or the natural images have no labels.
+        UserError: both sources are None, a source cannot be listed, the natural images have no
+            labels, a pipeline leaves something else than said above, or too many images in a row
+            are unreadable.
     """
 
     def __init__(
@@ -66,8 +70,8 @@ class PairedDataset(Dataset):
     ) -> None:
         if remote_sensing is None and natural is None:
             raise UserError("PairedDataset needs remote_sensing, natural or both")
-        self.remote_sensing = _build_source(remote_sensing)
-        self.natural = _build_source(natural)
+        self.remote_sensing = _build_source("remote_sensing", remote_sensing)
+        self.natural = _build_source("natural", natural)
         self.rs_pipeline = _build_pipeline(rs_pipeline)
         self.natural_pipeline = _build_pipeline(natural_pipeline)
         if self.natural is not None and "gt_label" not in self.natural.get_data_info(0):
@@ -96,9 +100,10 @@ class PairedDataset(Dataset):
         for the pair of images with that number in either source, drawn with the global random
         state.
         """
-        if isinstance(index, int):
-            rs_size, natural_size = self.sizes
-            return self._load(index % max(rs_size, 1), index % max(natural_size, 1))
+        if isinstance(index, (int, np.integer)):
+            number = range(len(self))[index]
+            rs_index, natural_index = (number % max(size, 1) for size in self.sizes)
+            return self._load(rs_index, natural_index)
         pair = PairIndex(*index)
         # A worker process belongs to the dataset; the main process has random states of its own.
         guard = preserved_rng_state() if get_worker_info() is None else contextlib.nullcontext()
@@ -112,12 +117,12 @@ class PairedDataset(Dataset):
         bad: list[tuple[str, str]] = []
         if self.remote_sensing is not None:
             image, info = _read_usable(self.remote_sensing, rs_index, bad)
-            inputs["rs_query"] = _view(self.rs_pipeline, image, info)
-            inputs["rs_key"] = _view(self.rs_pipeline, image, info)
+            inputs["rs_query"] = _view("rs_pipeline", self.rs_pipeline, image, info)
+            inputs["rs_key"] = _view("rs_pipeline", self.rs_pipeline, image, info)
             sample.set_field(info["img_path"], "rs_path", field_type="metainfo")
         if self.natural is not None:
             image, info = _read_usable(self.natural, natural_index, bad)
-            inputs["natural"] = _view(self.natural_pipeline, image, info)
+            inputs["natural"] = _view("natural_pipeline", self.natural_pipeline, image, info)
             sample.set_gt_label(info["gt_label"])
             sample.set_field(info["img_path"], "natural_path", field_type="metainfo")
         sample.set_field(bad, "bad_images", field_type="metainfo")
@@ -140,7 +145,8 @@ class PairedSampler(Sampler):
             of the other (modulo its length), as in the released code
             (``mmselfsup/datasets/multi_view_DACP.py``).
         epoch_length: one epoch is one pass over the ``'longer'`` source, the ``'shorter'``, the
-            ``'remote_sensing'`` or the ``'natural'`` one.
+            ``'remote_sensing'`` or the ``'natural'`` one. With locked pairs, an epoch that is
+            shorter than the longer source is a random part of that source's pass.
 
     Raises:
         UserError: an argument is none of its choices, or there are fewer pairs than ranks.
@@ -199,7 +205,7 @@ class PairedSampler(Sampler):
         streams = np.random.SeedSequence([self.seed, self.epoch]).spawn(3)
         generators = [np.random.Generator(np.random.PCG64(stream)) for stream in streams]
         if self.pairing == "locked":
-            order = self._indices(generators[0], self.total)
+            order = self._indices(generators[0], max(self.sizes))
             rs, natural = (order % max(size, 1) for size in self.sizes)
         else:
             rs, natural = (self._indices(g, size) for g, size in zip(generators, self.sizes))
@@ -213,8 +219,18 @@ class PairedSampler(Sampler):
         return np.concatenate([generator.permutation(size) for _ in range(passes)])[: self.total]
 
 
-def _build_source(cfg: dict | None) -> Any:
-    return HOST_DATASETS.build(cfg) if isinstance(cfg, dict) else cfg
+def _build_source(name: str, cfg: dict | None) -> Any:
+    if not isinstance(cfg, dict):
+        return cfg
+    try:
+        return HOST_DATASETS.build(cfg)
+    except UserError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # of mmpretrain's datasets
+        raise UserError(
+            f"the images of dataset.{name} cannot be listed ({error}): check its data_root "
+            f"{cfg.get('data_root', '')!r} and ann_file {cfg.get('ann_file', '')!r}"
+        ) from error
 
 
 def _build_pipeline(cfgs: Sequence[dict]) -> Compose:
@@ -225,11 +241,10 @@ def _size(source: Any) -> int:
     return 0 if source is None else len(source)
 
 
-def _read_usable(
-    source: Any, index: int, bad: list[tuple[str, str]]
-) -> tuple[Any, dict[str, Any]]:
+def _read_usable(source: Any, index: int, bad: list[tuple[str, str]]) -> tuple[Any, dict[str, Any]]:
     """Decode image ``index``, or the first readable one after it; note the others in ``bad``."""
-    for offset in range(min(len(source), MAX_BAD_IN_A_ROW)):
+    attempts = max(MAX_BAD_IN_A_ROW, int(MAX_BAD_SHARE_IN_A_ROW * len(source)))
+    for offset in range(min(len(source), attempts)):
         info = source.get_data_info((index + offset) % len(source))
         try:
             return load_rgb(info["img_path"]), info
@@ -242,10 +257,17 @@ def _read_usable(
     )
 
 
-def _view(pipeline: Compose, image: Any, info: dict[str, Any]) -> torch.Tensor:
-    result = pipeline({**info, "img": image})["img"]
-    if isinstance(result, torch.Tensor):
-        return result
-    if isinstance(result, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(result.transpose(2, 0, 1)))
-    return pil_to_tensor(result)
+def _view(name: str, pipeline: Compose, image: Any, info: dict[str, Any]) -> torch.Tensor:
+    with unlimited_image_size():
+        view = pipeline({**info, "img": image})["img"]
+    if isinstance(view, np.ndarray):
+        view = torch.from_numpy(np.ascontiguousarray(np.moveaxis(view, -1, 0)))
+    elif not isinstance(view, torch.Tensor):
+        view = pil_to_tensor(view)
+    if view.dtype != torch.uint8 or view.ndim != 3 or view.shape[0] != 3:
+        raise UserError(
+            f"dataset.{name} leaves {view.dtype} values of shape {tuple(view.shape)}; end it with "
+            "a PIL RGB image, an H×W×3 uint8 array or a 3×H×W uint8 tensor, and leave scaling "
+            "and normalisation to the data preprocessor"
+        )
+    return view

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os.path as osp
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import append_missing_lines
+from gersp_mm.utils.files import append_missing_entries
 
 
 @HOOKS.register_module()
 class BadImageHook(Hook):
     """List every unreadable image once in ``<work_dir>/bad_images.txt`` and stop if they are many.
 
-    The images themselves were replaced by :class:`gersp_mm.PairedDataset`.
+    The images themselves were replaced by :class:`gersp_mm.PairedDataset`. A line of the list is
+    the path, a tab and the reason. A resumed run goes on with the list, a new one starts it anew.
 
     Args:
         max_share: stop when more than this share of all images of the run, in [0, 1], turned out
@@ -32,12 +33,17 @@ class BadImageHook(Hook):
         self.max_share = max_share
         self.known: set[str] = set()
 
+    def before_train(self, runner: Any) -> None:
+        """Remove the list of an earlier run, whose images may have been mended."""
+        if runner.rank == 0 and runner.iter == 0:
+            _listing(runner).unlink(missing_ok=True)
+
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Collect what the samples of this batch report."""
         found = {
-            path: reason
+            path: " ".join(reason.split())
             for sample in data_batch["data_samples"]
             for path, reason in sample.get("bad_images", ())
             if path not in self.known
@@ -45,11 +51,10 @@ class BadImageHook(Hook):
         if not found:
             return
         self.known.update(found)
-        listing = osp.join(runner.work_dir, "bad_images.txt")
-        lines = [f"{path}\t{' '.join(reason.split())}" for path, reason in found.items()]
-        count = append_missing_lines(listing, lines)
-        for line in lines:
-            runner.logger.warning(f"unreadable image replaced by the next one: {line}")
+        listing = _listing(runner)
+        count = append_missing_entries(listing, found)
+        for path, reason in found.items():
+            runner.logger.warning(f"unreadable image replaced by the next one: {path} ({reason})")
         total = sum(runner.train_dataloader.dataset.sizes)
         if count > self.max_share * total:
             raise UserError(
@@ -60,6 +65,11 @@ class BadImageHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Say how many images were replaced in the whole run."""
-        if self.known:
-            listing = osp.join(runner.work_dir, "bad_images.txt")
-            runner.logger.warning(f"{len(self.known)} unreadable images are listed in {listing}")
+        listing = _listing(runner)
+        if listing.exists():
+            count = append_missing_entries(listing, {})
+            runner.logger.warning(f"unreadable images, replaced and listed in {listing}: {count}")
+
+
+def _listing(runner: Any) -> Path:
+    return Path(runner.work_dir) / "bad_images.txt"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os.path as osp
 from typing import Any
 
+import torch
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing
+from gersp_mm.utils.model import unwrap
 
 ATOMIC_BACKEND = "gersp_mm.atomic"
 
@@ -31,7 +34,8 @@ register_backend(ATOMIC_BACKEND, AtomicLocalBackend, force=True)
 class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook`` with checkpoints moved into place when they are complete.
 
-    A run killed while it saves leaves the checkpoints before, all of them readable.
+    A run killed while it saves leaves the checkpoints before, all of them readable. A checkpoint
+    from between two optimizer steps also holds the gradients accumulated so far.
 
     Args:
         **kwargs: as for ``CheckpointHook``. ``max_keep_ckpts`` must not be 1: the old checkpoint
@@ -49,9 +53,36 @@ class AtomicCheckpointHook(CheckpointHook):
             )
         kwargs.setdefault("backend_args", dict(backend=ATOMIC_BACKEND))
         super().__init__(**kwargs)
+        self._gradients: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Remove what an earlier run left half-written."""
+        """Remove what an earlier run left half-written, and take over its gradients."""
         super().before_train(runner)
         if runner.rank == 0 and osp.isdir(self.out_dir):
             remove_temporaries(self.out_dir)
+        if not runner.optim_wrapper.should_update():
+            for name, parameter in unwrap(runner.model).named_parameters():
+                if name in self._gradients:
+                    parameter.grad = self._gradients[name].to(parameter.device)
+        self._gradients = {}
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Save. Ranks that still accumulate average first, so that rank 0 can save for all."""
+        if get_world_size() > 1 and not runner.optim_wrapper.should_update():
+            for gradient in _gradients(runner).values():
+                all_reduce(gradient, "mean")
+        super().after_train_epoch(runner)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Add the gradients that the next optimizer step is going to use."""
+        if not runner.optim_wrapper.should_update():
+            checkpoint["gradients"] = {k: v.cpu() for k, v in _gradients(runner).items()}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Keep the gradients until training starts."""
+        self._gradients = checkpoint.get("gradients", {})
+
+
+def _gradients(runner: Any) -> dict[str, torch.Tensor]:
+    named = unwrap(runner.model).named_parameters()
+    return {name: parameter.grad for name, parameter in named if parameter.grad is not None}

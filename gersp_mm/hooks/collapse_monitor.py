@@ -27,7 +27,8 @@ class CollapseMonitorHook(Hook):
         warmup: iterations before the first warning; random networks start with little spread.
 
     Raises:
-        UserError: a loss is NaN or infinite.
+        UserError: a loss is NaN or infinite; looked at before every checkpoint as well, so that
+            none is written with such weights.
     """
 
     priority = "ABOVE_NORMAL"
@@ -44,13 +45,7 @@ class CollapseMonitorHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         values = {name: float(v.detach()) for name, v in (outputs or {}).items()}
-        broken = {n: v for n, v in values.items() if "loss" in n and not math.isfinite(v)}
-        if broken:
-            raise UserError(
-                f"at iteration {runner.iter + 1} {broken} is not finite: lower "
-                "optim_wrapper.optimizer.lr, warm it up, or train without --amp; the last "
-                f"checkpoint in {runner.work_dir} is from before"
-            )
+        self._check_finite(runner, values)
         queue = getattr(unwrap(runner.model), "queue", None)
         if queue is None:
             return
@@ -61,4 +56,19 @@ class CollapseMonitorHook(Hook):
             runner.logger.warning(
                 f"features are collapsing: feat_std is {values['feat_std']:.3f}, below "
                 f"{self.min_std}; lower the learning rate or raise model.teacher_momentum"
+            )
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Refuse to save what a broken step left."""
+        scalars = runner.message_hub.log_scalars
+        self._check_finite(runner, {"loss": scalars["train/loss"].current()})
+
+    @staticmethod
+    def _check_finite(runner: Any, values: dict[str, float]) -> None:
+        broken = {n: v for n, v in values.items() if "loss" in n and not math.isfinite(v)}
+        if broken:
+            raise UserError(
+                f"at iteration {runner.iter + 1} {broken} is not finite: lower "
+                "optim_wrapper.optimizer.lr, warm it up, or train without --amp; the last "
+                f"checkpoint in {runner.work_dir} is from before"
             )

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 
 from gersp_mm.checkpoints.export import export_backbone
 from gersp_mm.registry import HOOKS
+from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
 
 
@@ -19,9 +20,22 @@ class ExportBackboneHook(Hook):
     The file holds the student's backbone of the newest checkpoint and what a downstream model has
     to know about it; see :func:`gersp_mm.checkpoints.export_backbone`. It is moved into place
     when complete.
+
+    Raises:
+        UserError: the data preprocessor has no mean and std to note in the file.
     """
 
     priority = "NORMAL"
+
+    def before_train(self, runner: Any) -> None:
+        """Refuse at once what could not be exported at the first checkpoint."""
+        preprocessor = unwrap(runner.model).data_preprocessor
+        if not hasattr(preprocessor, "mean") or not hasattr(preprocessor, "std"):
+            raise UserError(
+                "the exported backbone has to say how its images were normalised: set mean and "
+                f"std of model.data_preprocessor ({type(preprocessor).__name__}), or set "
+                "default_hooks.export_backbone=None"
+            )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Export from the state dict that is about to be saved (rank 0 alone gets here)."""

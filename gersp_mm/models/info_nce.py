@@ -9,6 +9,7 @@ from mmengine.model import BaseModule
 from torch.autograd.function import once_differentiable
 
 from gersp_mm.registry import MODELS
+from gersp_mm.utils.errors import UserError
 
 
 class _QueueInfoNCE(torch.autograd.Function):
@@ -68,13 +69,13 @@ class InfoNCEHead(BaseModule):
         init_cfg: see :class:`mmengine.model.BaseModule`.
 
     Raises:
-        ValueError: the temperature is not positive.
+        UserError: the temperature is not positive.
     """
 
     def __init__(self, temperature: float = 0.07, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+            raise UserError(f"temperature must be positive, got {temperature}")
         self.temperature = temperature
 
     def loss(

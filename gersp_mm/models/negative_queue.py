@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from gersp_mm.utils.errors import UserError
+
 
 def random_queue(queue_len: int, feat_dim: int) -> torch.Tensor:
     """Return queue_len × feat_dim random keys of unit length, the queue before the first step."""
@@ -24,11 +26,11 @@ def enqueue(queue: torch.Tensor, queue_ptr: torch.Tensor, keys: torch.Tensor) ->
         keys: N × feat_dim, oldest first.
 
     Raises:
-        ValueError: the keys' dimension is not the queue's.
+        UserError: the keys' dimension is not the queue's.
     """
     queue_len, feat_dim = queue.shape
     if keys.shape[1] != feat_dim:
-        raise ValueError(
+        raise UserError(
             f"the projector gives keys of dimension {keys.shape[1]} but feat_dim={feat_dim}: "
             "set feat_dim to the projector's out_channels"
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     os.close(handle)
     try:
         yield Path(name)
-        with open(name, "rb") as written:
+        with open(name, "r+b") as written:
             os.fsync(written.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
@@ -42,17 +43,28 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def append_missing_lines(path: str | os.PathLike, lines: Sequence[str]) -> int:
-    """Append the lines that the file does not hold yet, whichever process wrote the others.
+def append_missing_entries(path: str | os.PathLike, entries: Mapping[str, str]) -> int:
+    """Append a line ``key<tab>value`` for each key that the file does not hold yet.
+
+    Safe with several processes at once, and after one that was killed while it wrote.
+
+    Args:
+        path: created when it does not exist; its folder has to.
+        entries: neither keys nor values may hold a line break, nor values a tab.
 
     Returns:
-        The number of lines that the file now has.
+        The number of keys that the file now has, whichever process wrote them.
     """
-    with open(path, "a+", encoding="utf-8", errors="surrogateescape") as file, _locked(file):
+    with (  # the path may hold any byte
+        open(path, "a+", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
+        _locked(file),
+    ):
         file.seek(0)
-        known = set(file.read().splitlines())
-        fresh = [line for line in dict.fromkeys(lines) if line not in known]
-        file.write("".join(f"{line}\n" for line in fresh))
+        *lines, unfinished = file.read().split("\n")
+        known = {line.rpartition("\t")[0] for line in lines}
+        fresh = {key: value for key, value in entries.items() if key not in known}
+        file.write("\n" if unfinished else "")
+        file.write("".join(f"{key}\t{value}\n" for key, value in fresh.items()))
         file.flush()
         return len(known) + len(fresh)
 

@@ -1,6 +1,7 @@
 # ImageNet (1,281,167 labelled images) paired with Million-AID's test split (990,848 images without
-# labels). For images of your own set remote_sensing.data_root to any folder.
-#   --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images
+# labels). Images of your own: any folder of images, and any folder with one sub-folder a class.
+#   --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images \
+#       train_dataloader.dataset.natural.data_root=/my/classes model.natural_head.num_classes=20
 train_dataloader = dict(
     batch_size=32,  # pairs a process; 8 processes make the released code's batch of 256
     num_workers=8,
@@ -12,7 +13,8 @@ train_dataloader = dict(
     dataset=dict(
         type="gersp_mm.PairedDataset",
         remote_sensing=dict(type="gersp_mm.MillionAID", data_root="data/million_aid/test"),
-        natural=dict(type="ImageNet", data_root="data/ImageNet", split="train"),
+        # labels are the sorted folder names' numbers: for ImageNet the usual 0 to 999
+        natural=dict(type="CustomDataset", data_root="data/ImageNet/train"),
         # preset: "released" (both branches of the released code) or "mocov2"
         rs_pipeline=[dict(type="gersp_mm.ViewAugmentation", preset="released", size=224)],
         natural_pipeline=[dict(type="gersp_mm.ViewAugmentation", preset="released", size=224)],

@@ -1,0 +1,99 @@
+"""Classification by the weighted vote of the nearest training features."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch.nn import functional as F
+
+from gersp_mm.utils.errors import UserError
+
+
+@torch.no_grad()
+def knn_predict(
+    train_features: torch.Tensor,
+    train_labels: torch.Tensor,
+    test_features: torch.Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk_size: int = 1024,
+) -> torch.Tensor:
+    """Let the k most similar training features vote, each with weight exp(similarity / T).
+
+    Similarity is the cosine. The protocol is that of Wu et al., "Unsupervised Feature Learning via
+    Non-Parametric Instance Discrimination" (CVPR 2018), there with k = 200 and T = 0.07.
+
+    Args:
+        train_features: N×D, on any device; the work is done there.
+        train_labels: N, integers from 0.
+        test_features: M×D.
+        k: number of voters; where there are fewer training features, all of them vote and a
+            warning says so.
+        temperature: T, above 0.
+        chunk_size: test features compared at a time; at most chunk_size × N similarities are held.
+
+    Returns:
+        Predicted labels, M, int64, on the device of ``train_features``.
+
+    Raises:
+        UserError: shapes do not fit, there is nothing to compare, or k or T is not positive.
+    """
+    if train_features.dim() != 2 or train_features.shape[1:] != test_features.shape[1:]:
+        raise UserError(
+            f"training features {tuple(train_features.shape)} and test features "
+            f"{tuple(test_features.shape)} must be N×D and M×D"
+        )
+    if len(train_features) != len(train_labels) or not len(train_labels):
+        raise UserError(
+            f"{len(train_features)} training features with {len(train_labels)} labels: kNN needs "
+            "one label for each, and at least one"
+        )
+    if k < 1 or temperature <= 0:
+        raise UserError(f"k and temperature must be positive, got k={k}, temperature={temperature}")
+    if k > len(train_features):
+        warnings.warn(
+            f"k={k} is more than the {len(train_features)} training features: all of them vote",
+            stacklevel=2,
+        )
+        k = len(train_features)
+
+    keys = F.normalize(train_features.float(), dim=1).T
+    labels = train_labels.to(keys.device, torch.long)
+    classes = int(labels.max()) + 1
+    predicted = [torch.empty(0, dtype=torch.long, device=keys.device)]
+    for queries in test_features.split(chunk_size):
+        similarity = F.normalize(queries.to(keys.device).float(), dim=1) @ keys
+        nearest, index = similarity.topk(k, dim=1)
+        # Relative to the nearest one, whose weight is then 1: no overflow at a small temperature.
+        weights = nearest.sub(nearest[:, :1]).div(temperature).exp()
+        votes = torch.zeros(len(queries), classes, device=keys.device)
+        votes.scatter_add_(1, labels[index], weights)
+        predicted.append(votes.argmax(1))
+    return torch.cat(predicted)
+
+
+def knn_accuracy(
+    train_features: torch.Tensor,
+    train_labels: torch.Tensor,
+    test_features: torch.Tensor,
+    test_labels: torch.Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk_size: int = 1024,
+) -> float:
+    """Top-1 accuracy in percent of :func:`knn_predict`.
+
+    Raises:
+        UserError: as there, or the test features and labels differ in number or are none.
+    """
+    if len(test_features) != len(test_labels) or not len(test_labels):
+        raise UserError(
+            f"{len(test_features)} test features with {len(test_labels)} labels: kNN needs one "
+            "label for each, and at least one"
+        )
+    predicted = knn_predict(
+        train_features, train_labels, test_features, k, temperature, chunk_size
+    )
+    correct = predicted == test_labels.to(predicted.device)
+    return correct.double().mean().item() * 100

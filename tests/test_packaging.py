@@ -1,0 +1,299 @@
+"""Wheel, sdist and editable install: what they hold, and that `mim train` works from them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gersp_mm import resources
+from gersp_mm.version import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ("configs", "tools", "demo", "requirements", "gersp_mm")
+FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "CHANGELOG.md", "CITATION.cff",
+         "model-index.yml", "README.md")  # fmt: skip
+CONFIGS = resources.list_configs()
+
+
+def copy_source(target: Path) -> Path:
+    """The files a build reads, without the repository's own build products."""
+    target.mkdir()
+    junk = shutil.ignore_patterns("__pycache__", "*.pyc", ".mim")
+    for name in SOURCE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=junk)
+    for name in FILES:
+        if (ROOT / name).is_file():
+            shutil.copy2(ROOT / name, target)
+    return target
+
+
+def run(*command: str | Path, cwd: Path | None = None, **env: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **env},
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def build(source: Path, hook: str, target: Path) -> Path:
+    """Call one hook of the build backend; returns the file it made."""
+    target.mkdir(exist_ok=True)
+    code = f"import setuptools.build_meta as b; print(b.{hook}({str(target)!r}))"
+    return target / run(sys.executable, "-W", "ignore", "-c", code, cwd=source).split()[-1]
+
+
+def make_venv(folder: Path) -> Path:
+    """An environment with nothing of its own, which also sees this one's libraries."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+    return folder / "bin" / "python"
+
+
+def install(python: Path, wheel: Path) -> None:
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index",
+        "--force-reinstall", "--disable-pip-version-check", wheel)  # fmt: skip
+
+
+def names(archive: Path) -> set[str]:
+    with zipfile.ZipFile(archive) as wheel:
+        return {name for name in wheel.namelist() if not name.endswith("/")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """source tree, wheel, sdist, and the wheel made from the sdist."""
+    folder = tmp_path_factory.mktemp("build")
+    source = copy_source(folder / "source")
+    stale = source / "build" / "lib" / "gersp_mm" / ".mim" / "configs"
+    stale.mkdir(parents=True)
+    (stale / "of_an_earlier_build.py").write_text("")
+    (source / "configs" / "__pycache__").mkdir()
+    (source / "configs" / "__pycache__" / "x.cpython-311.pyc").write_bytes(b"")
+    (source / "demo").mkdir(exist_ok=True)
+    (source / "demo" / "downloaded.jpg").write_bytes(b"")
+    wheel = build(source, "build_wheel", folder / "wheel")
+    sdist = build(source, "build_sdist", folder / "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return {
+        "source": source,
+        "wheel": wheel,
+        "sdist": sdist,
+        "again": build(unpacked, "build_wheel", folder / "again"),
+    }
+
+
+def test_wheel_holds_configs_tools_and_index(built: dict[str, Path]) -> None:
+    inside = names(built["wheel"])
+    mim = "gersp_mm/.mim"
+    assert {f"{mim}/configs/{config}" for config in CONFIGS} <= inside
+    for name in ("tools/train.py", "tools/test.py", "tools/check_env.py", "tools/dist_train.sh",
+                 "demo/prepare_demo.py", "requirements/mminstall.txt", "model-index.yml",
+                 "configs/pretrain/metafile.yml"):  # fmt: skip
+        assert f"{mim}/{name}" in inside, name
+    assert {f"{mim}/aliases/{Path(config).stem}" for config in CONFIGS} <= inside
+    assert "gersp_mm/py.typed" in inside
+    tops = {name.split("/")[0] for name in inside}
+    assert tops == {"gersp_mm", f"gersp_mm-{__version__}.dist-info"}
+    assert not [name for name in inside if "__pycache__" in name or name.endswith(".jpg")]
+    assert not [name for name in inside if "of_an_earlier_build" in name]
+
+
+def test_wheel_from_sdist_is_the_same(built: dict[str, Path]) -> None:
+    assert names(built["again"]) == names(built["wheel"])
+    with tarfile.open(built["sdist"]) as archive:
+        assert not [name for name in archive.getnames() if "/.mim" in name]
+
+
+def test_building_leaves_the_package_folder_alone(built: dict[str, Path]) -> None:
+    assert not (built["source"] / "gersp_mm" / ".mim").exists()
+
+
+def test_metadata(built: dict[str, Path]) -> None:
+    with zipfile.ZipFile(built["wheel"]) as wheel:
+        metadata = message_from_bytes(wheel.read(f"gersp_mm-{__version__}.dist-info/METADATA"))
+    required = metadata.get_all("Requires-Dist") or []
+    hard = {item for item in required if "extra ==" not in item}
+    assert {"torch>=2.1", "torchvision>=0.16"} <= hard
+    # pip cannot express "mmcv or onedl-mmcv", so neither may be a hard requirement
+    assert not [item for item in hard if "mm" in item]
+    assert any(item.startswith("onedl-mmcv==") and "openmmlab" in item for item in required)
+    assert set(metadata.get_all("Provides-Extra") or []) == {
+        "openmmlab", "downstream", "demo", "tests", "docs"}  # fmt: skip
+    assert metadata["Name"] == "gersp_mm"
+
+
+@pytest.fixture(scope="module")
+def wheel_python(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    python = make_venv(tmp_path_factory.mktemp("installed") / "venv")
+    install(python, built["wheel"])
+    return python
+
+
+SHOW = (
+    "from gersp_mm import resources as r\n"
+    "print(r.resource_root()); print(*r.list_configs()); print(r.resource('tools', 'train.py'))"
+)
+
+
+def test_resources_of_an_installed_wheel(wheel_python: Path, tmp_path: Path) -> None:
+    root, configs, train = run(wheel_python, "-c", SHOW, cwd=tmp_path).splitlines()
+    assert root.endswith("/site-packages/gersp_mm/.mim")
+    assert configs.split() == CONFIGS
+    assert train == f"{root}/tools/train.py"
+    script = Path(root, "tools", "dist_train.sh")
+    assert script.stat().st_mode & 0o111 == (ROOT / "tools/dist_train.sh").stat().st_mode & 0o111
+
+
+def test_check_env_of_an_installed_wheel(wheel_python: Path, tmp_path: Path) -> None:
+    root = run(wheel_python, "-c", SHOW, cwd=tmp_path).splitlines()[0]
+    text = run(wheel_python, f"{root}/tools/check_env.py", "--only-required", cwd=tmp_path)
+    assert "pre-training, classification  usable" in text
+
+
+@pytest.fixture(scope="module")
+def editable(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(checkout, python of an environment where it is installed editable)."""
+    folder = tmp_path_factory.mktemp("editable")
+    source = copy_source(folder / "checkout")
+    wheel = build(source, "build_editable", folder / "wheel")
+    with zipfile.ZipFile(wheel) as archive:
+        record = f"gersp_mm-{__version__}.dist-info/RECORD"
+        rows = {row[0] for row in csv.reader(archive.read(record).decode().splitlines())}
+        assert rows == set(archive.namelist())
+    python = make_venv(folder / "venv")
+    install(python, wheel)
+    return source, python
+
+
+def test_editable_install_links_and_follows_the_checkout(
+    editable: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, python = editable
+    root, configs, _ = run(python, "-c", SHOW, cwd=tmp_path).splitlines()
+    assert Path(root) == source
+    assert configs.split() == CONFIGS
+    mim = source / "gersp_mm" / ".mim"
+    assert (mim / "configs").resolve() == source / "configs"
+    assert (mim / "tools" / "train.py").samefile(source / "tools" / "train.py")
+    assert os.readlink(mim / "configs") == "../../configs"  # survives moving the checkout
+    assert "gersp_mm/.mim/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_mim_train_by_name(
+    kind: str,
+    wheel_python: Path,
+    editable: tuple[Path, Path],
+    pair_data: Path,
+    tmp_path: Path,
+) -> None:
+    python = wheel_python if kind == "wheel" else editable[1]
+    config = CONFIGS_ROOT / "gersp_r18_demo.py"
+    assert config.is_file()
+    output = run(
+        python, "-W", "ignore", "-m", "mim", "train", "gersp_mm", "gersp_r18_demo",
+        "--launcher", "none", "--work-dir", tmp_path / "run", "--cfg-options",
+        "train_dataloader.batch_size=4", "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False", "model.queue_len=32",
+        "train_cfg.max_epochs=1", "train_dataloader.dataset.remote_sensing.indices=8",
+        f"train_dataloader.dataset.remote_sensing.data_root={pair_data / 'rs'}",
+        "train_dataloader.dataset.remote_sensing.ann_file=",
+        f"train_dataloader.dataset.natural.data_root={pair_data / 'natural'}",
+        "train_dataloader.dataset.natural.ann_file=",
+        cwd=tmp_path, OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert "Training finished successfully" in output
+    assert list((tmp_path / "run").glob("*_backbone.pth")), output[-2000:]
+
+
+CONFIGS_ROOT = ROOT / "configs" / "pretrain"
+
+
+def test_config_names_are_unique() -> None:
+    stems = [Path(config).stem for config in CONFIGS]
+    assert len(stems) == len(set(stems))  # else `mim train` refuses, and finds none by name
+
+
+def test_model_index_names_real_configs() -> None:
+    metafiles = yaml.safe_load((ROOT / "model-index.yml").read_text())["Import"]
+    collections, models = set(), []
+    for metafile in metafiles:
+        content = yaml.safe_load((ROOT / metafile).read_text())
+        collections |= {item["Name"] for item in content.get("Collections", [])}
+        models += content["Models"]
+    assert len({model["Name"] for model in models}) == len(models)
+    for model in models:
+        assert (ROOT / model["Config"]).is_file(), model["Name"]
+        assert Path(model["Config"]).stem == model["Name"]
+        assert model["In Collection"] in collections
+        assert model["Weights"] is None or model["Weights"].startswith("https://")
+    assert "gersp_r50" in {model["Name"] for model in models}
+
+
+def test_openmim_reads_the_model_index() -> None:
+    from modelindex.load_model_index import load
+
+    index = load(str(ROOT / "model-index.yml"))
+    index.build_models_with_collections()
+    assert {"gersp_r50", "gersp_r18_demo"} <= {model.name for model in index.models}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gersp_r50", "gersp_r50.py", "pretrain/gersp_r50", "pretrain/gersp_r50.py",
+     "configs/pretrain/gersp_r50.py", CONFIGS_ROOT / "gersp_r50"],
+)  # fmt: skip
+def test_find_config(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resources.find_config(name) == CONFIGS_ROOT / "gersp_r50.py"
+
+
+def test_find_config_prefers_a_file_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gersp_r50.py").write_text("")
+    assert resources.find_config("gersp_r50.py").resolve() == tmp_path / "gersp_r50.py"
+    (tmp_path / "alias").mkdir()
+    (tmp_path / "alias" / "gersp_r18_demo").write_text("")  # as `mim` hands it over
+    assert resources.find_config(tmp_path / "alias" / "gersp_r18_demo") == (
+        CONFIGS_ROOT / "gersp_r18_demo.py"
+    )
+
+
+def test_find_config_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no config gersp_r5O.*did you mean .*gersp_r50"):
+        resources.find_config("gersp_r5O")
+    with pytest.raises(FileNotFoundError, match=r"no config elsewhere/gersp_r50\.py"):
+        resources.find_config("elsewhere/gersp_r50.py")
+    monkeypatch.setattr(resources, "list_configs", lambda: ["a/same.py", "b/same.py"])
+    with pytest.raises(ValueError, match=r"several configs are called same\.py: a/same\.py, b/"):
+        resources.find_config("same")
+
+
+def test_incomplete_installation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "gersp_mm")
+    with pytest.raises(FileNotFoundError, match="installation is incomplete"):
+        resources.resource_root()

@@ -1,0 +1,134 @@
+"""Version number, version bounds, and what `import gersp_mm` does about its neighbours."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import gersp_mm
+from gersp_mm.version import CORE, DISTRIBUTIONS, SUPPORTED, version_key
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def listed(name: str) -> dict[str, str]:
+    """distribution -> specifier of a requirement file."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    return dict(re.findall(r"^([\w.-]+)(?:\[\w+\])?([<>=][^#\s]*)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher"),
+    [("2.1", "2.1.1"), ("0.9.9", "0.10.0"), ("2.11.0", "2.12"), ("1.2.0", "1.10")],
+)
+def test_version_key_orders_by_number(lower: str, higher: str) -> None:
+    assert version_key(lower) < version_key(higher)
+
+
+def test_version_key_drops_suffixes() -> None:
+    assert version_key("2.11.0+cu130") == version_key("2.11") == (2, 11, 0)
+    assert version_key("1.0.0rc1") == (1, 0, 0)
+    assert version_key("unknown") == (0, 0, 0)
+
+
+def test_one_version_number_everywhere() -> None:
+    assert f"\nversion: {gersp_mm.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {gersp_mm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_requirements_repeat_the_supported_versions() -> None:
+    pins = {**listed("mminstall"), **listed("downstream")}
+    for module in set(SUPPORTED) - {"torch", "torchvision"}:
+        assert pins.pop(DISTRIBUTIONS[module][0]) == f"=={SUPPORTED[module][1]}", module
+    assert not pins
+    for module in ("torch", "torchvision"):
+        assert listed("runtime")[module] == f">={SUPPORTED[module][0]}"
+
+
+def test_every_bound_states_its_reason() -> None:
+    for file in ("runtime", "mminstall", "downstream", "demo", "docs"):
+        for line in (ROOT / "requirements" / f"{file}.txt").read_text().splitlines():
+            if line and not line.startswith("#"):
+                assert re.search(r"# \S", line), f"{file}.txt: {line}"
+
+
+def test_import_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, gersp_mm\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'torch', 'torchvision', 'numpy', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg',"
+        "'mmrotate'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_models_datasets_and_hooks_take_no_host_but_mmpretrain() -> None:
+    code = (
+        "import sys, gersp_mm\n"
+        "for name in gersp_mm.__all__: getattr(gersp_mm, name)\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'mmpretrain', 'mmdet', 'mmseg', 'mmrotate'}))\n"
+        "print('mmcv._ext' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mmpretrain", "False"]
+
+
+def test_names_arrive_on_first_use() -> None:
+    for name in gersp_mm.__all__:
+        assert name in dir(gersp_mm)
+        assert getattr(gersp_mm, name) is not None
+    assert gersp_mm.GeRSP.__name__ == "GeRSP"
+    with pytest.raises(AttributeError, match="no attribute 'GeRPS'"):
+        _ = gersp_mm.GeRPS
+
+
+def test_missing_library_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gersp_mm, "find_spec", lambda name: None if name == "mmpretrain" else 1)
+    pin = SUPPORTED["mmpretrain"][1]
+    with pytest.raises(ImportError) as caught:
+        gersp_mm._check_neighbours()
+    message = str(caught.value)
+    assert message.startswith("gersp_mm needs mmpretrain, which this Python does not have.")
+    assert f'{sys.executable} -m pip install "onedl-mmpretrain=={pin}"' in message
+    assert "onedl-mmcv" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("99.0.0", "is newer than"), ("0.0.1", "is older than")],
+)
+def test_untested_versions_warn(monkeypatch: pytest.MonkeyPatch, version: str, words: str) -> None:
+    monkeypatch.setattr(
+        gersp_mm, "_installed_version", lambda name: version if name == "mmcv" else None
+    )
+    with pytest.warns(UserWarning, match=f"^mmcv {version} {words} ") as caught:
+        gersp_mm._check_neighbours()
+    assert len(caught) == 1
+
+
+def test_tested_and_original_versions_do_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for position in (0, 1):
+        versions = {name: SUPPORTED[name][position] for name in CORE}
+        monkeypatch.setattr(gersp_mm, "_installed_version", versions.get)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            gersp_mm._check_neighbours()
+
+
+def test_original_distribution_names_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "mmcv-lite":
+            return "2.1.0"
+        raise gersp_mm.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(gersp_mm.metadata, "version", version)
+    assert gersp_mm._installed_version("mmcv") == "2.1.0"
+    assert gersp_mm._installed_version("mmengine") is None

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Train on several GPUs, several machines, or several CPU processes.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_dist_launch.sh"
+dist_launch train.py "$@"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up everything the tests need, then runs them. pytest's closing line is the last one printed.
+#   bash tools/run_tests.sh                      # all tests
+#   bash tools/run_tests.sh -m "not slow"        # arguments go to pytest
+#   bash tools/run_tests.sh tests/test_version.py -x
+set -eu
+case " $* " in *" --help "* | *" -h "*) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash tools/setup_env.sh --downstream --tests --demo
+
+# Tests start processes of their own; more threads than this would have them fight for the cores.
+cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores < 4 ? cores : 4))}"
+exec "${GERSP_VENV:-.venv}/bin/python" -m pytest "$@"
