@@ -20,6 +20,7 @@ VIS_BACKENDS = {
     "wandb": ("WandbVisBackend", "wandb", "wandb"),
     "mlflow": ("MLflowVisBackend", "mlflow", "mlflow"),
 }
+MMENGINE_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 
 
 class CfgOptions(DictAction):
@@ -69,6 +70,9 @@ def load_config(args: argparse.Namespace) -> Config:
         raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", path.stem)
+    for name, hook in list(cfg.get("default_hooks", {}).items()):
+        if hook is None and name not in MMENGINE_HOOKS:
+            cfg.default_hooks.pop(name)  # which MMEngine does for its own alone
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(name)
         if loader and not loader.get("num_workers"):

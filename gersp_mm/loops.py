@@ -21,9 +21,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     """MMEngine's epoch loop, made safe to interrupt and exact to resume.
 
     Ctrl-C and SIGTERM let the current optimizer step finish, write ``iter_<n>.pth`` and end the
-    process; a second Ctrl-C, a second or more later, ends it at once. A checkpoint from the middle of an epoch goes on with
-    the next batch of that epoch, which needs a sampler with a ``skip`` method
-    (:class:`gersp_mm.PairedSampler`).
+    process; a second Ctrl-C, a second or more later, ends it at once. A checkpoint from the middle
+    of an epoch goes on with the next batch of that epoch, which needs a sampler with a ``skip``
+    method (:class:`gersp_mm.PairedSampler`).
 
     Raises:
         UserError: a checkpoint from the middle of an epoch is resumed with epochs of another

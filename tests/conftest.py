@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope, init_default_scope
-from mmengine.visualization import Visualizer
+from mmengine.registry import init_default_scope
 
-from tests.smoke import write_pair
+from tests.smoke import forget_runs, write_pair
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +16,10 @@ def clean_process_state():
     """Give every test MMEngine's singletons as a fresh process has them, and one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    singletons = (MMLogger, MessageHub, Visualizer, DefaultScope)
-    for manager in singletons:
-        manager._instance_dict.clear()
+    forget_runs()
     init_default_scope("mmpretrain")
     yield
-    for manager in singletons:
-        manager._instance_dict.clear()
+    forget_runs()
 
 
 @pytest.fixture(scope="session")

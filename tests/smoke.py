@@ -6,12 +6,21 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 
 SIZE = 32
+
+
+def forget_runs() -> None:
+    """Clear MMEngine's singletons: two runs of one second would share them."""
+    for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
+        manager._instance_dict.clear()
 
 
 def write_images(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (40, 48)) -> Path:
@@ -34,7 +43,9 @@ def write_classes(folder: Path, classes: int = 3, per_class: int = 8) -> Path:
     return folder
 
 
-def write_pair(folder: Path, remote_sensing: int = 24, classes: int = 3, per_class: int = 8) -> Path:
+def write_pair(
+    folder: Path, remote_sensing: int = 24, classes: int = 3, per_class: int = 8
+) -> Path:
     """Write both sources below ``folder``: ``rs/`` and ``natural/``."""
     write_images(folder / "rs", remote_sensing)
     write_classes(folder / "natural", classes, per_class)

@@ -212,13 +212,16 @@ class Setup:
 
     def ask(self, code: str) -> str | None:
         """Output of a line of Python in the environment; None if it fails."""
-        done = subprocess.run(
-            [str(self.python), "-W", "ignore", "-c", code],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=self.venv,
-        )
+        try:
+            done = subprocess.run(
+                [str(self.python), "-W", "ignore", "-c", code],
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=self.venv,  # not the checkout, from where gersp_mm imports by chance
+            )
+        except OSError:  # no environment yet, or the Python it was made with is gone
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     # is everything there? ------------------------------------------------------------------------
@@ -270,34 +273,35 @@ class Setup:
 
     # the steps -----------------------------------------------------------------------------------
     def make_venv(self) -> None:
-        if (
-            self.venv.exists()
-            and any(self.venv.iterdir())
-            and not (self.venv / "pyvenv.cfg").exists()
-            and not (self.venv / "bin").exists()
-        ):
-            raise SetupError(
-                f"{self.venv} exists and is no Python environment; "
-                "move it away or set GERSP_VENV to another folder"
-            )
-        version = None
-        if self.venv.exists():
-            version = self.ask("import sys; print(*sys.version_info[:2])")
+        folder = self.venv
+        if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
+            if not (folder / "lib").exists():
+                raise SetupError(
+                    f"{folder} exists and is no Python environment; "
+                    "move it away or set GERSP_VENV to another folder"
+                )
+        version = self.ask("import sys; print(*sys.version_info[:2])")
         if version and tuple(map(int, version.split())) < (3, 10):
             raise SetupError(
-                f"{self.venv} was made with Python {version.replace(' ', '.')}, "
-                "3.10 is needed; remove it or set GERSP_VENV to another folder"
+                f"{folder} was made with Python {version.replace(' ', '.')}, 3.10 is needed; "
+                "remove it or set GERSP_VENV to another folder"
             )
-        if version and self.ask("import pip") is None:  # killed between venv and ensurepip
-            self.ask("import ensurepip; ensurepip.bootstrap(upgrade=True)")
-        if version and self.ask("import pip") is not None:
-            for path in damaged_distributions(self.site()):
-                say(f"      incomplete: {path.name}, will be installed again")
-                shutil.rmtree(path, ignore_errors=True)
-            if self.ask("import pip._internal") is not None:
-                return
-        shared = ["--system-site-packages"] if self.system_torch() else []
-        self.run([sys.executable, "-m", "venv", "--clear", *shared, self.venv])
+        library = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+        if self.ask("import pip") is None:
+            keep = (folder / library).is_dir()  # what is installed there stays
+            for link in (folder / "bin").glob("python*"):  # the Python they point to may be gone
+                link.unlink()
+            shared = ["--system-site-packages"] if self.system_torch() else []
+            self.run(
+                [sys.executable, "-m", "venv", *([] if keep else ["--clear"]), *shared, folder]
+            )
+        for path in damaged_distributions(self.site()):
+            say(f"      incomplete: {path.name}, will be installed again")
+            shutil.rmtree(path, ignore_errors=True)
+        if (
+            self.ask("import pip._internal.cli.main") is None
+        ):  # cut off while pip itself was written
+            self.run([sys.executable, "-m", "venv", "--clear", folder])
 
     def system_torch(self) -> bool:
         """Whether the Python that runs this has a torch worth sharing (a venv's cannot be)."""

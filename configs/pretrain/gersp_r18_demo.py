@@ -36,7 +36,9 @@ optim_wrapper = dict(
     optimizer=dict(type="SGD", lr=0.03, momentum=0.9, weight_decay=5e-4),
 )
 param_scheduler = [
-    dict(type="CosineAnnealingLR", by_epoch=True, T_max=10, eta_min=0.001, convert_to_iter_based=True)
+    dict(
+        type="CosineAnnealingLR", by_epoch=True, T_max=10, eta_min=0.001, convert_to_iter_based=True
+    )
 ]
 train_cfg = dict(type="gersp_mm.ResumableTrainLoop", max_epochs=10)
 auto_scale_lr = dict(enable=False, base_batch_size=32)

@@ -13,7 +13,8 @@ def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
     The files themselves are looked at, not MMEngine's ``last_checkpoint`` note, which a run killed
     at the wrong moment leaves empty or behind.
     """
-    candidates = [p for pattern in ("epoch_*.pth", "iter_*.pth") for p in Path(work_dir).glob(pattern)]
+    folder = Path(work_dir)
+    candidates = [*folder.glob("epoch_*.pth"), *folder.glob("iter_*.pth")]
     for path in sorted(candidates, key=lambda p: p.stat().st_mtime_ns, reverse=True):
         if zipfile.is_zipfile(path):
             return str(path)

@@ -45,7 +45,7 @@ class CollapseMonitorHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         values = {name: float(v.detach()) for name, v in (outputs or {}).items()}
-        self._check_finite(runner, values)
+        self._check_finite(runner, runner.iter + 1, values)
         queue = getattr(unwrap(runner.model), "queue", None)
         if queue is None:
             return
@@ -60,15 +60,16 @@ class CollapseMonitorHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Refuse to save what a broken step left."""
-        scalars = runner.message_hub.log_scalars
-        self._check_finite(runner, {"loss": scalars["train/loss"].current()})
+        if "train/loss" in runner.message_hub.log_scalars:
+            loss = runner.message_hub.get_scalar("train/loss").current()
+            self._check_finite(runner, runner.iter, {"loss": float(loss)})
 
     @staticmethod
-    def _check_finite(runner: Any, values: dict[str, float]) -> None:
+    def _check_finite(runner: Any, iteration: int, values: dict[str, float]) -> None:
         broken = {n: v for n, v in values.items() if "loss" in n and not math.isfinite(v)}
         if broken:
             raise UserError(
-                f"at iteration {runner.iter + 1} {broken} is not finite: lower "
+                f"at iteration {iteration} {broken} is not finite: lower "
                 "optim_wrapper.optimizer.lr, warm it up, or train without --amp; the last "
                 f"checkpoint in {runner.work_dir} is from before"
             )

@@ -40,7 +40,7 @@ class ExportBackboneHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Export from the state dict that is about to be saved (rank 0 alone gets here)."""
         model = unwrap(runner.model)
-        preprocessor = model.data_preprocessor
+        preprocessor: Any = model.data_preprocessor
         path = osp.join(runner.work_dir, f"{config_name(runner)}_backbone.pth")
         export_backbone(
             checkpoint["state_dict"],

@@ -55,7 +55,8 @@ class KNNEvalHook(Hook):
         self.temperature = temperature
         self.size = size
         self.limit = limit
-        self.loading = dict(batch_size=batch_size, num_workers=num_workers)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
 
     @cached_property
     def images(self) -> dict[str, EvalImages]:
@@ -79,11 +80,16 @@ class KNNEvalHook(Hook):
         """Evaluate the model as it is and return the top-1 accuracy in per cent."""
         model = unwrap(runner.model)
         preprocessor = model.data_preprocessor
-        statistics = {
-            name: getattr(preprocessor, name).flatten().tolist() for name in ("mean", "std")
-        }
         features = [
-            extract_features(model, images, **statistics, **self.loading, progress=f"kNN {part}")
+            extract_features(
+                model,
+                images,
+                mean=preprocessor.mean.flatten().tolist(),
+                std=preprocessor.std.flatten().tolist(),
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                progress=f"kNN {part}",
+            )
             for part, images in self.images.items()
         ]
         accuracy = knn_accuracy(*features[0], *features[1], k=self.k, temperature=self.temperature)

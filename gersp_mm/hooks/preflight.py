@@ -44,8 +44,9 @@ class PreflightHook(Hook):
     @staticmethod
     def _check_epoch(loader: Any, global_batch: int) -> None:
         if len(loader) == 0:
+            samples = len(loader.sampler) * get_world_size()
             raise UserError(
-                f"an epoch has no iteration: {len(loader.dataset)} samples make no batch of "
+                f"an epoch has no iteration: {samples} samples make no batch of "
                 f"{global_batch} ({loader.batch_size} a process): lower "
                 "train_dataloader.batch_size or add images"
             )

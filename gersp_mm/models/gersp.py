@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather, get_world_size
@@ -127,9 +128,8 @@ class GeRSP(BaseSelfSupervisor):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        if isinstance(natural_head, dict):
-            natural_head = HOST_MODELS.build(natural_head)
-        self.natural_head = natural_head
+        is_config = isinstance(natural_head, dict)
+        self.natural_head: Any = HOST_MODELS.build(natural_head) if is_config else natural_head
         self.alpha = alpha
         self.joint_forward = joint_forward
         self.key_bn = key_bn
@@ -221,9 +221,7 @@ class GeRSP(BaseSelfSupervisor):
         key = F.normalize(self.teacher(images)[0], dim=1)
         return batch_unshuffle_ddp(key, order) if shuffle else key
 
-    def _contrastive_loss(
-        self, query: torch.Tensor, key: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def _contrastive_loss(self, query: torch.Tensor, key: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return L_ct and its log values; see :class:`gersp_mm.InfoNCEHead`."""
         if isinstance(self.head, ContrastiveHead):  # takes similarities and keeps them for backward
             similarity = (query * key).sum(dim=1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,8 +26,8 @@ class Teacher(nn.Module):
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, average_neck: bool = True) -> None:
         super().__init__()
-        self.backbone = copy.deepcopy(backbone)
-        self.neck = copy.deepcopy(neck)
+        self.backbone: Any = copy.deepcopy(backbone)
+        self.neck: Any = copy.deepcopy(neck)
         self.average_neck = average_neck
         self.requires_grad_(False)
 
@@ -49,7 +50,8 @@ class Teacher(nn.Module):
             neck: the student projector.
             momentum: m, the share of the teacher that is kept, in [0, 1].
         """
-        own, student = list(self.backbone.parameters()), list(backbone.parameters())
+        own: list[torch.Tensor] = list(self.backbone.parameters())
+        student: list[torch.Tensor] = list(backbone.parameters())
         if self.average_neck:
             own += self.neck.parameters()
             student += neck.parameters()

@@ -55,16 +55,12 @@ def append_missing_entries(path: str | os.PathLike, entries: Mapping[str, str]) 
     Returns:
         The number of keys that the file now has, whichever process wrote them.
     """
-    with (  # the path may hold any byte
-        open(path, "a+", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
-        _locked(file),
-    ):
+    with open(path, "a+b") as file, _locked(file):
         file.seek(0)
-        *lines, unfinished = file.read().split("\n")
-        known = {line.rpartition("\t")[0] for line in lines}
-        fresh = {key: value for key, value in entries.items() if key not in known}
-        file.write("\n" if unfinished else "")
-        file.write("".join(f"{key}\t{value}\n" for key, value in fresh.items()))
+        *lines, unfinished = os.fsdecode(file.read()).split("\n")
+        known = {line.rpartition("\t")[0] for line in lines if "\t" in line}
+        fresh = [f"{key}\t{value}\n" for key, value in entries.items() if key not in known]
+        file.write(os.fsencode("".join(["\n" if unfinished else "", *fresh])))
         file.flush()
         return len(known) + len(fresh)
 

@@ -84,9 +84,7 @@ def test_three_steps_equal_the_naive_loops():
     ).double()
     naive = Naive(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        trainable, lr=LR, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = torch.optim.SGD(trainable, lr=LR, momentum=SGD_MOMENTUM, weight_decay=WEIGHT_DECAY)
     for step in range(STEPS):
         arguments = batch(rs=RS, seed=step, dtype=torch.float64)
         labels = [int(sample.gt_label) for sample in arguments["data_samples"]]

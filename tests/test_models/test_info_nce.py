@@ -34,7 +34,9 @@ def test_value_and_gradient_equal_cross_entropy(temperature):
 def test_value_equals_the_host_library():
     query, key, queue = unit(6, 8), unit(6, 8), unit(50, 8)
     similarity = (query * key).sum(1, keepdim=True)
-    expected = ContrastiveHead(dict(type="CrossEntropyLoss"), 0.07).loss(similarity, query @ queue.t())
+    expected = ContrastiveHead(dict(type="CrossEntropyLoss"), 0.07).loss(
+        similarity, query @ queue.t()
+    )
     torch.testing.assert_close(InfoNCEHead(0.07).loss(query, key, queue)["loss_ct"], expected)
 
 

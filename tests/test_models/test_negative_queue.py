@@ -9,7 +9,9 @@ from gersp_mm.models.negative_queue import enqueue, random_queue
 from gersp_mm.utils.errors import UserError
 
 
-@pytest.mark.parametrize("sizes", [[4, 4, 4], [3, 3, 3, 3, 3], [7, 1, 5], [10], [11], [25], [3, 23]])
+@pytest.mark.parametrize(
+    "sizes", [[4, 4, 4], [3, 3, 3, 3, 3], [7, 1, 5], [10], [11], [25], [3, 23]]
+)
 def test_content_equals_writing_keys_one_by_one(sizes):
     queue, pointer = random_queue(10, 4), torch.zeros(1, dtype=torch.long)
     expected, oldest = queue.clone(), 0

@@ -163,7 +163,8 @@ class Recorder(Hook):
             tensors["queue.written"] = model.queue[rows % len(model.queue)]
         wanted = REFERENCE["state"][str(steps)]["tensors"]
         self.state[str(steps)] = dict(
-            queue_ptr=int(model.queue_ptr), tensors={name: summary(tensors[name]) for name in wanted}
+            queue_ptr=int(model.queue_ptr),
+            tensors={name: summary(tensors[name]) for name in wanted},
         )
 
 

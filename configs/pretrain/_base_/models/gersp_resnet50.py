@@ -14,7 +14,9 @@ model = dict(
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
     ),
-    backbone=dict(type="ResNet", depth=50, num_stages=4, out_indices=(3,), norm_cfg=dict(type="BN")),
+    backbone=dict(
+        type="ResNet", depth=50, num_stages=4, out_indices=(3,), norm_cfg=dict(type="BN")
+    ),
     neck=dict(type="MoCoV2Neck", in_channels=2048, hid_channels=2048, out_channels=128),
     head=dict(type="gersp_mm.InfoNCEHead", temperature=0.07),
     natural_head=dict(

@@ -1,0 +1,251 @@
+"""Reading image files: odd ones are used as they should look, damaged ones are refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gersp_mm.datasets import BadImageError, load_rgb
+
+HEIGHT, WIDTH = 20, 30
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def grey16() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
+
+
+def read(path: Path) -> np.ndarray:
+    image = load_rgb(str(path))
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_tiff(path: Path, values: np.ndarray, byte_order: str = "<", orientation: int = 1) -> Path:
+    """Write an uncompressed one-channel TIFF of any number type by hand."""
+    bits = 8 * values.dtype.itemsize
+    sample_format = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    data = values.astype(values.dtype.newbyteorder(byte_order)).tobytes()
+    height, width = values.shape
+    short, long = 3, 4
+    tags = [
+        (256, long, width),
+        (257, long, height),
+        (258, short, bits),
+        (259, short, 1),  # no compression
+        (262, short, 1),  # black is zero
+        (273, long, 8),  # the pixels follow the header
+        (274, short, orientation),
+        (277, short, 1),
+        (278, long, height),
+        (279, long, len(data)),
+        (339, short, sample_format),
+    ]
+    content = {"<": b"II", ">": b"MM"}[byte_order] + struct.pack(byte_order + "HI", 42, 8 + len(data))
+    content += data + struct.pack(byte_order + "H", len(tags))
+    for tag, kind, value in tags:
+        form = "HHIHxx" if kind == short else "HHII"
+        content += struct.pack(byte_order + form, tag, kind, 1, value)
+    path.write_bytes(content + bytes(4))
+    return path
+
+
+def reason(path: Path) -> str:
+    with pytest.raises(BadImageError) as error:
+        load_rgb(str(path))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_truncated_file_is_refused(tmp_path, pixels, kind, share):
+    content = encoded(pixels, kind)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    assert read(path).shape == (HEIGHT, WIDTH, 3)
+    path.write_bytes(content[: int(share * len(content))])
+    assert reason(path)
+
+
+def test_what_is_no_image_is_refused_with_the_reason(tmp_path):
+    empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
+    empty.touch()
+    text.write_text("<html>404 not found</html>")
+    assert reason(empty) == "empty file"
+    # without the memory address that PIL puts there: the same file has the same reason every time
+    assert reason(text) == "not an image of a known format"
+    assert "No such file" in reason(tmp_path / "missing.jpg")
+    assert "directory" in reason(tmp_path).lower()
+
+
+def test_the_content_decides_not_the_name(tmp_path, pixels):
+    path = tmp_path / "really_png.jpg"
+    path.write_bytes(encoded(pixels, "PNG"))
+    assert np.array_equal(read(path), pixels)
+
+
+def test_greyscale_and_grey_with_alpha(tmp_path, pixels):
+    grey = pixels[..., 0]
+    Image.fromarray(grey).save(tmp_path / "l.png")
+    with_alpha = Image.fromarray(np.stack([grey, pixels[..., 1]], -1), "LA")
+    with_alpha.save(tmp_path / "la.png")
+    for name in ("l.png", "la.png"):
+        assert np.array_equal(read(tmp_path / name), np.repeat(grey[..., None], 3, -1))
+
+
+def test_black_and_white(tmp_path):
+    Image.fromarray(np.eye(8, dtype=bool)).save(tmp_path / "a.png")
+    assert np.array_equal(read(tmp_path / "a.png")[..., 1], 255 * np.eye(8))
+
+
+def test_palette_with_transparency_keeps_its_colours(tmp_path):
+    image = Image.fromarray((np.arange(64, dtype=np.uint8) % 3).reshape(8, 8))
+    image.putpalette([10, 20, 30, 200, 100, 0, 5, 250, 7])
+    image.save(tmp_path / "p.png", transparency=bytes([0, 128, 255]))
+    with Image.open(tmp_path / "p.png") as stored:
+        assert stored.mode == "P" and "transparency" in stored.info
+    expected = np.array([[10, 20, 30], [200, 100, 0], [5, 250, 7]])[np.arange(64) % 3]
+    assert np.array_equal(read(tmp_path / "p.png").reshape(-1, 3), expected)
+
+
+def test_cmyk_jpeg(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=95)
+    with Image.open(tmp_path / "c.jpg") as stored:
+        assert stored.mode == "CMYK"
+    assert np.abs(read(tmp_path / "c.jpg") - np.array([255.0, 0, 0])).max() <= 3  # red
+
+
+def test_rgba_drops_the_transparency(tmp_path, pixels):
+    alpha = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 1), dtype=np.uint8)
+    Image.fromarray(np.concatenate([pixels, alpha], -1)).save(tmp_path / "a.png")
+    assert np.array_equal(read(tmp_path / "a.png"), pixels)
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path, grey16):
+    Image.fromarray(grey16).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as stored:
+        assert stored.mode.startswith("I")
+    files = [
+        tmp_path / "a.png",
+        write_tiff(tmp_path / "little.tif", grey16),
+        write_tiff(tmp_path / "big.tif", grey16, byte_order=">"),
+        write_tiff(tmp_path / "32.tif", grey16.astype(np.uint32)),
+        write_tiff(tmp_path / "signed.tif", (grey16 >> 1).astype(np.int16)),
+    ]
+    for path in files:
+        values = read(path)
+        shift = 9 if path.name == "signed.tif" else 8
+        assert np.array_equal(values, np.repeat((grey16 >> shift)[..., None], 3, -1)), path.name
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.float32([[0.5, 1e6]]), "floating-point image; convert it to 8 or 16 bit"),
+        (np.int16([[-3, 7]]), "integer image with values from -3 to 7; convert it to 8 bit"),
+        (np.int32([[0, 70000]]), "integer image with values from 0 to 70000; convert it to 8 bit"),
+    ],
+)
+def test_numbers_without_an_8_bit_meaning_are_refused(tmp_path, values, expected):
+    assert reason(write_tiff(tmp_path / "a.tif", values)).startswith(expected)
+
+
+# what the viewer does to the stored pixels, by EXIF orientation
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_turns_the_pixels(tmp_path, pixels, grey16, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read(tmp_path / "a.png"), UPRIGHT[orientation](pixels))
+    # in a JPEG as cameras write it: which corner is bright
+    bright_corner = np.zeros((32, 64, 3), np.uint8)
+    bright_corner[:16, :16] = 255
+    Image.fromarray(bright_corner).save(tmp_path / "a.jpg", exif=exif)
+    difference = read(tmp_path / "a.jpg").astype(float) - UPRIGHT[orientation](bright_corner)
+    assert np.abs(difference).max() < 40
+    # PIL turns TIFF images by itself: not twice
+    tiff = read(write_tiff(tmp_path / "a.tif", grey16, orientation=orientation))
+    assert np.array_equal(tiff[..., 0], UPRIGHT[orientation](grey16 >> 8))
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (b"Exif\0\0garbage, not a TIFF header", False),
+        # orientation 6, then a resolution that is a text instead of a fraction
+        (
+            b"Exif\0\0II*\0\x08\0\0\0\x02\0"
+            + struct.pack("<HHIHxx", 0x0112, 3, 1, 6)
+            + struct.pack("<HHII", 0x011A, 2, 1, 65),
+            True,
+        ),
+        # orientation 6, then a pointer beyond the end
+        (
+            b"Exif\0\0II*\0\x08\0\0\0\x02\0"
+            + struct.pack("<HHIHxx", 0x0112, 3, 1, 6)
+            + struct.pack("<HHII", 0x8769, 4, 1, 99999),
+            True,
+        ),
+        # an orientation that does not exist
+        (b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHxx", 0x0112, 3, 1, 77), False),
+    ],
+)
+def test_malformed_metadata_does_not_make_an_image_unusable(tmp_path, pixels, exif, turned):
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shape = read(tmp_path / "a.jpg").shape
+    assert shape == ((WIDTH, HEIGHT, 3) if turned else (HEIGHT, WIDTH, 3))
+
+
+def test_very_wide_image_is_used(tmp_path):
+    Image.new("RGB", (20_000, 30), (1, 2, 3)).save(tmp_path / "wide.png")
+    image = load_rgb(str(tmp_path / "wide.png"))
+    assert image.size == (20_000, 30)
+    assert image.getpixel((19_999, 29)) == (1, 2, 3)
+
+
+def test_size_is_unlimited_while_reading_only(tmp_path, pixels, monkeypatch):
+    # PIL warns above the limit and refuses above twice the limit
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read(tmp_path / "a.png"), pixels)
+    assert Image.MAX_IMAGE_PIXELS == HEIGHT * WIDTH // 3
+    (tmp_path / "a.png").write_bytes(b"no image")
+    assert reason(tmp_path / "a.png")
+    assert Image.MAX_IMAGE_PIXELS == HEIGHT * WIDTH // 3
+    with pytest.raises(Image.DecompressionBombError):
+        Image.fromarray(pixels).crop((1, 0, WIDTH, HEIGHT))

@@ -1,0 +1,65 @@
+"""Finding our types from any host's scope, with nothing imported that is not needed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope, Registry
+
+from gersp_mm import registry
+
+OURS = [value for value in vars(registry).values() if isinstance(value, Registry)]
+OURS = [r for r in OURS if r.scope == "gersp_mm"]
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("one", OURS, ids=lambda r: r.name)
+def test_locations_are_real_modules_and_register_something(one):
+    for location in one._locations:
+        importlib.import_module(location)
+    assert len(one.module_dict) > 0
+
+
+def test_types_resolve_from_the_scope_of_every_host():
+    hosts = [h for h in ("mmdet", "mmseg", "mmrotate") if importlib.util.find_spec(h)]
+    out = run_python(
+        "from mmengine.registry import MODELS, HOOKS, DATASETS, DefaultScope\n"
+        f"for scope in {['mmengine', 'mmpretrain', *hosts]}:\n"
+        "    with DefaultScope.overwrite_default_scope(scope):\n"
+        "        hook = HOOKS.build(dict(type='gersp_mm.TeacherUpdateHook'))\n"
+        "        print('found', scope, type(hook).__name__, MODELS.get('gersp_mm.GeRSP').__name__,\n"
+        "              DATASETS.get('gersp_mm.PairedDataset').__name__)\n"
+    )
+    found = [line.split()[1:] for line in out.splitlines() if line.startswith("found")]
+    names = ["TeacherUpdateHook", "GeRSP", "PairedDataset"]
+    assert found == [[scope, *names] for scope in ("mmengine", "mmpretrain", *hosts)]
+
+
+def test_a_type_of_ours_is_not_found_without_its_scope():
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        assert ROOT_MODELS.get("gersp_mm.GeRSP") is not None
+        assert ROOT_MODELS.get("GeRSP") is None
+
+
+def test_everything_of_ours_works_without_other_hosts_and_without_compiled_operators():
+    run_python(
+        "import sys\n"
+        "for name in ('mmdet', 'mmrotate', 'mmseg', 'mmcv._ext'):\n"
+        "    sys.modules[name] = None\n"
+        "import gersp_mm\n"
+        "[getattr(gersp_mm, name) for name in gersp_mm.__all__]\n"
+        "from mmengine.registry import init_default_scope\n"
+        "from tests.test_models.builders import batch, tiny_gersp, total\n"
+        "init_default_scope('mmpretrain')\n"
+        "total(tiny_gersp().loss(**batch())).backward()\n"
+    )
