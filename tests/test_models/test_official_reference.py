@@ -6,8 +6,10 @@ and inputs below, which are functions of their names alone. Nothing of that code
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import tempfile
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,14 +27,15 @@ from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = json.loads((ROOT / "tests/data/official_reference.json").read_text())
+CONFIG = Config.fromfile(ROOT / "configs/pretrain/gersp_r50_official.py")
 
-STEPS, BATCH, SIZE = 20, 4, 33  # 33 is the smallest size that leaves layer4 more than one pixel
+BATCH, SIZE = 4, 33  # 33 is the smallest size that leaves layer4 more than one pixel
 LABELS = np.array([7, 421, 998])  # few classes, so that 20 steps get some images right
 
 
 # --------------------------------------------------------------------- weights and inputs by name
 def normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers that depend on ``name`` alone; NumPy never changes this stream."""
+    """Return standard normal numbers, a function of ``name`` in a stream that NumPy keeps."""
     return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
 
 
@@ -100,11 +103,11 @@ def initial_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 class Replay(torch.utils.data.Dataset):
     """Item i is the whole batch of step i, normalised already."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, steps: int, dtype: torch.dtype) -> None:
+        self.steps, self.dtype = steps, dtype
 
     def __len__(self) -> int:
-        return STEPS
+        return self.steps
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         shape = (BATCH, 3, SIZE, SIZE)
@@ -144,7 +147,7 @@ class Recorder(Hook):
         self.init = dict(
             teacher_backbone_is_student=same(model.backbone, model.teacher.backbone),
             teacher_projector_is_student=same(model.neck, model.teacher.neck),
-            last_bn_weight_abs_sum=float(model.backbone.layer1[0].bn3.weight.abs().sum()),
+            last_bn_weight_abs_sum=float(model.backbone.layer1[0].bn3.weight.detach().abs().sum()),
         )
         model.load_state_dict(initial_state(model), strict=True)
         self.record(model, 0)
@@ -172,83 +175,70 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters()))
 
 
-@pytest.fixture(scope="module")
-def config() -> Config:
-    return Config.fromfile(ROOT / "configs/pretrain/gersp_r50_official.py")
-
-
-def train(config: Config, dtype: torch.dtype, work_dir: Path) -> Recorder:
+@functools.cache
+def train(dtype: str, steps: int) -> Recorder:
     """Train with the config's own model, loop, optimizer, schedule and teacher hook."""
     recorder = Recorder()
-    runner = Runner(
-        # The inputs are normalised already.
-        model={**config.model, "data_preprocessor": dict(mean=[0.0] * 3, std=[1.0] * 3)},
-        work_dir=str(work_dir),
-        train_dataloader=DataLoader(Replay(dtype), batch_size=None),
-        train_cfg={**config.train_cfg, "max_epochs": 1},
-        optim_wrapper=config.optim_wrapper,
-        param_scheduler=config.param_scheduler,
-        default_hooks={
-            **dict.fromkeys(["timer", "sampler_seed", "logger", "checkpoint"]),
-            "teacher_update": config.default_hooks.teacher_update,
-            "param_scheduler": config.default_hooks.param_scheduler,
-        },
-        custom_hooks=[recorder],
-        default_scope=config.default_scope,
-        experiment_name=f"official_{dtype}".replace("torch.", ""),
-        log_level="ERROR",
-    )
-    runner.model.to(dtype)
-    runner.train()
+    with tempfile.TemporaryDirectory() as work_dir, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmengine.runner.runner.get_device", lambda: "cpu")
+        runner = Runner(
+            # The inputs are normalised already.
+            model={**CONFIG.model, "data_preprocessor": dict(mean=[0.0] * 3, std=[1.0] * 3)},
+            work_dir=work_dir,
+            train_dataloader=DataLoader(Replay(steps, getattr(torch, dtype)), batch_size=None),
+            train_cfg={**CONFIG.train_cfg, "max_epochs": 1},
+            optim_wrapper=CONFIG.optim_wrapper,
+            param_scheduler=CONFIG.param_scheduler,
+            default_hooks={
+                **dict.fromkeys(["timer", "sampler_seed", "logger", "checkpoint"]),
+                "teacher_update": CONFIG.default_hooks.teacher_update,
+                "param_scheduler": CONFIG.default_hooks.param_scheduler,
+            },
+            custom_hooks=[recorder],
+            default_scope=CONFIG.default_scope,
+            experiment_name=f"official_{dtype}",
+            log_level="ERROR",
+        )
+        runner.model.to(getattr(torch, dtype))
+        runner.train()
     return recorder
 
 
-@pytest.fixture(scope="module")
-def runs(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorder]:
-    """What training gives in either dtype."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmengine.runner.runner.get_device", lambda: "cpu")
-        return {
-            name: train(config, getattr(torch, name), tmp_path_factory.mktemp(name))
-            for name in REFERENCE["training"]
-        }
-
-
 # ------------------------------------------------------------------------------------------- tests
-# Released float32 and released float64 themselves differ by 4e-5 in the worst of the 20 steps.
+# float32 stops early: its rounding alone, which differs between processors, moves the losses of
+# the last steps by nearly 1e-4.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dtype", "first", "every"), [("float64", 1e-11, 1e-9), ("float32", 1e-5, 1e-4)]
+    ("dtype", "steps", "first", "every"),
+    [("float64", 20, 1e-12, 1e-10), ("float32", 10, 1e-5, 1e-4)],
 )
-def test_losses_of_20_steps(
-    runs: dict[str, Recorder], dtype: str, first: float, every: float
-) -> None:
-    expected, steps = REFERENCE["training"][dtype], runs[dtype].steps
+def test_losses(dtype: str, steps: int, first: float, every: float) -> None:
+    expected, trained = REFERENCE["training"][dtype], train(dtype, steps).steps
+    assert len(trained) == steps
     for ours, theirs in (("loss_ct", "loss_ct"), ("loss_ce", "loss_ce"), ("loss", "total")):
-        got = [step[ours] for step in steps]
+        got = [step[ours] for step in trained]
         assert got[0] == pytest.approx(expected[theirs][0], rel=first), ours
-        assert got == pytest.approx(expected[theirs], rel=every), ours
+        assert got == pytest.approx(expected[theirs][:steps], rel=every), ours
 
 
 @pytest.mark.slow
-def test_accuracies_of_20_steps(runs: dict[str, Recorder]) -> None:
-    expected, steps = REFERENCE["training"]["float64"], runs["float64"].steps
-    assert [step["acc_ce_top1"] for step in steps] == expected["acc1"]
-    assert [step["acc_ce_top5"] for step in steps] == expected["acc5"]
+def test_accuracies() -> None:
+    expected, trained = REFERENCE["training"]["float64"], train("float64", 20).steps
+    assert [step["acc_ce_top1"] for step in trained] == expected["acc1"]
+    assert [step["acc_ce_top5"] for step in trained] == expected["acc5"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", ["0", "1", "5", "20"])
-def test_weights_statistics_and_queue(runs: dict[str, Recorder], steps: str) -> None:
-    """Values agree relative to the largest, and what training changed relative to the change."""
-    expected, got = REFERENCE["state"][steps], runs["float64"].state[steps]
+def test_weights_statistics_and_queue(steps: str) -> None:
+    """Values agree relative to the largest, and what training moved relative to the move."""
+    expected, got = REFERENCE["state"][steps], train("float64", 20).state[steps]
     assert got["queue_ptr"] == expected["queue_ptr"]
     start = REFERENCE["state"]["0"]["tensors"]
     for name, theirs in expected["tensors"].items():
-        ours = got["tensors"][name]
-        values = np.array(theirs["values"])
+        ours, values = got["tensors"][name], np.array(theirs["values"])
         moved = np.abs(values - start[name]["values"]).max() if name in start else np.inf
-        tolerance = min(1e-9 * np.abs(values).max(), 1e-6 * moved) + 1e-14
+        tolerance = min(1e-9 * np.abs(values).max(), 1e-8 * moved) + 1e-14
         np.testing.assert_allclose(ours["values"], values, rtol=0, atol=tolerance, err_msg=name)
         scale = theirs["abs_sum"]
         assert ours["abs_sum"] == pytest.approx(scale, rel=1e-9), name
@@ -256,16 +246,16 @@ def test_weights_statistics_and_queue(runs: dict[str, Recorder], steps: str) -> 
 
 
 @pytest.mark.slow
-def test_initialisation(runs: dict[str, Recorder]) -> None:
+def test_initialisation() -> None:
     """Teacher backbone apart from the student, projector the same, residual branches at zero."""
-    assert runs["float64"].init == REFERENCE["init"]
+    assert train("float64", 20).init == REFERENCE["init"]
 
 
 @pytest.mark.parametrize("case", REFERENCE["pairs"], ids=lambda c: f"{c['natural']} natural")
-def test_locked_pairs(config: Config, case: dict[str, Any]) -> None:
+def test_locked_pairs(case: dict[str, Any]) -> None:
     dataset = SimpleNamespace(sizes=(case["remote_sensing"], case["natural"]))
     expected = [(rs, natural) for natural, rs in case["pairs"]]
-    sampler = {**config.train_dataloader.sampler, "dataset": dataset, "seed": 0}
+    sampler = {**CONFIG.train_dataloader.sampler, "dataset": dataset, "seed": 0}
     in_order = DATA_SAMPLERS.build({**sampler, "shuffle": False})
     assert [tuple(pair[:2]) for pair in in_order] == expected
 
@@ -277,16 +267,16 @@ def test_locked_pairs(config: Config, case: dict[str, Any]) -> None:
         assert sorted(pairs) == sorted(expected)
 
 
-def test_learning_rates(config: Config) -> None:
-    init_default_scope(config.default_scope)
-    options = {k: v for k, v in config.optim_wrapper.optimizer.items() if k != "type"}
+def test_learning_rates() -> None:
+    init_default_scope(CONFIG.default_scope)
+    options = {k: v for k, v in CONFIG.optim_wrapper.optimizer.items() if k != "type"}
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], **options)
     schedulers = [
-        PARAM_SCHEDULERS.build({**cfg, "optimizer": optimizer}) for cfg in config.param_scheduler
+        PARAM_SCHEDULERS.build({**cfg, "optimizer": optimizer}) for cfg in CONFIG.param_scheduler
     ]
     assert all(s.by_epoch for s in schedulers)
     rates = []
-    for _ in range(config.train_cfg.max_epochs):
+    for _ in range(CONFIG.train_cfg.max_epochs):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         for scheduler in schedulers:
