@@ -164,7 +164,9 @@ def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace
     try:
         main(args)
     except UserError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+        # From a worker process it comes with that process's traceback in front.
+        text = str(error).rsplit(f"{UserError.__module__}.UserError: ", 1)[-1].strip()
+        print(f"\nerror: {text}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -58,7 +58,8 @@ def write_tiff(path: Path, values: np.ndarray, byte_order: str = "<", orientatio
         (279, long, len(data)),
         (339, short, sample_format),
     ]
-    content = {"<": b"II", ">": b"MM"}[byte_order] + struct.pack(byte_order + "HI", 42, 8 + len(data))
+    content = {"<": b"II", ">": b"MM"}[byte_order]
+    content += struct.pack(byte_order + "HI", 42, 8 + len(data))
     content += data + struct.pack(byte_order + "H", len(tags))
     for tag, kind, value in tags:
         form = "HHIHxx" if kind == short else "HHII"

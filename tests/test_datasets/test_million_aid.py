@@ -111,4 +111,4 @@ def test_built_by_name_serialised_and_cut(tmp_path):
     assert dataset.data_list == [] and len(dataset.data_bytes) > 0  # one array, not 10^6 dicts
     assert names(pickle.loads(pickle.dumps(dataset)), tmp_path) == [f"{n}.png" for n in range(4)]
     assert "gt_label" not in dataset.get_data_info(0)
-    assert MillionAID(str(tmp_path), serialize_data=False).data_list[5]["img_path"].endswith("5.png")
+    assert len(MillionAID(str(tmp_path), serialize_data=False).data_list) == 6

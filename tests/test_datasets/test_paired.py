@@ -85,11 +85,11 @@ def test_a_seed_is_drawn_where_none_is_given():
 
 @pytest.mark.parametrize(("total", "ranks"), [(48, 4), (50, 4), (7, 7)])
 def test_ranks_share_the_pairs_of_one_process(monkeypatch, total, ranks):
-    alone = epoch_of(sampler_of(total, 20), 2)
+    alone = epoch_of(sampler_of(total, total // 2), 2)
     shares = []
     for rank in range(ranks):
         monkeypatch.setattr(paired, "get_dist_info", lambda rank=rank: (rank, ranks))
-        sampler = sampler_of(total, 20)
+        sampler = sampler_of(total, total // 2)
         assert len(sampler) == total // ranks
         shares.append(epoch_of(sampler, 2))
     union = [pair for share in shares for pair in share]
@@ -285,6 +285,7 @@ def loaded_by_main(pair_data) -> list[dict[str, Any]]:
     return batches(PairedDataset(**config(pair_data)), 0)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_loads_the_same(pair_data, loaded_by_main, workers):
     loaded = batches(PairedDataset(**config(pair_data)), workers)
@@ -436,14 +437,12 @@ def test_label_goes_with_the_image_that_is_used(damaged):
     assert sample.gt_label.item() == 1 and sample.natural_path.endswith("class_1/000.jpg")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_too_many_bad_images_in_a_row_stop_the_run(damaged, workers):
+def test_too_many_bad_images_in_a_row_stop_the_run(damaged):
     for image in (damaged / "rs").iterdir():
         image.write_bytes(b"")
-    loader = DataLoader(PairedDataset(**config(damaged)), 4, num_workers=workers)
-    expected = r"12 images of MillionAID in a row cannot be read, the last one being .*\.jpg \(empty"
+    expected = r"12 images of MillionAID in a row cannot be read, the last one .*\.jpg \(empty file"
     with pytest.raises(UserError, match=expected):
-        next(iter(loader))
+        next(iter(DataLoader(PairedDataset(**config(damaged)), 4)))
 
 
 def test_how_many_in_a_row_depends_on_the_size_of_the_source(tmp_path, monkeypatch):
