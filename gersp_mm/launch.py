@@ -20,7 +20,9 @@ VIS_BACKENDS = {
     "wandb": ("WandbVisBackend", "wandb", "wandb"),
     "mlflow": ("MLflowVisBackend", "mlflow", "mlflow"),
 }
-MMENGINE_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+MMENGINE_HOOKS = (
+    "runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint",
+)  # fmt: skip
 
 
 class CfgOptions(DictAction):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from functools import partial
 from types import FrameType
+from typing import Any, Callable
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop
 
 from gersp_mm.hooks.checkpoint import ATOMIC_BACKEND
@@ -26,30 +30,49 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     method (:class:`gersp_mm.PairedSampler`).
 
     Raises:
-        UserError: a checkpoint from the middle of an epoch is resumed with epochs of another
-            length (another batch size, number of GPUs or data set).
+        UserError: an epoch has no iteration, or a checkpoint from the middle of an epoch is
+            resumed with epochs of another length (another batch size, number of GPUs or data set).
     """
 
+    _epoch: int
+    _iter: int
     _stop_signal = 0
+    _asked = 0.0  # when, on the monotonic clock
     # Some releases of torchrun answer a terminal's Ctrl-C by sending the ranks another one.
     _echo_seconds = 1.0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        loader = self.dataloader
+        self._workers_released = multiprocessing.RawValue("b", 0)
+        loader.worker_init_fn = partial(
+            _start_worker, loader.worker_init_fn, self._workers_released
+        )
+        if len(loader) == 0:
+            pairs = len(loader.sampler) * get_world_size()
+            raise UserError(
+                f"an epoch has no iteration: {pairs} samples make no batch of "
+                f"{loader.batch_size * get_world_size()} ({loader.batch_size} a process): lower "
+                "train_dataloader.batch_size or add images"
+            )
+
     def run(self) -> torch.nn.Module:
         """Train, handling signals meanwhile."""
-        self._pid = os.getpid()
         self._check_epoch_length()
         self._keep_sampler_seed()
         if threading.current_thread() is not threading.main_thread():
+            self._workers_released.value = 1
             return super().run()  # signals belong to the main thread
         signals = (signal.SIGINT, signal.SIGTERM)
         previous = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
             return super().run()
         except Exception:
-            if self._stop_signal:  # rank 0 has saved and left; what broke is of no interest
+            if self._stop_signal and self.runner.rank:  # rank 0 has saved and left
                 raise SystemExit(128 + self._stop_signal) from None
             raise
         finally:
+            self._workers_released.value = 1
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -68,12 +91,6 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            # A worker process: a signal to all processes must not take the data away before the
-            # checkpoint is written. The second SIGTERM is from its parent, and ends it.
-            if number == signal.SIGTERM:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            return
         if self._stop_signal:
             if number == signal.SIGINT and time.monotonic() - self._asked > self._echo_seconds:
                 raise KeyboardInterrupt
@@ -138,3 +155,17 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         if hasattr(sampler, "seed"):
             sampler.seed = hub.get_info("sampler_seed", sampler.seed)
             hub.update_info("sampler_seed", sampler.seed)
+
+
+def _start_worker(init: Callable[[int], None] | None, released: Any, worker_id: int) -> None:
+    """Keep a signal sent to all processes from taking the data away before the checkpoint.
+
+    Args:
+        init: the function that starts a worker otherwise.
+        released: shared between the processes; not zero when the workers may end.
+        worker_id: number of the worker.
+    """
+    if init is not None:
+        init(worker_id)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if released.value else None)

@@ -248,7 +248,7 @@ def test_interruption_leaves_nothing(tool, tmp_path: Path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(tool, "copy_photographs", interrupted)
         assert run(tool, tmp_path) == 130
-    assert "run the same command again" in capsys.readouterr().err
+    assert "run it again" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists() and no_leftovers(tmp_path)
     assert run(tool, tmp_path) == 0
 

@@ -52,7 +52,8 @@ BUILD_TOOLS = ("setuptools>=80,<82", "wheel")
 NETWORK_SIGNS = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|Max retries exceeded|Temporary failure in name|"
     r"Name or service not known|Network is unreachable|ProxyError|SSLError|ConnectionResetError|"
-    r"IncompleteRead|Connection broken|Connection refused|RemoteDisconnected",
+    r"IncompleteRead|Connection broken|Connection refused|RemoteDisconnected|"
+    r"\(from versions: none\)",
     re.I,
 )
 # Is there a torch that can be kept? 2.3 is the first release that works with numpy 2, which
@@ -92,8 +93,9 @@ def diagnose(log: list[str], returncode: int) -> str:
         return "the disk is full; free some space (a full environment takes about 10 GB) and repeat"
     if NETWORK_SIGNS.search(text):
         return (
-            "the package index could not be reached; check the network (or the PIP_INDEX_URL, "
-            "HTTPS_PROXY and PIP_FIND_LINKS settings) and repeat: finished steps are kept"
+            "the package index could not be reached or is empty; check the network (or the "
+            "PIP_INDEX_URL, HTTPS_PROXY and PIP_FIND_LINKS settings) and repeat: finished steps "
+            "are kept"
         )
     errors = [line.strip() for line in log if re.match(r"\s*(ERROR|error|fatal)\b", line)]
     return errors[-1] if errors else f"the command ended with status {returncode}"
@@ -274,12 +276,12 @@ class Setup:
     # the steps -----------------------------------------------------------------------------------
     def make_venv(self) -> None:
         folder = self.venv
-        if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").exists():
-            if not (folder / "lib").exists():
-                raise SetupError(
-                    f"{folder} exists and is no Python environment; "
-                    "move it away or set GERSP_VENV to another folder"
-                )
+        ours = {"pyvenv.cfg", "include", "lib", "bin"}  # any of them: an environment, maybe cut off
+        if folder.exists() and any(folder.iterdir()) and not ours & set(os.listdir(folder)):
+            raise SetupError(
+                f"{folder} exists and is no Python environment; "
+                "move it away or set GERSP_VENV to another folder"
+            )
         version = self.ask("import sys; print(*sys.version_info[:2])")
         if version and tuple(map(int, version.split())) < (3, 10):
             raise SetupError(

@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
     if args.amp:
         launch.use_amp(cfg, args.amp)
     if args.auto_scale_lr:
-        if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
+        if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
             raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
         # MMEngine compares with the batch of one iteration, the learning rate is for that of a step

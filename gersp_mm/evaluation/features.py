@@ -80,7 +80,9 @@ def _read_source(source: Path) -> list[tuple[str, int]]:
         try:
             return list(ImageFolder(str(source)).samples)
         except FileNotFoundError as error:
-            raise UserError(f"{source}: {error}; expected one sub-folder of images per class") from None
+            raise UserError(
+                f"{source}: {error}; expected one sub-folder of images a class"
+            ) from None
     if not source.is_file():
         raise UserError(f"{source} does not exist: give a folder of classes, or a list of images")
     samples = []

@@ -92,8 +92,6 @@ def knn_accuracy(
             f"{len(test_features)} test features with {len(test_labels)} labels: kNN needs one "
             "label for each, and at least one"
         )
-    predicted = knn_predict(
-        train_features, train_labels, test_features, k, temperature, chunk_size
-    )
+    predicted = knn_predict(train_features, train_labels, test_features, k, temperature, chunk_size)
     correct = predicted == test_labels.to(predicted.device)
     return correct.double().mean().item() * 100

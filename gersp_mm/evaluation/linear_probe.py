@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -73,7 +73,7 @@ def linear_probe(
     if not sweep:
         raise UserError("sweep must name at least one value of C")
 
-    def fitted(c: float, features: object, labels: object) -> object:
+    def fitted(c: float, features: Any, labels: Any) -> Any:
         regression = LogisticRegression(C=c, max_iter=max_iter)
         return make_pipeline(StandardScaler(), regression).fit(features, labels)
 

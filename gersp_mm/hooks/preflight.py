@@ -21,8 +21,8 @@ class PreflightHook(Hook):
 
     Raises:
         UserError: with the numbers and the fix, when the queue is smaller than the global batch, a
-            batch of 1 meets BatchNorm, a label lies outside the classifier, an epoch has no
-            iteration, SyncBN would run on CPUs, or nothing would move the teacher.
+            batch of 1 meets BatchNorm, a label lies outside the classifier, SyncBN would run on
+            CPUs, or nothing would move the teacher.
     """
 
     priority = "VERY_HIGH"
@@ -33,23 +33,12 @@ class PreflightHook(Hook):
         loader = runner.train_dataloader
         batch = loader.batch_size
         global_batch = batch * get_world_size()
-        self._check_epoch(loader, global_batch)
         self._check_labels(model, loader.dataset)
         if getattr(model, "teacher", None) is not None:
             self._check_teacher(runner, model)
             self._check_queue(model, batch, global_batch)
             self._check_batch_norm(runner, model, batch)
         self._compare_batch_size(runner, batch, global_batch)
-
-    @staticmethod
-    def _check_epoch(loader: Any, global_batch: int) -> None:
-        if len(loader) == 0:
-            samples = len(loader.sampler) * get_world_size()
-            raise UserError(
-                f"an epoch has no iteration: {samples} samples make no batch of "
-                f"{global_batch} ({loader.batch_size} a process): lower "
-                "train_dataloader.batch_size or add images"
-            )
 
     @staticmethod
     def _check_labels(model: Any, dataset: Any) -> None:

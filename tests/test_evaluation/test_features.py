@@ -50,7 +50,9 @@ def by_hand(backbone: SmallBackbone, dataset: TensorDataset) -> np.ndarray:
     """Image by image, in float64, BatchNorm and ReLU written out."""
     conv = nn.Conv2d(3, 6, 3, padding=1).double()
     conv.load_state_dict({k: v.double() for k, v in backbone.conv.state_dict().items()})
-    norm = {k: v.double().view(-1, *[1] * (v.dim() * 2)) for k, v in backbone.norm.state_dict().items()}
+    norm = {
+        name: value.double().view(-1, 1, 1) for name, value in backbone.norm.state_dict().items()
+    }
     rows = []
     for image, _ in dataset:
         x = (image.double() - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
@@ -188,7 +190,7 @@ def test_bad_lists(tmp_path: Path, content, expected):
 
 
 def test_bad_folder_size_and_file(tmp_path: Path):
-    with pytest.raises(UserError, match="one sub-folder of images per class"):
+    with pytest.raises(UserError, match="one sub-folder of images a class"):
         EvalImages(tmp_path)
     folder = write_classes(tmp_path, classes=1, per_class=1)
     with pytest.raises(UserError, match="resize must be at least the size 64"):

@@ -12,7 +12,8 @@ from gersp_mm.evaluation import knn_accuracy, knn_predict
 from gersp_mm.utils.errors import UserError
 
 
-def blobs(count: int, seed: int, classes: int = 4, dim: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    classes, dim = 4, 5
     centres = np.random.default_rng(0).normal(size=(classes, dim))
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)

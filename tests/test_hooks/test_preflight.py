@@ -35,11 +35,6 @@ REFUSALS = {
         "train_dataloader.batch_size=1 with BatchNorm: the keys would be normalised by "
         "themselves; use at least 2 images a process",
     ),
-    "batch above data": (
-        set_options(train_dataloader__batch_size=17),
-        "an epoch has no iteration: 16 samples make no batch of 17 (17 a process): lower "
-        "train_dataloader.batch_size or add images",
-    ),
     "no teacher hook": (
         drop_teacher_hook,
         "no hook moves the teacher: add "
@@ -84,7 +79,7 @@ def test_empty_remote_sensing_folder_is_named(pair_data, tmp_path):
     cfg = demo_config(pair_data, tmp_path)
     cfg.train_dataloader.dataset.remote_sensing.data_root = str(tmp_path / "empty")
     runner = build(cfg)
-    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / 'empty'))} holds no image"):
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / 'empty'))}/? holds no image"):
         runner.train()
 
 

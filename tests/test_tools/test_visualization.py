@@ -46,7 +46,12 @@ def test_a_resumed_run_is_one_curve(tmp_path: Path):
     write_scalars(
         tmp_path,
         "20260101_000000",
-        [train_line(10, 7.0), {"knn/top1": 40.0, "step": 1}, train_line(20, 6.0), train_line(30, 9.0)],
+        [
+            train_line(10, 7.0),
+            {"knn/top1": 40.0, "step": 1},
+            train_line(20, 6.0),
+            train_line(30, 9.0),
+        ],
         tail='{"loss_ct": 5.',  # killed while writing
     )
     write_scalars(tmp_path, "20260101_000100", [train_line(30, 5.0), train_line(40, 4.0)])
@@ -93,8 +98,9 @@ def test_curves_errors(tmp_path: Path):
 def test_pairs_are_what_the_model_gets(pair_data: Path, tmp_path: Path):
     cfg = smoke_twin("gersp_r18_demo.py", pair_data, tmp_path)
     # Nothing random but the order, so that the file's own pixels must come back.
-    for pipeline in (cfg.train_dataloader.dataset.rs_pipeline, cfg.train_dataloader.dataset.natural_pipeline):
-        pipeline[:] = [dict(type="Resize", scale=(32, 32))]
+    dataset = cfg.train_dataloader.dataset
+    for pipeline in (dataset.rs_pipeline, dataset.natural_pipeline):
+        pipeline[:] = [dict(type="torchvision/Resize", size=(32, 32))]
     cfg.model.data_preprocessor = dict(mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0])
     images, labels = browse_pairs.seen_by_model(cfg, rows=6)
     assert {view: part.shape for view, part in images.items()} == dict.fromkeys(

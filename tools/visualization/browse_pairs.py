@@ -7,8 +7,8 @@ label.
 
 Examples:
   python tools/visualization/browse_pairs.py configs/pretrain/gersp_r18_demo.py
-  python tools/visualization/browse_pairs.py configs/pretrain/gersp_r50.py --rows 12 --out pairs.png \
-      --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images
+  python tools/visualization/browse_pairs.py configs/pretrain/gersp_r50.py --rows 12 \
+      --out pairs.png --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
 
     rows = max(map(len, images.values()))
     size = (2.1 * len(images), 2.1 * rows + 0.4)
-    figure, axes = plt.subplots(rows, len(images), figsize=size, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, len(images), figsize=size, squeeze=False, layout="constrained"
+    )
     for column, (view, pictures) in enumerate(images.items()):
         side = "x".join(map(str, pictures.shape[2:0:-1]))
         axes[0, column].set_title(f"{VIEWS[view]}\n{side} px", fontsize=9)

@@ -2,7 +2,7 @@
 
 Examples:
   python tools/visualization/curves.py work_dirs/gersp_r18_demo
-  python tools/visualization/curves.py work_dirs/a work_dirs/b --labels "m 0.99" "m 0.996" --out ab.png
+  python tools/visualization/curves.py work_dirs/a work_dirs/b --labels 0.99 0.996 --out ab.png
   python tools/visualization/curves.py work_dirs/a/20260101_120000/vis_data/scalars.json
 
 A run is a work directory (all its starts, so that a resumed run is one curve) or one scalars.json.
@@ -27,6 +27,8 @@ TITLES = {
     "loss_ce": "cross-entropy (natural images)",
     "acc_ct": "contrastive top-1 (%)",
     "acc_ce_top1": "natural images top-1 (%)",
+    "acc_ce_top5": "natural images top-5 (%)",
+    "knn_top1": "kNN top-1 (%)",
     "sim_pos": "cosine similarity, positive pairs",
     "sim_neg": "cosine similarity, negatives",
     "feat_std": "spread of the queries (0: collapsed)",
@@ -50,7 +52,7 @@ def find_logs(run: Path) -> list[Path]:
     logs = sorted(run.glob("*/vis_data/scalars.json")) or sorted(run.glob("vis_data/scalars.json"))
     if not logs:
         raise UserError(
-            f"{run}: no */vis_data/scalars.json in it; give the work directory of a run, or the file"
+            f"{run}: no */vis_data/scalars.json in it; give the work directory of a run or the file"
         )
     return logs
 
@@ -142,7 +144,9 @@ def draw(runs: dict[str, dict[str, Curve]], out: Path) -> Path:
         axis.axis("off")
     if len(runs) > 1:
         handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(runs)), fontsize=9)
+        figure.legend(
+            handles, labels, loc="outside upper center", ncols=min(4, len(runs)), fontsize=9
+        )
     else:
         figure.suptitle(next(iter(runs)), fontsize=11)
     with replacing(out) as temporary:
@@ -157,7 +161,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("runs", nargs="+", type=Path, help="work directories or scalars.json files")
     parser.add_argument("--labels", nargs="+", help="names of the runs; default: of their folders")
-    parser.add_argument("--out", type=Path, help="png to write; default: curves.png in the first run")
+    parser.add_argument("--out", type=Path, help="png to write; default: first run/curves.png")
     return parser.parse_args(argv)
 
 
