@@ -37,7 +37,8 @@ def test_types_resolve_from_the_scope_of_every_host():
         f"for scope in {['mmengine', 'mmpretrain', *hosts]}:\n"
         "    with DefaultScope.overwrite_default_scope(scope):\n"
         "        hook = HOOKS.build(dict(type='gersp_mm.TeacherUpdateHook'))\n"
-        "        print('found', scope, type(hook).__name__, MODELS.get('gersp_mm.GeRSP').__name__,\n"
+        "        print('found', scope, type(hook).__name__,\n"
+        "              MODELS.get('gersp_mm.GeRSP').__name__,\n"
         "              DATASETS.get('gersp_mm.PairedDataset').__name__)\n"
     )
     found = [line.split()[1:] for line in out.splitlines() if line.startswith("found")]

@@ -315,11 +315,17 @@ def main(args):
 
     options = [f"randomness.seed={args.seed}", f"train_cfg.max_epochs={epochs}"]
     for number, scheduler in enumerate(cfg.param_scheduler):
-        if scheduler.get("T_max") == cfg.train_cfg.max_epochs:
-            options.append(f"param_scheduler.{number}.T_max={epochs}")
+        if "T_max" in scheduler:  # the cosine ends with the last epoch
+            begin = scheduler.get("begin", 0)
+            options.append(f"param_scheduler.{number}.T_max={max(1, epochs - begin)}")
+            if "end" in scheduler:
+                options.append(f"param_scheduler.{number}.end={max(begin + 1, epochs)}")
     classes = len(manifest["natural_classes"] or ())
     if classes > cfg.model.natural_head.num_classes:
         options.append(f"model.natural_head.num_classes={classes}")
+
+    if manifest["evaluation"] is None:
+        options.append("default_hooks.knn_eval=None")
 
     tool = Path("visualization")
     steps.run("picture of training pairs", run_tool, tool / "browse_pairs.py", CONFIG, "--out",
