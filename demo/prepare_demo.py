@@ -248,7 +248,7 @@ def cut_scenes(archive: zipfile.ZipFile, out: Path) -> dict[str, list[dict[str, 
             text = re.sub(r"<filename>[^<]*<", f"<filename>{name}.png<", text, count=1)
             _write(out / f"scenes/annotations/{name}.xml", text.encode())
         count = sum(map(len, tiles.values()))
-        print(f"  scene {number} of {len(SCENES)}: {name}, {width}x{height} px; {count} tiles yet")
+        print(f"  scene {number} of {len(SCENES)}: {name}, {width}x{height} px; {count} tiles")
     return tiles
 
 

@@ -325,7 +325,7 @@ def main(args):
         options.append(f"model.natural_head.num_classes={classes}")
 
     if manifest["evaluation"] is None:
-        options.append("default_hooks.knn_eval=None")
+        options.append("default_hooks.knn_eval=None")  # it has no images either
 
     tool = Path("visualization")
     steps.run("picture of training pairs", run_tool, tool / "browse_pairs.py", CONFIG, "--out",

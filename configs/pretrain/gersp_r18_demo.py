@@ -57,13 +57,13 @@ param_scheduler = [
         type="CosineAnnealingLR",
         by_epoch=True,
         begin=1,
-        end=8,
-        T_max=7,
+        end=6,
+        T_max=5,
         eta_min=0.001,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type="gersp_mm.ResumableTrainLoop", max_epochs=8)
+train_cfg = dict(type="gersp_mm.ResumableTrainLoop", max_epochs=6)
 auto_scale_lr = dict(enable=False, base_batch_size=32)
 default_hooks = dict(
     logger=dict(interval=10),
@@ -72,7 +72,7 @@ default_hooks = dict(
         type="gersp_mm.KNNEvalHook",
         train=data_root + "/sites_train.txt",
         test=data_root + "/sites_test.txt",
-        interval=4,
+        interval=3,
         size=64,
     ),
 )
