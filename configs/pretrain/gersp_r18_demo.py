@@ -15,7 +15,7 @@ model = dict(
     teacher_momentum=0.99,
     backbone=dict(depth=18),
     neck=dict(in_channels=512, hid_channels=512),
-    head=dict(temperature=0.2),
+    head=dict(temperature=0.1),
     natural_head=dict(in_channels=512),
 )
 train_dataloader = dict(
@@ -49,7 +49,7 @@ train_dataloader = dict(
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="gersp_mm.TrainableParamsConstructor",
-    optimizer=dict(type="SGD", lr=0.05, momentum=0.9, weight_decay=5e-4),
+    optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=5e-4),
 )
 param_scheduler = [
     dict(type="LinearLR", by_epoch=True, end=1, start_factor=0.01, convert_to_iter_based=True),
