@@ -70,8 +70,8 @@ default_hooks = dict(
     collapse_monitor=dict(interval=20),
     knn_eval=dict(
         type="gersp_mm.KNNEvalHook",
-        train=data_root + "/sites_train.txt",
-        test=data_root + "/sites_test.txt",
+        train=f"{data_root}/sites_train.txt",
+        test=f"{data_root}/sites_test.txt",
         interval=3,
         size=64,
     ),
