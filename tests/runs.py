@@ -23,7 +23,8 @@ def demo_config(data: Path, work_dir: Path, iterations: int = 4, epochs: int = 1
     cfg.model.neck.update(in_channels=64, hid_channels=64)
     cfg.model.natural_head.update(in_channels=64, num_classes=3, topk=(1,))
     cfg.train_cfg.max_epochs = epochs
-    cfg.param_scheduler[0].T_max = epochs
+    cosine = dict(type="CosineAnnealingLR", T_max=epochs, eta_min=0.001, convert_to_iter_based=True)
+    cfg.param_scheduler = [cosine]
     cfg.log_level = "WARNING"
     return cfg
 

@@ -220,7 +220,7 @@ def test_mim_train_by_name(
         f"train_dataloader.dataset.remote_sensing.data_root={pair_data / 'rs'}",
         "train_dataloader.dataset.remote_sensing.ann_file=",
         f"train_dataloader.dataset.natural.data_root={pair_data / 'natural'}",
-        "train_dataloader.dataset.natural.ann_file=",
+        "train_dataloader.dataset.natural.ann_file=", "default_hooks.knn_eval=None",
         cwd=tmp_path, OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert "Training finished successfully" in output

@@ -43,7 +43,9 @@ def events_of(cfg):
 
 
 def test_one_update_after_every_step(pair_data, tmp_path):
-    events = events_of(demo_config(pair_data, tmp_path, iterations=3))
+    cfg = demo_config(pair_data, tmp_path, iterations=3)
+    cfg.model.teacher_momentum = 0.996
+    events = events_of(cfg)
     assert [name for name, _ in events] == ["step", "teacher"] * 3
     assert {m for name, m in events if name == "teacher"} == {0.996}
 
