@@ -63,7 +63,8 @@ def test_a_run_with_every_option(pair_data, tmp_path):
     """Nothing to resume, bfloat16, scaled learning rate, TensorBoard, no worker processes."""
     config = write_config(pair_data, tmp_path)
     options = ["train_dataloader.num_workers=0", "default_hooks.collapse_monitor=None",
-               "model.queue_len=20", "optim_wrapper.accumulative_counts=2"]
+               "model.queue_len=20", "optim_wrapper.accumulative_counts=2",
+               "optim_wrapper.optimizer.lr=0.03"]
     done = call(config, "--resume", "--amp", "bf16", "--auto-scale-lr", "--log-to", "tensorboard",
                 "--cfg-options", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
