@@ -8,6 +8,7 @@ A type written as ``gersp_mm.Name`` is found from the config of any OpenMMLab li
 
 from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -25,6 +26,9 @@ DATA_SAMPLERS = Registry(
 )
 TRANSFORMS = Registry(
     "transform", parent=ROOT_TRANSFORMS, scope=SCOPE, locations=["gersp_mm.datasets"]
+)
+FUNCTIONS = Registry(
+    "function", parent=ROOT_FUNCTIONS, scope=SCOPE, locations=["gersp_mm.datasets"]
 )
 HOOKS = Registry("hook", parent=ROOT_HOOKS, scope=SCOPE, locations=["gersp_mm.hooks"])
 LOOPS = Registry("loop", parent=ROOT_LOOPS, scope=SCOPE, locations=["gersp_mm.loops"])

@@ -24,7 +24,7 @@ train_dataloader = dict(
     persistent_workers=True,
     drop_last=True,
     sampler=dict(type="gersp_mm.PairedSampler", epoch_length="remote_sensing"),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="gersp_mm.collate_pairs"),
     dataset=dict(
         type="gersp_mm.PairedDataset",
         remote_sensing=dict(

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageFilter
-from torchvision import transforms as T
+import numpy as np
+import torch
+from mmengine.device import get_device
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor
 
+from gersp_mm.datasets.colour import (
+    apply_compiled,
+    apply_with_pil,
+    compile_kernel,
+    has_numba,
+)
+from gersp_mm.datasets.colour_draw import draw_colour
 from gersp_mm.registry import TRANSFORMS
 from gersp_mm.utils.errors import UserError
 
@@ -38,70 +49,148 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+class Crop(NamedTuple):
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
 @TRANSFORMS.register_module()
 class ViewAugmentation:
     """Random crop, colour and flip: one augmented view of one image.
 
     ``dict(type='gersp_mm.ViewAugmentation', preset='released', size=224)`` is the released code's
-    pipeline; any part of a preset can be replaced by name.
+    pipeline; any part of a preset can be replaced by name. What is drawn has the distributions of
+    torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale and flips.
+
+    Crop and resize happen here, in the worker process. The rest (colours, blur, flips) happens
+    where there is time for it: batched on the training device by
+    :class:`gersp_mm.PairedDataPreprocessor` when that is an accelerator, else here, by a compiled
+    kernel where numba is installed and with PIL elsewhere. The images come out the same.
 
     Args:
         preset: ``'released'`` or ``'mocov2'``.
         size: side of the square view in pixels.
+        colour: where colours, blur and flips are done: ``'device'``, ``'workers'``, or ``'auto'``
+            for the device if there is an accelerator.
+        engine: how the workers do it: ``'numba'``, ``'pil'`` (which also resizes with PIL: the
+            reference, to at most 2 of 255 grey levels the same), or ``'auto'`` for numba where it
+            is installed.
         **changes: ``scale``, the area share of the crop; ``jitter``, strengths of brightness,
             contrast, saturation and hue; ``jitter_prob``, ``grayscale_prob``, ``blur_prob``,
             ``horizontal_flip_prob``, ``vertical_flip_prob`` in [0, 1]; ``grayscale_first``,
             whether greyscale comes before the colour jitter.
 
     Raises:
-        UserError: the preset or a part of it is unknown.
+        UserError: an argument is none of its choices, a part of a preset is unknown, or numba is
+            asked for and not installed.
     """
 
-    blur_sigma = (0.1, 2.0)
+    takes_tensor = True  # results['img'] is a 3×H×W tensor, not a PIL image
+    ratio = (3 / 4, 4 / 3)  # width to height of the crop
 
-    def __init__(self, preset: str = "released", size: int = 224, **changes: Any) -> None:
-        if preset not in PRESETS:
-            raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    def __init__(
+        self,
+        preset: str = "released",
+        size: int = 224,
+        colour: str = "auto",
+        engine: str = "auto",
+        **changes: Any,
+    ) -> None:
+        _check_choice("preset", preset, tuple(PRESETS))
+        _check_choice("colour", colour, ("auto", "device", "workers"))
+        _check_choice("engine", engine, ("auto", "numba", "pil"))
         unknown = sorted(set(changes) - set(PRESETS[preset]))
         if unknown:
             raise UserError(
                 f"ViewAugmentation has no {', '.join(unknown)}; it has {', '.join(PRESETS[preset])}"
             )
-        parts = {**PRESETS[preset], **changes}
-        colour: list[Any] = [_maybe(T.ColorJitter(*parts["jitter"]), parts["jitter_prob"])]
-        grayscale = T.RandomGrayscale(parts["grayscale_prob"])
-        colour.insert(0 if parts["grayscale_first"] else 1, grayscale)
-        if parts["blur_prob"]:
-            colour.append(_maybe(_GaussianBlur(self.blur_sigma), parts["blur_prob"]))
+        if engine == "numba" and not has_numba():
+            raise UserError("engine='numba' needs numba: pip install numba, or use engine='auto'")
         self.preset = preset
-        self.transform = T.Compose([
-            T.RandomResizedCrop(size, scale=tuple(parts["scale"])),
-            *colour,
-            T.RandomHorizontalFlip(parts["horizontal_flip_prob"]),
-            T.RandomVerticalFlip(parts["vertical_flip_prob"]),
-            T.PILToTensor(),
-        ])  # fmt: skip
+        self.size = size
+        self.parts = {**PRESETS[preset], **changes}
+        self.on_device = colour == "device" or (colour == "auto" and get_device() != "cpu")
+        self.engine = engine
+        self.compiled = engine != "pil" and has_numba()
+        if self.compiled and not self.on_device:
+            compile_kernel()
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Replace the PIL RGB image ``results['img']`` by a uint8 tensor, 3×size×size."""
-        return {**results, "img": self.transform(results["img"])}
+        """Replace the image by one view of it.
+
+        Args:
+            results: ``img``, a 3×H×W uint8 RGB tensor or a PIL RGB image.
+
+        Returns:
+            ``results`` with ``img``, a uint8 tensor, 3×size×size, channels last in memory; and, if
+            the device is to go on from there, ``colour``, what it has to do (a float32 vector of
+            :mod:`gersp_mm.datasets.colour_draw`).
+        """
+        image = results["img"]
+        if not isinstance(image, torch.Tensor):
+            image = pil_to_tensor(image)
+        crop = draw_crop(image.shape[1], image.shape[2], self.parts["scale"], self.ratio)
+        draw = draw_colour(self.parts)
+        if self.on_device:
+            return {**results, "img": self._resize(image, crop), "colour": torch.from_numpy(draw)}
+        return {**results, "img": self._finish(image, crop, draw)}
+
+    def _resize(self, image: torch.Tensor, crop: Crop) -> torch.Tensor:
+        """Cut out and resize with antialiasing, as 3×size×size."""
+        top, left, height, width = crop
+        # Channels last with a batch dimension is the layout that torch has a fast kernel for.
+        part = image[:, top : top + height, left : left + width].permute(1, 2, 0)[None]
+        if self.engine == "pil":
+            pil = Image.fromarray(part[0].numpy())
+            pil = pil.resize((self.size, self.size), Image.Resampling.BILINEAR)
+            return torch.from_numpy(np.array(pil)).permute(2, 0, 1)
+        return F.interpolate(
+            part.permute(0, 3, 1, 2), (self.size, self.size), mode="bilinear", antialias=True
+        )[0]
+
+    def _finish(self, image: torch.Tensor, crop: Crop, draw: np.ndarray) -> torch.Tensor:
+        pixels = np.ascontiguousarray(self._resize(image, crop).permute(1, 2, 0).numpy())
+        if self.compiled:
+            view = apply_compiled(pixels, draw)
+        else:
+            view = np.array(apply_with_pil(Image.fromarray(pixels), draw))
+        return torch.from_numpy(view).permute(2, 0, 1)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(preset={self.preset!r}, transform={self.transform})"
+        where = "on the device" if self.on_device else "numba" if self.compiled else "PIL"
+        return (
+            f"{type(self).__name__}(preset={self.preset!r}, size={self.size}, "
+            f"colour work: {where}, {self.parts})"
+        )
 
 
-def _maybe(transform: Any, prob: float) -> Any:
-    return transform if prob >= 1 else T.RandomApply([transform], prob)
+def draw_crop(height: int, width: int, scale: Any, ratio: Any) -> Crop:
+    """Draw a crop as torchvision's ``RandomResizedCrop`` does, with Python's random state.
+
+    Args:
+        height, width: of the image in pixels.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width divided by height.
+
+    Returns:
+        A crop inside the image; after ten that do not fit, the largest central one that does.
+    """
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = height * width * random.uniform(*scale)
+        aspect = math.exp(random.uniform(*log_ratio))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return Crop(random.randint(0, height - h), random.randint(0, width - w), h, w)
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return Crop((height - h) // 2, (width - w) // 2, h, w)
 
 
-class _GaussianBlur:
-    """Gaussian blur of PIL images with a random σ in pixels, as SimCLR and MoCo v2 use it."""
-
-    def __init__(self, sigma: Sequence[float]) -> None:
-        self.sigma = sigma
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return image.filter(ImageFilter.GaussianBlur(random.uniform(*self.sigma)))
-
-    def __repr__(self) -> str:
-        return f"GaussianBlur(sigma={tuple(self.sigma)})"
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -8,13 +8,18 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
+from torchvision.io import decode_jpeg
+from torchvision.transforms.functional import pil_to_tensor
 
 # What image folders are searched for; the content decides how a file is decoded, not its name.
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+
+JPEG_START = b"\xff\xd8\xff"
 
 # What the EXIF orientation tag asks for. PIL's own `exif_transpose` also rewrites the other tags,
 # and fails on those that are malformed.
@@ -49,10 +54,43 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
         BadImageError: the file is missing, empty, truncated, no image, or of a kind without a
             defined 8-bit meaning (floating point).
     """
+    return _decode_with_pil(_read(path, backend_args))
+
+
+def load_pixels(path: str, backend_args: dict | None = None) -> torch.Tensor:
+    """Decode one image file as :func:`load_rgb` does, JPEGs faster, to a 3×H×W uint8 RGB tensor.
+
+    torchvision's JPEG decoder gives PIL's values to the last bit. What it does not do as PIL does
+    (CMYK, EXIF rotation, saying what is wrong with a file) is left to PIL.
+
+    Args:
+        path: see :func:`load_rgb`.
+        backend_args: see :func:`load_rgb`.
+
+    Raises:
+        BadImageError: see :func:`load_rgb`.
+    """
+    content = _read(path, backend_args)
+    if content.startswith(JPEG_START) and b"Exif\0\0" not in content:
+        with contextlib.suppress(RuntimeError):  # PIL says whether and why a file is unusable
+            pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            if len(pixels) in (1, 3):
+                return pixels.expand(3, -1, -1)
+    return pil_to_tensor(_decode_with_pil(content))
+
+
+def _read(path: str, backend_args: dict | None) -> bytes:
     try:
         content = fileio.get(path, backend_args=backend_args)
-        if not content:
-            raise BadImageError("empty file")
+    except Exception as error:  # storage backends raise errors of their own
+        raise BadImageError(f"{type(error).__name__}: {error}") from error
+    if not content:
+        raise BadImageError("empty file")
+    return content
+
+
+def _decode_with_pil(content: bytes) -> Image.Image:
+    try:
         with warnings.catch_warnings(), unlimited_image_size():
             warnings.simplefilter("ignore")  # odd metadata does not make an image unusable
             with Image.open(io.BytesIO(content)) as image:

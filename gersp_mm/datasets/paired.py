@@ -14,9 +14,9 @@ from mmpretrain.registry import DATASETS as HOST_DATASETS
 from mmpretrain.registry import TRANSFORMS as HOST_TRANSFORMS
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset, Sampler, get_worker_info
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from gersp_mm.datasets.image_io import BadImageError, load_rgb, unlimited_image_size
+from gersp_mm.datasets.image_io import BadImageError, load_pixels, unlimited_image_size
 from gersp_mm.registry import DATA_SAMPLERS, DATASETS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
@@ -51,8 +51,10 @@ class PairedDataset(Dataset):
             None to train the natural-image branch alone.
         natural: config of a labelled dataset of mmpretrain's kind (``ImageNet``,
             ``CustomDataset``), or None to train the contrastive branch alone.
-        rs_pipeline: transforms of one remote-sensing view. They get ``img``, a PIL RGB image, and
-            leave there a uint8 tensor 3×H×W, a PIL image or an H×W×3 RGB array.
+        rs_pipeline: transforms of one remote-sensing view. They get ``img``, a PIL RGB image (or,
+            if the first of them has ``takes_tensor``, a 3×H×W uint8 tensor that they must not
+            change), and leave there a uint8 tensor 3×H×W, a PIL image or an H×W×3 RGB array.
+            What they leave in ``colour`` goes along, for the data preprocessor.
         natural_pipeline: transforms of the natural image, likewise.
 
     Raises:
@@ -96,7 +98,8 @@ class PairedDataset(Dataset):
     def __getitem__(self, index: PairIndex | Sequence[int] | int) -> dict[str, Any]:
         """Return ``dict(inputs=dict(rs_query, rs_key, natural), data_samples=DataSample)``.
 
-        The images are uint8 tensors, 3×H×W RGB, as the pipelines leave them. A plain number stands
+        The images are uint8 tensors, 3×H×W RGB, as the pipelines leave them; where they leave
+        colour work to the device, ``colour`` has a vector for each image. A plain number stands
         for the pair of images with that number in either source, drawn with the global random
         state.
         """
@@ -112,21 +115,24 @@ class PairedDataset(Dataset):
             return self._load(pair.remote_sensing, pair.natural)
 
     def _load(self, rs_index: int, natural_index: int) -> dict[str, Any]:
-        inputs: dict[str, torch.Tensor] = {}
+        views: dict[str, dict[str, Any]] = {}
         sample = DataSample()
         bad: list[tuple[str, str]] = []
         if self.remote_sensing is not None:
-            image, info = _read_usable(self.remote_sensing, rs_index, bad)
-            inputs["rs_query"] = _view("rs_pipeline", self.rs_pipeline, image, info)
-            inputs["rs_key"] = _view("rs_pipeline", self.rs_pipeline, image, info)
-            sample.set_field(info["img_path"], "rs_path", field_type="metainfo")
+            results = _read_usable(self.remote_sensing, rs_index, bad)
+            views["rs_query"] = _view("rs_pipeline", self.rs_pipeline, results)
+            views["rs_key"] = _view("rs_pipeline", self.rs_pipeline, results)
+            sample.set_field(results["img_path"], "rs_path", field_type="metainfo")
         if self.natural is not None:
-            image, info = _read_usable(self.natural, natural_index, bad)
-            inputs["natural"] = _view("natural_pipeline", self.natural_pipeline, image, info)
-            sample.set_gt_label(info["gt_label"])
-            sample.set_field(info["img_path"], "natural_path", field_type="metainfo")
+            results = _read_usable(self.natural, natural_index, bad)
+            views["natural"] = _view("natural_pipeline", self.natural_pipeline, results)
+            sample.set_gt_label(results["gt_label"])
+            sample.set_field(results["img_path"], "natural_path", field_type="metainfo")
         sample.set_field(bad, "bad_images", field_type="metainfo")
-        return dict(inputs=inputs, data_samples=sample)
+        inputs = {name: view["img"] for name, view in views.items()}
+        colour = {name: view["colour"] for name, view in views.items() if "colour" in view}
+        loaded = dict(inputs=inputs, data_samples=sample)
+        return {**loaded, "colour": colour} if colour else loaded
 
 
 @DATA_SAMPLERS.register_module()
@@ -241,13 +247,13 @@ def _size(source: Any) -> int:
     return 0 if source is None else len(source)
 
 
-def _read_usable(source: Any, index: int, bad: list[tuple[str, str]]) -> tuple[Any, dict[str, Any]]:
+def _read_usable(source: Any, index: int, bad: list[tuple[str, str]]) -> dict[str, Any]:
     """Decode image ``index``, or the first readable one after it; note the others in ``bad``."""
     attempts = max(MAX_BAD_IN_A_ROW, int(MAX_BAD_SHARE_IN_A_ROW * len(source)))
     for offset in range(min(len(source), attempts)):
         info = source.get_data_info((index + offset) % len(source))
         try:
-            return load_rgb(info["img_path"]), info
+            return {**info, "img": load_pixels(info["img_path"])}
         except BadImageError as error:
             bad.append((info["img_path"], str(error)))
     path, reason = bad[-1]
@@ -257,9 +263,13 @@ def _read_usable(source: Any, index: int, bad: list[tuple[str, str]]) -> tuple[A
     )
 
 
-def _view(name: str, pipeline: Compose, image: Any, info: dict[str, Any]) -> torch.Tensor:
+def _view(name: str, pipeline: Compose, results: dict[str, Any]) -> dict[str, Any]:
+    first = pipeline.transforms[0] if pipeline.transforms else None
+    if not getattr(first, "takes_tensor", False):
+        results = {**results, "img": to_pil_image(results["img"])}
     with unlimited_image_size():
-        view = pipeline({**info, "img": image})["img"]
+        results = pipeline({**results})
+    view = results["img"]
     if isinstance(view, np.ndarray):
         view = torch.from_numpy(np.ascontiguousarray(np.moveaxis(view, -1, 0)))
     elif not isinstance(view, torch.Tensor):
@@ -270,4 +280,4 @@ def _view(name: str, pipeline: Compose, image: Any, info: dict[str, Any]) -> tor
             "a PIL RGB image, an H×W×3 uint8 array or a 3×H×W uint8 tensor, and leave scaling "
             "and normalisation to the data preprocessor"
         )
-    return view
+    return {**results, "img": view}

@@ -9,15 +9,16 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 
 from gersp_mm.constants import RGB_MEAN, RGB_STD
+from gersp_mm.models.batch_colour import recolour_batch
 from gersp_mm.registry import MODELS
 
 
 @MODELS.register_module()
 class PairedDataPreprocessor(BaseDataPreprocessor):
-    """Move a batch to the device and normalise its images, whatever their names.
+    """Move a batch to the device, finish its augmentation there and normalise its images.
 
     ``inputs`` may be one N×3×H×W tensor or a dict of them; all are RGB with values 0 to 255.
-    Normalisation runs in fp32, also under autocast.
+    Normalisation runs in fp32, also under autocast. Nothing here waits for the device.
 
     Args:
         mean: per-channel mean in RGB order, in the range 0 to 255.
@@ -40,15 +41,36 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         )
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Return ``data`` on the device with every image of ``data['inputs']`` as fp32."""
-        data = self.cast_data(data)
+        """Return ``data`` on the device with every image of ``data['inputs']`` as fp32.
+
+        Args:
+            data: a batch of :func:`gersp_mm.datasets.collate_pairs`, or of one of MMEngine's
+                collate functions.
+            training: not used.
+
+        Returns:
+            ``inputs``, and ``data_samples`` with their labels on the device.
+        """
+        data = dict(data)
+        draws = data.pop("colour", {})  # read on the host
+        labels = data.pop("gt_label", None)
+        if labels is None:
+            data = self.cast_data(data)
+        else:  # the samples hold no tensor of their own
+            samples = data.pop("data_samples")
+            data, labels = self.cast_data((data, labels))
+            for sample, label in zip(samples, labels.split(1)):
+                sample.set_gt_label(label)
+            data["data_samples"] = samples
         inputs = data["inputs"]
         if isinstance(inputs, dict):
-            inputs = {name: self._normalise(images) for name, images in inputs.items()}
+            inputs = {k: self._finish(images, draws.get(k)) for k, images in inputs.items()}
         else:
-            inputs = self._normalise(inputs)
+            inputs = self._finish(inputs)
         return {**data, "inputs": inputs}
 
-    def _normalise(self, images: torch.Tensor) -> torch.Tensor:
+    def _finish(self, images: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:
         with torch.autocast(images.device.type, enabled=False):
+            if draws is not None:
+                images = recolour_batch(images, draws)
             return images.to(self.mean.dtype).sub(self.mean).div_(self.std)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gersp_mm.datasets import BadImageError, load_rgb
+from gersp_mm.datasets import BadImageError, image_io, load_pixels, load_rgb
 
 HEIGHT, WIDTH = 20, 30
 
@@ -29,6 +29,7 @@ def grey16() -> np.ndarray:
 def read(path: Path) -> np.ndarray:
     image = load_rgb(str(path))
     assert image.mode == "RGB"
+    assert np.array_equal(load_pixels(str(path)).permute(1, 2, 0).numpy(), np.asarray(image))
     return np.asarray(image)
 
 
@@ -71,6 +72,9 @@ def write_tiff(path: Path, values: np.ndarray, byte_order: str = "<", orientatio
 def reason(path: Path) -> str:
     with pytest.raises(BadImageError) as error:
         load_rgb(str(path))
+    with pytest.raises(BadImageError) as other:
+        load_pixels(str(path))
+    assert str(other.value) == str(error.value)
     return str(error.value)
 
 
@@ -100,6 +104,16 @@ def test_the_content_decides_not_the_name(tmp_path, pixels):
     path = tmp_path / "really_png.jpg"
     path.write_bytes(encoded(pixels, "PNG"))
     assert np.array_equal(read(path), pixels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, dict(progressive=True), dict(subsampling=0)], ids=str)
+def test_jpegs_have_pils_values_without_pil(tmp_path, pixels, mode, options, monkeypatch):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+    expected = np.asarray(load_rgb(str(path)))
+    monkeypatch.setattr(image_io.Image, "open", None)
+    assert np.array_equal(load_pixels(str(path)).permute(1, 2, 0).numpy(), expected)
 
 
 def test_greyscale_and_grey_with_alpha(tmp_path, pixels):

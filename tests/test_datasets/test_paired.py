@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import default_collate
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from gersp_mm.datasets import MillionAID, PairedDataset, PairedSampler, PairIndex, paired
+from gersp_mm.datasets import (
+    MillionAID,
+    PairedDataset,
+    PairedSampler,
+    PairIndex,
+    collate_pairs,
+    paired,
+)
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
 from tests.smoke import write_images, write_pair
@@ -249,10 +255,10 @@ def test_each_file_is_decoded_once(pair_data, monkeypatch):
 
     def counting(path, *args):
         opened[path] += 1
-        return load_rgb(path, *args)
+        return load_pixels(path, *args)
 
-    load_rgb = paired.load_rgb
-    monkeypatch.setattr(paired, "load_rgb", counting)
+    load_pixels = paired.load_pixels
+    monkeypatch.setattr(paired, "load_pixels", counting)
     sample = PairedDataset(**config(pair_data))[PairIndex(3, 9, seed=0)]["data_samples"]
     assert opened == {sample.rs_path: 1, sample.natural_path: 1}
 
@@ -264,7 +270,7 @@ def batches(dataset: PairedDataset, workers: int, epochs: int = 2) -> list[dict[
         batch_size=5,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=default_collate,
+        collate_fn=collate_pairs,
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers else None,
     )
@@ -294,8 +300,8 @@ def test_any_number_of_workers_loads_the_same(pair_data, loaded_by_main, workers
         assert batch["inputs"].keys() == expected["inputs"].keys()
         for name, images in expected["inputs"].items():
             assert torch.equal(batch["inputs"][name], images)
+        assert torch.equal(batch["gt_label"], expected["gt_label"])
         for one, other in zip(batch["data_samples"], expected["data_samples"]):
-            assert torch.equal(one.gt_label, other.gt_label)
             assert (one.rs_path, one.natural_path) == (other.rs_path, other.natural_path)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.dataset import default_collate
+from mmpretrain.structures import DataSample
 
+from gersp_mm.datasets import ViewAugmentation, collate_pairs
 from gersp_mm.models import PairedDataPreprocessor
+from gersp_mm.utils.randomness import seed_everything
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -30,3 +34,51 @@ def test_a_plain_tensor_and_the_default_statistics():
 
 def test_statistics_are_no_part_of_a_checkpoint():
     assert not PairedDataPreprocessor().state_dict()
+
+
+def samples(count: int, **view) -> list[dict]:
+    """What PairedDataset gives, of noise."""
+    augment = ViewAugmentation("mocov2", size=16, **view)
+    found = []
+    for number in range(count):
+        seed_everything(number)
+        results = augment(dict(img=torch.randint(0, 256, (3, 24, 20), dtype=torch.uint8)))
+        sample = dict(
+            inputs=dict(natural=results["img"]),
+            data_samples=DataSample().set_gt_label(10 * number),
+        )
+        found.append({**sample, "colour": dict(natural=results["colour"])} if view else sample)
+    return found
+
+
+def test_labels_travel_as_one_tensor_and_come_back():
+    batch = collate_pairs(samples(5))
+    assert all("gt_label" not in sample for sample in batch["data_samples"])
+    assert batch["gt_label"].tolist() == [0, 10, 20, 30, 40]
+    data = PairedDataPreprocessor()(batch)
+    assert data.keys() == {"inputs", "data_samples"}
+    assert [int(s.gt_label) for s in data["data_samples"]] == [0, 10, 20, 30, 40]
+    again = PairedDataPreprocessor()(default_collate(samples(5)))
+    assert torch.equal(again["inputs"]["natural"], data["inputs"]["natural"])
+    assert [int(s.gt_label) for s in again["data_samples"]] == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("collate", [collate_pairs, default_collate])
+def test_colour_work_left_to_the_device_is_done(collate):
+    done_here = PairedDataPreprocessor()(collate(samples(6, colour="device")))
+    done_before = PairedDataPreprocessor()(collate(samples(6)))
+    assert done_here.keys() == {"inputs", "data_samples"}
+    preprocessor = PairedDataPreprocessor()
+    levels = [data["inputs"]["natural"] * preprocessor.std for data in (done_here, done_before)]
+    assert (levels[0] - levels[1]).abs().mean() < 0.3
+    untouched = samples(6, colour="device")
+    assert (
+        levels[0] - collate(untouched)["inputs"]["natural"] + preprocessor.mean
+    ).abs().mean() > 3
+
+
+def test_batches_stay_channels_last():
+    images = collate_pairs(samples(3))["inputs"]["natural"]
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    normalised = PairedDataPreprocessor()(dict(inputs=images))["inputs"]
+    assert normalised.is_contiguous(memory_format=torch.channels_last)

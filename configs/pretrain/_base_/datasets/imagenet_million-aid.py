@@ -9,7 +9,7 @@ train_dataloader = dict(
     pin_memory=True,
     drop_last=True,
     sampler=dict(type="gersp_mm.PairedSampler", pairing="independent"),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="gersp_mm.collate_pairs"),
     dataset=dict(
         type="gersp_mm.PairedDataset",
         remote_sensing=dict(type="gersp_mm.MillionAID", data_root="data/million_aid/test"),
