@@ -1,15 +1,18 @@
-"""Parameter groups without the teacher, and mixed precision in bfloat16."""
+"""The optimizer without the teacher, in few fused calls, and mixed precision in bfloat16."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
 from gersp_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from gersp_mm.version import version_key
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -18,11 +21,17 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
 
     MMEngine's own puts frozen parameters (the teacher's) into the optimizer, and with a
     ``paramwise_cfg`` makes a group of every single parameter, which fused optimizers step through
-    one by one. Here groups of equal options are one group.
+    one by one. Here groups of equal options are one group. Optimizers that PyTorch has a fused
+    form of use it; ``fused=False`` in the optimizer's config keeps them from it.
     """
+
+    optimizer_cfg: dict
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper for ``model``."""
+        chosen = {"fused", "foreach"} & self.optimizer_cfg.keys()
+        if not chosen and has_fused_form(self.optimizer_cfg.get("type"), model):
+            self.optimizer_cfg = {**self.optimizer_cfg, "fused": True}
         wrapper = super().__call__(model)
         merged: dict[tuple, dict] = {}
         for group in wrapper.optimizer.param_groups:
@@ -31,6 +40,16 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
             target["params"] += [p for p in group["params"] if p.requires_grad]
         wrapper.optimizer.param_groups[:] = [g for g in merged.values() if g["params"]]
         return wrapper
+
+
+def has_fused_form(optimizer: Any, model: nn.Module) -> bool:
+    """Whether this PyTorch steps through an optimizer's parameters in one call on this device."""
+    optimizer = getattr(torch.optim, optimizer, None) if isinstance(optimizer, str) else optimizer
+    if optimizer not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        return False
+    device = next(model.parameters()).device.type
+    known = device == "cuda" or (device == "cpu" and version_key(torch.__version__) >= (2, 4, 0))
+    return known and "fused" in inspect.signature(optimizer).parameters
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -136,7 +136,7 @@ class ViewAugmentation:
         crop = draw_crop(image.shape[1], image.shape[2], self.parts["scale"], self.ratio)
         draw = draw_colour(self.parts)
         if self.on_device:
-            return {**results, "img": self._resize(image, crop), "colour": torch.from_numpy(draw)}
+            return {**results, "img": self._resize(image, crop), "colour": draw}
         return {**results, "img": self._finish(image, crop, draw)}
 
     def _resize(self, image: torch.Tensor, crop: Crop) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import default_collate
 
@@ -25,7 +26,7 @@ def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         ``inputs``, a dict of N×3×H×W uint8 tensors; ``data_samples``, N samples without labels;
         ``gt_label``, N int64 (if there are labels); ``colour``, a dict of N×DRAW_SIZE float32
-        tensors (if colour work is left to the device).
+        arrays, which stay on the host (if colour work is left to the device).
         :class:`gersp_mm.PairedDataPreprocessor` puts the labels back.
     """
     data_samples = [sample["data_samples"] for sample in samples]
@@ -39,7 +40,8 @@ def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if "gt_label" in data_samples[0]:
         batch["gt_label"] = torch.cat([sample.pop("gt_label") for sample in data_samples])
     if "colour" in samples[0]:
-        batch["colour"] = default_collate([sample["colour"] for sample in samples])
+        names = samples[0]["colour"]
+        batch["colour"] = {k: np.stack([sample["colour"][k] for sample in samples]) for k in names}
     return batch
 
 

@@ -7,12 +7,14 @@ from gersp_mm.hooks.export_backbone import ExportBackboneHook
 from gersp_mm.hooks.knn_eval import KNNEvalHook
 from gersp_mm.hooks.preflight import PreflightHook
 from gersp_mm.hooks.rng_state import RNGStateHook
+from gersp_mm.hooks.runtime_info import DeferredRuntimeInfoHook
 from gersp_mm.hooks.teacher_update import TeacherUpdateHook
 
 __all__ = [
     "AtomicCheckpointHook",
     "BadImageHook",
     "CollapseMonitorHook",
+    "DeferredRuntimeInfoHook",
     "ExportBackboneHook",
     "KNNEvalHook",
     "PreflightHook",

@@ -26,6 +26,7 @@ class PreflightHook(Hook):
     """
 
     priority = "VERY_HIGH"
+    told = False
 
     def before_train(self, runner: Any) -> None:
         """Run every check; each is quick."""
@@ -39,6 +40,17 @@ class PreflightHook(Hook):
             self._check_queue(model, batch, global_batch)
             self._check_batch_norm(runner, model, batch)
         self._compare_batch_size(runner, batch, global_batch)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Say once what shuffling costs."""
+        sent = getattr(unwrap(runner.model), "exchanged_bytes", 0)
+        if sent and not self.told:
+            runner.logger.info(
+                f"key_bn='shuffle' sends {sent / 2**20:.1f} MiB of images a step from each process"
+            )
+            self.told = True
 
     @staticmethod
     def _check_labels(model: Any, dataset: Any) -> None:

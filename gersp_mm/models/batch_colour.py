@@ -9,6 +9,7 @@ operation concerns, so nothing here waits for the device.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,49 +30,56 @@ from gersp_mm.datasets.colour_draw import (
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # ITU-R 601-2 in PIL's fixed point
 
 
-def recolour_batch(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+def recolour_batch(images: torch.Tensor, draw: np.ndarray) -> torch.Tensor:
     """Apply grayscale, jitter, blur and flips, each image its own draw.
 
     Args:
         images: N×3×H×W uint8 RGB on any device; not changed.
-        draws: N×DRAW_SIZE float32 on the host, see :mod:`gersp_mm.datasets.colour_draw`.
+        draw: N×DRAW_SIZE float32 on the host, see :mod:`gersp_mm.datasets.colour_draw`.
 
     Returns:
         N×3×H×W uint8 in the memory format of ``images``.
     """
     images = images.clone()
-    _apply(images, draws[:, GRAYSCALE] == 1, _grayscale)
+    _apply(images, draw[:, GRAYSCALE] == 1, _grayscale)
     for slot in range(4):
-        operations = draws[:, ORDER][:, slot]
+        chosen = draw[:, ORDER][:, slot]
         for code, operation in OPERATIONS.items():
-            _apply(images, operations == code, operation, draws[:, code])
-    _apply(images, draws[:, GRAYSCALE] == 2, _grayscale)
-    _blur_some(images, draws[:, SIGMA])
+            _apply(images, chosen == code, operation, draw[:, code])
+    _apply(images, draw[:, GRAYSCALE] == 2, _grayscale)
+    _blur_some(images, draw[:, SIGMA])
     for place, dim in ((HORIZONTAL_FLIP, -1), (VERTICAL_FLIP, -2)):
-        if draws[:, place].any():
-            flipped = _send(draws[:, place] > 0, images).view(-1, 1, 1, 1)
+        if draw[:, place].any():
+            flipped = _send(draw[:, place] > 0, images).view(-1, 1, 1, 1)
             images = torch.where(flipped, images.flip(dim), images)
     return images
 
 
-def _apply(images, chosen, operation, factors=None):
-    """Replace the chosen images (N booleans on the host) by what ``operation`` makes of them."""
-    rows = chosen.nonzero().flatten()
+def _apply(
+    images: torch.Tensor,
+    chosen: np.ndarray,
+    operation: Callable[..., torch.Tensor],
+    factors: np.ndarray | None = None,
+) -> None:
+    """Replace the chosen images (N booleans) by what ``operation`` makes of them."""
+    rows = np.flatnonzero(chosen)
     if not len(rows):
         return
     arguments = [] if factors is None else [_send(factors[rows], images).view(-1, 1, 1, 1)]
     if len(rows) == len(images):
         images.copy_(operation(images.float(), *arguments))
     else:
-        rows = _send(rows, images)
-        images[rows] = operation(images[rows].float(), *arguments).to(torch.uint8)
+        place = _send(rows, images)
+        changed = operation(images.index_select(0, place).float(), *arguments)
+        images.index_copy_(0, place, changed.to(torch.uint8))
 
 
-def _send(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Copy a small host tensor to the device of ``like`` without waiting."""
-    if like.device.type == "cuda":
-        values = values.contiguous().pin_memory()
-    return values.to(like.device, non_blocking=True)
+def _send(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """Copy a few numbers to the device of ``like`` without waiting."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if like.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(like.device, non_blocking=True)
 
 
 def _gray(images: torch.Tensor) -> torch.Tensor:
@@ -79,7 +87,9 @@ def _gray(images: torch.Tensor) -> torch.Tensor:
     return (r * LUMA[0] + g * LUMA[1]).add_(b * LUMA[2]).add_(0.5).floor_().unsqueeze(1)
 
 
-def _blend(degenerate: torch.Tensor | float, images: torch.Tensor, factor: torch.Tensor):
+def _blend(
+    degenerate: torch.Tensor | float, images: torch.Tensor, factor: torch.Tensor
+) -> torch.Tensor:
     return (images - degenerate).mul_(factor).add_(degenerate).clamp_(0, 255).floor_()
 
 
@@ -136,17 +146,17 @@ OPERATIONS = {
 }
 
 
-def _blur_some(images: torch.Tensor, sigmas: torch.Tensor) -> None:
+def _blur_some(images: torch.Tensor, sigmas: np.ndarray) -> None:
     """Blur the images whose σ is positive, in place."""
-    rows = (sigmas > 0).nonzero().flatten()
+    rows = np.flatnonzero(sigmas)
     if not len(rows):
         return
     kernels = [blur_kernel(float(sigma)) for sigma in sigmas[rows]]
     radius = max(len(kernel) for kernel in kernels) // 2
     padded = [np.pad(kernel, radius - len(kernel) // 2) for kernel in kernels]
-    weights = _send(torch.from_numpy(np.stack(padded)).float(), images)
-    rows = _send(rows, images)
-    part = images[rows].float()
+    weights = _send(np.stack(padded).astype(np.float32), images)
+    place = _send(rows, images)
+    part = images.index_select(0, place).float()
     for pad, dim in (((radius, radius, 0, 0), 3), ((0, 0, radius, radius), 2)):
         wide = F.pad(part, pad, mode="replicate")
         length = part.shape[dim]
@@ -154,7 +164,7 @@ def _blur_some(images: torch.Tensor, sigmas: torch.Tensor) -> None:
         for tap in range(2 * radius + 1):
             part.addcmul_(wide.narrow(dim, tap, length), weights[:, tap].view(-1, 1, 1, 1))
         part = part.add_(0.5).floor_().clamp_(0, 255)
-    images[rows] = part.to(torch.uint8)
+    images.index_copy_(0, place, part.to(torch.uint8))
 
 
 def blur_kernel(sigma: float) -> np.ndarray:

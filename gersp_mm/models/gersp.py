@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather, get_world_size
+from mmengine.dist import get_world_size
 from mmpretrain.models.heads import ContrastiveHead
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
-from mmpretrain.models.utils import batch_shuffle_ddp, batch_unshuffle_ddp
 from mmpretrain.registry import MODELS as HOST_MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 from torch.nn import functional as F
 
+from gersp_mm.models import key_exchange
 from gersp_mm.models.negative_queue import enqueue, random_queue
 from gersp_mm.models.teacher import Teacher
 from gersp_mm.registry import MODELS
@@ -56,12 +56,17 @@ class GeRSP(BaseSelfSupervisor):
         joint_forward: run query views and natural images through the student in one forward, so
             that BatchNorm sees both (as released), or one after the other.
         key_bn: how the keys' BatchNorm is kept from leaking which images belong together:
-            ``'shuffle'`` exchanges images between ranks, ``'sync'`` turns every BatchNorm into
-            SyncBN, ``'none'`` does nothing. Shuffling needs more than one rank.
+            ``'shuffle'`` exchanges images between ranks (:mod:`gersp_mm.models.key_exchange`),
+            ``'sync'`` turns every BatchNorm into SyncBN, ``'none'`` does nothing. Shuffling needs
+            more than one rank.
         teacher_init: ``'copy'`` starts the teacher as the student; ``'separate'`` draws its
             backbone's weights anew, as the released code does by way of ``init_weights``.
         teacher_projector: ``'ema'`` averages the projector too; ``'frozen'`` keeps its initial
             weights for ever, as the released code does.
+        channels_last: keep convolution weights and images channels last in memory, which is
+            faster on GPUs with tensor cores and on CPUs.
+        compile: compile the forward of both backbones with ``torch.compile``; a dict holds
+            options of it, such as ``dict(mode='max-autotune-no-cudagraphs')``.
         data_preprocessor: config; :class:`gersp_mm.PairedDataPreprocessor` by default.
         init_cfg: see :class:`mmengine.model.BaseModule`.
 
@@ -69,6 +74,7 @@ class GeRSP(BaseSelfSupervisor):
         teacher: :class:`gersp_mm.models.Teacher`, or None without the contrastive branch.
         queue: queue_len × feat_dim, unit rows; row i holds key i. A persistent buffer.
         queue_ptr: one int64, the row that is written next. A persistent buffer.
+        exchanged_bytes: bytes of key images that this rank sent to others in the last step.
 
     Raises:
         UserError: (a ``ValueError``) an argument is out of its range, or the parts do not fit.
@@ -88,6 +94,8 @@ class GeRSP(BaseSelfSupervisor):
         key_bn: str = "shuffle",
         teacher_init: str = "copy",
         teacher_projector: str = "ema",
+        channels_last: bool = False,
+        compile: bool | dict = False,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -136,6 +144,7 @@ class GeRSP(BaseSelfSupervisor):
         self.teacher_momentum = teacher_momentum
         self.teacher_init = teacher_init
 
+        self.exchanged_bytes = 0
         self.teacher: Teacher | None = None
         if self.with_contrastive_branch:
             self.teacher = Teacher(
@@ -146,6 +155,16 @@ class GeRSP(BaseSelfSupervisor):
         if key_bn == "sync":
             for name, child in list(self.named_children()):
                 setattr(self, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
+        if compile is not False:
+            self._compile(dict(compile) if isinstance(compile, Mapping) else {})
+
+    def _compile(self, options: dict[str, Any]) -> None:
+        if not hasattr(nn.Module, "compile"):
+            raise UserError(f"model.compile needs torch >= 2.2, this is {torch.__version__}")
+        for module in [self.backbone, *([self.teacher.backbone] if self.teacher else [])]:
+            module.compile(**options)  # in place: names in the state dict stay as they are
 
     @property
     def with_contrastive_branch(self) -> bool:
@@ -184,7 +203,7 @@ class GeRSP(BaseSelfSupervisor):
             query = F.normalize(self.neck(rs_features)[0], dim=1)
             key = self._teacher_keys(inputs["rs_key"])
             losses.update(self._contrastive_loss(query, key))
-            enqueue(self.queue, self.queue_ptr, torch.cat(all_gather(key)))
+            enqueue(self.queue, self.queue_ptr, key_exchange.gather_keys(key))
         if natural_features is not None:
             losses.update(self._natural_loss(natural_features, data_samples))
         return losses
@@ -200,7 +219,7 @@ class GeRSP(BaseSelfSupervisor):
                     f"inputs hold {sorted(inputs)} but not {name!r}: check that the dataset gives "
                     "the images of every branch that the model has"
                 )
-        batches = [inputs[name] for name in names]
+        batches = [inputs[name].contiguous(memory_format=self.memory_format) for name in names]
         if len(batches) == 2 and self.joint_forward:
             n = len(batches[0])
             joint = self.extract_feat(torch.cat(batches))
@@ -217,9 +236,11 @@ class GeRSP(BaseSelfSupervisor):
         assert self.teacher is not None
         shuffle = self.key_bn == "shuffle" and get_world_size() > 1
         if shuffle:
-            images, order = batch_shuffle_ddp(images)
+            self.exchanged_bytes = key_exchange.exchanged_bytes(images)
+            images, order = key_exchange.send_away(images)
+        images = images.contiguous(memory_format=self.memory_format)
         key = F.normalize(self.teacher(images)[0], dim=1)
-        return batch_unshuffle_ddp(key, order) if shuffle else key
+        return key_exchange.bring_back(key, order) if shuffle else key
 
     def _contrastive_loss(self, query: torch.Tensor, key: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return L_ct and its log values; see :class:`gersp_mm.InfoNCEHead`."""

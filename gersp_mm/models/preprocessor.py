@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.model import BaseDataPreprocessor
 
@@ -69,8 +70,8 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
             inputs = self._finish(inputs)
         return {**data, "inputs": inputs}
 
-    def _finish(self, images: torch.Tensor, draws: torch.Tensor | None = None) -> torch.Tensor:
+    def _finish(self, images: torch.Tensor, draw: Any = None) -> torch.Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            if draws is not None:
-                images = recolour_batch(images, draws)
+            if draw is not None:
+                images = recolour_batch(images, np.asarray(draw))
             return images.to(self.mean.dtype).sub(self.mean).div_(self.std)

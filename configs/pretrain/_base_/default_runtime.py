@@ -1,5 +1,6 @@
 default_scope = "mmpretrain"
 default_hooks = dict(
+    runtime_info=dict(type="gersp_mm.DeferredRuntimeInfoHook"),
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),

@@ -1,0 +1,61 @@
+"""Noting the losses of every iteration without waiting for the device in every iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
+
+from gersp_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class DeferredRuntimeInfoHook(RuntimeInfoHook):
+    """MMEngine's ``RuntimeInfoHook``, reading losses from the device only when they are needed.
+
+    MMEngine's own reads every value in every iteration, and each time the host waits until the
+    device has caught up. Here the values of the iterations between two log lines are kept on the
+    device and read in one go before the line is written, before a checkpoint, and at the end of an
+    epoch. What is logged is the same.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[list[str], torch.Tensor]] = []
+        self._interval = 1
+
+    def before_train(self, runner: Any) -> None:
+        """Look up how often something is logged."""
+        super().before_train(runner)
+        loggers = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        self._interval = min(loggers, default=1)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Keep ``log_vars`` of this iteration; read all that are kept if they are logged now."""
+        if outputs:
+            values = [torch.as_tensor(value).detach().double() for value in outputs.values()]
+            device = values[0].device
+            row = torch.stack([value.to(device).mean() for value in values])
+            self._waiting.append((list(outputs), row))
+        due = self.every_n_train_iters(runner, self._interval)
+        due = due or self.every_n_inner_iters(batch_idx, self._interval)
+        if due or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self._read(runner)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Let the checkpoint hold what is known."""
+        if self._waiting:
+            self._read(runner)
+            if "message_hub" in checkpoint:
+                checkpoint["message_hub"] = runner.message_hub.state_dict()
+
+    def _read(self, runner: Any) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        rows = torch.cat([row for _, row in waiting]).tolist()
+        for names, _ in waiting:
+            for name in names:
+                runner.message_hub.update_scalar(f"train/{name}", rows.pop(0))

@@ -1,0 +1,95 @@
+"""Moving key images and keys between ranks: shuffle-BN without gathering every image everywhere.
+
+MoCo's ``batch_shuffle_ddp`` gathers all ranks' images on every rank and throws all but one rank's
+share away. Here every rank sends each other rank an equal part of its images, picked at random:
+the statistics that normalise a key come from all ranks' images, as there, at 1/world_size of the
+bytes, and no rank has to agree with the others about the order first.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.dist import all_gather, get_dist_info
+from torch import distributed
+
+
+def send_away(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Swap images with all other ranks.
+
+    Args:
+        images: N×C×H×W, the same N on every rank. Under autocast they travel in its dtype, which
+            is what the first convolution would turn them into.
+
+    Returns:
+        N×C×H×W images, of this rank and of all others, channels last in memory; and the order that
+        :func:`bring_back` needs, N int64.
+    """
+    dtype = autocast_dtype(images.device.type)
+    order = torch.randperm(len(images), device=images.device)
+    outgoing = images.permute(0, 2, 3, 1)[order].to(dtype or images.dtype)
+    send, receive = _shares(len(images))
+    return _exchange(outgoing, send, receive).permute(0, 3, 1, 2), order
+
+
+def bring_back(keys: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Return every key to the rank that sent its image, in the original order.
+
+    Args:
+        keys: N×D, row i of the image that :func:`send_away` returned at i.
+        order: what :func:`send_away` returned.
+
+    Returns:
+        N×D, row i of the image that :func:`send_away` was given at i.
+    """
+    send, receive = _shares(len(keys))
+    returned = _exchange(keys.contiguous(), receive, send)
+    return torch.empty_like(returned).index_copy_(0, order, returned)
+
+
+def gather_keys(keys: torch.Tensor) -> torch.Tensor:
+    """Collect the keys of all ranks in rank order, in the dtype of autocast where it is on.
+
+    Args:
+        keys: N×D.
+
+    Returns:
+        (world_size·N)×D, the same on every rank; ``keys`` itself on a single one.
+    """
+    if get_dist_info()[1] == 1:
+        return keys
+    dtype = autocast_dtype(keys.device.type)
+    return torch.cat(all_gather(keys.to(dtype or keys.dtype)))
+
+
+def exchanged_bytes(images: torch.Tensor) -> int:
+    """Bytes of images that this rank sends to others in one call of :func:`send_away`."""
+    rank, world_size = get_dist_info()
+    sent = len(images) - _shares(len(images))[0][rank] if world_size > 1 else 0
+    dtype = autocast_dtype(images.device.type) or images.dtype
+    return sent * images[0].numel() * torch.empty((), dtype=dtype).element_size()
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the dtype that autocast computes in on a kind of device, None where it is off."""
+    try:
+        enabled = torch.is_autocast_enabled(device_type)
+    except TypeError:  # torch < 2.4
+        if device_type == "cpu":
+            return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_dtype(device_type) if enabled else None
+
+
+def _shares(n: int) -> tuple[list[int], list[int]]:
+    """How many of n images this rank sends to and receives from each rank; they differ by 1."""
+    rank, world_size = get_dist_info()
+    share, rest = divmod(n, world_size)
+    send = [share + ((other - rank) % world_size < rest) for other in range(world_size)]
+    receive = [share + ((rank - other) % world_size < rest) for other in range(world_size)]
+    return send, receive
+
+
+def _exchange(rows: torch.Tensor, send: list[int], receive: list[int]) -> torch.Tensor:
+    result = torch.empty_like(rows)
+    distributed.all_to_all_single(result, rows, receive, send)
+    return result
