@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
+
+from gersp_mm.datasets.packed import read_file
+from gersp_mm.utils.errors import UserError
 
 # What image folders are searched for; the content decides how a file is decoded, not its name.
 IMAGE_EXTENSIONS = (
@@ -42,7 +44,8 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
     Million-AID holds an image of 381 million pixels.
 
     Args:
-        path: a file of any storage that ``mmengine.fileio`` reads.
+        path: a file of any storage that ``mmengine.fileio`` reads, or an entry of an LMDB
+            database, see :func:`gersp_mm.datasets.packed.read_file`.
         backend_args: see ``mmengine.fileio.get``.
 
     Raises:
@@ -50,7 +53,7 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
             defined 8-bit meaning (floating point).
     """
     try:
-        content = fileio.get(path, backend_args=backend_args)
+        content = read_file(path, backend_args)
         if not content:
             raise BadImageError("empty file")
         with warnings.catch_warnings(), unlimited_image_size():
@@ -58,7 +61,7 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
                 return _upright(_to_rgb(image), image)
-    except BadImageError:
+    except (BadImageError, UserError):
         raise
     except UnidentifiedImageError as error:  # its own text holds a memory address
         raise BadImageError("not an image of a known format") from error
