@@ -8,9 +8,10 @@ some batches. Every line of the lists is another string of realistic length, but
 augmentation are real, reading millions of different files from a disk is not.
 
 Prints the seconds from the start of that process to its first batch, and the memory of the main
-process and its workers as their proportional set size (PSS), in which a page that n processes share
-counts 1/n for each, so that the sum is what they take together: at the end, and the highest sum
-seen by sampling all along. The peak of the main process alone is the kernel's own count. Linux only.
+process and its workers as their proportional set size (PSS), in which a page that n processes
+share counts 1/n for each, so that the sum is what they take together: at the end, and the highest
+sum seen by sampling all along. The peak of the main process alone is the kernel's own count. Linux
+only.
 
 Examples:
   python benchmarks/speed/memory.py

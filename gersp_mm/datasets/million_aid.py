@@ -42,6 +42,9 @@ class MillionAID(CustomDataset):
         UserError: the folder or list does not exist or holds no image.
     """
 
+    ann_file: str
+    data_list: list[str]
+
     def __init__(
         self,
         data_root: str,
