@@ -51,7 +51,7 @@ from gersp_mm.utils.files import remove_temporaries, replacing
 
 FOLDER = "images"
 PROGRESS = "progress.jsonl"
-JPEG_LIMIT = 65500  # pixels a side
+JPEG_LIMIT = 65500  # pixels a side; what would be longer stays as it is
 COMMIT_IMAGES, COMMIT_BYTES = 1000, 64 * 2**20  # what an interruption loses at most
 LONGEST_KEY = 511  # bytes, of LMDB as it is compiled everywhere
 MAP_SIZE = 2**42  # most bytes of a database; only address space is reserved
@@ -181,7 +181,7 @@ class Packer(Dataset):
         return packed
 
     def shrink(self, image: Image.Image) -> bytes | None:
-        """Return the reduced image as JPEG, or None where it stays (also if JPEG cannot hold it)."""
+        """Return the reduced image as JPEG, or None where it stays as it is."""
         scale = self.shorter_side / min(image.size)
         size = [max(self.shorter_side, round(scale * length)) for length in image.size]
         if not 0 < scale < 1 or max(size) > JPEG_LIMIT:
@@ -228,7 +228,10 @@ def open_progress(path: Path, settings: dict[str, Any]) -> dict[str, Packed]:
     text = path.read_bytes() if path.exists() else b""
     complete = text[: text.rfind(b"\n") + 1]
     if not complete:
-        if not text and path.parent.exists() and any(path.parent.iterdir()):
+        own = f".{path.name}."  # what `replacing` leaves when it is killed
+        if path.parent.exists() and any(
+            not file.name.startswith(own) for file in path.parent.iterdir() if file != path
+        ):
             raise UserError(
                 f"{path.parent} is not empty and was not made by this tool: choose another DST"
             )
@@ -382,6 +385,7 @@ def pack(
         packed = open_progress(target / PROGRESS, settings)
         done = {name for name, row in packed.items() if row.kind != "bad"}
         pending = [name for name in names if name not in done]
+        remove_temporaries(target)
         if not to_lmdb:
             for folder in {osp.dirname(name) for name in pending}:
                 remove_temporaries(target / FOLDER / folder)
