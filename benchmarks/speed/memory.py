@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -152,20 +153,15 @@ def kibibytes(file: Path, field: str) -> int:
 
 def record(args: argparse.Namespace, values: dict[str, Any]) -> None:
     """Append one row to ``results.jsonl``."""
-    cpu = next(
-        line.split(": ", 1)[1]
-        for line in [*Path("/proc/cpuinfo").read_text().splitlines(), f"x: {platform.machine()}"]
-        if line.startswith(("model name", "x"))
-    )
-    import os
-
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
     libraries = ("torch", "onedl-mmengine", "onedl-mmpretrain", "numpy", "pillow")
     row = dict(
         script="memory.py",
         setting=dict(config=args.config, batch_size=args.batch_size, workers=args.workers),
         values=values,
-        hardware=f"{cpu}, {os.cpu_count()} cores",
+        hardware=f"{(models or [platform.machine()])[0]}, {os.cpu_count()} cores",
         versions={"python": platform.python_version(), **{n: version(n) for n in libraries}},
         commit=commit,
         command=" ".join(["python", "benchmarks/speed/memory.py", *sys.argv[1:]]),
