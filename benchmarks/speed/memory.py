@@ -108,7 +108,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     highest = 0
     command = [sys.executable, __file__, *sys.argv[1:], "--inside", str(folder)]
     started = time.monotonic()  # one clock for all processes of a machine
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr) as process:
         while not report.exists():
             if process.poll() is not None:
                 raise SystemExit("error: the measured process failed, see above")

@@ -12,7 +12,10 @@ def test_it_counts_images_processes_and_memory():
     script = ROOT / "benchmarks" / "speed" / "memory.py"
     arguments = "--remote-sensing 3000 --natural 2000 --workers 2 --batch-size 4 --batches 3"
     output = subprocess.check_output(
-        [sys.executable, "-W", "ignore", script, *arguments.split()], text=True, cwd=ROOT
+        [sys.executable, script, *arguments.split()],
+        text=True,
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
     )
     values = {line.split()[0]: line.split()[1].replace(",", "") for line in output.splitlines()}
     found = {name: float(value) for name, value in values.items()}
