@@ -335,3 +335,9 @@ def test_lost_database_is_noticed(source, tmp_path):
     (target / "images.lmdb" / "data.mdb").unlink()
     with pytest.raises(UserError, match="holds fewer images than progress.jsonl says"):
         tool.pack(source, target, shorter_side=64, to_lmdb=True)
+
+
+def test_worker_that_is_ended_from_outside_is_explained(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "load_rgb", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match="lack of memory: use fewer --workers"):
+        tool.pack(source, tmp_path / "dst", workers=1)

@@ -206,7 +206,7 @@ def run_workers(packer: Packer, names: Sequence[str], workers: int) -> Iterator[
         try:
             yield from results
         except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
+            if not re.search("exited unexpectedly|killed by signal", str(error)):
                 raise
             raise UserError(
                 f"a worker process was ended from outside, most likely for lack of memory: use "
