@@ -163,6 +163,7 @@ setup(
         "demo": requirements("demo"),
         "tests": requirements("tests"),
         "docs": requirements("docs"),
+        "fast": requirements("fast"),
     },
     cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel},
     zip_safe=False,

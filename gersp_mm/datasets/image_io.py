@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from mmengine import fileio
 from PIL import Image, UnidentifiedImageError
 from torchvision.io import decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
+
+from gersp_mm.datasets.packed import read_file
+from gersp_mm.utils.errors import UserError
 
 # What image folders are searched for; the content decides how a file is decoded, not its name.
 IMAGE_EXTENSIONS = (
@@ -47,7 +49,8 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
     Million-AID holds an image of 381 million pixels.
 
     Args:
-        path: a file of any storage that ``mmengine.fileio`` reads.
+        path: a file of any storage that ``mmengine.fileio`` reads, or an entry of an LMDB
+            database, see :func:`gersp_mm.datasets.packed.read_file`.
         backend_args: see ``mmengine.fileio.get``.
 
     Raises:
@@ -81,7 +84,9 @@ def load_pixels(path: str, backend_args: dict | None = None) -> torch.Tensor:
 
 def _read(path: str, backend_args: dict | None) -> bytes:
     try:
-        content = fileio.get(path, backend_args=backend_args)
+        content = read_file(path, backend_args)
+    except UserError:
+        raise
     except Exception as error:  # storage backends raise errors of their own
         raise BadImageError(f"{type(error).__name__}: {error}") from error
     if not content:

@@ -1,0 +1,91 @@
+"""Reading files that lie inside LMDB databases: ``images.lmdb/a/b.jpg`` is its entry ``a/b.jpg``.
+
+MMEngine's own ``LmdbBackend`` takes ASCII keys alone and goes on using, in a forked worker, the
+database that its parent opened, which LMDB forbids.
+"""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import re
+import threading
+from typing import Any
+
+from mmengine import fileio
+
+from gersp_mm.utils.errors import UserError
+
+DATABASE = "images.lmdb"  # what tools/dataset_converters/pack_images.py writes
+LISTING = "images.txt"
+
+_INSIDE = re.compile(r"(?P<database>.*?\.lmdb)[/\\]+(?P<key>.+)", re.DOTALL)
+_opened: dict[str, Any] = {}  # by every spelling of its path
+_lock = threading.Lock()
+
+
+def read_file(path: str, backend_args: dict | None = None) -> bytes:
+    """Read a file, also one inside an LMDB database.
+
+    Args:
+        path: ``<folder>/images.lmdb/<key>``, where any component that ends with ``.lmdb`` is the
+            database, or a file of any storage that ``mmengine.fileio`` reads.
+        backend_args: see ``mmengine.fileio.get``; of no account for databases.
+
+    Raises:
+        UserError: the path is inside a database and the package ``lmdb`` is not installed.
+        FileNotFoundError: there is no such database, or no such entry in it.
+    """
+    inside = _INSIDE.fullmatch(path)
+    if inside is None:
+        return fileio.get(path, backend_args=backend_args)
+    with _database(inside["database"]).begin() as transaction:
+        content = transaction.get(os.fsencode(inside["key"]))
+    if content is None:
+        raise FileNotFoundError(f"no entry {inside['key']!r} in {inside['database']}")
+    return content
+
+
+def import_lmdb() -> Any:
+    """Return the module ``lmdb``.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import lmdb
+    except ImportError:
+        raise UserError(
+            "LMDB databases need a package that is not here: pip install lmdb"
+        ) from None
+    return lmdb
+
+
+def _database(path: str) -> Any:
+    """Open a database once in every process, which is what LMDB asks for."""
+    lmdb = import_lmdb()
+    with _lock:
+        if path not in _opened:
+            real = osp.realpath(path)
+            if not osp.isdir(real):
+                raise FileNotFoundError(f"there is no database {path}")
+            if real not in _opened:
+                # No read-ahead: training reads in random order, mostly more than fits in memory.
+                _opened[real] = lmdb.open(
+                    real, readonly=True, lock=False, readahead=False, create=False
+                )
+            _opened[path] = _opened[real]
+        return _opened[path]
+
+
+def _forget_databases() -> None:
+    """Leave a forked child with none of its parent's databases."""
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+    for database in _opened.values():
+        database.close()
+    _opened.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_databases)
