@@ -9,7 +9,7 @@ decodes every file twice; ``one decode`` shows it without that slip.
 Examples:
   python benchmarks/speed/input.py
   python benchmarks/speed/input.py --sources 256 --pairs 64 --rounds 10 --record
-  python benchmarks/speed/input.py --images /my/large/images --only "ours, colour on the device" released
+  python benchmarks/speed/input.py --images /my/large/images --only "ours, all on CPU" released
 """
 
 from __future__ import annotations
