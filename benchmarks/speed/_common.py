@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.jsonl")
 DISTRIBUTIONS = (
     "torch", "torchvision", "onedl-mmengine", "mmengine", "onedl-mmcv", "mmcv", "onedl-mmpretrain",
-    "mmpretrain", "lightly", "pillow", "opencv-python", "opencv-python-headless", "numpy",
+    "mmpretrain", "lightly", "pillow", "opencv-python", "opencv-python-headless", "numpy", "numba",
 )  # fmt: skip
 QUARTILES = ("min", "q1", "median", "q3", "max")
 

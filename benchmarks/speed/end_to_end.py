@@ -19,6 +19,8 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -29,6 +31,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import peers
 import torch
@@ -126,6 +129,7 @@ def use_images(cfg: Config, images: Path, pairs: int, folder: Path) -> None:
     found = sorted(p for p in images.rglob("*") if p.name.lower().endswith(IMAGE_EXTENSIONS))
     if not found:
         raise SystemExit(f"no images below {images}: give another --images")
+    cfg.default_hooks.pop("knn_eval", None)  # has images of its own
     paths = [str(path.resolve()) for path in found] * -(-pairs // len(found))
     classes = cfg.model.natural_head.num_classes
     lists = {"remote_sensing": [f"{path}\n" for path in paths]}
@@ -249,10 +253,14 @@ def run_released(cfg: Config, args: argparse.Namespace, watch: Stopwatch) -> Non
 
 
 # ---------------------------------------------------------------------------------------- breakdown
-class Clock:
-    """Adds up the seconds that functions take, by name; they must not call each other."""
+class Clock(contextlib.ExitStack):
+    """Adds up the seconds that functions take, by name; they must not call each other.
+
+    Leaving it puts the functions back.
+    """
 
     def __init__(self, device: str) -> None:
+        super().__init__()
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -260,6 +268,7 @@ class Clock:
         """Replace a function or method by one that is timed."""
         function: Callable[..., Any] = getattr(owner, attribute)
 
+        @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
             synchronise(self.device)
             begin = time.perf_counter()
@@ -269,7 +278,7 @@ class Clock:
                 synchronise(self.device)
                 self.seconds[name] += time.perf_counter() - begin
 
-        setattr(owner, attribute, timed)
+        self.enter_context(mock.patch.object(owner, attribute, timed))
 
 
 class Breakdown(Hook):
@@ -389,7 +398,8 @@ def run_child(args: argparse.Namespace) -> dict[str, Any]:
         cfg = load_config(args, folder)
         if args.child == "breakdown":
             breakdown = Breakdown(args.first, args.steps, args.device)
-            run_ours(cfg, args, breakdown)
+            with breakdown.clock:
+                run_ours(cfg, args, breakdown)
             return breakdown.result
         watch = Stopwatch(args.first, args.steps, args.device)
         if args.child == RELEASED:
@@ -406,7 +416,15 @@ def start(args: argparse.Namespace, child: str) -> dict[str, Any]:
     """Run a part in a process of its own and return what it measured."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out.json")
-        command = [sys.executable, __file__, *args.argv, "--child", child, "--child-out", str(out)]
+        command = [
+            sys.executable,
+            __file__,
+            *sys.argv[1:],
+            "--child",
+            child,
+            "--child-out",
+            str(out),
+        ]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
@@ -446,6 +464,13 @@ def compare(args: argparse.Namespace) -> Iterator[tuple[str, dict, dict]]:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.child:
+        args.child_out.write_text(json.dumps(run_child(args)))
+        return
     setting = f"end to end, {Path(args.config).stem}"
     if args.batch or args.size:
         setting += f", batch {args.batch or 'as configured'}, size {args.size or 'as configured'}"
@@ -474,13 +499,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    arguments.argv = sys.argv[1:]
-    if arguments.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    if arguments.child:
-        arguments.child_out.write_text(json.dumps(run_child(arguments)))
-    else:
-        main(arguments)
+    main(parse_args())

@@ -168,13 +168,8 @@ def run_process(rank: int, world: int, port: int, folder: str, options: dict[str
     if world > 1:
         join_cpu_processes("pytorch")
     cfg = load_config(options["arch"], options["queue"])
-    for name, value in options.get("backbone", {}).items():
-        cfg.model.backbone[name] = value
-    cfg.model.neck.in_channels = options.get("channels", cfg.model.neck.in_channels)
-    cfg.model.natural_head.in_channels = cfg.model.neck.in_channels
     torch.manual_seed(0)
     ours = Ours(cfg)
-    trainable = sum(p.numel() for p in ours.model.parameters() if p.requires_grad)
     traffic = Traffic()
     model: Any = ours.model
     if world > 1:  # as gersp_mm.launch wraps it
@@ -204,7 +199,6 @@ def run_process(rank: int, world: int, port: int, folder: str, options: dict[str
         bytes={kind: traffic.bytes[kind] / options["steps"] for kind in KINDS},
         calls={kind: traffic.calls[kind] / options["steps"] for kind in KINDS},
         collective=traffic.collective,
-        trainable=trainable,
     )
     torch.save(result, Path(folder, f"{rank}.pt"))
     if world > 1:
