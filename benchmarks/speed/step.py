@@ -215,16 +215,18 @@ def build(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[
 def _measured(
     make: Callable[[], Callable[[peers.Batch], Any]], batch: peers.Batch, device: Any
 ) -> tuple[Callable[[], Any], int | None]:
-    """Build a contender; on a GPU also return the most memory that it and two steps take."""
+    """Build a contender; on a GPU also return the most memory that it takes in a step."""
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         synchronise(device)
         before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
     step = make()
     if not on_gpu:
         return lambda: step(batch), None
-    for _ in range(2):
+    for number in range(3):
+        if number == 2:  # cuDNN has chosen its algorithms, which takes memory for a moment
+            synchronise(device)
+            torch.cuda.reset_peak_memory_stats(device)
         step(batch)
     synchronise(device)
     return lambda: step(batch), torch.cuda.max_memory_allocated(device) - before
