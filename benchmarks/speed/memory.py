@@ -22,18 +22,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path(__file__).with_name("results.jsonl")
+from _common import add_record_argument, record
+
 FOLDERS, FILES = 400, 16
 SAMPLE_EVERY = 0.2  # seconds
 MIB = 2**20
@@ -151,25 +148,6 @@ def kibibytes(file: Path, field: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), 0)
 
 
-def record(args: argparse.Namespace, values: dict[str, Any]) -> None:
-    """Append one row to ``results.jsonl``."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
-    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
-    libraries = ("torch", "onedl-mmengine", "onedl-mmpretrain", "numpy", "pillow")
-    row = dict(
-        script="memory.py",
-        setting=dict(config=args.config, batch_size=args.batch_size, workers=args.workers),
-        values=values,
-        hardware=f"{(models or [platform.machine()])[0]}, {os.cpu_count()} cores",
-        versions={"python": platform.python_version(), **{n: version(n) for n in libraries}},
-        commit=commit,
-        command=" ".join(["python", "benchmarks/speed/memory.py", *sys.argv[1:]]),
-    )
-    with open(RESULTS, "a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,7 +158,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--batches", type=int, default=10, help="batches before memory is read")
-    parser.add_argument("--record", action="store_true", help=f"append a row to {RESULTS.name}")
+    add_record_argument(parser)
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -194,8 +172,7 @@ def main() -> None:
         values = measure(args, Path(folder))
     for name, value in values.items():
         print(f"{name:24} {value:>12,}")
-    if args.record:
-        record(args, values)
+    record(args, f"{args.config}, batch {args.batch_size}, {args.workers} workers", values)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def send_away(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     dtype = autocast_dtype(images.device.type)
     order = torch.randperm(len(images), device=images.device)
-    outgoing = images.permute(0, 2, 3, 1)[order].to(dtype or images.dtype)
+    outgoing = images.permute(0, 2, 3, 1)[order].to(dtype or images.dtype).contiguous()
     send, receive = _shares(len(images))
     return _exchange(outgoing, send, receive).permute(0, 3, 1, 2), order
 
