@@ -33,10 +33,10 @@ from torch import distributed as dist
 from torch import multiprocessing
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-GRADIENTS, IMAGES, ORDER = "gradients", "shuffled images", "shuffling order"
-KEYS, BUFFERS, OTHER = "keys", "buffers", "other"
-KINDS = (GRADIENTS, IMAGES, ORDER, KEYS, BUFFERS, OTHER)
-PER_PAIR = (IMAGES, ORDER, KEYS)  # grow with the batch
+GRADIENTS, IMAGES, KEYS = "gradients", "shuffled images", "keys"
+BUFFERS, OTHER = "buffers", "other"
+KINDS = (GRADIENTS, IMAGES, KEYS, BUFFERS, OTHER)
+PER_PAIR = (IMAGES, KEYS)  # grow with the batch
 WORLDS = (1, 2)
 
 
@@ -148,8 +148,6 @@ def _kind(collective: str, tensor: torch.Tensor) -> str:
         return BUFFERS
     if tensor.is_floating_point() and tensor.ndim in (2, 4):
         return IMAGES if tensor.ndim == 4 else KEYS
-    if not tensor.is_floating_point() and collective == "broadcast":
-        return ORDER
     return OTHER
 
 
@@ -246,7 +244,7 @@ def modelled(gpus: int, args: argparse.Namespace, measured: Mapping[str, Any]) -
     hops = math.ceil(math.log2(gpus))
     times = dict.fromkeys(KINDS, 0.0)
     for kind, collective in measured["collective"].items():
-        size = traffic_per_gpu(args, measured["bytes"], gpus)[kind]
+        size = traffic_per_gpu(args, measured["bytes"])[kind]
         everybody = gpus - 1 if "gather" in collective else (gpus - 1) / gpus
         passed = size * (1 if "broadcast" in collective else everybody)
         both_ways = 2 if collective == "all_reduce" else 1
@@ -263,14 +261,10 @@ def modelled(gpus: int, args: argparse.Namespace, measured: Mapping[str, Any]) -
     }
 
 
-def traffic_per_gpu(
-    args: argparse.Namespace, measured: Mapping[str, float], gpus: int
-) -> dict[str, float]:
+def traffic_per_gpu(args: argparse.Namespace, measured: Mapping[str, float]) -> dict[str, float]:
     """Scale measured bytes from ``--batch`` pairs and two processes to the model's."""
     scale = args.model_batch / args.batch
-    scaled = {kind: v * (scale if kind in PER_PAIR else 1) for kind, v in measured.items()}
-    scaled[ORDER] *= gpus / 2  # one number for every image of all processes
-    return scaled
+    return {kind: v * (scale if kind in PER_PAIR else 1) for kind, v in measured.items()}
 
 
 # --------------------------------------------------------------------------------------------- main

@@ -250,7 +250,7 @@ def test_modelled_times_by_hand():
         batch=2, model_batch=4, model_step_ms=10.0, backward_share=0.5, gpus_per_node=4,
         gb_per_s=[1.0, 1.0], latency_us=[0.0, 100.0],
     )  # fmt: skip
-    kinds = (scaling.GRADIENTS, scaling.IMAGES, scaling.ORDER)
+    kinds = (scaling.GRADIENTS, scaling.IMAGES, scaling.BUFFERS)
     measured = dict(
         bytes={**dict.fromkeys(scaling.KINDS, 0), **dict(zip(kinds, (4e6, 1e6, 32)))},
         calls={**dict.fromkeys(scaling.KINDS, 0), **dict(zip(kinds, (2, 1, 1)))},
@@ -259,13 +259,13 @@ def test_modelled_times_by_hand():
     two = scaling.modelled(2, args, measured)
     assert two["gradients ms"] == pytest.approx(2 * 4 / 2)  # 2·S·(n - 1)/n at 1 MB a ms
     assert two["shuffled images ms"] == pytest.approx(2 * 1)  # twice the batch, (n - 1)·S
-    assert two["shuffling order ms"] == pytest.approx(64e-6)
-    assert two["exposed ms"] == pytest.approx(2 + 64e-6)  # gradients hide under 5 ms
-    assert two["efficiency"] == pytest.approx(10 / (12 + 64e-6))
+    assert two["buffers ms"] == pytest.approx(32e-6)
+    assert two["exposed ms"] == pytest.approx(2 + 32e-6)  # gradients hide under 5 ms
+    assert two["efficiency"] == pytest.approx(10 / (12 + 32e-6))
     eight = scaling.modelled(8, args, measured)
     assert eight["gradients ms"] == pytest.approx(2 * (4 * 7 / 8 + 2 * 3 * 0.1))
     assert eight["shuffled images ms"] == pytest.approx(2 * 7 + 3 * 0.1)
-    assert eight["shuffling order ms"] == pytest.approx(256e-6 + 3 * 0.1)
+    assert eight["buffers ms"] == pytest.approx(32e-6 + 3 * 0.1)
     measured["collective"][scaling.IMAGES] = "all_to_all_single"
     assert scaling.modelled(8, args, measured)["shuffled images ms"] == pytest.approx(
         2 * 7 / 8 + 3 * 0.1
@@ -329,7 +329,6 @@ def test_scaling_script_counts_the_bytes_that_one_counts_by_hand(run: Any) -> No
     assert row["values"]["bytes_a_step"] == {
         scaling.GRADIENTS: 4 * trainable,
         scaling.IMAGES: 4 * pairs * 3 * size * size,
-        scaling.ORDER: 8 * 2 * pairs,
         # a key travels to be put back in order, and to be put into every queue
         scaling.KEYS: 2 * 4 * pairs * 128,
         scaling.BUFFERS: 0,
