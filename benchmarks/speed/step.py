@@ -42,6 +42,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gersp_mm import launch
+from gersp_mm.launch import keep_freed_memory
 from gersp_mm.models.info_nce import InfoNCEHead
 from gersp_mm.models.negative_queue import enqueue
 
@@ -303,6 +304,8 @@ def main(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     quiet()
+    if args.device == "cpu":
+        keep_freed_memory()  # as tools/train.py does; every contender gains from it
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as in the configs
     title = f"ResNet-{args.arch}, {args.size} px, {args.batch}+{args.batch} images"

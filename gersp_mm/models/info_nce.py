@@ -29,24 +29,27 @@ class _QueueInfoNCE(torch.autograd.Function):
         queue: torch.Tensor,
         temperature: float,
     ) -> tuple[torch.Tensor, ...]:
-        positive = (query * key).sum(dim=1)
-        negatives = query @ queue.t()
+        # One N × queue_len buffer, changed in place: logits, then their exponentials.
+        scaled = query / temperature
+        positive = (scaled * key).sum(dim=1)
+        negatives = scaled @ queue.t()
         hardest = negatives.amax(dim=1)
         mean_negative = negatives.mean()
 
-        positive_logit = positive / temperature
-        negatives.div_(temperature)
-        log_normaliser = torch.logaddexp(positive_logit, negatives.logsumexp(dim=1))
-        loss = (log_normaliser - positive_logit).mean()
+        shift = torch.maximum(positive, hardest)  # keeps the exponentials below 1
+        exp_positive = (positive - shift).exp_()
+        exp_negatives = negatives.sub_(shift[:, None]).exp_()
+        normaliser = exp_negatives.sum(dim=1).add_(exp_positive)
+        loss = (shift + normaliser.log() - positive).mean()
 
         if ctx.needs_input_grad[0]:
-            p_positive = (positive_logit - log_normaliser).exp()
-            p_negatives = negatives.sub_(log_normaliser[:, None]).exp_()
-            gradient = torch.addmm((p_positive - 1)[:, None] * key, p_negatives, queue)
+            p_positive = exp_positive / normaliser
+            gradient = (exp_negatives @ queue).div_(normaliser[:, None])
+            gradient.addcmul_((p_positive - 1)[:, None], key)
             ctx.save_for_backward(gradient.div_(temperature * len(query)))
 
         accuracy = (positive > hardest).to(loss.dtype).mean() * 100
-        stats = (accuracy, positive.mean(), mean_negative)
+        stats = (accuracy, positive.mean() * temperature, mean_negative * temperature)
         ctx.mark_non_differentiable(*stats)
         return loss, *stats
 
