@@ -27,6 +27,7 @@ train_dataloader = dict(
     collate_fn=dict(type="gersp_mm.collate_pairs"),
     dataset=dict(
         type="gersp_mm.PairedDataset",
+        cache_images=4096,  # all of them, some 45 MB
         remote_sensing=dict(
             type="gersp_mm.MillionAID", data_root=data_root, ann_file="remote_sensing.txt"
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -56,6 +57,8 @@ class PairedDataset(Dataset):
             change), and leave there a uint8 tensor 3×H×W, a PIL image or an H×W×3 RGB array.
             What they leave in ``colour`` goes along, for the data preprocessor.
         natural_pipeline: transforms of the natural image, likewise.
+        cache_images: how many decoded images every worker process keeps in memory, for small data
+            sets that are gone through many times; 0 keeps none.
 
     Raises:
         UserError: both sources are None, a source cannot be listed, the natural images have no
@@ -69,6 +72,7 @@ class PairedDataset(Dataset):
         natural: dict | None = None,
         rs_pipeline: Sequence[dict] = (),
         natural_pipeline: Sequence[dict] = (),
+        cache_images: int = 0,
     ) -> None:
         if remote_sensing is None and natural is None:
             raise UserError("PairedDataset needs remote_sensing, natural or both")
@@ -76,6 +80,8 @@ class PairedDataset(Dataset):
         self.natural = _build_source("natural", natural)
         self.rs_pipeline = _build_pipeline(rs_pipeline)
         self.natural_pipeline = _build_pipeline(natural_pipeline)
+        self._cached: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self.cache_images = cache_images
         if self.natural is not None and "gt_label" not in self.natural.get_data_info(0):
             raise UserError(
                 f"the natural images ({type(self.natural).__name__}) have no gt_label: use a "
@@ -119,12 +125,12 @@ class PairedDataset(Dataset):
         sample = DataSample()
         bad: list[tuple[str, str]] = []
         if self.remote_sensing is not None:
-            results = _read_usable(self.remote_sensing, rs_index, bad)
+            results = self._read_usable(self.remote_sensing, rs_index, bad)
             views["rs_query"] = _view("rs_pipeline", self.rs_pipeline, results)
             views["rs_key"] = _view("rs_pipeline", self.rs_pipeline, results)
             sample.set_field(results["img_path"], "rs_path", field_type="metainfo")
         if self.natural is not None:
-            results = _read_usable(self.natural, natural_index, bad)
+            results = self._read_usable(self.natural, natural_index, bad)
             views["natural"] = _view("natural_pipeline", self.natural_pipeline, results)
             sample.set_gt_label(results["gt_label"])
             sample.set_field(results["img_path"], "natural_path", field_type="metainfo")
@@ -133,6 +139,34 @@ class PairedDataset(Dataset):
         colour = {name: view["colour"] for name, view in views.items() if "colour" in view}
         loaded = dict(inputs=inputs, data_samples=sample)
         return {**loaded, "colour": colour} if colour else loaded
+
+    def _read_usable(
+        self, source: Any, index: int, bad: list[tuple[str, str]]
+    ) -> dict[str, Any]:
+        """Decode image ``index`` or the first readable one after it; note others in ``bad``."""
+        attempts = max(MAX_BAD_IN_A_ROW, int(MAX_BAD_SHARE_IN_A_ROW * len(source)))
+        for offset in range(min(len(source), attempts)):
+            info = source.get_data_info((index + offset) % len(source))
+            try:
+                return {**info, "img": self._decode(info["img_path"])}
+            except BadImageError as error:
+                bad.append((info["img_path"], str(error)))
+        path, reason = bad[-1]
+        raise UserError(
+            f"{offset + 1} images of {type(source).__name__} in a row cannot be read, the last one "
+            f"being {path} ({reason}): check the files and data_root"
+        )
+
+    def _decode(self, path: str) -> torch.Tensor:
+        if path in self._cached:
+            self._cached.move_to_end(path)
+            return self._cached[path]
+        image = load_pixels(path)
+        if self.cache_images:
+            self._cached[path] = image
+            if len(self._cached) > self.cache_images:
+                self._cached.popitem(last=False)
+        return image
 
 
 @DATA_SAMPLERS.register_module()
@@ -245,22 +279,6 @@ def _build_pipeline(cfgs: Sequence[dict]) -> Compose:
 
 def _size(source: Any) -> int:
     return 0 if source is None else len(source)
-
-
-def _read_usable(source: Any, index: int, bad: list[tuple[str, str]]) -> dict[str, Any]:
-    """Decode image ``index``, or the first readable one after it; note the others in ``bad``."""
-    attempts = max(MAX_BAD_IN_A_ROW, int(MAX_BAD_SHARE_IN_A_ROW * len(source)))
-    for offset in range(min(len(source), attempts)):
-        info = source.get_data_info((index + offset) % len(source))
-        try:
-            return {**info, "img": load_pixels(info["img_path"])}
-        except BadImageError as error:
-            bad.append((info["img_path"], str(error)))
-    path, reason = bad[-1]
-    raise UserError(
-        f"{offset + 1} images of {type(source).__name__} in a row cannot be read, the last one "
-        f"being {path} ({reason}): check the files and data_root"
-    )
 
 
 def _view(name: str, pipeline: Compose, results: dict[str, Any]) -> dict[str, Any]:

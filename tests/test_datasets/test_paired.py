@@ -466,3 +466,28 @@ def test_how_many_in_a_row_depends_on_the_size_of_the_source(tmp_path, monkeypat
     assert len(dataset[PairIndex(20, 0, 0)]["data_samples"].bad_images) == 39
     with pytest.raises(UserError, match="48 images of MillionAID in a row"):
         dataset[PairIndex(0, 0, 0)]
+
+
+def test_cached_images_are_decoded_once_and_the_oldest_forgotten(pair_data, monkeypatch):
+    opened = Counter()
+
+    def counting(path, *args):
+        opened[path] += 1
+        return load_pixels(path, *args)
+
+    load_pixels = paired.load_pixels
+    plain = PairedDataset(**config(pair_data))
+    expected = [plain[PairIndex(number, number, seed=7)] for number in range(3)]
+    monkeypatch.setattr(paired, "load_pixels", counting)
+    dataset = PairedDataset(**config(pair_data), cache_images=4)
+    for _ in range(2):
+        for number in range(2):
+            sample = dataset[PairIndex(number, number, seed=7)]
+            for name, view in expected[number]["inputs"].items():
+                assert torch.equal(sample["inputs"][name], view)
+    assert set(opened.values()) == {1} and len(opened) == 4
+    dataset[PairIndex(2, 2, seed=7)]  # makes room by forgetting the first pair
+    dataset[PairIndex(1, 1, seed=7)]
+    assert set(opened.values()) == {1}
+    dataset[PairIndex(0, 0, seed=7)]
+    assert sorted(opened.values()) == [1, 1, 1, 1, 2, 2]
