@@ -12,6 +12,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
 from gersp_mm.launch import join_cpu_processes
+from gersp_mm.models import key_exchange
 from gersp_mm.utils.model import unwrap
 from tests.runs import build, demo_config
 
@@ -106,6 +107,24 @@ def shuffled_keys(data: Path, work_dir: Path) -> dict[str, Any]:
     return dict(numbers=numbers, seen=seen, keys=keys)
 
 
+def exchanged(n: int, precision: str) -> dict[str, Any]:
+    """Numbered images after one exchange, and what comes back for them."""
+    images = torch.zeros(n, 3, 4, 4)
+    images[:, 0, 0, 0] = torch.arange(n) + 100 * get_rank()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        received, order = key_exchange.send_away(images)
+        keys = received[:, :, 0, 0].float() * 2
+        returned = key_exchange.bring_back(keys, order)
+        gathered = key_exchange.gather_keys(returned)
+    return dict(
+        numbers=images[:, 0, 0, 0],
+        received=received[:, 0, 0, 0].float(),
+        dtypes=(received.dtype, gathered.dtype),
+        returned=returned[:, 0],
+        gathered=gathered[:, 0].float(),
+    )
+
+
 def main(data: Path, out: Path) -> None:
     join_cpu_processes("pytorch")
     results: dict[str, Any] = {}
@@ -133,6 +152,9 @@ def main(data: Path, out: Path) -> None:
     results["accumulating"] = dict(gradients=hook.gradients)
 
     results["shuffle"] = shuffled_keys(data, out / "shuffle")
+    results["exchange"] = {
+        (n, precision): exchanged(n, precision) for n in (1, 5, 8) for precision in ("fp32", "bf16")
+    }
     torch.save(results, out / f"rank{get_rank()}.pt")
     torch.distributed.destroy_process_group()
 

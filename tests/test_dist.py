@@ -88,6 +88,21 @@ def test_shuffling_mixes_the_images_of_the_ranks(ranks):
     assert unshuffled == own
 
 
+@pytest.mark.parametrize("n", [1, 5, 8])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_exchanged_images_come_from_both_ranks_and_keys_return_in_order(ranks, n, precision):
+    both = [rank["exchange"][n, precision] for rank in ranks]
+    everything = torch.cat([rank["numbers"] for rank in both])
+    assert sorted(torch.cat([rank["received"] for rank in both]).tolist()) == everything.tolist()
+    for number, rank in enumerate(both):
+        own = sum(value // 100 == number for value in rank["received"].tolist())
+        assert own == n - n // 2
+        assert torch.equal(rank["returned"], 2 * rank["numbers"])
+        assert torch.equal(rank["gathered"], 2 * everything)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        assert rank["dtypes"] == (dtype, dtype)
+
+
 def test_shuffled_keys_go_back_to_their_images(ranks):
     for rank in ranks:
         keys = rank["shuffle"]["keys"]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from gersp_mm.optim import BFloat16OptimWrapper
+from gersp_mm.optim import BFloat16OptimWrapper, has_fused_form
 from tests.runs import demo_config
 
 
@@ -86,3 +88,30 @@ def test_bfloat16_wrapper_computes_in_bfloat16_and_steps_in_fp32():
     wrapper.update_params(output.float().sum())
     torch.testing.assert_close(layer.bias.detach(), before - 0.1 * 3)
     assert layer.weight.dtype == torch.float32
+
+
+def step_with(model, gradients, **optimizer):
+    model = copy.deepcopy(model)
+    options = dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-2)
+    wrapper = build(model, optimizer={**options, **optimizer})
+    for _ in range(3):
+        for parameter, gradient in zip(trainable(model), gradients):
+            parameter.grad = gradient.clone()
+        wrapper.optimizer.step()
+    return wrapper, [p.detach().clone() for p in trainable(model)]
+
+
+def test_optimizer_is_fused_unless_told_otherwise_and_steps_alike(model):
+    model = model.to(memory_format=torch.channels_last)
+    gradients = [torch.randn_like(p) for p in trainable(model)]
+    fused, after_fused = step_with(model, gradients)
+    plain, after_plain = step_with(model, gradients, fused=False, foreach=False)
+    assert fused.optimizer.param_groups[0]["fused"] is True
+    assert plain.optimizer.param_groups[0]["fused"] is False
+    for one, other in zip(after_fused, after_plain):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_optimizers_without_a_fused_form_are_left_alone(model):
+    assert "fused" not in build(model, optimizer=dict(type="RMSprop", lr=0.1)).optimizer.defaults
+    assert has_fused_form("AdamW", model) and not has_fused_form("LBFGS", model)

@@ -380,6 +380,11 @@ class Setup:
             *self.constraints(),
             env=self.find_links(),
         )
+        fast = ROOT / "requirements" / "fast.txt"
+        try:
+            self.pip("--only-binary=:all:", "-r", fast, *self.constraints())
+        except SetupError:
+            say(f"      going on without {fast.name}: slower on CPUs, no packed image folders")
 
     # mmcv with its operators ---------------------------------------------------------------------
     def wheel_folder(self) -> Path:
