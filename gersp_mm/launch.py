@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.util
 import os
 import os.path as osp
-import platform
 import sys
 from typing import Any, Callable
 
@@ -16,6 +14,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.memory import keep_freed_memory
 
 VIS_BACKENDS = {
     "tensorboard": ("TensorboardVisBackend", "tensorboard", "tensorboard"),
@@ -93,20 +92,6 @@ def load_config(args: argparse.Namespace) -> Config:
             type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
         )
     return cfg
-
-
-def keep_freed_memory() -> None:
-    """Keep glibc from returning memory to the system between the tensors of a training step.
-
-    On CPUs every large tensor is otherwise fetched from the system anew, whose zeroing of pages
-    costs a tenth of a step and more. The process then stays as large as it was at its largest.
-    Other C libraries are left alone.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def join_cpu_processes(launcher: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from gersp_mm.hooks.checkpoint import ATOMIC_BACKEND
 from gersp_mm.registry import LOOPS
 from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.memory import keep_freed_memory
 
 
 @LOOPS.register_module()
@@ -158,7 +160,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
 
 def _start_worker(init: Callable[[int], None] | None, released: Any, worker_id: int) -> None:
-    """Keep a signal sent to all processes from taking the data away before the checkpoint.
+    """Prepare a worker process.
+
+    A signal sent to all processes does not take the data away before the checkpoint, and memory of
+    one image is kept for the next.
 
     Args:
         init: the function that starts a worker otherwise.
@@ -167,5 +172,7 @@ def _start_worker(init: Callable[[int], None] | None, released: Any, worker_id: 
     """
     if init is not None:
         init(worker_id)
+    keep_freed_memory()
+    gc.freeze()  # the collector need not look through, and so copy, what all processes share
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if released.value else None)

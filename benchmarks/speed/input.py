@@ -16,7 +16,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import gc
+import multiprocessing
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -48,6 +52,7 @@ from gersp_mm.datasets import collate_pairs
 from gersp_mm.datasets.augmentation import PRESETS
 from gersp_mm.datasets.image_io import IMAGE_EXTENSIONS
 from gersp_mm.datasets.paired import PairIndex
+from gersp_mm.utils.memory import keep_freed_memory
 
 # name: width and height of the files, side of the views
 SOURCES = {"256": ((256, 256), 224), "500x375": ((500, 375), 224), "64": ((64, 64), 64)}
@@ -92,7 +97,8 @@ def write_sources(
     """Cut JPEG files of one size from real images: as many for each of the two sources.
 
     Cuts are taken at the images' own resolution where they are large enough, so that the files are
-    as detailed as real ones; smaller images are enlarged.
+    as detailed as real ones; smaller images are enlarged. JPEG files of that very size are taken as
+    they are.
     """
     extensions = tuple(IMAGE_EXTENSIONS)
     found = sorted(p for p in images.rglob("*") if p.name.lower().endswith(extensions))
@@ -113,7 +119,10 @@ def write_sources(
         for number in range(count):
             cut = _cut(chosen[number % len(chosen)], size, rng)
             path = folder / kind / f"{number:04d}.jpg"
-            cut.save(path, quality=JPEG_QUALITY)
+            if cut is None:
+                shutil.copyfile(chosen[number % len(chosen)], path)
+            else:
+                cut.save(path, quality=JPEG_QUALITY)
             entries.append((str(path), number % 10))
         sources.append(entries)
     return sources[0], sources[1]
@@ -122,11 +131,14 @@ def write_sources(
 _OPENED: dict[Path, Image.Image] = {}
 
 
-def _cut(path: Path, size: tuple[int, int], rng: random.Random) -> Image.Image:
+def _cut(path: Path, size: tuple[int, int], rng: random.Random) -> Image.Image | None:
+    """Return a random part of an image; None for a JPEG that has the size already."""
     if path not in _OPENED:
         with Image.open(path) as image:
             _OPENED[path] = image.convert("RGB")
     image = _OPENED[path]
+    if image.size == size and path.suffix.lower() in (".jpg", ".jpeg"):
+        return None
     scale = max(1.0, size[0] / image.width, size[1] / image.height)
     width, height = size[0] / scale, size[1] / scale
     left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
@@ -222,20 +234,43 @@ def _collate_mmpretrain(samples: list[dict[str, Any]]) -> Any:
     return {name: collate([sample[name] for sample in samples]) for name in samples[0]}
 
 
+# ------------------------------------------------------------------------------- worker processes
 @contextlib.contextmanager
-def as_worker() -> Iterator[None]:
-    """Run our data set as in a worker process, where it need not spare the caller's random state.
+def as_workers(loads: dict[str, Callable[[], None]]) -> Iterator[dict[str, Callable[[], None]]]:
+    """Give every contender a process of its own, set up as its data loader sets up a worker.
 
-    Every contender has one thread, as the workers of a data loader do.
+    All have one thread. Ours also does what ``gersp_mm.loops`` does at the start of a worker. Only
+    the process that is asked to load is busy; the others wait.
     """
-    threads = torch.get_num_threads()
+    context = multiprocessing.get_context("fork")
+    ends, processes = {}, []
+    for name, load in loads.items():
+        ends[name], end = context.Pipe()
+        process = context.Process(target=_serve, args=(end, load, name in OURS), daemon=True)
+        process.start()
+        processes.append(process)
+    yield {name: functools.partial(_ask, end) for name, end in ends.items()}
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def _serve(end: Any, load: Callable[[], None], ours: bool) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    try:
-        with mock.patch("gersp_mm.datasets.paired.get_worker_info", return_value=object()):
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    if ours:
+        keep_freed_memory()
+        gc.freeze()
+    # in a worker our data set need not spare the caller's random state
+    with mock.patch("gersp_mm.datasets.paired.get_worker_info", new=object):
+        while end.recv():
+            load()
+            end.send(True)
+
+
+def _ask(end: Any) -> None:
+    end.send(True)
+    end.recv()
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -247,13 +282,14 @@ def main(args: argparse.Namespace) -> None:
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        with tempfile.TemporaryDirectory() as folder, as_worker():
+        with tempfile.TemporaryDirectory() as folder:
             sources = write_sources(args.images, Path(folder), file_size, args.files)
             size_kb = (
                 np.mean([Path(path).stat().st_size for path, _ in [*sources[0], *sources[1]]]) / 1e3
             )
             loads = contenders(args.only, *sources, view, args.pairs, args.batch)
-            times = interleave(loads, args.rounds, args.warmup)
+            with as_workers(loads) as ask:
+                times = interleave(ask, args.rounds, args.warmup)
         title = f"{file_size[0]}x{file_size[1]} JPEG ({size_kb:.0f} kB) to views of {view} px"
         rates = {who: spread([args.pairs / s for s in seconds]) for who, seconds in times.items()}
         rows = [[who, *rate.values()] for who, rate in rates.items()]

@@ -42,9 +42,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from gersp_mm import launch
-from gersp_mm.launch import keep_freed_memory
 from gersp_mm.models.info_nce import InfoNCEHead
 from gersp_mm.models.negative_queue import enqueue
+from gersp_mm.utils.memory import keep_freed_memory
 
 SETTINGS = {
     "r50-224": dict(arch=50, size=224, batch=8),

@@ -143,7 +143,7 @@ class ViewAugmentation:
         """Cut out and resize with antialiasing, as 3×size×size."""
         top, left, height, width = crop
         # Channels last with a batch dimension is the layout that torch has a fast kernel for.
-        part = image[:, top : top + height, left : left + width].permute(1, 2, 0)[None]
+        part = image.permute(1, 2, 0)[None, top : top + height, left : left + width]
         if self.engine == "pil":
             pil = Image.fromarray(part[0].numpy())
             pil = pil.resize((self.size, self.size), Image.Resampling.BILINEAR)

@@ -126,21 +126,29 @@ def _run(tile, n, codes, first, last, factors, mean):
             _grayscale(tile, n)
 
 
+# Indices that start at zero, of a slice: numba then drops the check for negative ones, which would
+# keep these loops from being vectorised.
 @_compiled
-def _load(source, start, n, tile):
+def _load(part, n, tile):
     for i in range(n):
-        tile[0, i] = source[3 * (start + i)]
-        tile[1, i] = source[3 * (start + i) + 1]
-        tile[2, i] = source[3 * (start + i) + 2]
+        tile[0, i] = part[3 * i]
+        tile[1, i] = part[3 * i + 1]
+        tile[2, i] = part[3 * i + 2]
 
 
 @_compiled
-def _store(tile, n, target, start, step):
+def _store(tile, n, part):
     for i in range(n):
-        place = 3 * (start + step * i)
-        target[place] = np.uint8(tile[0, i])
-        target[place + 1] = np.uint8(tile[1, i])
-        target[place + 2] = np.uint8(tile[2, i])
+        part[3 * i] = np.uint8(tile[0, i])
+        part[3 * i + 1] = np.uint8(tile[1, i])
+        part[3 * i + 2] = np.uint8(tile[2, i])
+
+
+@_compiled
+def _turn_round(tile, n):
+    for c in range(3):
+        for i in range(n // 2):
+            tile[c, i], tile[c, n - 1 - i] = tile[c, n - 1 - i], tile[c, i]
 
 
 @_compiled
@@ -167,26 +175,29 @@ def recolour(pixels, draw, out):
     tile = np.empty((3, TILE), np.float32)
     mean = f32(0)
     if contrast:
-        total = 0.0
+        total = np.int64(0)
         for start in range(0, height * width, TILE):
             n = min(TILE, height * width - start)
-            _load(source, start, n, tile)
+            part = source[3 * start : 3 * (start + n)]
+            _load(part, n, tile)
             _run(tile, n, codes, 0, contrast, factors, mean)
-            part = f32(0)  # at most 512 * 255, exact
+            subtotal = np.int64(0)
             for i in range(n):
-                part += _luma(tile[0, i], tile[1, i], tile[2, i])
-            total += float(part)
+                subtotal += np.int64(_luma(tile[0, i], tile[1, i], tile[2, i]))
+            total += subtotal
             if contrast > 1 or codes[0] == GRAY:
-                _store(tile, n, source, start, 1)
+                _store(tile, n, part)
         mean = f32(np.floor(total / (height * width) + 0.5))
     backwards = draw[HORIZONTAL_FLIP] > 0
     for row in range(height):
         line = height - 1 - row if draw[VERTICAL_FLIP] > 0 else row
         for column in range(0, width, TILE):
             n = min(TILE, width - column)
-            _load(source, row * width + column, n, tile)
+            start = row * width + column
+            _load(source[3 * start : 3 * (start + n)], n, tile)
             _run(tile, n, codes, contrast, 6, factors, mean)
+            start = line * width + column
             if backwards:
-                _store(tile, n, target, line * width + width - 1 - column, -1)
-            else:
-                _store(tile, n, target, line * width + column, 1)
+                _turn_round(tile, n)
+                start = line * width + width - column - n
+            _store(tile, n, target[3 * start : 3 * (start + n)])

@@ -16,6 +16,11 @@ from torchvision.transforms.functional import pil_to_tensor
 from gersp_mm.datasets.packed import read_file
 from gersp_mm.utils.errors import UserError
 
+try:
+    import simplejpeg
+except ImportError:  # an optional extra
+    simplejpeg = None
+
 # What image folders are searched for; the content decides how a file is decoded, not its name.
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
@@ -63,8 +68,9 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
 def load_pixels(path: str, backend_args: dict | None = None) -> torch.Tensor:
     """Decode one image file as :func:`load_rgb` does, JPEGs faster, to a 3×H×W uint8 RGB tensor.
 
-    torchvision's JPEG decoder gives PIL's values to the last bit. What it does not do as PIL does
-    (CMYK, EXIF rotation, saying what is wrong with a file) is left to PIL.
+    JPEGs are decoded by simplejpeg where it is installed and by torchvision elsewhere, which give
+    PIL's values to the last bit. What they do not do as PIL does (CMYK, EXIF rotation, saying what
+    is wrong with a file) is left to PIL.
 
     Args:
         path: see :func:`load_rgb`.
@@ -75,11 +81,20 @@ def load_pixels(path: str, backend_args: dict | None = None) -> torch.Tensor:
     """
     content = _read(path, backend_args)
     if content.startswith(JPEG_START) and b"Exif\0\0" not in content:
-        with contextlib.suppress(RuntimeError):  # PIL says whether and why a file is unusable
-            pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-            if len(pixels) in (1, 3):
-                return pixels.expand(3, -1, -1)
+        with contextlib.suppress(RuntimeError, ValueError):  # PIL says whether and why it is bad
+            return _decode_jpeg(content)
     return pil_to_tensor(_decode_with_pil(content))
+
+
+def _decode_jpeg(content: bytes) -> torch.Tensor:
+    """Decode a greyscale or RGB JPEG to 3×H×W; raise ValueError or RuntimeError for any other."""
+    if simplejpeg is None:
+        pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        return pixels if len(pixels) == 3 else pixels.expand(3, -1, -1)
+    if simplejpeg.decode_jpeg_header(content)[2] not in ("YCbCr", "Gray", "RGB"):
+        raise ValueError("not RGB")
+    array = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def _read(path: str, backend_args: dict | None) -> bytes:

@@ -283,10 +283,11 @@ def _size(source: Any) -> int:
 
 def _view(name: str, pipeline: Compose, results: dict[str, Any]) -> dict[str, Any]:
     first = pipeline.transforms[0] if pipeline.transforms else None
-    if not getattr(first, "takes_tensor", False):
-        results = {**results, "img": to_pil_image(results["img"])}
-    with unlimited_image_size():
-        results = pipeline({**results})
+    if getattr(first, "takes_tensor", False):
+        results = pipeline(results)
+    else:
+        with unlimited_image_size():
+            results = pipeline({**results, "img": to_pil_image(results["img"])})
     view = results["img"]
     if isinstance(view, np.ndarray):
         view = torch.from_numpy(np.ascontiguousarray(np.moveaxis(view, -1, 0)))

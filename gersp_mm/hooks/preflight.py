@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from gersp_mm.hooks.teacher_update import TeacherUpdateHook
+from gersp_mm.models.preprocessor import PairedDataPreprocessor
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
@@ -22,7 +23,8 @@ class PreflightHook(Hook):
     Raises:
         UserError: with the numbers and the fix, when the queue is smaller than the global batch, a
             batch of 1 meets BatchNorm, a label lies outside the classifier, SyncBN would run on
-            CPUs, or nothing would move the teacher.
+            CPUs, colour work is left to a preprocessor that does not do it, or nothing would move
+            the teacher.
     """
 
     priority = "VERY_HIGH"
@@ -35,6 +37,7 @@ class PreflightHook(Hook):
         batch = loader.batch_size
         global_batch = batch * get_world_size()
         self._check_labels(model, loader.dataset)
+        self._check_colour(model, loader.dataset)
         if getattr(model, "teacher", None) is not None:
             self._check_teacher(runner, model)
             self._check_queue(model, batch, global_batch)
@@ -68,6 +71,18 @@ class PreflightHook(Hook):
                 f"{info['gt_label']}: set model.natural_head.num_classes to "
                 f"{int(labels.max()) + 1} or mend the labels"
             )
+
+    @staticmethod
+    def _check_colour(model: Any, dataset: Any) -> None:
+        for name in ("rs_pipeline", "natural_pipeline"):
+            transforms = getattr(getattr(dataset, name, None), "transforms", ())
+            left = any(getattr(transform, "on_device", False) for transform in transforms)
+            if left and not isinstance(model.data_preprocessor, PairedDataPreprocessor):
+                raise UserError(
+                    f"dataset.{name} leaves colours and flips to the data preprocessor, which "
+                    f"{type(model.data_preprocessor).__name__} does not do: use "
+                    "gersp_mm.PairedDataPreprocessor, or colour='workers' in ViewAugmentation"
+                )
 
     @staticmethod
     def _check_teacher(runner: Any, model: Any) -> None:

@@ -20,6 +20,11 @@ def drop_teacher_hook(cfg):
     cfg.default_hooks.pop("teacher_update")
 
 
+def colours_for_nobody(cfg):
+    cfg.train_dataloader.dataset.rs_pipeline[0].colour = "device"
+    cfg.model.data_preprocessor = dict(type="mmpretrain.SelfSupDataPreprocessor")
+
+
 def default_constructor(cfg):
     cfg.optim_wrapper.pop("constructor")
 
@@ -34,6 +39,12 @@ REFUSALS = {
         set_options(train_dataloader__batch_size=1),
         "train_dataloader.batch_size=1 with BatchNorm: the keys would be normalised by "
         "themselves; use at least 2 images a process",
+    ),
+    "colours for nobody": (
+        colours_for_nobody,
+        "dataset.rs_pipeline leaves colours and flips to the data preprocessor, which "
+        "SelfSupDataPreprocessor does not do: use gersp_mm.PairedDataPreprocessor, or "
+        "colour='workers' in ViewAugmentation",
     ),
     "no teacher hook": (
         drop_teacher_hook,
