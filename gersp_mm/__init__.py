@@ -21,6 +21,7 @@ _LAZY = {
     "PairedDataset": "datasets",
     "PairedSampler": "datasets",
     "MillionAID": "datasets",
+    "LabelledImages": "datasets",
     "TeacherUpdateHook": "hooks",
     "ExportBackboneHook": "hooks",
     "KNNEvalHook": "hooks",

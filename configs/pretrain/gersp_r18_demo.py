@@ -31,7 +31,7 @@ train_dataloader = dict(
         remote_sensing=dict(
             type="gersp_mm.MillionAID", data_root=data_root, ann_file="remote_sensing.txt"
         ),
-        natural=dict(type="CustomDataset", data_root=data_root, ann_file="natural.txt"),
+        natural=dict(type="gersp_mm.LabelledImages", data_root=data_root, ann_file="natural.txt"),
         rs_pipeline=[
             dict(
                 type="gersp_mm.ViewAugmentation",

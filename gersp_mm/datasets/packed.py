@@ -17,7 +17,7 @@ from mmengine import fileio
 from gersp_mm.utils.errors import UserError
 
 DATABASE = "images.lmdb"  # what tools/dataset_converters/pack_images.py writes
-LISTING = "images.txt"
+LISTING, LABELLED_LISTING = "images.txt", "labelled.txt"
 
 _INSIDE = re.compile(r"(?P<database>.*?\.lmdb)[/\\]+(?P<key>.+)", re.DOTALL)
 _opened: dict[str, Any] = {}  # by every spelling of its path

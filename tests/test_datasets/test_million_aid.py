@@ -7,9 +7,10 @@ import pickle
 from pathlib import Path
 
 import pytest
+from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
-from gersp_mm.datasets import MillionAID
+from gersp_mm.datasets import LabelledImages, MillionAID
 from gersp_mm.utils.errors import UserError
 
 
@@ -112,3 +113,32 @@ def test_built_by_name_serialised_and_cut(tmp_path):
     assert names(pickle.loads(pickle.dumps(dataset)), tmp_path) == [f"{n}.png" for n in range(4)]
     assert "gt_label" not in dataset.get_data_info(0)
     assert len(MillionAID(str(tmp_path), serialize_data=False).data_list) == 6
+
+
+def rows(dataset) -> list[tuple[str, int]]:
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    return [(info["img_path"], info["gt_label"]) for info in infos]
+
+
+@pytest.mark.parametrize("indices", [None, 5, [7, 2, 3]])
+@pytest.mark.parametrize("serialize", [True, False])
+def test_labelled_images_are_custom_datasets(pair_data, tmp_path, indices, serialize):
+    options = dict(indices=indices, serialize_data=serialize)
+    folder = str(pair_data / "natural")
+    theirs, ours = CustomDataset(folder, **options), LabelledImages(folder, **options)
+    assert rows(ours) == rows(theirs)
+    assert ours.metainfo["classes"] == theirs.metainfo["classes"]
+    assert ours.get_gt_labels().tolist() == list(theirs.get_gt_labels())
+    assert ours.get_cat_ids(1) == theirs.get_cat_ids(1)
+    listing = tmp_path / "list.txt"
+    lines = [f"{Path(path).relative_to(folder)} {label + 3}" for path, label in rows(theirs)]
+    listing.write_text("\n".join([*lines, "class_0/with space.jpg 7", ""]))
+    listed = dict(ann_file=str(listing), serialize_data=serialize)
+    assert rows(LabelledImages(folder, **listed)) == rows(CustomDataset(folder, **listed))
+
+
+@pytest.mark.parametrize("line", ["a.jpg", "a.jpg cat", "a.jpg -1", "7"])
+def test_a_line_without_a_label_is_named(tmp_path, line):
+    (tmp_path / "list.txt").write_text(f"b.jpg 0\n{line}\n")
+    with pytest.raises(UserError, match=f"list.txt has a line without a label: '{line}'"):
+        LabelledImages(str(tmp_path), ann_file="list.txt")

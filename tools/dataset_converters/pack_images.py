@@ -44,7 +44,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gersp_mm.datasets.image_io import IMAGE_EXTENSIONS, load_rgb
-from gersp_mm.datasets.packed import DATABASE, LISTING, import_lmdb
+from gersp_mm.datasets.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.launch import run_tool
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing
@@ -328,7 +328,7 @@ def write_lists(
     good = {name for name in names if packed[name].kind != "bad"}
     if labels:
         listed = [f"{folder}/{name} {label}" for name, label in labels.items() if name in good]
-        write("labelled.txt", listed)
+        write(LABELLED_LISTING, listed)
     write("bad_images.txt", [f"{n}\t{packed[n].reason}" for n in names if n not in good])
     write(LISTING, [f"{folder}/{name}" for name in names if name in good])  # last: now it is whole
 
