@@ -25,6 +25,7 @@ _LAZY = {
     "TeacherUpdateHook": "hooks",
     "ExportBackboneHook": "hooks",
     "KNNEvalHook": "hooks",
+    "PretrainedCheckHook": "hooks",
     "RNGStateHook": "hooks",
     "CollapseMonitorHook": "hooks",
 }

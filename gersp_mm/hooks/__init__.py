@@ -6,6 +6,7 @@ from gersp_mm.hooks.collapse_monitor import CollapseMonitorHook
 from gersp_mm.hooks.export_backbone import ExportBackboneHook
 from gersp_mm.hooks.knn_eval import KNNEvalHook
 from gersp_mm.hooks.preflight import PreflightHook
+from gersp_mm.hooks.pretrained_check import PretrainedCheckHook
 from gersp_mm.hooks.rng_state import RNGStateHook
 from gersp_mm.hooks.runtime_info import DeferredRuntimeInfoHook
 from gersp_mm.hooks.teacher_update import TeacherUpdateHook
@@ -18,6 +19,7 @@ __all__ = [
     "ExportBackboneHook",
     "KNNEvalHook",
     "PreflightHook",
+    "PretrainedCheckHook",
     "RNGStateHook",
     "TeacherUpdateHook",
 ]
