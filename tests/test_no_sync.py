@@ -88,6 +88,9 @@ def test_nothing_in_a_step_reads_a_value(pair_data, tmp_path, monkeypatch, preci
     wrapper_cfg = dict(cfg.optim_wrapper)
     if precision == "bf16":
         wrapper_cfg["type"] = "gersp_mm.BFloat16OptimWrapper"
+        # autocast for a device that is not there
+        monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
     wrapper = build_optim_wrapper(model, wrapper_cfg)
     assert wrapper.optimizer.param_groups[0]["fused"]
 
@@ -113,6 +116,8 @@ def test_nothing_in_a_step_reads_a_value(pair_data, tmp_path, monkeypatch, preci
         PreflightHook(),
     ]  # fmt: skip
     model.train()
+    computed_in = []
+    model.backbone.register_forward_hook(lambda *args: computed_in.append(args[2][0].dtype))
     for step, data in enumerate(batches):
         runner.iter = step
         for hook in hooks:
@@ -121,6 +126,7 @@ def test_nothing_in_a_step_reads_a_value(pair_data, tmp_path, monkeypatch, preci
         assert outputs["loss"].device.type == "cuda"
         for hook in hooks:
             hook.after_train_iter(runner, step, data, outputs)
+    assert set(computed_in) == {dict(fp32=torch.float32, bf16=torch.bfloat16)[precision]}
     assert len(deferred._waiting) == 3
     assert model.teacher.backbone.conv1.weight.device.type == "cuda"
 
