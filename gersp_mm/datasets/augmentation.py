@@ -21,7 +21,7 @@ from gersp_mm.datasets.colour import (
 )
 from gersp_mm.datasets.colour_draw import draw_colour
 from gersp_mm.registry import TRANSFORMS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_choice
 
 # `released`: configs/selfsup/GeRSP/GeRSP.py of the released code, for both of its branches; what
 # the paper's Figure 3 shows could not be sourced. `mocov2`: MoCo v2 (arXiv:2003.04297).
@@ -100,9 +100,9 @@ class ViewAugmentation:
         engine: str = "auto",
         **changes: Any,
     ) -> None:
-        _check_choice("preset", preset, tuple(PRESETS))
-        _check_choice("colour", colour, ("auto", "device", "workers"))
-        _check_choice("engine", engine, ("auto", "numba", "pil"))
+        check_choice("preset", preset, tuple(PRESETS))
+        check_choice("colour", colour, ("auto", "device", "workers"))
+        check_choice("engine", engine, ("auto", "numba", "pil"))
         unknown = sorted(set(changes) - set(PRESETS[preset]))
         if unknown:
             raise UserError(
@@ -189,8 +189,3 @@ def draw_crop(height: int, width: int, scale: Any, ratio: Any) -> Crop:
     aspect = min(max(width / height, ratio[0]), ratio[1])
     w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
     return Crop((height - h) // 2, (width - w) // 2, h, w)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -18,7 +18,7 @@ from gersp_mm.models import key_exchange
 from gersp_mm.models.negative_queue import enqueue, random_queue
 from gersp_mm.models.teacher import Teacher
 from gersp_mm.registry import MODELS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_choice
 
 Features = tuple[torch.Tensor, ...]
 
@@ -99,9 +99,9 @@ class GeRSP(BaseSelfSupervisor):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        _check_choice("key_bn", key_bn, ("shuffle", "sync", "none"))
-        _check_choice("teacher_init", teacher_init, ("copy", "separate"))
-        _check_choice("teacher_projector", teacher_projector, ("ema", "frozen"))
+        check_choice("key_bn", key_bn, ("shuffle", "sync", "none"))
+        check_choice("teacher_init", teacher_init, ("copy", "separate"))
+        check_choice("teacher_projector", teacher_projector, ("ema", "frozen"))
         if not 0 <= teacher_momentum <= 1:
             raise UserError(f"teacher_momentum must lie in [0, 1], got {teacher_momentum}")
         if alpha < 0:
@@ -300,8 +300,3 @@ class GeRSP(BaseSelfSupervisor):
             student = {k: v for k, v in state_dict.items() if k.startswith(parts)}
             state_dict.update({teacher + k[len(prefix) :]: v for k, v in student.items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
