@@ -42,6 +42,7 @@ class PretrainedCheckHook(Hook):
 
     def __init__(self, module: str = "backbone") -> None:
         self.module = module
+        self._file: dict[str, Any] | None = None  # between the two looks
 
     def before_run(self, runner: Any) -> None:
         """Compare names and shapes before MMEngine loads the file."""
@@ -62,7 +63,8 @@ class PretrainedCheckHook(Hook):
                 runner.logger.info(f"model.{self.module} starts from no checkpoint")
             return
         path, prefix = init_cfg["checkpoint"], init_cfg.get("prefix") or ""
-        checkpoint = _read(path)
+        checkpoint = self._file or _read(path)
+        self._file = None if values else checkpoint
         own, stored = part.state_dict(), _state_dict(checkpoint)
         problems = compare(own, stored, prefix, values)
         if problems:
