@@ -23,11 +23,16 @@ _LAZY = {
     "MillionAID": "datasets",
     "LabelledImages": "datasets",
     "TeacherUpdateHook": "hooks",
+    "AlphaScheduleHook": "hooks",
+    "DeviceImagesHook": "hooks",
     "ExportBackboneHook": "hooks",
     "KNNEvalHook": "hooks",
     "PretrainedCheckHook": "hooks",
+    "ClassCheckHook": "hooks",
     "RNGStateHook": "hooks",
     "CollapseMonitorHook": "hooks",
+    "SegmentationPicturesHook": "hooks",
+    "LoveDASubmission": "evaluation.submission",
 }
 
 __all__ = ["__version__", *_LAZY]

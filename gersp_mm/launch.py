@@ -6,12 +6,14 @@ import argparse
 import importlib.util
 import os
 import os.path as osp
+import re
 import sys
 from typing import Any, Callable
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
+from gersp_mm.downstream import apply_switches
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.memory import keep_freed_memory
@@ -73,6 +75,7 @@ def load_config(args: argparse.Namespace) -> Config:
         raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
     if not torch.cuda.is_available():
         keep_freed_memory()
+    apply_switches(cfg)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", path.stem)
     for name, hook in list(cfg.get("default_hooks", {}).items()):
@@ -88,9 +91,7 @@ def load_config(args: argparse.Namespace) -> Config:
         _check_environment(args.launcher, "RANK", "WORLD_SIZE")
     if args.launcher != "none" and not torch.cuda.is_available():
         join_cpu_processes(args.launcher)
-        cfg.model_wrapper_cfg = dict(
-            type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
-        )
+        cfg.model_wrapper_cfg = dict(type="gersp_mm.CPUDistributedDataParallel")
     return cfg
 
 
@@ -162,6 +163,12 @@ def log_to(cfg: Config, name: str) -> None:
     if all(entry["type"] != backend for entry in backends):
         backends.append(dict(type=backend))
     visualizer.vis_backends = backends
+
+
+def last_error(output: str) -> str:
+    """Return what :func:`run_tool` said last in a tool's output, else its last line."""
+    found = re.findall(r"^error: (.*)", output, re.M) or output.strip().splitlines()[-1:]
+    return found[-1] if found else ""
 
 
 def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:

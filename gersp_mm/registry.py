@@ -11,6 +11,8 @@ from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
+from mmengine.registry import METRICS as ROOT_METRICS
+from mmengine.registry import MODEL_WRAPPERS as ROOT_MODEL_WRAPPERS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
@@ -19,6 +21,9 @@ from mmengine.registry import Registry
 
 SCOPE = "gersp_mm"
 
+MODEL_WRAPPERS = Registry(
+    "model wrapper", parent=ROOT_MODEL_WRAPPERS, scope=SCOPE, locations=["gersp_mm.parallel"]
+)
 MODELS = Registry("model", parent=ROOT_MODELS, scope=SCOPE, locations=["gersp_mm.models"])
 DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope=SCOPE, locations=["gersp_mm.datasets"])
 DATA_SAMPLERS = Registry(
@@ -31,7 +36,15 @@ FUNCTIONS = Registry(
     "function", parent=ROOT_FUNCTIONS, scope=SCOPE, locations=["gersp_mm.datasets"]
 )
 HOOKS = Registry("hook", parent=ROOT_HOOKS, scope=SCOPE, locations=["gersp_mm.hooks"])
-LOOPS = Registry("loop", parent=ROOT_LOOPS, scope=SCOPE, locations=["gersp_mm.loops"])
+LOOPS = Registry(
+    "loop",
+    parent=ROOT_LOOPS,
+    scope=SCOPE,
+    locations=["gersp_mm.loops", "gersp_mm.evaluation.frozen"],
+)
+METRICS = Registry(
+    "metric", parent=ROOT_METRICS, scope=SCOPE, locations=["gersp_mm.evaluation.submission"]
+)
 OPTIM_WRAPPERS = Registry(
     "optimizer wrapper", parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=["gersp_mm.optim"]
 )

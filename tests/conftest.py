@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from mmengine.registry import init_default_scope
 
+from tests.downstream import write_all
 from tests.smoke import forget_runs, write_pair
 
 
@@ -22,7 +25,20 @@ def clean_process_state():
     forget_runs()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def unformatted_configs() -> Iterator[None]:
+    """MMEngine has every config formatted that it writes, which takes most of a small run."""
+    with mock.patch("yapf.yapflib.yapf_api.FormatCode", lambda text, **options: (text, True)):
+        yield
+
+
 @pytest.fixture(scope="session")
 def pair_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 remote-sensing-like images in ``rs/`` and three classes of 8 in ``natural/``."""
     return write_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="session")
+def downstream_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few images of EuroSAT, RESISC45, DIOR, DOTA and LoveDA, prepared by the converters."""
+    return write_all(tmp_path_factory.mktemp("downstream"))

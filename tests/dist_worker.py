@@ -15,9 +15,11 @@ from gersp_mm.launch import join_cpu_processes
 from gersp_mm.models import key_exchange
 from gersp_mm.utils.model import unwrap
 from tests.runs import build, demo_config
+from tests.smoke import CONFIGS, narrow, smoke_twin
 
 GLOBAL_BATCH = 4
 ITERATIONS = 4
+BASELINES = sorted(path.stem for path in (CONFIGS / "pretrain/baselines").glob("*.py"))
 
 
 class StepRecorder(Hook):
@@ -55,9 +57,7 @@ def paired_config(data: Path, work_dir: Path, world_size: int) -> Config:
     cfg.model.queue_len = 12
     if world_size > 1:
         cfg.launcher = "pytorch"
-        cfg.model_wrapper_cfg = dict(
-            type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
-        )
+        cfg.model_wrapper_cfg = dict(type="gersp_mm.CPUDistributedDataParallel")
     return cfg
 
 
@@ -79,6 +79,17 @@ def run(cfg: Config, *hooks: Hook) -> dict[str, Any]:
         losses=recorder.losses,
         without_gradient=recorder.without_gradient,
     )
+
+
+def baseline(name: str, data: Path, work_dir: Path) -> dict[str, Any]:
+    """Two steps of a narrow twin of a baseline's config."""
+    cfg = smoke_twin(f"baselines/{name}.py", data, work_dir)
+    narrow(cfg.model)
+    cfg.log_level = "ERROR"
+    cfg.train_dataloader.batch_size = 2
+    cfg.launcher = "pytorch"
+    cfg.model_wrapper_cfg = dict(type="gersp_mm.CPUDistributedDataParallel")
+    return run(cfg)
 
 
 def shuffled_keys(data: Path, work_dir: Path) -> dict[str, Any]:
@@ -151,6 +162,8 @@ def main(data: Path, out: Path) -> None:
     runner.train()
     results["accumulating"] = dict(gradients=hook.gradients)
 
+    for name in BASELINES:
+        results[name] = baseline(name, data, out / name)
     results["shuffle"] = shuffled_keys(data, out / "shuffle")
     results["exchange"] = {
         (n, precision): exchanged(n, precision) for n in (1, 5, 8) for precision in ("fp32", "bf16")

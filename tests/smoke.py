@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -19,7 +20,9 @@ SIZE = 32
 
 def forget_runs() -> None:
     """Clear MMEngine's singletons: two runs of one second would share them."""
-    for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
+    managers: list[Any] = [MMLogger, MessageHub, Visualizer, DefaultScope]
+    for manager in managers:  # the hosts' visualizers keep instances of their own
+        managers.extend(manager.__subclasses__())
         manager._instance_dict.clear()
 
 
@@ -52,6 +55,14 @@ def write_pair(
     return folder
 
 
+def narrow(model: Any) -> None:
+    """Give a ResNet of a pre-training config 8 to 64 channels (256 for depth 50)."""
+    model.backbone.update(base_channels=8, stem_channels=8)
+    for part in ("neck", "natural_head"):
+        if model.get(part):
+            model[part].in_channels = 64 if model.backbone.depth < 50 else 256
+
+
 def smoke_twin(config: str | Path, data: Path, work_dir: Path, iterations: int = 2) -> Config:
     """Shrink a pre-training config to small images, little data and a few iterations.
 
@@ -68,13 +79,17 @@ def smoke_twin(config: str | Path, data: Path, work_dir: Path, iterations: int =
     loader = cfg.train_dataloader
     loader.update(batch_size=4, num_workers=0, persistent_workers=False, pin_memory=False)
     dataset = loader.dataset
+    # data of just the wanted number of batches: one epoch is one pass over it
     if dataset.get("remote_sensing"):
-        dataset.remote_sensing.update(data_root=str(data / "rs"), ann_file="")
-        # data of just the wanted number of batches: one epoch is one pass over it
-        dataset.remote_sensing.indices = 4 * iterations
+        sources = dataset.remote_sensing.get("datasets", [dataset.remote_sensing])
+        for source in sources:
+            source.update(data_root=str(data / "rs"), ann_file="", data_prefix="")
+            source.indices = 4 * iterations // len(sources)
         loader.sampler.epoch_length = "remote_sensing"
     if dataset.get("natural"):
         dataset.natural = dict(type="CustomDataset", data_root=str(data / "natural"))
+        if not dataset.get("remote_sensing"):
+            dataset.natural.indices = 4 * iterations
     for pipeline in (dataset.rs_pipeline, dataset.natural_pipeline):
         pipeline[0].size = SIZE
     if cfg.model.get("queue_len"):

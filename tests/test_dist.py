@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,14 @@ import pytest
 import torch
 
 from gersp_mm.checkpoints import latest_checkpoint
-from tests.dist_worker import GLOBAL_BATCH, ITERATIONS, paired_config, run, without_batch_norm
+from tests.dist_worker import (
+    BASELINES,
+    GLOBAL_BATCH,
+    ITERATIONS,
+    paired_config,
+    run,
+    without_batch_norm,
+)
 from tests.runs import demo_config, load
 from tests.smoke import ROOT
 
@@ -36,7 +44,9 @@ def ranks(pair_data, tmp_path_factory):
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return [load(out / f"rank{rank}.pt") for rank in (0, 1)]
+    loaded = [load(out / f"rank{rank}.pt") for rank in (0, 1)]
+    shutil.rmtree(out)
+    return loaded
 
 
 BOTH = ["whole_method", "no_batch_norm", "contrastive_only", "other_seed_a_rank"]
@@ -54,6 +64,15 @@ def test_queue_teacher_and_student_are_the_same_on_both_ranks(ranks, case):
     teacher = {n for n in first["parameters"] if n.startswith("teacher.")}
     student = first["parameters"]
     assert any(not torch.equal(student[n], student[n[len("teacher."):]]) for n in teacher)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_train_on_two_ranks(ranks, name):
+    first, second = (rank[name] for rank in ranks)
+    assert len(first["losses"]) == 2 and not first["without_gradient"]
+    for parameter, tensor in first["parameters"].items():
+        assert torch.equal(tensor, second["parameters"][parameter]), parameter
+    assert first["losses"] != second["losses"]  # the ranks see images of their own
 
 
 def test_ranks_see_different_images(ranks):

@@ -78,13 +78,23 @@ def batch() -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_nothing_in_a_step_reads_a_value(pair_data, tmp_path, monkeypatch, precision, request):
+@pytest.mark.parametrize(("precision", "kept"), [("fp32", False), ("bf16", False), ("fp32", True)])
+def test_nothing_in_a_step_reads_a_value(
+    pair_data, tmp_path, monkeypatch, precision, kept, request
+):
     cfg = demo_config(pair_data, tmp_path)
     real = MODELS.build(cfg.model)
     batches = [batch() for _ in range(3)]
     mode = request.getfixturevalue("on_fake_gpu")
     model = fake(real, mode)
+    if kept:  # the device has the images, the workers send where to cut
+        images = torch.zeros(5, 3, 20, 20, dtype=torch.uint8, device=CUDA)
+        for source in ("remote_sensing", "natural"):
+            model.data_preprocessor.keep(source, images, 16)
+        for data in batches:
+            crops = np.array([[0, 2, 3, 9, 8, turns % 4] for turns in range(N)])
+            data["crop"] = dict.fromkeys(data["inputs"], crops)
+            data["inputs"] = {}
     wrapper_cfg = dict(cfg.optim_wrapper)
     if precision == "bf16":
         wrapper_cfg["type"] = "gersp_mm.BFloat16OptimWrapper"

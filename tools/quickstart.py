@@ -29,6 +29,8 @@ SETTINGS = "quickstart_settings.json"
 REPORT = "quickstart.json"
 RANDOM_DRAWS = 3
 EVAL_SIZE = 64  # px, the side of the demo's site tiles
+VALUES = ("loss_ct", "loss_ce", "acc_ct", "acc_ce_top1")  # shown during pre-training
+NOTABLE = ("kNN top-1", "resumed")
 PROGRESS = re.compile(r"Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\]")
 
 
@@ -150,10 +152,18 @@ def claim_work_dir(work_dir, settings, force):
     os.replace(partial, work_dir / SETTINGS)
 
 
-def train(work_dir, options):
-    """Run tools/train.py, show how far it is, and wait for it also when interrupted."""
+def train(config, work_dir, options, values, notable):
+    """Run tools/train.py, show how far it is, and wait for it also when interrupted.
+
+    Args:
+        config: file to train.
+        work_dir: of the run, which goes on if there is one.
+        options: config values to replace, as ``key=value``.
+        values: names in the log that are shown beside the progress.
+        notable: texts of log lines that are shown as they are.
+    """
     command = [
-        sys.executable, str(ROOT / "tools" / "train.py"), str(CONFIG), "--work-dir", str(work_dir),
+        sys.executable, str(ROOT / "tools" / "train.py"), str(config), "--work-dir", str(work_dir),
         "--resume", "--cfg-options", *options,
     ]  # fmt: skip
     child = subprocess.Popen(
@@ -168,11 +178,11 @@ def train(work_dir, options):
             if not line:
                 break
             last.append(line.rstrip())
-            show(line)
+            show(line, values, notable)
         except KeyboardInterrupt:
             if not interrupted:
-                print("\nstopping after this step ...", flush=True)
-                child.send_signal(signal.SIGINT)
+                print("\nstopping ...", flush=True)
+                child.terminate()  # SIGINT would be ignored below a background job of a script
             interrupted = True
     code = child.wait()
     if sys.stdout.isatty():
@@ -181,15 +191,15 @@ def train(work_dir, options):
         raise KeyboardInterrupt
     if code:
         print("\n".join(last), file=sys.stderr)
-        fail(f"pre-training failed (exit code {code}); the whole log is in {work_dir}")
+        fail(f"training failed (exit code {code}); the whole log is in {work_dir}")
 
 
-def show(line):
-    """Show one line of the training's log, if it is of interest."""
+def show(line, values, notable):
+    """Show one line of the training's log, if it is of interest; arguments as for :func:`train`."""
     found = PROGRESS.search(line)
     if found:
         parts = [f"epoch {found[1]}, iteration {found[2]} of {found[3]}"]
-        for name in ("loss_ct", "loss_ce", "acc_ct", "acc_ce_top1"):
+        for name in values:
             value = re.search(rf"\b{name}: (\S+)", line)
             if value:
                 parts.append(f"{name} {float(value[1]):.2f}")
@@ -200,7 +210,7 @@ def show(line):
               end="" if sys.stdout.isatty() else "\n", flush=True)  # fmt: skip
     elif re.search(r" - (WARNING|ERROR) - ", line) and "deprecated" not in line:
         print(line.rstrip(), flush=True)
-    elif "kNN top-1" in line or "resumed" in line:
+    elif any(text in line for text in notable):
         print("   " + line.rstrip().rsplit(" - ", 1)[-1], flush=True)
 
 
@@ -338,7 +348,7 @@ def main(args):
         print(f"\n{work_dir} holds the finished run; it is evaluated again (--force trains anew)")
         steps.run("pre-training (done before)", lambda: None)
     else:
-        steps.run("pre-training", train, work_dir, options)
+        steps.run("pre-training", train, CONFIG, work_dir, options, VALUES, NOTABLE)
     steps.run("curves", run_tool, tool / "curves.py", work_dir, "--out", curves)
     rows = None
     if manifest["evaluation"] is not None:
@@ -376,15 +386,10 @@ for the backbone of a downstream config:
   {line}""")
 
 
-def interrupted_by_signal(*_):
-    """Treat a polite kill like Ctrl-C."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
     arguments = parse_args()
     if not arguments.check_arguments:
-        signal.signal(signal.SIGTERM, interrupted_by_signal)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             main(arguments)
         except KeyboardInterrupt:

@@ -466,8 +466,9 @@ class Setup:
         for extra in self.extras:
             files += ["-r", ROOT / "requirements" / f"{extra}.txt"]
         self.pip(*files, *self.constraints())
-        if "tests" in self.extras:
-            self.pip("--no-deps", "-r", ROOT / "requirements" / "mim.txt")
+        for extra, alone in (("tests", "mim"), ("demo", "cam")):
+            if extra in self.extras:
+                self.pip("--no-deps", "-r", ROOT / "requirements" / f"{alone}.txt")
 
     def install_package(self) -> None:
         self.pip("--no-deps", "--no-build-isolation", "-e", ROOT)

@@ -6,6 +6,10 @@ Examples:
   python tools/train.py configs/pretrain/gersp_r50.py --cfg-options \
       train_dataloader.dataset.remote_sensing.data_root=/my/images train_dataloader.batch_size=64
   bash tools/dist_train.sh configs/pretrain/gersp_r50.py 8     (several GPUs, or CPU processes)
+  python tools/train.py configs/downstream/eurosat/finetune_r50_eurosat.py --cfg-options \
+      pretrained=work_dirs/gersp_r50/gersp_r50_backbone.pth    (or pretrained=None: from scratch)
+
+Configs that only evaluate frozen features (knn, fewshot) are evaluated.
 """
 
 from __future__ import annotations
@@ -58,8 +62,15 @@ def main(args: argparse.Namespace) -> None:
 
     from gersp_mm import launch
     from gersp_mm.checkpoints import latest_checkpoint
+    from gersp_mm.datasets.class_check import check_data
+    from gersp_mm.downstream import require_weights
 
     cfg = load_config(args)
+    if not cfg.get("train_cfg"):
+        require_weights(cfg)
+        check_data(cfg, ["test"])
+        Runner.from_cfg(cfg).test()
+        return
     if args.amp:
         launch.use_amp(cfg, args.amp)
     if args.auto_scale_lr:
@@ -80,6 +91,8 @@ def main(args: argparse.Namespace) -> None:
             print(f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning")
         else:
             cfg.resume, cfg.load_from = True, checkpoint
+    require_weights(cfg)
+    check_data(cfg, ["train", "val"])
     Runner.from_cfg(cfg).train()
 
 

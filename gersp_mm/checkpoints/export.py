@@ -61,6 +61,35 @@ def export_backbone(
         raise UserError(
             f"nothing to export to {path}: the state dict has no entry starting with {PREFIX!r}"
         )
+    meta = describe_backbone(backbone, arch, method, mean, std, epoch, config, source_sha256)
+    save_atomically(dict(state_dict=backbone, meta=meta), path)
+    return meta
+
+
+def describe_backbone(
+    backbone: Mapping[str, torch.Tensor],
+    arch: str,
+    method: str,
+    mean: list[float],
+    std: list[float],
+    epoch: int | None = None,
+    config: str | None = None,
+    source_sha256: str | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the ``meta`` of an exported file, its arguments being those of its writer.
+
+    Args:
+        backbone: what is written.
+        arch: see :func:`export_backbone`, and so for those that follow.
+        method: the pre-training.
+        mean: per channel.
+        std: per channel.
+        epoch: epochs trained.
+        config: text of the training config.
+        source_sha256: hash of the file that the weights were taken from.
+        source: more about that file, plain Python.
+    """
     meta = dict(
         arch=arch,
         method=method,
@@ -76,8 +105,7 @@ def export_backbone(
         source_sha256=source_sha256,
         weights_sha256=weights_sha256(backbone),
     )
-    save_atomically(dict(state_dict=backbone, meta=meta), path)
-    return meta
+    return meta if source is None else dict(meta, source=dict(source))
 
 
 def weights_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:

@@ -35,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         blur_prob=0.0,
         horizontal_flip_prob=0.5,
         vertical_flip_prob=0.0,
+        quarter_turns=False,
     ),
     "mocov2": dict(
         scale=(0.2, 1.0),
@@ -45,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         blur_prob=0.5,
         horizontal_flip_prob=0.5,
         vertical_flip_prob=0.0,
+        quarter_turns=False,
     ),
 }
 
@@ -82,7 +84,8 @@ class ViewAugmentation:
         **changes: ``scale``, the area share of the crop; ``jitter``, strengths of brightness,
             contrast, saturation and hue; ``jitter_prob``, ``grayscale_prob``, ``blur_prob``,
             ``horizontal_flip_prob``, ``vertical_flip_prob`` in [0, 1]; ``grayscale_first``,
-            whether greyscale comes before the colour jitter.
+            whether greyscale comes before the colour jitter; ``quarter_turns``, whether views of
+            overhead images are turned by 0, 90, 180 or 270 degrees, each equally likely.
 
     Raises:
         UserError: an argument is none of its choices, a part of a preset is unknown, or numba is
@@ -123,7 +126,8 @@ class ViewAugmentation:
         """Replace the image by one view of it.
 
         Args:
-            results: ``img``, a 3×H×W uint8 RGB tensor or a PIL RGB image.
+            results: ``img``, a 3×H×W uint8 RGB tensor or a PIL RGB image; or an empty tensor of
+            that size where the device keeps the images, with ``kept_as``, the number of this one.
 
         Returns:
             ``results`` with ``img``, a uint8 tensor, 3×size×size, channels last in memory; and, if
@@ -135,9 +139,17 @@ class ViewAugmentation:
             image = pil_to_tensor(image)
         crop = draw_crop(image.shape[1], image.shape[2], self.parts["scale"], self.ratio)
         draw = draw_colour(self.parts)
+        turns = random.randrange(4) if self.parts["quarter_turns"] else 0
+        if image.is_meta:
+            place = np.array([results["kept_as"], *crop, turns], dtype=np.int64)
+            return {**results, "crop": place, "colour": draw}
+        view = self._resize(image, crop)
+        if turns:
+            view = torch.rot90(view, turns, (1, 2))
+            view = view.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # channels last again
         if self.on_device:
-            return {**results, "img": self._resize(image, crop), "colour": draw}
-        return {**results, "img": self._finish(image, crop, draw)}
+            return {**results, "img": view, "colour": draw}
+        return {**results, "img": self._finish(view, draw)}
 
     def _resize(self, image: torch.Tensor, crop: Crop) -> torch.Tensor:
         """Cut out and resize with antialiasing, as 3×size×size."""
@@ -152,13 +164,13 @@ class ViewAugmentation:
             part.permute(0, 3, 1, 2), (self.size, self.size), mode="bilinear", antialias=True
         )[0]
 
-    def _finish(self, image: torch.Tensor, crop: Crop, draw: np.ndarray) -> torch.Tensor:
-        pixels = np.ascontiguousarray(self._resize(image, crop).permute(1, 2, 0).numpy())
+    def _finish(self, view: torch.Tensor, draw: np.ndarray) -> torch.Tensor:
+        pixels = np.ascontiguousarray(view.permute(1, 2, 0).numpy())
         if self.compiled:
-            view = apply_compiled(pixels, draw)
+            coloured = apply_compiled(pixels, draw)
         else:
-            view = np.array(apply_with_pil(Image.fromarray(pixels), draw))
-        return torch.from_numpy(view).permute(2, 0, 1)
+            coloured = np.array(apply_with_pil(Image.fromarray(pixels), draw))
+        return torch.from_numpy(coloured).permute(2, 0, 1)
 
     def __repr__(self) -> str:
         where = "on the device" if self.on_device else "numba" if self.compiled else "PIL"

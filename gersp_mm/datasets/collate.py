@@ -25,8 +25,9 @@ def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``inputs``, a dict of N×3×H×W uint8 tensors; ``data_samples``, N samples without labels;
-        ``gt_label``, N int64 (if there are labels); ``colour``, a dict of N×DRAW_SIZE float32
-        arrays, which stay on the host (if colour work is left to the device).
+        ``gt_label``, N int64 (if there are labels); and, as arrays that stay on the host,
+        ``colour``, a dict of N×DRAW_SIZE float32 (if colour work is left to the device), and
+        ``crop``, a dict of N×6 int64 (of the images that the device keeps).
         :class:`gersp_mm.PairedDataPreprocessor` puts the labels back.
     """
     data_samples = [sample["data_samples"] for sample in samples]
@@ -39,9 +40,10 @@ def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     )
     if "gt_label" in data_samples[0]:
         batch["gt_label"] = torch.cat([sample.pop("gt_label") for sample in data_samples])
-    if "colour" in samples[0]:
-        names = samples[0]["colour"]
-        batch["colour"] = {k: np.stack([sample["colour"][k] for sample in samples]) for k in names}
+    for what in ("colour", "crop"):
+        if what in samples[0]:
+            names = samples[0][what]
+            batch[what] = {k: np.stack([sample[what][k] for sample in samples]) for k in names}
     return batch
 
 

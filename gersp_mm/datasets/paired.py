@@ -36,6 +36,21 @@ class PairIndex(NamedTuple):
     seed: int
 
 
+class KeptImages(NamedTuple):
+    """What the dataset knows of images that the training device keeps.
+
+    Attributes:
+        height, width: of every image, in pixels.
+        usable: the image that stands for each: itself, or the next readable one.
+        bad: of each image that cannot be read, the paths and reasons up to the next readable one.
+    """
+
+    height: int
+    width: int
+    usable: np.ndarray
+    bad: dict[int, list[tuple[str, str]]]
+
+
 @DATASETS.register_module()
 class PairedDataset(Dataset):
     """One remote-sensing image in two views together with one labelled natural image.
@@ -81,6 +96,7 @@ class PairedDataset(Dataset):
         self.rs_pipeline = _build_pipeline(rs_pipeline)
         self.natural_pipeline = _build_pipeline(natural_pipeline)
         self._cached: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._kept: dict[str, KeptImages] = {}
         self.cache_images = cache_images
         if self.natural is not None and "gt_label" not in self.natural.get_data_info(0):
             raise UserError(
@@ -100,6 +116,14 @@ class PairedDataset(Dataset):
 
     def __len__(self) -> int:
         return max(self.sizes)
+
+    def keep(self, name: str, images: KeptImages) -> None:
+        """Leave it to the device to cut the views of a source, from now on.
+
+        Samples then hold ``crop`` in place of the images of that source. Called by
+        :class:`gersp_mm.DeviceImagesHook`, before the worker processes start.
+        """
+        self._kept[name] = images
 
     def __getitem__(self, index: PairIndex | Sequence[int] | int) -> dict[str, Any]:
         """Return ``dict(inputs=dict(rs_query, rs_key, natural), data_samples=DataSample)``.
@@ -125,30 +149,52 @@ class PairedDataset(Dataset):
         sample = DataSample()
         bad: list[tuple[str, str]] = []
         if self.remote_sensing is not None:
-            results = self._read_usable(self.remote_sensing, rs_index, bad)
+            results = self.read_usable("remote_sensing", rs_index, bad)
             views["rs_query"] = _view("rs_pipeline", self.rs_pipeline, results)
             views["rs_key"] = _view("rs_pipeline", self.rs_pipeline, results)
             sample.set_field(results["img_path"], "rs_path", field_type="metainfo")
         if self.natural is not None:
-            results = self._read_usable(self.natural, natural_index, bad)
+            results = self.read_usable("natural", natural_index, bad)
             views["natural"] = _view("natural_pipeline", self.natural_pipeline, results)
             sample.set_gt_label(results["gt_label"])
             sample.set_field(results["img_path"], "natural_path", field_type="metainfo")
         sample.set_field(bad, "bad_images", field_type="metainfo")
-        inputs = {name: view["img"] for name, view in views.items()}
-        colour = {name: view["colour"] for name, view in views.items() if "colour" in view}
+        inputs = {name: view["img"] for name, view in views.items() if "crop" not in view}
         loaded = dict(inputs=inputs, data_samples=sample)
-        return {**loaded, "colour": colour} if colour else loaded
+        for what in ("colour", "crop"):
+            found = {name: view[what] for name, view in views.items() if what in view}
+            if found:
+                loaded[what] = found
+        return loaded
 
-    def _read_usable(
-        self, source: Any, index: int, bad: list[tuple[str, str]]
-    ) -> dict[str, Any]:
-        """Decode image ``index`` or the first readable one after it; note others in ``bad``."""
+    def read_usable(self, name: str, index: int, bad: list[tuple[str, str]]) -> dict[str, Any]:
+        """Decode image ``index`` or the first readable one after it.
+
+        Args:
+            name: ``'remote_sensing'`` or ``'natural'``.
+            index: number of the image in that source.
+            bad: gets path and reason of each image that could not be read.
+
+        Returns:
+            What the source knows of the image, with ``img``, a 3×H×W uint8 RGB tensor (empty if
+            the device keeps the images), and ``kept_as``, the number of the image that was taken.
+
+        Raises:
+            UserError: too many images in a row cannot be read.
+        """
+        source = getattr(self, name)
+        if name in self._kept:
+            kept = self._kept[name]
+            bad.extend(kept.bad.get(index, ()))
+            chosen = int(kept.usable[index])
+            empty = torch.empty((3, kept.height, kept.width), dtype=torch.uint8, device="meta")
+            return {**source.get_data_info(chosen), "img": empty, "kept_as": chosen}
         attempts = max(MAX_BAD_IN_A_ROW, int(MAX_BAD_SHARE_IN_A_ROW * len(source)))
         for offset in range(min(len(source), attempts)):
-            info = source.get_data_info((index + offset) % len(source))
+            chosen = (index + offset) % len(source)
+            info = source.get_data_info(chosen)
             try:
-                return {**info, "img": self._decode(info["img_path"])}
+                return {**info, "img": self._decode(info["img_path"]), "kept_as": chosen}
             except BadImageError as error:
                 bad.append((info["img_path"], str(error)))
         path, reason = bad[-1]
@@ -289,6 +335,8 @@ def _view(name: str, pipeline: Compose, results: dict[str, Any]) -> dict[str, An
         with unlimited_image_size():
             results = pipeline({**results, "img": to_pil_image(results["img"])})
     view = results["img"]
+    if "crop" in results:
+        return results
     if isinstance(view, np.ndarray):
         view = torch.from_numpy(np.ascontiguousarray(np.moveaxis(view, -1, 0)))
     elif not isinstance(view, torch.Tensor):

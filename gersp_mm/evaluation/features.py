@@ -29,7 +29,8 @@ class EvalImages(Dataset):
 
     Args:
         source: a folder with one sub-folder per class (labels follow the sorted names), or a text
-            file with a line ``path label`` per image, the paths relative to the file's folder.
+            file with a line ``path label`` per image, the paths relative to the file's folder;
+            or the (path, label) of each image.
         size: side of the square crop in pixels.
         resize: length in pixels that the shorter side is brought to first (bilinear with
             antialiasing); ``size`` by default, so that nothing but the ends of the longer side is
@@ -42,7 +43,7 @@ class EvalImages(Dataset):
 
     def __init__(
         self,
-        source: str | os.PathLike,
+        source: str | os.PathLike | Sequence[tuple[str, int]],
         size: int = 224,
         resize: int | None = None,
         limit: int | None = None,
@@ -50,7 +51,9 @@ class EvalImages(Dataset):
         resize = size if resize is None else resize
         if resize < size:
             raise UserError(f"resize must be at least the size {size} of the crop, got {resize}")
-        self.samples = _read_source(Path(source))
+        self.samples: list[tuple[str, int]] = (
+            read_source(source) if isinstance(source, (str, os.PathLike)) else list(source)
+        )
         if limit is not None and limit < len(self.samples):
             chosen = torch.linspace(0, len(self.samples) - 1, limit).round().long().tolist()
             self.samples = [self.samples[i] for i in chosen]
@@ -75,7 +78,20 @@ class EvalImages(Dataset):
             raise UserError(f"{path} cannot be read ({error}): repair or remove it") from None
 
 
-def _read_source(source: Path) -> list[tuple[str, int]]:
+def read_source(
+    source: str | os.PathLike, root: str | os.PathLike | None = None
+) -> list[tuple[str, int]]:
+    """Return (path, label) of each image of a folder of classes or of a list.
+
+    Args:
+        source: see :class:`EvalImages`.
+        root: folder that the paths of a list are relative to; by default that of the list.
+
+    Raises:
+        UserError: the source does not exist, holds no image or has a line that cannot be read.
+    """
+    source = Path(source)
+    root = source.parent if root is None else Path(root)
     if source.is_dir():
         try:
             return list(ImageFolder(str(source)).samples)
@@ -92,7 +108,7 @@ def _read_source(source: Path) -> list[tuple[str, int]]:
         path, _, label = line.strip().rpartition(" ")
         if not path or not label.isdecimal():
             raise UserError(f"{source}, line {number}: expected `path label`, found {line!r}")
-        samples.append((str(source.parent / path), int(label)))
+        samples.append((str(root / path), int(label)))
     if not samples:
         raise UserError(f"{source} lists no image")
     return samples

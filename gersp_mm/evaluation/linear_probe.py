@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from gersp_mm.evaluation.logistic_regression import fit_classifiers
 from gersp_mm.utils.errors import UserError
 
 # From strong to hardly any regularisation of standardised features.
@@ -20,11 +21,13 @@ class LinearProbeResult(NamedTuple):
         accuracy: top-1 on the test features in percent.
         chosen_c: inverse regularisation strength that was used.
         sweep: validation accuracy in percent of every C that was tried.
+        predictions: the class of each test feature, M integers.
     """
 
     accuracy: float
     chosen_c: float
     sweep: dict[float, float]
+    predictions: torch.Tensor
 
 
 def linear_probe(
@@ -36,13 +39,16 @@ def linear_probe(
     val_share: float = 0.2,
     seed: int = 0,
     max_iter: int = 1000,
+    val: tuple[torch.Tensor, torch.Tensor] | None = None,
+    progress: str | None = None,
 ) -> LinearProbeResult:
     """Train a logistic regression on frozen features and test it.
 
     Features are standardised with the mean and standard deviation of the training features. C is
-    chosen on a stratified part of the training features (the strongest regularisation of equally
-    good ones); the classifier is then trained on all of them. The test features take no part in
-    any choice. The same input and seed give the same result.
+    chosen on validation features, or without any on a stratified part of the training features
+    (the strongest regularisation of equally good ones); the classifier is then trained on all
+    training features. The test features take no part in any choice. The same input and seed give
+    the same result.
 
     Args:
         train_features: N×D.
@@ -53,18 +59,17 @@ def linear_probe(
         val_share: share of the training features that C is chosen on, between 0 and 1.
         seed: of that split.
         max_iter: most iterations of L-BFGS for one classifier.
+        val: features and labels to choose C on; in place of ``val_share`` and ``seed``.
+        progress: text beside a progress bar, None for no bar.
 
     Raises:
         UserError: numbers of features and labels differ, there are fewer than two classes or two
             images in a class, too few images to split, or ``sweep`` is empty.
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    x, y = train_features.cpu().double().numpy(), train_labels.cpu().numpy()
-    x_test, y_test = test_features.cpu().double().numpy(), test_labels.cpu().numpy()
+    x, y = train_features.cpu().float(), train_labels.cpu()
+    x_test, y_test = test_features.cpu().float(), test_labels.cpu()
     if len(x) != len(y) or len(x_test) != len(y_test) or not len(y_test):
         raise UserError(
             f"the linear probe got {len(x)} training features with {len(y)} labels and "
@@ -73,22 +78,30 @@ def linear_probe(
     if not sweep:
         raise UserError("sweep must name at least one value of C")
 
-    def fitted(c: float, features: Any, labels: Any) -> Any:
-        regression = LogisticRegression(C=c, max_iter=max_iter)
-        return make_pipeline(StandardScaler(), regression).fit(features, labels)
-
     try:
         if len(set(y.tolist())) < 2:
             raise ValueError("all training labels are the same")
-        x_fit, x_val, y_fit, y_val = train_test_split(
-            x, y, test_size=val_share, random_state=seed, stratify=y
-        )
+        if val is None:
+            fit, held_out = train_test_split(
+                torch.arange(len(y)).numpy(), test_size=val_share, random_state=seed, stratify=y
+            )
+            x_fit, y_fit, x_val, y_val = x[fit], y[fit], x[held_out], y[held_out]
+        else:
+            x_fit, y_fit, x_val, y_val = x, y, val[0].cpu().float(), val[1].cpu()
     except ValueError as error:
         raise UserError(
             f"the linear probe cannot split its {len(y)} training features ({error}): give at "
             "least two classes and a few images of each"
         ) from None
-    accuracies = {c: 100 * fitted(c, x_fit, y_fit).score(x_val, y_val) for c in sorted(sweep)}
+    probes = fit_classifiers(x_fit, y_fit, sorted(sweep), max_iter, progress=progress)
+    accuracies = {c: _percent(probe.predict(x_val) == y_val) for c, probe in probes.items()}
     chosen = max(accuracies, key=lambda c: (accuracies[c], -c))
-    accuracy = 100 * fitted(chosen, x, y).score(x_test, y_test)
-    return LinearProbeResult(float(accuracy), chosen, accuracies)
+    final = probes[chosen]
+    if val is None:
+        final = fit_classifiers(x, y, [chosen], max_iter, start=final)[chosen]
+    predictions = final.predict(x_test)
+    return LinearProbeResult(_percent(predictions == y_test), chosen, accuracies, predictions)
+
+
+def _percent(correct: torch.Tensor) -> float:
+    return 100 * correct.double().mean().item()

@@ -21,11 +21,18 @@ class ExportBackboneHook(Hook):
     to know about it; see :func:`gersp_mm.checkpoints.export_backbone`. It is moved into place
     when complete.
 
+    Args:
+        method: name of the pre-training that the file carries; by default that of the model's
+            class. Baselines that are made of GeRSP's parts name themselves here.
+
     Raises:
         UserError: the data preprocessor has no mean and std to note in the file.
     """
 
     priority = "NORMAL"
+
+    def __init__(self, method: str | None = None) -> None:
+        self.method = method
 
     def before_train(self, runner: Any) -> None:
         """Refuse at once what could not be exported at the first checkpoint."""
@@ -46,7 +53,7 @@ class ExportBackboneHook(Hook):
             checkpoint["state_dict"],
             path,
             arch=arch_name(model.backbone),
-            method=type(model).__name__,
+            method=self.method or type(model).__name__,
             mean=preprocessor.mean.flatten().tolist(),
             std=preprocessor.std.flatten().tolist(),
             epoch=checkpoint["meta"]["epoch"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from torch import nn
@@ -23,8 +24,8 @@ class PreflightHook(Hook):
     Raises:
         UserError: with the numbers and the fix, when the queue is smaller than the global batch, a
             batch of 1 meets BatchNorm, a label lies outside the classifier, SyncBN would run on
-            CPUs, colour work is left to a preprocessor that does not do it, or nothing would move
-            the teacher.
+            CPUs, colour work is left to a preprocessor that does not do it, nothing would move the
+            teacher, or it does not start as the student.
     """
 
     priority = "VERY_HIGH"
@@ -98,6 +99,15 @@ class PreflightHook(Hook):
                 "the optimizer holds the teacher's parameters: set "
                 "optim_wrapper.constructor='gersp_mm.TrainableParamsConstructor'"
             )
+        fresh = not (runner._resume or runner._load_from) and runner.iter == 0
+        if fresh and model.teacher_init == "copy":
+            student = [*model.backbone.parameters(), *model.neck.parameters()]
+            if not all(map(torch.equal, student, model.teacher.parameters())):
+                raise UserError(
+                    "the teacher does not start as a copy of the student: something changed the "
+                    "weights after model.init_weights(); to start from other weights use "
+                    "--cfg-options pretrained=PATH"
+                )
 
     @staticmethod
     def _check_queue(model: Any, batch: int, global_batch: int) -> None:

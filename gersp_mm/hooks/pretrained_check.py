@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from gersp_mm.checkpoints.read import read_checkpoint
+from gersp_mm.downstream import origin_of, require_weights
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
@@ -28,14 +30,17 @@ class PretrainedCheckHook(Hook):
     of the backbone with the file, in mmpretrain, mmdet, mmrotate and mmseg alike, and the
     normalisation of the data preprocessor with the one that the file's ``meta`` names.
 
-    A run that is resumed, or whose weights come from ``load_from``, is left alone.
+    A run that is resumed, or whose weights come from ``load_from``, is left alone. Every checkpoint
+    of the run notes in ``meta['pretrained']`` what it started from: path, sha256, method, arch and
+    epoch of the file, or ``method='from scratch'``.
 
     Args:
         module: name of the part of the model that is looked at.
 
     Raises:
         UserError: a tensor is missing, too many, of another shape or of other values than in the
-            file; or mean, std or channel order differ. With the likely reason.
+            file; or mean, std or channel order differ. With the likely reason. Also if a config of
+            ours was given no weights, or its switches did not reach the model.
     """
 
     priority = "VERY_LOW"  # after whatever else may touch the weights
@@ -43,14 +48,30 @@ class PretrainedCheckHook(Hook):
     def __init__(self, module: str = "backbone") -> None:
         self.module = module
         self._file: dict[str, Any] | None = None  # between the two looks
+        self._source: dict[str, Any] | None = None
 
     def before_run(self, runner: Any) -> None:
         """Compare names and shapes before MMEngine loads the file."""
+        if not (runner._resume or runner._load_from):
+            require_weights(runner.cfg)
         self._check(runner, values=False)
 
     def before_train(self, runner: Any) -> None:
         """Compare values and normalisation after MMEngine has loaded the file."""
         self._check(runner, values=True)
+
+    def before_test(self, runner: Any) -> None:
+        """Do so where a test starts from the file itself (frozen features)."""
+        if getattr(runner.test_loop, "starts_from_pretrained", False):
+            self._check(runner, values=True)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Keep what the run that is gone on with started from."""
+        self._source = (checkpoint.get("meta") or {}).get("pretrained")
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Note what the run started from."""
+        checkpoint["meta"]["pretrained"] = self._source
 
     def _check(self, runner: Any, values: bool) -> None:
         if runner._resume or runner._load_from:
@@ -60,7 +81,9 @@ class PretrainedCheckHook(Hook):
         init_cfg = _pretrained(part)
         if part is None or init_cfg is None:
             if values:
+                self._source = dict(method="from scratch", path=None, sha256=None)
                 runner.logger.info(f"model.{self.module} starts from no checkpoint")
+                _warn_of_fixed_random_parts(runner, part)
             return
         path, prefix = init_cfg["checkpoint"], init_cfg.get("prefix") or ""
         checkpoint = self._file or _read(path)
@@ -74,12 +97,25 @@ class PretrainedCheckHook(Hook):
             )
         if not values:
             return
-        expected = (checkpoint.get("meta") or {}).get("normalisation")
-        if expected:
+        meta = checkpoint.get("meta") or {}
+        self._source = origin_of(path, meta)
+        if meta.get("normalisation"):
             _check_style(path, part)
-            _check_normalisation(path, expected, model.data_preprocessor)
+            _check_normalisation(path, meta["normalisation"], model.data_preprocessor)
         runner.logger.info(
             f"{len(own)}/{len(own)} tensors of model.{self.module} are those of {path}"
+        )
+
+
+def _warn_of_fixed_random_parts(runner: Any, part: Any) -> None:
+    if getattr(part, "frozen_stages", -1) >= 0:
+        runner.logger.warning(
+            f"frozen_stages={part.frozen_stages} without a checkpoint: these layers stay random"
+        )
+    if getattr(part, "norm_eval", False):
+        runner.logger.warning(
+            "norm_eval=True without a checkpoint: BatchNorm stays at mean 0 and variance 1, as in "
+            "the released code; model.backbone.norm_eval=False lets it learn its statistics"
         )
 
 
@@ -90,16 +126,21 @@ def _pretrained(part: nn.Module | None) -> Mapping[str, Any] | None:
 
 
 def _read(path: str) -> dict[str, Any]:
+    if "://" not in path:
+        try:
+            return dict(read_checkpoint(path).data)
+        except UserError as error:
+            raise UserError(
+                f"{error}   (a training starts from plain files alone: "
+                "tools/model_converters/convert_checkpoint.py makes one of any other)"
+            ) from None
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+        return dict(CheckpointLoader.load_checkpoint(path, map_location="cpu"))
     except Exception as error:  # of storage, zip files and pickles
         raise UserError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}): was its download "
-            "complete?"
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}): is the address "
+            "right, and does this machine reach it?"
         ) from error
-    if not isinstance(checkpoint, Mapping):
-        raise UserError(f"checkpoint {path} holds a {type(checkpoint).__name__}, no weights")
-    return dict(checkpoint)
 
 
 def _state_dict(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -194,7 +235,8 @@ def _check_normalisation(path: str, expected: Mapping[str, Any], preprocessor: A
         )
     names = ("to_rgb", "bgr_to_rgb", "channel_conversion", "_channel_conversion")
     converts = any(getattr(preprocessor, name, False) for name in names)
-    order = "RGB" if converts else "BGR"  # MMCV reads images as BGR
+    # MMCV reads images as BGR; our own preprocessor gets them as it says
+    order = getattr(preprocessor, "channel_order", "RGB" if converts else "BGR")
     found = dict(
         mean=preprocessor.mean.flatten().tolist(),
         std=preprocessor.std.flatten().tolist(),

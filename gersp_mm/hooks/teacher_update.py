@@ -52,6 +52,8 @@ class TeacherUpdateHook(Hook):
         if not runner.optim_wrapper.should_update():
             return
         model = unwrap(runner.model)
+        if not hasattr(model, "update_teacher"):  # mmpretrain's own move theirs themselves
+            return
         momentum = model.teacher_momentum
         if self.end_momentum is not None:
             progress = runner.iter / runner.max_iters

@@ -50,7 +50,7 @@ def recolour_batch(images: torch.Tensor, draw: np.ndarray) -> torch.Tensor:
     _blur_some(images, draw[:, SIGMA])
     for place, dim in ((HORIZONTAL_FLIP, -1), (VERTICAL_FLIP, -2)):
         if draw[:, place].any():
-            flipped = _send(draw[:, place] > 0, images).view(-1, 1, 1, 1)
+            flipped = send(draw[:, place] > 0, images).view(-1, 1, 1, 1)
             images = torch.where(flipped, images.flip(dim), images)
     return images
 
@@ -65,17 +65,17 @@ def _apply(
     rows = np.flatnonzero(chosen)
     if not len(rows):
         return
-    arguments = [] if factors is None else [_send(factors[rows], images).view(-1, 1, 1, 1)]
+    arguments = [] if factors is None else [send(factors[rows], images).view(-1, 1, 1, 1)]
     if len(rows) == len(images):
         images.copy_(operation(images.float(), *arguments))
     else:
-        place = _send(rows, images)
+        place = send(rows, images)
         changed = operation(images.index_select(0, place).float(), *arguments)
         images.index_copy_(0, place, changed.to(torch.uint8))
 
 
-def _send(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """Copy a few numbers to the device of ``like`` without waiting."""
+def send(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """Copy a few numbers of the host to the device of ``like`` without waiting."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     if like.is_cuda:
         tensor = tensor.pin_memory()
@@ -154,8 +154,8 @@ def _blur_some(images: torch.Tensor, sigmas: np.ndarray) -> None:
     kernels = [blur_kernel(float(sigma)) for sigma in sigmas[rows]]
     radius = max(len(kernel) for kernel in kernels) // 2
     padded = [np.pad(kernel, radius - len(kernel) // 2) for kernel in kernels]
-    weights = _send(np.stack(padded).astype(np.float32), images)
-    place = _send(rows, images)
+    weights = send(np.stack(padded).astype(np.float32), images)
+    place = send(rows, images)
     part = images.index_select(0, place).float()
     for pad, dim in (((radius, radius, 0, 0), 3), ((0, 0, radius, radius), 2)):
         wide = F.pad(part, pad, mode="replicate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gersp_mm.models import key_exchange
+from gersp_mm.models.batch_norm import frozen_statistics
 from gersp_mm.models.negative_queue import enqueue, random_queue
 from gersp_mm.models.teacher import Teacher
 from gersp_mm.registry import MODELS
@@ -55,6 +57,13 @@ class GeRSP(BaseSelfSupervisor):
         alpha: weight of L_ce, at least 0. 1 in the released code; the paper's value was not found.
         joint_forward: run query views and natural images through the student in one forward, so
             that BatchNorm sees both (as released), or one after the other.
+        natural_statistics: whether natural images enter BatchNorm's running statistics, by which
+            the exported backbone normalises. False keeps them to the remote-sensing images (each
+            kind is normalised by its own batch in training) and needs ``joint_forward=False``.
+            Ours, in neither the paper nor the released code.
+        symmetric: let each of the two views be query and key in turn: L_ct is the mean over both
+            ways round, and the queue gets the keys of both. An update then costs about twice as
+            much. Ours, in neither the paper nor the released code.
         key_bn: how the keys' BatchNorm is kept from leaking which images belong together:
             ``'shuffle'`` exchanges images between ranks (:mod:`gersp_mm.models.key_exchange`),
             ``'sync'`` turns every BatchNorm into SyncBN, ``'none'`` does nothing. Shuffling needs
@@ -91,6 +100,8 @@ class GeRSP(BaseSelfSupervisor):
         teacher_momentum: float = 0.996,
         alpha: float = 1.0,
         joint_forward: bool = True,
+        natural_statistics: bool = True,
+        symmetric: bool = False,
         key_bn: str = "shuffle",
         teacher_init: str = "copy",
         teacher_projector: str = "ema",
@@ -124,6 +135,11 @@ class GeRSP(BaseSelfSupervisor):
                 "nothing to learn: give neck and head (contrastive branch), natural_head with "
                 "alpha > 0 (natural-image branch), or all of them"
             )
+        if not natural_statistics and (joint_forward or head is None):
+            raise UserError(
+                "natural_statistics=False needs joint_forward=False and the contrastive branch: "
+                "BatchNorm's running statistics then come from a forward of its own"
+            )
         if data_preprocessor is None:
             data_preprocessor = {}
         if isinstance(data_preprocessor, dict):
@@ -140,6 +156,8 @@ class GeRSP(BaseSelfSupervisor):
         self.natural_head: Any = HOST_MODELS.build(natural_head) if is_config else natural_head
         self.alpha = alpha
         self.joint_forward = joint_forward
+        self.natural_statistics = natural_statistics
+        self.symmetric = symmetric
         self.key_bn = key_bn
         self.teacher_momentum = teacher_momentum
         self.teacher_init = teacher_init
@@ -197,6 +215,11 @@ class GeRSP(BaseSelfSupervisor):
         Raises:
             UserError: an entry of ``inputs`` or the samples are missing.
         """
+        self._check_inputs(inputs)
+        if self.symmetric and self.with_contrastive_branch:
+            query, key = inputs["rs_query"], inputs["rs_key"]
+            both = dict(rs_query=torch.cat([query, key]), rs_key=torch.cat([key, query]))
+            inputs = {**inputs, **both}
         rs_features, natural_features = self._student_forward(inputs)
         losses: dict[str, torch.Tensor] = {}
         if rs_features is not None:
@@ -208,27 +231,31 @@ class GeRSP(BaseSelfSupervisor):
             losses.update(self._natural_loss(natural_features, data_samples))
         return losses
 
-    def _student_forward(
-        self, inputs: Mapping[str, torch.Tensor]
-    ) -> tuple[Features | None, Features | None]:
-        """Run the student over the query views and the natural images, whichever are used."""
-        names = ["rs_query"] * self.with_contrastive_branch + ["natural"] * self.with_natural_branch
-        for name in [*names, *(["rs_key"] * self.with_contrastive_branch)]:
+    def _check_inputs(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        names = ["rs_query", "rs_key"] * self.with_contrastive_branch
+        for name in names + ["natural"] * self.with_natural_branch:
             if name not in inputs:
                 raise UserError(
                     f"inputs hold {sorted(inputs)} but not {name!r}: check that the dataset gives "
                     "the images of every branch that the model has"
                 )
+
+    def _student_forward(
+        self, inputs: Mapping[str, torch.Tensor]
+    ) -> tuple[Features | None, Features | None]:
+        """Run the student over the query views and the natural images, whichever are used."""
+        names = ["rs_query"] * self.with_contrastive_branch + ["natural"] * self.with_natural_branch
         batches = [inputs[name].contiguous(memory_format=self.memory_format) for name in names]
         if len(batches) == 2 and self.joint_forward:
             n = len(batches[0])
             joint = self.extract_feat(torch.cat(batches))
             return tuple(f[:n] for f in joint), tuple(f[n:] for f in joint)
-        features = [self.extract_feat(batch) for batch in batches]
-        return (
-            features[0] if self.with_contrastive_branch else None,
-            features[-1] if self.with_natural_branch else None,
-        )
+        rs_features = self.extract_feat(batches[0]) if self.with_contrastive_branch else None
+        if not self.with_natural_branch:
+            return rs_features, None
+        unchanged = nullcontext() if self.natural_statistics else frozen_statistics(self.backbone)
+        with unchanged:
+            return rs_features, self.extract_feat(batches[-1])
 
     @torch.no_grad()
     def _teacher_keys(self, images: torch.Tensor) -> torch.Tensor:

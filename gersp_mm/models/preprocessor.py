@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from mmengine.model import BaseDataPreprocessor
 
-from gersp_mm.constants import RGB_MEAN, RGB_STD
+from gersp_mm.constants import CHANNEL_ORDER, RGB_MEAN, RGB_STD
 from gersp_mm.models.batch_colour import recolour_batch
+from gersp_mm.models.batch_crop import crop_batch
 from gersp_mm.registry import MODELS
 
 
@@ -27,6 +28,8 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         non_blocking: copy to the device without waiting, for pinned batches.
     """
 
+    channel_order = CHANNEL_ORDER
+
     def __init__(
         self,
         mean: Sequence[float] = RGB_MEAN,
@@ -40,6 +43,19 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer(
             "std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False
         )
+        self._kept: dict[str, tuple[torch.Tensor, int]] = {}
+
+    def keep(self, source: str, images: torch.Tensor, size: int) -> None:
+        """Cut the views of a source out of images that stay on the device.
+
+        Called by :class:`gersp_mm.DeviceImagesHook`. The images enter no checkpoint.
+
+        Args:
+            source: ``'remote_sensing'`` or ``'natural'``.
+            images: K×3×H×W uint8, on the device.
+            size: side of the views in pixels.
+        """
+        self._kept[source] = images, size
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return ``data`` on the device with every image of ``data['inputs']`` as fp32.
@@ -53,7 +69,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
             ``inputs``, and ``data_samples`` with their labels on the device.
         """
         data = dict(data)
-        draws = data.pop("colour", {})  # read on the host
+        draws, crops = data.pop("colour", {}), data.pop("crop", {})  # read on the host
         labels = data.pop("gt_label", None)
         if labels is None:
             data = self.cast_data(data)
@@ -65,13 +81,32 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
             data["data_samples"] = samples
         inputs = data["inputs"]
         if isinstance(inputs, dict):
+            inputs = {**inputs, **{k: self._cut(k, crop) for k, crop in crops.items()}}
             inputs = {k: self._finish(images, draws.get(k)) for k, images in inputs.items()}
         else:
             inputs = self._finish(inputs)
         return {**data, "inputs": inputs}
+
+    def _cut(self, name: str, crops: Any) -> torch.Tensor:
+        images, size = self._kept["natural" if name == "natural" else "remote_sensing"]
+        with torch.autocast(images.device.type, enabled=False):
+            return crop_batch(images, np.asarray(crops), size)
 
     def _finish(self, images: torch.Tensor, draw: Any = None) -> torch.Tensor:
         with torch.autocast(images.device.type, enabled=False):
             if draw is not None:
                 images = recolour_batch(images, np.asarray(draw))
             return images.to(self.mean.dtype).sub(self.mean).div_(self.std)
+
+
+@MODELS.register_module()
+class TwoViewDataPreprocessor(PairedDataPreprocessor):
+    """The two views of the remote-sensing images as a list, which mmpretrain's algorithms take.
+
+    For BYOL, SimSiam or MoCo v3 on a :class:`gersp_mm.PairedDataset` without natural images.
+    """
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Return ``inputs`` as [query views, key views], each N×3×H×W and normalised."""
+        data = super().forward(data, training)
+        return {**data, "inputs": [data["inputs"]["rs_query"], data["inputs"]["rs_key"]]}

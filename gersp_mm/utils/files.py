@@ -1,9 +1,11 @@
-"""Writing files so that no reader ever sees half of one."""
+"""Writing files and folders so that no reader ever sees half of one."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,10 +39,38 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
         torch.save(content, temporary)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``path`` and move it into place when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent))
+    try:
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        if path.exists():
+            os.replace(path, scratch / "old")
+        os.replace(new, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def remove_temporaries(folder: str | os.PathLike) -> None:
-    """Delete what :func:`replacing` left in ``folder`` when its process was killed."""
+    """Delete what the two above left in ``folder`` when their process was killed."""
     for leftover in Path(folder).glob(f".*{TEMPORARY_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Hash the content of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def append_missing_entries(path: str | os.PathLike, entries: Mapping[str, str]) -> int:
@@ -55,7 +85,7 @@ def append_missing_entries(path: str | os.PathLike, entries: Mapping[str, str]) 
     Returns:
         The number of keys that the file now has, whichever process wrote them.
     """
-    with open(path, "a+b") as file, _locked(file):
+    with open(path, "a+b") as file, locked(file):
         file.seek(0)
         *lines, unfinished = os.fsdecode(file.read()).split("\n")
         known = {line.rpartition("\t")[0] for line in lines if "\t" in line}
@@ -66,7 +96,8 @@ def append_missing_entries(path: str | os.PathLike, entries: Mapping[str, str]) 
 
 
 @contextlib.contextmanager
-def _locked(file: Any) -> Iterator[None]:
+def locked(file: Any) -> Iterator[None]:
+    """Hold the exclusive lock of an open file, where the system has such locks."""
     try:
         import fcntl
     except ImportError:  # no advisory locks on this system; one process writes at a time there

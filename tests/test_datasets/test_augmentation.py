@@ -301,6 +301,30 @@ def test_a_fifth_of_the_views_is_grey(tiny, preset):
     assert abs(share(map(is_grey, views)) - 0.2) < tolerance(0.2, len(views)) + 0.01
 
 
+@pytest.mark.parametrize("colour", ["workers", "device"])
+def test_quarter_turns_turn_the_same_view(image, colour):
+    plain = dict(preset="released", size=24, colour=colour, horizontal_flip_prob=0.0)
+    found = []
+    for seed in range(40):
+        views = []
+        for turns in (False, True):
+            seed_everything(seed)
+            view = ViewAugmentation(**plain, quarter_turns=turns)(dict(img=image))["img"]
+            assert view.permute(1, 2, 0).is_contiguous()
+            views.append(view.int())
+        found.append(
+            [
+                k
+                for k in range(4)
+                # a grey level: sums of the contrast's mean are taken in another order
+                if (torch.rot90(views[0], k, (1, 2)) - views[1]).abs().max() <= 1
+            ]
+        )
+    assert all(len(k) == 1 for k in found)
+    counts = [found.count([k]) for k in range(4)]
+    assert chisquare(counts).pvalue > 0.01, counts
+
+
 def test_released_always_jitters_never_blurs_never_turns_upside_down(tiny):
     parts = PRESETS["released"]
     assert parts["jitter_prob"] == 1 and parts["blur_prob"] == parts["vertical_flip_prob"] == 0

@@ -7,17 +7,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from gersp_mm.evaluation import knn_accuracy, knn_predict
 from gersp_mm.utils.errors import UserError
 
 
-def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    classes, dim = 4, 5
+def blobs(
+    count: int, seed: int, classes: int = 4, dim: int = 5, spread: float = 1.2
+) -> tuple[torch.Tensor, torch.Tensor]:
     centres = np.random.default_rng(0).normal(size=(classes, dim))
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
-    features = centres[labels] + rng.normal(scale=1.2, size=(count, dim))
+    features = centres[labels] + rng.normal(scale=spread, size=(count, dim))
     return torch.from_numpy(features).float(), torch.from_numpy(labels)
 
 
@@ -50,17 +52,24 @@ def test_equals_naive_loops(k, temperature):
     assert 30 < accuracy < 100  # neither chance nor trivial: the comparison means something
 
 
-def test_equals_scikit_learn():
+@pytest.mark.parametrize(("k", "temperature"), [(5, 0.07), (20, 0.07), (20, 1.0)])
+def test_every_prediction_is_scikit_learns(k, temperature):
     from sklearn.neighbors import KNeighborsClassifier
 
-    train, labels = blobs(200, 3)
-    queries, _ = blobs(80, 4)
+    train, labels = blobs(800, 3, 10, 64, spread=3)
+    queries, truth = blobs(600, 4, 10, 64, spread=3)
+    train, queries = train + 0.5, queries + 0.5  # not around 0
+    x, x_test = (F.normalize(part.double(), dim=1) for part in (train, queries))
     reference = KNeighborsClassifier(
-        20, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+        k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature)
     )
-    reference.fit(train.double().numpy(), labels.numpy())
-    expected = reference.predict(queries.double().numpy())
-    assert knn_predict(train, labels, queries).tolist() == expected.tolist()
+    votes = torch.from_numpy(reference.fit(x, labels).predict_proba(x_test))
+    best = votes.topk(2)
+    tie = best.values[:, 0] - best.values[:, 1] <= 1e-6 * best.values[:, 0]
+    predicted = knn_predict(train, labels, queries, k, temperature)
+    assert not ((predicted != best.indices[:, 0]) & ~tie).any()
+    assert tie.double().mean() < 0.01
+    assert 30 < 100 * (predicted == truth).double().mean() < 95
 
 
 def test_the_weights_decide():

@@ -106,8 +106,10 @@ def start(host: str, path: Path | str, prefix: str | None = "backbone.", **chang
 def check(model: Any, between: Any = lambda model: None) -> list[str]:
     """Do what Runner.train does: hooks, initialisation, hooks."""
     logged: list[str] = []
-    logger = SimpleNamespace(info=logged.append)
-    runner = SimpleNamespace(model=model, logger=logger, _resume=False, _load_from=None)
+    logger = SimpleNamespace(info=logged.append, warning=logged.append)
+    runner = SimpleNamespace(
+        model=model, logger=logger, _resume=False, _load_from=None, cfg=Config()
+    )
     hook = PretrainedCheckHook()
     hook.before_run(runner)
     model.init_weights()
@@ -156,7 +158,7 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("host", ["mmpretrain", "mmdet", "mmseg"])
+@pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_loading_is_refused_with_the_reason(host, case, file, tmp_path):
     change, options, reason = BROKEN[case]
@@ -205,7 +207,9 @@ def test_resumed_runs_and_models_without_checkpoint_are_left_alone(file):
     model = start("mmpretrain", file)
     with torch.no_grad():
         model.backbone.conv1.weight.zero_()
-    runner = SimpleNamespace(model=model, logger=mock.Mock(), _resume=True, _load_from="x.pth")
+    runner = SimpleNamespace(
+        model=model, logger=mock.Mock(), _resume=True, _load_from="x.pth", cfg=Config()
+    )
     PretrainedCheckHook().before_train(runner)
     model.backbone.init_cfg = dict(type="Kaiming", layer="Conv2d")
     assert check(model) == ["model.backbone starts from no checkpoint"]

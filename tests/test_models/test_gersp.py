@@ -173,6 +173,43 @@ class TestBranches:
         assert joint.backbone.bn1.num_batches_tracked == 1
         assert separate.backbone.bn1.num_batches_tracked == 2
 
+    def test_natural_images_can_be_kept_out_of_the_running_statistics(self):
+        separate = tiny_gersp(joint_forward=False)
+        kept_out = tiny_gersp_from(separate, joint_forward=False, natural_statistics=False)
+        alone = tiny_gersp_from(separate, natural_head=None)
+        arguments = batch()
+        losses = [model.loss(**arguments) for model in (separate, kept_out, alone)]
+        for name in ("loss_ct", "loss_ce"):  # in training the statistics change nothing
+            assert torch.equal(losses[0][name], losses[1][name])
+        found = dict(kept_out.backbone.named_buffers())
+        for name, buffer in alone.backbone.named_buffers():
+            if "running" in name:
+                torch.testing.assert_close(found[name], buffer, rtol=0, atol=0)
+                assert not torch.equal(found[name], dict(separate.backbone.named_buffers())[name])
+        assert all(m.momentum == 0.1 for m in kept_out.modules() if hasattr(m, "momentum"))
+        for wrong in (dict(joint_forward=True), dict(joint_forward=False, neck=None, head=None)):
+            with pytest.raises(UserError, match="natural_statistics=False needs joint_forward"):
+                tiny_gersp(natural_statistics=False, **wrong)
+
+    def test_symmetric_loss_takes_both_ways_round(self):
+        """Without BatchNorm's mixing it is the mean of the two one-sided losses."""
+        model = tiny_gersp(symmetric=True, natural_head=None).eval()
+        one_sided = [tiny_gersp_from(model, natural_head=None).eval() for _ in range(2)]
+        arguments = batch()
+        images = arguments["inputs"]
+        turned = dict(rs_query=images["rs_key"], rs_key=images["rs_query"])
+        loss = model.loss(**arguments)["loss_ct"]
+        losses = [m.loss(i)["loss_ct"] for m, i in zip(one_sided, (images, turned))]
+        assert losses[0] != losses[1]
+        torch.testing.assert_close(loss, sum(losses) / 2)
+        for each in (loss, *losses):
+            each.backward()
+        mean = sum(m.backbone.conv1.weight.grad for m in one_sided) / 2
+        torch.testing.assert_close(model.backbone.conv1.weight.grad, mean, rtol=1e-4, atol=1e-7)
+        keys = torch.cat([m.queue[:4] for m in one_sided])  # of the key views, of the query views
+        torch.testing.assert_close(model.queue[:8], keys)
+        assert int(model.queue_ptr) == 8
+
     def test_queue_takes_the_keys_after_the_loss_is_computed(self):
         model = tiny_gersp()
         old = model.queue.clone()
@@ -214,7 +251,8 @@ def tiny_gersp_from(model, **changes):
     other = tiny_gersp(**changes)
     other.backbone.load_state_dict(model.backbone.state_dict())
     other.neck.load_state_dict(model.neck.state_dict())
-    other.natural_head.load_state_dict(model.natural_head.state_dict())
+    if other.natural_head is not None:
+        other.natural_head.load_state_dict(model.natural_head.state_dict())
     other.teacher.load_state_dict(model.teacher.state_dict())
     other.queue.copy_(model.queue)
     return other

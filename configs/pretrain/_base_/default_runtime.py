@@ -7,6 +7,8 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     checkpoint=dict(type="gersp_mm.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
     preflight=dict(type="gersp_mm.PreflightHook"),
+    # for a start from other weights: --cfg-options pretrained=PATH
+    pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),
     rng_state=dict(type="gersp_mm.RNGStateHook"),
     teacher_update=dict(type="gersp_mm.TeacherUpdateHook"),
     export_backbone=dict(type="gersp_mm.ExportBackboneHook"),

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""GeRSP-mini: what is gained by BatchNorm's statistics alone.
+
+Takes the finished backbones of the study, estimates the running statistics of every BatchNorm anew
+from unlabelled remote-sensing views of the pre-training (PyTorch's update_bn), leaves all weights
+as they are, and writes the backbones and a plan of their evaluation. After benchmarks/mini/run.py.
+
+  work_dirs/mini/<size>/<row>/seed_<n>/own_statistics.pth
+  work_dirs/mini/<size>/own_statistics.yml                 for tools/benchmarks/run.py
+
+Examples:
+  python benchmarks/mini/own_statistics.py
+  python tools/benchmarks/run.py work_dirs/mini/cpu/own_statistics.yml --out results/mini_cpu.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch.optim.swa_utils import update_bn
+from tqdm import tqdm
+
+from gersp_mm.checkpoints.export import PREFIX, export_backbone
+from gersp_mm.datasets import PairedSampler
+from gersp_mm.evaluation.backbones import build_exported, read_exported
+from gersp_mm.launch import run_tool
+from gersp_mm.registry import DATASETS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import file_sha256, replacing
+
+HERE = Path(__file__).resolve().parent
+ROWS = ("IMP", "MoCo-IN", "MoCo-RS", "MoCo-IN+RS", "GeRSP", "GeRSP with α = 0.5")
+BATCH = 64
+
+
+def read_views(count: int) -> torch.Tensor:
+    """Return ``count`` augmented views of remote-sensing images, N×3×H×W uint8."""
+    cfg = Config.fromfile(HERE / "configs" / "moco-rs.py").train_dataloader.dataset
+    dataset = DATASETS.build({**cfg, "cache_images": 0})
+    pairs = [pair for pair, _ in zip(PairedSampler(dataset, seed=0), range(count))]
+    if len(pairs) < count:
+        raise UserError(f"--views {count}: there are {len(pairs)} images")
+    views = [dataset[pair]["inputs"]["rs_query"] for pair in tqdm(pairs, "views", unit="img")]
+    return torch.stack(views)
+
+
+def write_with_own_statistics(source: Path, target: Path, views: torch.Tensor) -> None:
+    """Write the backbone of ``source`` with statistics of ``views`` to ``target``."""
+    state, meta = read_exported(source)
+    network = build_exported(source, state, meta)
+    scale = meta["normalisation"]
+    mean, std = (torch.tensor(scale[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    network.train()
+    update_bn(((batch.float() - mean) / std for batch in views.split(BATCH)), network)
+    export_backbone(
+        {PREFIX + name: tensor for name, tensor in network.state_dict().items()},
+        target,
+        meta["arch"],
+        meta["method"],
+        list(scale["mean"]),
+        list(scale["std"]),
+        meta["epoch"],
+        meta["config"],
+        file_sha256(source),
+    )
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", default=ROWS)
+    parser.add_argument("--views", type=int, default=2560, help="default 2560")
+    parser.add_argument("--work-dir", type=Path, help="of the study; default work_dirs/mini/<size>")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    os.environ["GERSP_MINI_SIZE"] = args.size
+    work_dir = args.work_dir or Path("work_dirs", "mini", args.size)
+    plan_file = work_dir / "frozen.yml"
+    if not plan_file.is_file():
+        raise UserError(f"there is no {plan_file}: run python benchmarks/mini/run.py first")
+    plan: dict[str, Any] = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
+    missing = [row for row in args.rows if not plan["checkpoints"].get(row)]
+    if missing:
+        raise UserError(f"{plan_file} has no {', '.join(missing)}: run benchmarks/mini/run.py")
+    init_default_scope("mmpretrain")
+    views = read_views(args.views)
+    checkpoints: dict[str, dict[int, str]] = {}
+    for row in args.rows:
+        for seed, path in tqdm(plan["checkpoints"][row].items(), row, unit="backbone"):
+            target = Path(path).with_name("own_statistics.pth")
+            write_with_own_statistics(Path(path), target, views)
+            checkpoints.setdefault(f"{row}, own statistics", {})[seed] = str(target)
+    plan.update(checkpoints=checkpoints, seeds=sorted({s for c in checkpoints.values() for s in c}))
+    out = work_dir / "own_statistics.yml"
+    with replacing(out) as temporary:
+        text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
+    print(f"next: python tools/benchmarks/run.py {out} --out results/mini_{args.size}.jsonl")
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_args())

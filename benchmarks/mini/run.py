@@ -1,0 +1,369 @@
+#!/usr/bin/env python3
+"""GeRSP-mini: pre-train every row of the study with every seed, evaluate, make the tables.
+
+Rows, seeds and options are in benchmarks/mini/rows.yml, the images are laid out by
+benchmarks/mini/prepare.py. Everything is resumable: what is finished is not repeated, what was
+interrupted goes on, and the same command does it.
+
+  work_dirs/mini/<size>/<row>/seed_<n>/    each pre-training: its log, checkpoints, finished.json
+  work_dirs/mini/<size>/frozen.yml         the plans given to tools/benchmarks/run.py
+  results/mini_<size>.jsonl                rows of the evaluation
+  results/mini_<size>_pretraining.json     what each pre-training was: command, commit, losses, time
+
+Examples:
+  python benchmarks/mini/run.py --dry-run                       # list the commands, run none
+  python benchmarks/mini/run.py                                 # everything, one run a core
+  python benchmarks/mini/run.py --rows GeRSP IMP --seeds 0      # some of it
+  python benchmarks/mini/run.py --size gpu --jobs 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from mmengine.config import Config
+from tqdm import tqdm
+
+from gersp_mm.evaluation import rows as records
+from gersp_mm.evaluation.benchmark import read_plan
+from gersp_mm.launch import last_error, run_tool
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import file_sha256, replacing
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+PROGRESS = re.compile(r"Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (\S+)")
+EVALUATED = re.compile(r"\[(\d+/\d+)\] ")  # a job of tools/benchmarks/run.py
+TASKS = dict(
+    frozen=[
+        dict(protocol="knn", k=20, temperature=0.07),
+        dict(protocol="linear", sweep=[0.01, 0.1]),
+        dict(protocol="fewshot", shots=[5], draws=5),
+    ],
+    finetune=[dict(protocol="finetune", config="benchmarks/mini/configs/finetune.py")],
+)
+LAST = 50  # iterations whose losses are averaged for the record
+
+
+class Run(NamedTuple):
+    """One pre-training of the study."""
+
+    row: str
+    seed: int
+    config: Path
+    options: Mapping[str, Any]
+    folder: Path
+    finetune: bool
+
+    @property
+    def title(self) -> str:
+        """The run in words."""
+        return f"{self.row}, seed {self.seed}"
+
+    @property
+    def command(self) -> list[str]:
+        """What trains it, or goes on training it."""
+        options = [f"{key}={value}" for key, value in self.options.items()]
+        return [
+            *(sys.executable, str(ROOT / "tools" / "train.py"), os.path.relpath(self.config)),
+            *("--work-dir", str(self.folder), "--resume"),
+            *("--cfg-options", f"randomness.seed={self.seed}", *options),
+        ]
+
+    @property
+    def words(self) -> str:
+        """The command as it is typed, from the repository's root."""
+        return shlex.join(["python", "tools/train.py", *self.command[2:]])
+
+    @property
+    def backbone(self) -> Path:
+        """The exported backbone."""
+        return self.folder / f"{self.config.stem}_backbone.pth"
+
+    @property
+    def finished(self) -> Path:
+        """Written when the training has ended."""
+        return self.folder / "finished.json"
+
+
+def read_rows(path: Path, folder: Path) -> list[Run]:
+    """Return all runs of the study, row by row.
+
+    Raises:
+        UserError: the file is no such list.
+    """
+    runs = []
+    for name, group in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        for row, what in group["rows"].items():
+            config = HERE / "configs" / what["config"]
+            if not config.is_file():
+                raise UserError(f"{path}: {name}.{row}: there is no {config}")
+            slug = re.sub(r"[^a-z0-9.+]+", "-", row.lower().replace("α", "alpha")).strip("-")
+            for seed in group["seeds"]:
+                run = Run(
+                    row,
+                    seed,
+                    config,
+                    what.get("options", {}),
+                    folder / slug / f"seed_{seed}",
+                    bool(group.get("finetune")),
+                )
+                runs.append(run)
+    return runs
+
+
+def chosen(runs: list[Run], rows: list[str] | None, seeds: list[int] | None) -> list[Run]:
+    """Return the runs that were asked for."""
+    known = list(dict.fromkeys(run.row for run in runs))
+    for row in rows or []:
+        if row not in known:
+            raise UserError(f"--rows {row}: there are {', '.join(known)}")
+    found = [r for r in runs if (not rows or r.row in rows) and (not seeds or r.seed in seeds)]
+    if not found:
+        raise UserError(f"--seeds {seeds}: no row of those has such a seed")
+    return found
+
+
+class Pool:
+    """Runs commands beside each other, shows how far they are, and stops them together.
+
+    Args:
+        jobs: how many at once.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.running: dict[str, tuple[subprocess.Popen, Path, float]] = {}
+
+    def run(self, waiting: list[tuple[str, list[str], Path]], after: Any = None) -> None:
+        """Run (title, command, log) each; ``after(title, seconds)`` follows what succeeded.
+
+        Raises:
+            UserError: one failed. The others are stopped first.
+        """
+        waiting = list(waiting)
+        every = 0.5 if sys.stderr.isatty() else 60  # seconds; a log file needs no more
+        bar = tqdm(total=len(waiting), unit="run", disable=not waiting, mininterval=every)
+        with bar:
+            try:
+                while waiting or self.running:
+                    while waiting and len(self.running) < self.jobs:
+                        self._start(*waiting.pop(0))
+                    time.sleep(0.5)
+                    for title in [t for t, (p, *_) in self.running.items() if p.poll() is not None]:
+                        child, log, started = self.running.pop(title)
+                        if child.returncode:
+                            reason = last_error(_tail(log)) or "no output"
+                            raise UserError(f"{title} failed: {reason}; see {log}")
+                        seconds = time.perf_counter() - started
+                        if after is not None:
+                            after(title, seconds)
+                        bar.update()
+                        tqdm.write(f"{title}: done in {seconds:.0f} s")
+                    shown = [f"{t}: {_progress(log)}" for t, (_, log, _) in self.running.items()]
+                    bar.set_postfix_str("; ".join(shown), refresh=False)
+                    bar.update(0)
+            finally:
+                self._stop()
+
+    def _start(self, title: str, command: list[str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as file:
+            child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        self.running[title] = child, log, time.perf_counter()
+
+    def _stop(self) -> None:
+        for child, *_ in self.running.values():
+            child.terminate()  # a training saves a checkpoint
+        for child, *_ in self.running.values():
+            child.wait()
+        self.running.clear()
+
+
+def _tail(log: Path) -> str:
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 20_000))
+        return file.read().decode("utf-8", "replace")
+
+
+def _progress(log: Path) -> str:
+    text = _tail(log)
+    if found := PROGRESS.findall(text):
+        return "epoch {} {}/{}, {} left".format(*found[-1])
+    jobs = EVALUATED.findall(text)
+    return f"job {jobs[-1]}" if jobs else "starting"
+
+
+def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
+    """Train what is not finished, and record each run once.
+
+    Raises:
+        UserError: a finished run was made by another command than the study's.
+    """
+    by_title = {run.title: run for run in runs}
+    for run in runs:
+        if run.finished.is_file():
+            before = json.loads(run.finished.read_text(encoding="utf-8"))["command"]
+            if before != run.words:
+                raise UserError(
+                    f"{run.folder} holds a run of\n  {before}\nand the study now says\n  "
+                    f"{run.words}\nremove the folder, or take another --work-dir"
+                )
+
+    def finish(title: str, seconds: float) -> None:
+        run = by_title[title]
+        facts = facts_of(run, seconds)
+        known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+        lines = [json.dumps(other) for other in known if not _is_of(other, run)]
+        text = ",\n".join([*lines, json.dumps(facts)])
+        with replacing(record) as temporary:
+            temporary.write_text(f"[\n{text}\n]\n", encoding="utf-8")
+        with replacing(run.finished) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    left = [run for run in runs if not run.finished.is_file()]
+    print(f"{len(runs)} pre-trainings, {len(runs) - len(left)} of them done", flush=True)
+    pool.run([(run.title, run.command, run.folder / "train.log") for run in left], finish)
+
+
+def _is_of(facts: Mapping[str, Any], run: Run) -> bool:
+    return (facts["row"], facts["seed"]) == (run.row, run.seed)
+
+
+def facts_of(run: Run, seconds: float) -> dict[str, Any]:
+    """Return what is worth knowing of a finished pre-training."""
+    scalars = []
+    for log in sorted(run.folder.glob("*/vis_data/scalars.json")):
+        lines = log.read_text(encoding="utf-8").splitlines()
+        scalars += [json.loads(line) for line in lines if '"iter"' in line]
+    cfg = Config.fromfile(run.config)
+    cfg.merge_from_dict(dict(run.options))
+    if not (run.folder / f"epoch_{cfg.train_cfg.max_epochs}.pth").is_file():
+        raise UserError(f"{run.title} was stopped before its end: run again")
+    updates = scalars[-1]["iter"]
+    last = [entry for entry in scalars if entry["iter"] > updates - LAST]
+    names = [n for n in ("loss_ct", "loss_ce", "acc_ct", "acc_ce_top1", "feat_std") if n in last[0]]
+    return dict(
+        row=run.row,
+        seed=run.seed,
+        command=run.words,
+        updates=updates,
+        last={n: round(sum(e[n] for e in last) / len(last), 4) for n in names},
+        checkpoint_sha256=file_sha256(run.backbone),
+        commit=records.commit(),
+        hardware=records.hardware(),
+        versions=records.versions(),
+        seconds=round(seconds, 1),
+    )
+
+
+def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
+    """Evaluate all finished runs of the study, and random weights, into rows of results."""
+    data = Path(os.environ.get("GERSP_DATA", "data"))
+    lists = data / f"mini_{args.size}"
+    sets = {
+        "EuroSAT": (lists / "eurosat_train.txt", lists / "eurosat_test.txt"),
+        "RESISC12": (data / "NWPU-RESISC12" / "train", data / "NWPU-RESISC12" / "test"),
+        "NEON demo sites": (data / "demo" / "sites_train.txt", data / "demo" / "sites_test.txt"),
+    }
+    there = {name: pair for name, pair in sets.items() if all(path.exists() for path in pair)}
+    for name in sorted(set(sets) - set(there)):
+        print(f"{name} is left out: there is no {sets[name][0]} (see benchmarks/mini/prepare.py)")
+    done = [run for run in runs if run.finished.is_file()]
+    seeds = sorted({run.seed for run in runs})
+    for kind in args.evaluate:
+        checkpoints: dict[str, Any] = {"From Scratch": None}
+        for run in done:
+            if kind == "frozen" or run.finetune:
+                checkpoints.setdefault(run.row, {})[run.seed] = os.path.relpath(run.backbone)
+        tasks = [dict(task) for task in TASKS[kind]]
+        plan = dict(checkpoints=checkpoints, arch="resnet18", seeds=seeds, tasks=tasks)
+        if kind == "frozen":
+            plan["datasets"] = {
+                name: dict(train=str(train), test=str(test), size=64)
+                for name, (train, test) in there.items()
+            }
+            for task in tasks:
+                task["data"] = list(there)
+        plan["work_dir"] = str(args.work_dir / "evaluation")
+        path = args.work_dir / f"{kind}.yml"
+        with replacing(path) as temporary:
+            text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
+        read_plan(path)  # tells what is wrong before processes start
+        tool = [sys.executable, str(ROOT / "tools" / "benchmarks" / "run.py"), str(path)]
+        tool += ["--out", str(args.out)]
+        log = args.work_dir / "evaluation"
+        print(f"{kind}: {len(checkpoints)} rows; log in {log}", flush=True)
+        pool.run(
+            [
+                (f"{kind}, process {n}", tool, log / f"{kind}_{n}.log")
+                for n in range(1, pool.jobs + 1)
+            ]
+        )
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these alone")
+    parser.add_argument("--rows-file", type=Path, default=HERE / "rows.yml")
+    parser.add_argument("--jobs", type=int, help="runs at once; default: cpu one a core, gpu 1")
+    parser.add_argument("--work-dir", type=Path, help="default work_dirs/mini/<size>")
+    parser.add_argument("--out", type=Path, help="default results/mini_<size>.jsonl")
+    parser.add_argument(
+        "--evaluate", nargs="*", choices=tuple(TASKS), default=tuple(TASKS), help="default: both"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    args.work_dir = args.work_dir or Path("work_dirs", "mini", args.size)
+    args.out = args.out or Path("results", f"mini_{args.size}.jsonl")
+    every = read_rows(args.rows_file, args.work_dir)
+    runs = chosen(every, args.rows, args.seeds)
+    if args.dry_run:
+        for run in runs:
+            state = "done" if run.finished.is_file() else "to do"
+            print(f"# {run.title}: {state}\nGERSP_MINI_SIZE={args.size} {run.words}")
+        return
+    lists = Path(os.environ.get("GERSP_DATA", "data"), f"mini_{args.size}")
+    if not (lists / "natural.txt").is_file():
+        raise UserError(f"there is no {lists}: run python benchmarks/mini/prepare.py first")
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    jobs = args.jobs or (cores if args.size == "cpu" else 1)
+    environment = dict(GERSP_MINI_SIZE=args.size)
+    if args.size == "cpu":
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))
+        environment.update(OMP_NUM_THREADS=threads, CUDA_VISIBLE_DEVICES="")
+    os.environ.update(environment)
+    pool = Pool(jobs)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    record = args.out.with_name(f"{args.out.stem}_pretraining.json")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    pretrain(runs, pool, record)
+    if args.evaluate:
+        evaluate(runs, args, pool)
+        print(f"rows: {args.out}; next: python tools/benchmarks/table.py {args.out} --out tables")
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_args())

@@ -1,0 +1,60 @@
+# Tree crowns of the annotated demo scenes: tiles of about 200 px (20 m) with up to twenty trees.
+# Train and test tiles come from areas that are apart, see demo/README.md.
+data_root = "{{$GERSP_DATA:data}}/demo"
+data_preparation = "python demo/prepare_demo.py && python demo/cut_trees.py data/demo"
+classes = ("tree",)
+
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="RandomFlip", prob=0.75, direction=["horizontal", "vertical", "diagonal"]),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale_factor=1.0),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(
+        type="PackDetInputs",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+    ),
+]
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        metainfo=dict(classes=classes),
+        ann_file="trees/coco/train.json",
+        data_prefix=dict(img="trees/"),
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    drop_last=False,
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        metainfo=dict(classes=classes),
+        ann_file="trees/coco/test.json",
+        data_prefix=dict(img="trees/"),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type="CocoMetric",
+    ann_file=f"{data_root}/trees/coco/test.json",
+    metric="bbox",
+    format_only=False,
+)
+test_evaluator = val_evaluator

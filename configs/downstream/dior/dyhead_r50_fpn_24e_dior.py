@@ -1,0 +1,15 @@
+# DIOR, horizontal boxes, released protocol: ATSS with DyHead.
+_base_ = [
+    "../_base_/models/dyhead_r50_fpn.py",
+    "../_base_/datasets/dior.py",
+    "../_base_/schedules/released_24e.py",
+    "../_base_/runtime/mmdet.py",
+]
+
+model = dict(bbox_head=dict(num_classes=20))
+evaluation = dict(
+    dataset="DIOR",
+    protocol="horizontal boxes, released protocol",
+    split="trainval to test",
+    metrics={"coco/bbox_mAP_50": "AP50", "coco/bbox_mAP": "AP50:95"},
+)

@@ -1,0 +1,16 @@
+# DIOR-R, oriented boxes: Oriented R-CNN, angles le90.
+_base_ = [
+    "../_base_/models/oriented-rcnn_le90_r50_fpn.py",
+    "../_base_/datasets/dior_r.py",
+    "../_base_/schedules/rotated_1x.py",
+    "../_base_/runtime/mmrotate.py",
+]
+
+model = dict(roi_head=dict(bbox_head=dict(num_classes=20)))
+optim_wrapper = dict(optimizer=dict(lr=0.005))
+evaluation = dict(
+    dataset="DIOR-R",
+    protocol="oriented boxes",
+    split="trainval to test",
+    metrics={"dota/AP50": "AP50 (11 points)"},
+)

@@ -1,0 +1,15 @@
+# DIOR-R, oriented boxes: Rotated RetinaNet, angles le90.
+_base_ = [
+    "../_base_/models/rotated-retinanet_le90_r50_fpn.py",
+    "../_base_/datasets/dior_r.py",
+    "../_base_/schedules/rotated_1x.py",
+    "../_base_/runtime/mmrotate.py",
+]
+
+model = dict(bbox_head=dict(num_classes=20))
+evaluation = dict(
+    dataset="DIOR-R",
+    protocol="oriented boxes",
+    split="trainval to test",
+    metrics={"dota/AP50": "AP50 (11 points)"},
+)

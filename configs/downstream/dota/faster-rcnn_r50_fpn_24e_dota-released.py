@@ -1,0 +1,15 @@
+# DOTA v1.0, horizontal boxes, released protocol (800 px tiles, not merged): Faster R-CNN.
+_base_ = [
+    "../_base_/models/faster-rcnn_r50_fpn.py",
+    "../_base_/datasets/dota_released.py",
+    "../_base_/schedules/released_24e.py",
+    "../_base_/runtime/mmdet.py",
+]
+
+model = dict(roi_head=dict(bbox_head=dict(num_classes=15)))
+evaluation = dict(
+    dataset="DOTA v1.0",
+    protocol="horizontal boxes, released protocol (800 px tiles, not merged)",
+    split="train to val",
+    metrics={"coco/bbox_mAP_50": "AP50", "coco/bbox_mAP": "AP50:95"},
+)

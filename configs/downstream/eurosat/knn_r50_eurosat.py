@@ -1,0 +1,16 @@
+# EuroSAT: weighted k nearest neighbours on frozen ResNet-50 features. Nothing is trained:
+#   python tools/test.py configs/downstream/eurosat/knn_r50_eurosat.py BACKBONE.pth
+_base_ = [
+    "../_base_/models/resnet50_classifier.py",
+    "../_base_/datasets/eurosat_frozen.py",
+    "../_base_/runtime/mmpretrain.py",
+]
+
+model = dict(head=dict(num_classes=10))
+test_cfg = dict(knn=dict(k=20, temperature=0.07))
+evaluation = dict(
+    dataset="EuroSAT",
+    protocol="frozen features, weighted kNN k=20 T=0.07, 64 px",
+    split="eurosat-gersp-1, test",
+    metrics={"knn/accuracy/top1": "top-1"},
+)

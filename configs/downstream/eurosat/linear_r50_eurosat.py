@@ -1,0 +1,16 @@
+# EuroSAT: linear probe. Weights and BatchNorm statistics of the ResNet-50 stay as they are.
+_base_ = [
+    "../_base_/models/resnet50_classifier.py",
+    "../_base_/datasets/eurosat.py",
+    "../_base_/schedules/linear_probe.py",
+    "../_base_/runtime/mmpretrain.py",
+]
+
+frozen = "all"
+model = dict(backbone=dict(frozen_stages=4), head=dict(num_classes=10))
+evaluation = dict(
+    dataset="EuroSAT",
+    protocol="linear probe by SGD, 50 epochs, 64 px",
+    split="eurosat-gersp-1, test",
+    metrics={"accuracy/top1": "top-1"},
+)

@@ -1,0 +1,22 @@
+# NWPU-RESISC45: logistic regression on frozen ResNet-50 features of 1, 5, 10 and 50 training
+# images a class, five draws each. Nothing else is trained:
+#   python tools/test.py configs/downstream/resisc45/fewshot_r50_resisc45.py BACKBONE.pth
+_base_ = [
+    "../_base_/models/resnet50_classifier.py",
+    "../_base_/datasets/resisc45_frozen.py",
+    "../_base_/runtime/mmpretrain.py",
+]
+
+model = dict(head=dict(num_classes=45))
+test_cfg = dict(fewshot=dict(shots=(1, 5, 10, 50), draws=5))
+evaluation = dict(
+    dataset="NWPU-RESISC45",
+    protocol="frozen features, logistic regression on few images a class, mean of 5 draws, 224 px",
+    split="resisc45-gersp-1, test",
+    metrics={
+        "fewshot_1/accuracy/top1": "top-1, 1 a class",
+        "fewshot_5/accuracy/top1": "top-1, 5 a class",
+        "fewshot_10/accuracy/top1": "top-1, 10 a class",
+        "fewshot_50/accuracy/top1": "top-1, 50 a class",
+    },
+)

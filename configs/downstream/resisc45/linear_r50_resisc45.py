@@ -1,0 +1,16 @@
+# NWPU-RESISC45: linear probe. Weights and BatchNorm statistics of the ResNet-50 stay as they are.
+_base_ = [
+    "../_base_/models/resnet50_classifier.py",
+    "../_base_/datasets/resisc45.py",
+    "../_base_/schedules/linear_probe.py",
+    "../_base_/runtime/mmpretrain.py",
+]
+
+frozen = "all"
+model = dict(backbone=dict(frozen_stages=4), head=dict(num_classes=45))
+evaluation = dict(
+    dataset="NWPU-RESISC45",
+    protocol="linear probe by SGD, 50 epochs, 224 px",
+    split="resisc45-gersp-1, test",
+    metrics={"accuracy/top1": "top-1"},
+)

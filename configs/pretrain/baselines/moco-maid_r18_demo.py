@@ -1,0 +1,16 @@
+# MoCo v1 on the remote-sensing images of the demo, with everything else as in gersp_r18_demo.py.
+_base_ = "../gersp_r18_demo.py"
+
+model = dict(
+    neck=dict(
+        _delete_=True,
+        type="LinearNeck",
+        in_channels=512,
+        out_channels=128,
+        gap_dim=2,
+        norm_cfg=None,
+    ),
+    natural_head=None,
+)
+train_dataloader = dict(dataset=dict(natural=None))
+default_hooks = dict(export_backbone=dict(method="MoCo-MAID"))

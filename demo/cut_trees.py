@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Cut the annotated demo scenes into tiles, with the boxes of their trees as COCO files.
+
+Works in the folder that `python demo/prepare_demo.py` makes:
+
+  data/demo/scenes/{images,annotations}/   read: four scenes, Pascal VOC boxes
+  data/demo/trees/{train,test}/            written: tiles of about 200 x 200 px (20 x 20 m)
+  data/demo/trees/coco/{train,test}.json   written: the one category is `tree`
+
+Training and test tiles come from the areas that prepare_demo.py keeps apart, so neither
+pre-training nor training has seen a pixel of a test tile. Test tiles lie side by side and cover
+the test areas once; training tiles overlap by half, so that a tree cut by one is whole in another.
+Boxes are clipped to the tile; what is left of a tree is dropped if it is narrower than 8 px or less
+than a third of the tree. Running it again writes the same files.
+
+Examples:
+  python demo/cut_trees.py data/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from prepare_demo import AREAS, JPEG, Area
+from tqdm import tqdm
+
+from gersp_mm.datasets.preparation import count_table, write_text
+from gersp_mm.launch import run_tool
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import replacing
+
+SIDE = 200  # px
+STRIDES = dict(train=SIDE // 2, test=SIDE)
+MIN_SIDE = 8  # px, as the smallest annotated trees
+MIN_SHARE = 1 / 3
+
+
+def read_boxes(path: Path) -> np.ndarray:
+    """Return the boxes of a Pascal VOC file as N×4 left, upper, right and lower edges.
+
+    Pascal VOC names the first and the last pixel of a box and counts from 1. Dead and living trees
+    are told apart in one scene alone, so the names are not used.
+
+    Raises:
+        UserError: the file cannot be read, or has a box without extent.
+    """
+    names = ("xmin", "ymin", "xmax", "ymax")
+    try:
+        root = ElementTree.parse(path).getroot()
+        boxes = [
+            [float(box.findtext(name, "")) for name in names]
+            for box in root.iterfind("object/bndbox")
+        ]
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{path} is no Pascal VOC annotation: {error}") from None
+    edges = np.array(boxes, dtype=float).reshape(-1, 4) - [1, 1, 0, 0]
+    empty = np.flatnonzero((edges[:, 2:] <= edges[:, :2]).any(1))
+    if len(empty):
+        raise UserError(f"{path}: object {empty[0] + 1} has a box without extent")
+    return edges
+
+
+def spread(start: int, end: int, side: int, stride: int) -> list[tuple[int, int]]:
+    """Cover ``start`` to ``end`` evenly with pieces of about ``side``, about ``stride`` apart.
+
+    Returns:
+        First and last edge of every piece; the first begins at ``start``, the last ends at ``end``.
+    """
+    length = end - start
+    pieces = max(1, round((length - side) / stride) + 1)
+    step = length / (pieces - 1 + side / stride)
+    width = length - step * (pieces - 1)
+    return [
+        (round(start + step * number), round(start + step * number + width))
+        for number in range(pieces)
+    ]
+
+
+def tiles_of(area: Area, side: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """Return the edges (left, upper, right, lower) of an area's tiles, row by row."""
+    return [
+        (left, top, right, bottom)
+        for top, bottom in spread(area.top, area.bottom, side, stride)
+        for left, right in spread(area.left, area.right, side, stride)
+    ]
+
+
+def clip_boxes(boxes: np.ndarray, tile: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Cut boxes to a tile.
+
+    Args:
+        boxes: N×4 edges in the scene.
+        tile: left, upper, right and lower edge of the tile.
+
+    Returns:
+        M×4 edges in the tile, and how many remains were dropped as too small.
+    """
+    left, top, right, bottom = tile
+    clipped = np.clip(boxes, [left, top, left, top], [right, bottom, right, bottom])
+    sides = clipped[:, 2:] - clipped[:, :2]
+    touched = (sides > 0).all(1)
+    share = sides.prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    kept = touched & (sides >= MIN_SIDE).all(1) & (share >= MIN_SHARE)
+    return clipped[kept] - [left, top, left, top], int(touched.sum() - kept.sum())
+
+
+def cut_area(
+    pixels: np.ndarray, boxes: np.ndarray, area: Area, out: Path
+) -> Iterator[tuple[dict[str, Any], np.ndarray, int]]:
+    """Write the tiles of an area.
+
+    Yields:
+        COCO's entry of an image without its id, its M×4 edges of boxes, and the dropped remains.
+    """
+    for tile in tiles_of(area, SIDE, STRIDES[area.part]):
+        left, top, right, bottom = tile
+        name = f"{area.part}/{area.scene}_x{left:04d}_y{top:04d}.jpg"
+        with replacing(out / name) as temporary:
+            Image.fromarray(pixels[top:bottom, left:right]).save(temporary, "JPEG", **JPEG)
+        entry = dict(file_name=name, width=right - left, height=bottom - top)
+        yield entry, *clip_boxes(boxes, tile)
+
+
+def cut_scenes(data: Path) -> list[tuple[str, str, int, int, int]]:
+    """Cut all annotated scenes of a demo folder.
+
+    Returns:
+        Rows of part, scene, number of tiles, boxes and dropped remains.
+
+    Raises:
+        UserError: a scene is missing, damaged or of another size.
+    """
+    annotations = sorted((data / "scenes" / "annotations").glob("*.xml"))
+    if not annotations:
+        raise UserError(
+            f"{data}/scenes/annotations holds no .xml: run python demo/prepare_demo.py first, and "
+            "name the folder that it made"
+        )
+    out = data / "trees"
+    counts = []
+    coco: dict[str, Any] = {part: dict(images=[], annotations=[]) for part in STRIDES}
+    for path in tqdm(annotations, "cutting", unit="scene"):
+        boxes = read_boxes(path)
+        image = data / "scenes" / "images" / f"{path.stem}.png"
+        try:
+            with Image.open(image) as opened:
+                pixels = np.asarray(opened.convert("RGB"))
+        except OSError as error:
+            raise UserError(f"scene {image} cannot be read: {error}") from None
+        for area in (area for area in AREAS if area.scene == path.stem):
+            if area.right > pixels.shape[1] or area.bottom > pixels.shape[0]:
+                raise UserError(f"scene {image} is smaller than its {area.part} area: {area}")
+            images, entries = coco[area.part]["images"], coco[area.part]["annotations"]
+            before = len(images), len(entries)
+            lost = 0
+            for entry, edges, dropped in cut_area(pixels, boxes, area, out):
+                images.append(dict(id=len(images) + 1, **entry))
+                entries += [
+                    dict(
+                        id=len(entries) + number,
+                        image_id=len(images),
+                        category_id=1,
+                        bbox=[x1, y1, x2 - x1, y2 - y1],
+                        area=(x2 - x1) * (y2 - y1),
+                        iscrowd=0,
+                    )
+                    for number, (x1, y1, x2, y2) in enumerate(edges.tolist(), 1)
+                ]
+                lost += dropped
+            tiles, trees = len(images) - before[0], len(entries) - before[1]
+            counts.append((area.part, area.scene, tiles, trees, lost))
+    for part, content in coco.items():
+        content["categories"] = [dict(id=1, name="tree")]
+        write_text(out / "coco" / f"{part}.json", json.dumps(content))
+    return sorted(counts, key=lambda row: (list(STRIDES).index(row[0]), row[1]))
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder of demo/prepare_demo.py, e.g. data/demo")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Cut, and say what came out."""
+    rows = cut_scenes(args.data)
+    for part in STRIDES:
+        sums = [sum(row[i] for row in rows if row[0] == part) for i in (2, 3, 4)]
+        rows.append((part, "all", *sums))
+    header = ("area", "tiles", "trees in tiles", "dropped remains")
+    print(count_table(header, [(f"{part}, {scene}", *rest) for part, scene, *rest in rows]))
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_args())

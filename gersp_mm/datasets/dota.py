@@ -1,0 +1,150 @@
+"""DOTA: classes, label text, and boxes in COCO form."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gersp_mm.utils.errors import UserError
+
+DOTA_CLASSES = (
+    "plane",
+    "baseball-diamond",
+    "bridge",
+    "ground-track-field",
+    "small-vehicle",
+    "large-vehicle",
+    "ship",
+    "tennis-court",
+    "basketball-court",
+    "storage-tank",
+    "soccer-ball-field",
+    "roundabout",
+    "harbor",
+    "swimming-pool",
+    "helicopter",
+)
+LATER_CLASSES = ("container-crane", "airport", "helipad")  # of DOTA v1.5 and v2.0 alone
+
+HEADER = re.compile(r"\s*(imagesource|gsd|acquisition dates)\s*:", re.IGNORECASE)
+
+Box = tuple[float, float, float, float]
+
+
+class LabelledBox(NamedTuple):
+    """One line of a label file."""
+
+    corners: tuple[float, ...]  # x1 y1 x2 y2 x3 y3 x4 y4
+    name: str
+    difficulty: int | None  # None where the file has none
+
+    @property
+    def around(self) -> Box:
+        """The horizontal box around the corners, as left, top, right, bottom."""
+        xs, ys = self.corners[::2], self.corners[1::2]
+        return min(xs), min(ys), max(xs), max(ys)
+
+    @property
+    def has_area(self) -> bool:
+        """Whether the corners are not all on one line."""
+        x, y = self.corners[:2]
+        sides = [(u - x, v - y) for u, v in zip(self.corners[2::2], self.corners[3::2])]
+        return any(a[0] * b[1] != a[1] * b[0] for a, b in itertools.combinations(sides, 2))
+
+
+class CocoImage(NamedTuple):
+    """An image and its horizontal boxes."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    boxes: list[tuple[int, str, Box]]  # annotation's id, class, left top right bottom
+
+
+def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[LabelledBox]:
+    """Read a file of lines ``x1 y1 x2 y2 x3 y3 x4 y4 class [difficulty]``.
+
+    The header lines of DOTA's files, empty lines, repeated or trailing spaces and Windows line
+    ends are passed over.
+
+    Raises:
+        UserError: a line of another form, or an unknown class.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text file: fetch it again") from None
+    boxes = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if not fields or HEADER.match(line):
+            continue
+        try:
+            corners = tuple(map(float, fields[:8]))
+            if len(fields) not in (9, 10) or not all(map(math.isfinite, corners)):
+                raise ValueError
+            difficulty = int(fields[9]) if len(fields) == 10 else None
+        except ValueError:
+            raise UserError(
+                f"{path}, line {number}: {line.strip()!r} is not 8 coordinates, a class and a "
+                "difficulty (a whole number)"
+            ) from None
+        name = fields[8]
+        if name not in classes:
+            hint = (
+                "this is DOTA v1.5/2.0 labels, v1.0 is needed"
+                if name in LATER_CLASSES
+                else f"known are {', '.join(classes)}"
+            )
+            raise UserError(f"{path}, line {number}: unknown class {name!r}: {hint}")
+        boxes.append(LabelledBox(corners, name, difficulty))
+    return boxes
+
+
+def format_labels(boxes: Iterable[LabelledBox]) -> str:
+    """Return the text of a label file, as mmrotate's splitter and data sets read it."""
+    return "".join(
+        f"{' '.join(f'{c:.9g}' for c in box.corners)} {box.name} {box.difficulty or 0}\n"
+        for box in boxes
+    )
+
+
+def cut_box(box: Box, width: int, height: int) -> Box:
+    """Cut a horizontal box to its image; nothing remains (right <= left) of one beside it."""
+    left, top, right, bottom = box
+    return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+
+def coco_text(classes: Sequence[str], images: Iterable[CocoImage]) -> str:
+    """Return a COCO annotation file; the categories are numbered from 1 in the classes' order."""
+    numbers = {name: number for number, name in enumerate(classes, 1)}
+    rows, annotations = [], []
+    for image in images:
+        rows.append(
+            dict(id=image.id, file_name=image.file_name, width=image.width, height=image.height)
+        )
+        for identity, name, (left, top, right, bottom) in image.boxes:
+            width, height = right - left, bottom - top
+            annotations.append(
+                dict(
+                    id=identity,
+                    image_id=image.id,
+                    category_id=numbers[name],
+                    bbox=[_plain(value) for value in (left, top, width, height)],
+                    area=_plain(width * height),
+                    iscrowd=0,
+                )
+            )
+    categories = [dict(id=number, name=name) for name, number in numbers.items()]
+    content = dict(images=rows, annotations=annotations, categories=categories)
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _plain(value: float) -> float:
+    return int(value) if value == int(value) else value

@@ -1,0 +1,148 @@
+"""kNN and few-shot evaluation of a downstream config's frozen backbone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.registry import DATASETS
+from mmengine.runner import BaseLoop
+from mmpretrain.structures import DataSample
+from torch.utils.data import Dataset
+
+from gersp_mm.datasets.splits import few_shot
+from gersp_mm.evaluation.features import extract_features
+from gersp_mm.evaluation.few_shot import few_shot_predict
+from gersp_mm.evaluation.knn import knn_predict
+from gersp_mm.registry import LOOPS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.model import unwrap
+
+
+@LOOPS.register_module()
+class FrozenFeaturesLoop(BaseLoop):
+    """Classify the test images by the frozen features of training images; nothing is trained.
+
+    The backbone starts from its ``init_cfg``. Training images go through the test pipeline. The
+    config's ``test_evaluator`` does the counting, its metrics get a prefix: ``knn/accuracy/top1``,
+    ``fewshot_5/accuracy/top1`` (the mean over the draws) and ``fewshot_5/accuracy/top1_std``.
+
+    Args:
+        runner: of a classification config of mmpretrain.
+        dataloader: of the test images.
+        evaluator: metrics that take ``pred_label`` and ``gt_label``.
+        train_ann_file: list of the training images, in the place of the test set's ``ann_file``.
+        knn: ``k`` and ``temperature`` of :func:`gersp_mm.evaluation.knn_predict`, or None.
+        fewshot: ``shots``, images a class, and ``draws``, how often they are chosen anew by
+            :func:`gersp_mm.datasets.splits.few_shot`; or None. The classifier is that of
+            :mod:`gersp_mm.evaluation.few_shot`.
+
+    Raises:
+        UserError: neither ``knn`` nor ``fewshot`` is given.
+    """
+
+    starts_from_pretrained = True  # PretrainedCheckHook looks at the weights
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        train_ann_file: str,
+        knn: dict | None = None,
+        fewshot: dict | None = None,
+    ) -> None:
+        if not knn and not fewshot:
+            raise UserError("test_cfg names neither knn nor fewshot: there is nothing to evaluate")
+        super().__init__(runner, dataloader)
+        memory = copy.deepcopy(runner.cfg.test_dataloader.dataset)
+        memory.ann_file = train_ann_file
+        self.memory = DATASETS.build(memory)
+        self.evaluator = runner.build_evaluator(evaluator)
+        self.evaluator.dataset_meta = self.dataloader.dataset.metainfo
+        self.knn = knn
+        self.fewshot = fewshot
+
+    def run(self) -> dict[str, float]:
+        """Load the backbone, extract the features once, classify, and return the metrics."""
+        runner = self.runner
+        unwrap(runner.model).init_weights()
+        runner.call_hook("before_test")
+        runner.call_hook("before_test_epoch")
+        train = self._features(self.memory, "training images")
+        test = self._features(self.dataloader.dataset, "test images")
+        metrics: dict[str, float] = {}
+        if self.knn:
+            predicted = knn_predict(*train, test[0], **self.knn)
+            scores = self._evaluate(predicted, test[1])
+            metrics.update((f"knn/{name}", value) for name, value in scores.items())
+        if self.fewshot:
+            names = [self.memory.get_data_info(i)["img_path"] for i in range(len(self.memory))]
+            metrics.update(self._evaluate_few_shot(train, test, names, **self.fewshot))
+        runner.call_hook("after_test_epoch", metrics=metrics)
+        runner.call_hook("after_test")
+        return metrics
+
+    def _features(self, dataset: Any, progress: str) -> tuple[torch.Tensor, torch.Tensor]:
+        model = unwrap(self.runner.model)
+        preprocessor = model.data_preprocessor
+        return extract_features(
+            model,
+            PreparedImages(dataset, preprocessor.to_rgb),
+            mean=preprocessor.mean.flatten().tolist(),
+            std=preprocessor.std.flatten().tolist(),
+            batch_size=self.dataloader.batch_size,
+            num_workers=self.dataloader.num_workers,
+            progress=progress,
+        )
+
+    def _evaluate(self, predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        rank, world_size = get_dist_info()
+        for label, prediction in zip(labels[rank::world_size], predicted[rank::world_size]):
+            sample = DataSample().set_gt_label(label).set_pred_label(prediction)
+            self.evaluator.process([sample])
+        return self.evaluator.evaluate(len(labels))
+
+    def _evaluate_few_shot(
+        self, train: Any, test: Any, names: list[str], shots: tuple[int, ...], draws: int
+    ) -> dict[str, float]:
+        (x, y), (x_test, y_test) = train, test
+        metrics: dict[str, float] = {}
+        for count in shots:
+            results = []
+            for draw in range(draws):
+                chosen = few_shot(names, y.tolist(), count, draw)
+                predicted = few_shot_predict(x[chosen], y[chosen], x_test)
+                results.append(self._evaluate(predicted, y_test))
+            for name in results[0]:
+                values = [result[name] for result in results]
+                metrics[f"fewshot_{count}/{name}"] = float(np.mean(values))
+                metrics[f"fewshot_{count}/{name}_std"] = float(np.std(values, ddof=draws > 1))
+        return metrics
+
+
+class PreparedImages(Dataset):
+    """What :func:`extract_features` reads, from a data set of mmpretrain.
+
+    An item is (RGB tensor 3×H×W with values 0 to 255, label).
+
+    Args:
+        dataset: gives ``inputs`` and ``data_samples`` with a ``gt_label``.
+        flip: whether its channels are BGR.
+    """
+
+    def __init__(self, dataset: Any, flip: bool) -> None:
+        self.dataset = dataset
+        self.flip = flip
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """Return (tensor 3×H×W, label)."""
+        item = self.dataset[index]
+        image = item["inputs"]
+        return image.flip(0) if self.flip else image, int(item["data_samples"].gt_label)

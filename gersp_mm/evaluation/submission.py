@@ -1,0 +1,308 @@
+"""Files for the test servers of DOTA and LoveDA: writing LoveDA's, checking both."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from gersp_mm.datasets.dota import DOTA_CLASSES
+from gersp_mm.datasets.image_io import IMAGE_EXTENSIONS
+from gersp_mm.registry import METRICS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import replacing
+
+LOVEDA_CLASSES = 7
+LOVEDA_IMAGES = 1796
+LOVEDA_SIZE = (1024, 1024)
+LOVEDA_ZIP = "LoveDA_submission.zip"
+TILE = re.compile(r"__\d+(\.\d+)?__\d+___\d+$")  # what the tools that cut DOTA's images append
+SHOWN = 3  # problems of one kind that are told in full
+
+
+@METRICS.register_module()
+class LoveDASubmission(BaseMetric):
+    """Write the predictions as LoveDA's test server takes them, labels 0 to 6 as predicted.
+
+    mmseg's ``IoUMetric(output_dir=...)`` adds 1 where the data set has ``reduce_zero_label``, as
+    LoveDA has; the server fails on the label 7 that this gives.
+
+    Written are ``<id>.png`` and, of all of them, ``LoveDA_submission.zip``. Images that several
+    processes predicted are gathered, each once.
+
+    Args:
+        output_dir: where to write.
+        collect_device: how results are gathered, ``'cpu'`` or ``'gpu'``.
+
+    Raises:
+        UserError: a label above 6 was predicted, or two images have one name.
+    """
+
+    def __init__(self, output_dir: str, collect_device: str = "cpu") -> None:
+        super().__init__(collect_device=collect_device)
+        self.output_dir = Path(output_dir)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Encode the label maps of a batch."""
+        for sample in data_samples:
+            labels = sample["pred_sem_seg"]["data"].squeeze().cpu().numpy()
+            if labels.min() < 0 or labels.max() >= LOVEDA_CLASSES:
+                raise UserError(
+                    f"{sample['img_path']}: labels from {labels.min()} to {labels.max()} were "
+                    f"predicted, but LoveDA's are 0 to {LOVEDA_CLASSES - 1}: is num_classes "
+                    f"{LOVEDA_CLASSES}?"
+                )
+            png = io.BytesIO()
+            Image.fromarray(labels.astype(np.uint8)).save(png, "PNG")
+            self.results.append((Path(sample["img_path"]).stem, png.getvalue()))
+
+    def compute_metrics(self, results: list[tuple[str, bytes]]) -> dict[str, float]:
+        """Write all files; there are no metrics without labels."""
+        double = [name for name, times in Counter(name for name, _ in results).items() if times > 1]
+        if double:
+            raise UserError(f"several images are called {', '.join(double[:SHOWN])}.png")
+        path = self.output_dir / LOVEDA_ZIP
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for name, png in sorted(results):
+                archive.writestr(f"{name}.png", png)
+                with replacing(self.output_dir / f"{name}.png") as single:
+                    single.write_bytes(png)
+        print_log(f"{len(results)} label maps are in {path}", "current")
+        return {}
+
+
+# ------------------------------------------------------------------------------------- checking
+
+
+class Check(NamedTuple):
+    """What was found in a file for a test server."""
+
+    problems: list[str]
+    notes: list[str]  # what may be as it should
+
+
+class _Problems:
+    """Texts by kind, of which a few are kept and all are counted."""
+
+    def __init__(self) -> None:
+        self._count: Counter[str] = Counter()
+        self._texts: dict[str, list[str]] = {}
+
+    def add(self, kind: str, text: str) -> None:
+        self._count[kind] += 1
+        if self._count[kind] <= SHOWN:
+            self._texts.setdefault(kind, []).append(text)
+
+    def texts(self) -> list[str]:
+        found = []
+        for kind, texts in self._texts.items():
+            found += texts
+            if self._count[kind] > SHOWN:
+                found.append(f"... and {self._count[kind] - SHOWN:,} more of this kind ({kind})")
+        return found
+
+
+def image_sizes(paths: Sequence[str | Path], tiles: bool) -> dict[str, tuple[int, int]]:
+    """Names of test images as the servers know them, with their width and height.
+
+    Args:
+        paths: image files.
+        tiles: whether ``P0006__1024__0___0.png`` is a tile of ``P0006``.
+    """
+    sizes = {}
+    for path in map(Path, paths):
+        with Image.open(path) as image:
+            sizes[TILE.sub("", path.stem) if tiles else path.stem] = image.size
+    return sizes
+
+
+def images_below(folder: str | Path) -> list[Path]:
+    """All image files below a folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = [p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS]
+    if not found:
+        raise UserError(f"--images {folder}: there is no image")
+    return found
+
+
+def check_dota(path: str | Path, images: Collection[str] | None = None) -> Check:
+    """Check a zip archive for Task 1 (oriented boxes) of DOTA v1.0's test server.
+
+    Args:
+        path: the archive.
+        images: names of the test images; any name will do by default.
+
+    Raises:
+        UserError: there is no such archive.
+    """
+    problems, notes = _Problems(), []
+    seen: set[str] = set()
+    empty = []
+    with _opened(path) as archive:
+        names = _flat_names(archive, problems)
+        wanted = [f"Task1_{name}.txt" for name in DOTA_CLASSES]
+        for name in wanted:
+            if name not in names:
+                problems.add("missing file", f"{name} is missing")
+        for name in names:
+            if name not in wanted:
+                problems.add("unknown file", f"{name} is none of the 15 files Task1_<class>.txt")
+        for name in (name for name in wanted if name in names):
+            with archive.open(name) as file:
+                number = 0
+                for number, line in enumerate(io.TextIOWrapper(file, "utf-8", "replace"), 1):
+                    fields = line.split()
+                    where = f"{name}, line {number}"
+                    _check_box(fields, where, problems)
+                    if fields:
+                        _check_name(fields[0], where, images, problems)
+                        seen.add(fields[0])
+            if not number:
+                empty.append(name)
+    if empty:
+        notes.append(f"no object was found of {', '.join(name[6:-4] for name in empty)}")
+    if images is not None:
+        without = sorted(set(images) - seen)
+        if without:
+            more = ", ..." if len(without) > SHOWN else ""
+            notes.append(
+                f"no object was found in {len(without):,} of {len(images):,} images "
+                f"({', '.join(without[:SHOWN])}{more})"
+            )
+    if len(empty) == len(wanted):
+        problems.add("no object", "there is no object in any file")
+    return Check(problems.texts(), notes)
+
+
+def _check_box(fields: list[str], where: str, problems: _Problems) -> None:
+    if len(fields) != 10:
+        text = f"{where}: {len(fields)} fields instead of image, score and 8 coordinates"
+        problems.add("fields", text)
+        return
+    try:
+        score, *coordinates = map(float, fields[1:])
+    except ValueError as error:
+        problems.add("no number", f"{where}: {error}")
+        return
+    if not all(map(math.isfinite, (score, *coordinates))):
+        problems.add("not finite", f"{where}: a value is not finite")
+    elif not 0 <= score <= 1:
+        problems.add("score", f"{where}: the score {score} is not within 0 and 1")
+
+
+def _check_name(name: str, where: str, images: Collection[str] | None, problems: _Problems) -> None:
+    if TILE.search(name):
+        problems.add(
+            "tile",
+            f"{where}: {name} is the name of a tile. The boxes of tiles have to be merged to whole "
+            "images (DOTAMetric with merge_patches=True, as tools/test.py --submission does); the "
+            "server counts these as wrong",
+        )
+    elif images is not None and name not in images:
+        problems.add("unknown image", f"{where}: {name} is none of the images")
+
+
+def check_loveda(path: str | Path, images: Mapping[str, tuple[int, int]] | None = None) -> Check:
+    """Check a zip archive for LoveDA's semantic segmentation server.
+
+    Args:
+        path: the archive.
+        images: width and height of the test images by name; by default any
+            1,796 names and 1024 x 1024 pixels.
+
+    Raises:
+        UserError: there is no such archive.
+    """
+    problems, notes = _Problems(), []
+    with _opened(path) as archive:
+        names = _flat_names(archive, problems)
+        ids = {}
+        for name in names:
+            if name.endswith(".png"):
+                ids[name[:-4]] = name
+            else:
+                problems.add("unknown file", f"{name} is no <id>.png")
+        if images is None and len(ids) != LOVEDA_IMAGES:
+            problems.add(
+                "number", f"there are {len(ids):,} label maps, LoveDA has {LOVEDA_IMAGES:,} images"
+            )
+        for name in sorted(set(images or ()) - set(ids)):
+            problems.add("missing file", f"{name}.png is missing")
+        for name, file in tqdm(ids.items(), "checking", unit="img"):
+            if images is not None and name not in images:
+                problems.add("unknown image", f"{file}: {name} is none of the images")
+                continue
+            size = (images or {}).get(name, LOVEDA_SIZE)
+            _check_label_map(archive.read(file), file, size, problems)
+    if images and (len(images) != LOVEDA_IMAGES or set(images.values()) != {LOVEDA_SIZE}):
+        notes.append(
+            f"the {len(images):,} images are not LoveDA's {LOVEDA_IMAGES:,} test images of "
+            f"{LOVEDA_SIZE[0]} x {LOVEDA_SIZE[1]} pixels, which the server expects"
+        )
+    return Check(problems.texts(), notes)
+
+
+def _check_label_map(content: bytes, name: str, size: tuple[int, int], problems: _Problems) -> None:
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.mode != "L":
+                problems.add(
+                    "mode", f"{name}: of PIL's mode {image.mode}, not one channel of 8 bit (L)"
+                )
+                return
+            if image.size != size:
+                found, wanted = (" x ".join(map(str, s)) for s in (image.size, size))
+                problems.add("size", f"{name}: {found} pixels instead of {wanted}")
+            present = [value for value, count in enumerate(image.histogram()) if count]
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        problems.add("damaged", f"{name}: cannot be read as PNG ({error})")
+        return
+    wrong = [value for value in present if value >= LOVEDA_CLASSES]
+    if wrong == [LOVEDA_CLASSES]:
+        problems.add(
+            "label 7",
+            f"{name}: holds the label 7, which breaks the server. Labels are 0 to 6; 7 comes from "
+            "adding 1 to all, as mmseg's IoUMetric(output_dir=...) does with reduce_zero_label: "
+            "write with gersp_mm.LoveDASubmission",
+        )
+    elif wrong:
+        problems.add("labels", f"{name}: holds {', '.join(map(str, wrong[:8]))}, not only 0 to 6")
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    if not Path(path).is_file() or not zipfile.is_zipfile(path):
+        what = "is a folder" if Path(path).is_dir() else "is not there, or no zip archive"
+        raise UserError(f"{path} {what}: name the zip archive that is to be submitted")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is damaged ({error}): write it again") from None
+
+
+def _flat_names(archive: zipfile.ZipFile, problems: _Problems) -> list[str]:
+    names = []
+    for name in (info.filename for info in archive.infolist()):
+        if "/" in name:
+            problems.add("folder", f"{name}: files have to lie flat in the archive, in no folder")
+        elif name in names:
+            problems.add("twice", f"{name} is there twice")
+        else:
+            names.append(name)
+    return names

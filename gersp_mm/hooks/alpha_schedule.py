@@ -1,0 +1,55 @@
+"""Changing the weight of the natural-image branch during training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from gersp_mm.registry import HOOKS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.model import unwrap
+
+
+@HOOKS.register_module()
+class AlphaScheduleHook(Hook):
+    """Move the model's α along a straight line, in place of one value for the whole run.
+
+    Ours: the paper and the released code know no schedule of α. The value of every iteration
+    follows from its number, so that a resumed run goes on exactly; it is logged as ``alpha``.
+
+    Args:
+        start: α of the first iteration, at least 0.
+        end: α of iteration ``iterations`` and of all later ones, at least 0.
+        iterations: how many iterations it takes; the whole run by default.
+
+    Raises:
+        UserError: a value is out of its range, or the model has no natural-image branch.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, start: float, end: float, iterations: int | None = None) -> None:
+        if min(start, end) < 0 or (iterations is not None and iterations < 1):
+            raise UserError(
+                "AlphaScheduleHook: start and end must not be negative and iterations must be at "
+                f"least 1, got start={start}, end={end}, iterations={iterations}"
+            )
+        self.start = start
+        self.end = end
+        self.iterations = iterations
+
+    def before_train(self, runner: Any) -> None:
+        """Check that there is something to weigh."""
+        if not getattr(unwrap(runner.model), "with_natural_branch", False):
+            raise UserError(
+                "AlphaScheduleHook has nothing to weigh: the model has no natural-image branch "
+                "(model.natural_head, with model.alpha above 0)"
+            )
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Set α for this iteration."""
+        share = min(1.0, runner.iter / (self.iterations or runner.max_iters))
+        alpha = self.start + (self.end - self.start) * share
+        unwrap(runner.model).alpha = alpha
+        runner.message_hub.update_scalar("train/alpha", alpha)

@@ -1,0 +1,166 @@
+"""tools/benchmarks/run.py as processes: killed ones, two at once, and a training of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gersp_mm.evaluation import benchmark, rows
+from gersp_mm.utils.files import file_sha256, locked
+from tests.smoke import ROOT
+
+TOOL = ROOT / "tools" / "benchmarks" / "run.py"
+CONFIG = "configs/downstream/eurosat/finetune_r18_eurosat.py"
+PLAN = """
+checkpoints: {GeRSP: b.pth, random: null}
+arch: {type: ResNet, depth: 18, base_channels: 8, stem_channels: 8}
+seeds: [0, 1, 2]
+datasets: {mine: {train: train, test: test, size: 32}}
+tasks:
+  - {protocol: knn, data: mine, k: 5}
+  - {protocol: linear, data: mine, sweep: [1e-2, 1]}
+  - {protocol: fewshot, data: mine, shots: [1, 2], draws: 2}
+"""
+JOBS, ROWS = 1 + 3 + 3 + 3 * 3, 1 + 3 + 6 + 3 * 4
+
+
+def start(out: str) -> subprocess.Popen:
+    Path("plan.yml").write_text(PLAN)
+    arguments = ["plan.yml", "--work-dir", f"work_{out}", "--out", out, "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(TOOL), *arguments],
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+
+def wait_for_rows(child: subprocess.Popen, out: str, count: int) -> None:
+    while not Path(out).is_file() or Path(out).read_bytes().count(b"\n") < count:
+        assert child.poll() is None
+        time.sleep(0.01)
+
+
+def jobs_run(child: subprocess.Popen) -> int:
+    """Wait for a process to end well."""
+    *_, last = child.stdout
+    assert child.wait() == 0
+    return int(last.split(" jobs run; ")[0])
+
+
+def comparable(out: str) -> list[dict]:
+    """Return the rows without what is of their making, in an order of their own."""
+    origin = ("commit", "hardware", "versions", "seconds")
+    found = [{n: v for n, v in row.items() if n not in origin} for row in rows.read_rows(out)]
+    return sorted(found, key=str)
+
+
+def start_two(out: str) -> list[subprocess.Popen]:
+    """Start two processes that wait for the lock of the rows until both have come so far."""
+    with open(out, "ab") as file, locked(file):
+        children = [start(out) for _ in range(2)]
+        for child in children:
+            while os.path.realpath(out) not in opened_by(child):
+                assert child.poll() is None
+                time.sleep(0.01)
+    return children
+
+
+def opened_by(child: subprocess.Popen) -> set[str]:
+    """Files that a process has open now."""
+    found = set()
+    for descriptor in Path(f"/proc/{child.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed in between
+            found.add(os.readlink(descriptor))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="tells who waits by Linux's /proc")
+def test_two_at_once_and_one_of_two_killed(folder):
+    alone = start("alone.jsonl")
+    assert jobs_run(alone) == JOBS
+    expected = comparable("alone.jsonl")
+    assert len(expected) == len(set(map(benchmark.identity, expected))) == ROWS
+
+    shares = [jobs_run(child) for child in start_two("both.jsonl")]
+    assert min(shares) > 0 and sum(shares) == JOBS
+    assert comparable("both.jsonl") == expected
+
+    killed, other = start_two("killed.jsonl")
+    wait_for_rows(killed, "killed.jsonl", 5)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert len(rows.read_rows("killed.jsonl")) < ROWS
+    assert 0 < jobs_run(other) <= JOBS  # the other one may have been quicker every time
+    assert comparable("killed.jsonl") == expected
+
+
+def test_a_killed_run_goes_on(folder):
+    child = start("r.jsonl")
+    try:
+        wait_for_rows(child, "r.jsonl", 1)
+    finally:
+        child.kill()
+        child.wait()
+    with open("r.jsonl", "ab") as file:
+        file.write(b'{"dataset": "mi')  # as if killed while it wrote
+    before = Path("r.jsonl").read_text().splitlines()[:-1]
+    assert 0 < len(before) < ROWS
+    jobs_run(start("r.jsonl"))
+    after = Path("r.jsonl").read_text().splitlines()
+    assert after[: len(before)] == before
+    assert len(after) == len(set(map(benchmark.identity, rows.read_rows("r.jsonl")))) == ROWS
+
+
+@pytest.mark.slow
+def test_fine_tuning_in_earnest(folder, downstream_data, monkeypatch):
+    eurosat = Path("data/eurosat")
+    eurosat.mkdir(parents=True)
+    (eurosat / "2750").symlink_to(downstream_data / "eurosat" / "2750")
+    splits = downstream_data / "eurosat" / "splits"
+    shutil.copytree(splits / "eurosat-gersp-1-incomplete", eurosat / "splits" / "eurosat-gersp-1")
+    monkeypatch.setenv("GERSP_DATA", str(eurosat.parent.resolve()))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = {"train_cfg.max_epochs": 1}
+    for part in ("train", "val", "test"):
+        small = dict(batch_size=8, num_workers=0, persistent_workers=False)
+        options |= {f"{part}_dataloader.{name}": value for name, value in small.items()}
+    Path("plan.yml").write_text(
+        "checkpoints: {GeRSP: b.pth}\nseeds: [3]\nwork_dir: work\n"
+        f"tasks: [{{protocol: finetune, config: {CONFIG}, cfg_options: {json.dumps(options)}}}]\n"
+    )
+    plan = benchmark.read_plan("plan.yml")
+    (job,) = jobs = benchmark.make_jobs(plan)
+    runner = benchmark.Runner(plan, Path("r.jsonl"), "cpu")
+    assert (runner.run(jobs), runner.run(jobs)) == (1, 0)
+
+    (row,) = rows.read_rows("r.jsonl")
+    made = Path("work/finetune", job.id)
+    (tested,) = rows.read_rows(made / "rows.jsonl")  # what tools/test.py says itself
+    for name, value in dict(
+        dataset="EuroSAT", model="ResNet-18", metric="top-1", seed=3, pretraining="GeRSP",
+        checkpoint_sha256=file_sha256("b.pth"), config=CONFIG,
+    ).items():  # fmt: skip
+        assert row[name] == tested[name] == value
+    assert row["value"] == tested["value"] and row["value"] in range(0, 101, 10)  # of ten images
+    assert re.fullmatch(
+        "fine-tuning, 3 epochs, 64 px, with test_dataloader.batch_size=8 .* "
+        r"train_dataloader.persistent_workers=False .*, eurosat-gersp-1, test",
+        row["protocol"],
+    )
+    trained = torch.load(made / "epoch_1.pth", weights_only=False)
+    assert trained["meta"]["epoch"] == 1 and trained["meta"]["iter"] == 4  # 30 images
+    assert trained["meta"]["seed"] == 3
+    own = trained["state_dict"]["backbone.conv1.weight"]
+    assert 0 < (own - torch.load("b.pth")["state_dict"]["backbone.conv1.weight"]).abs().max() < 0.1

@@ -1,0 +1,281 @@
+"""tools/benchmarks/run.py: plans and their errors, rows, resumption, and scikit-learn's word."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gersp_mm.checkpoints.export import export_backbone
+from gersp_mm.constants import RGB_MEAN, RGB_STD
+from gersp_mm.datasets.splits import few_shot
+from gersp_mm.evaluation import benchmark, linear_probe, rows
+from gersp_mm.evaluation.benchmark import finetuning, runner
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import file_sha256
+from tests.smoke import ROOT, write_images
+
+CONFIG = "configs/downstream/eurosat/finetune_r18_eurosat.py"
+PLAN = """
+checkpoints: {GeRSP: b.pth, random: null}
+arch: resnet18
+seeds: [0, 1]
+datasets: {mine: {train: train, test: test, size: 32}}
+tasks:
+  - {protocol: knn, data: mine, k: 5}
+  - {protocol: linear, data: mine, sweep: [1e-2, 1]}
+  - {protocol: fewshot, data: mine, shots: [1, 2], draws: 2}
+work_dir: work
+"""
+
+
+def plan_of(text: str = PLAN) -> benchmark.Plan:
+    Path("plan.yml").write_text(text)
+    return benchmark.read_plan("plan.yml")
+
+
+def run(text: str = PLAN, out: str = "r.jsonl") -> tuple[int, list[dict]]:
+    plan = plan_of(text)
+    ran = benchmark.Runner(plan, Path(out), "cpu").run(benchmark.make_jobs(plan))
+    return ran, rows.read_rows(out)
+
+
+def test_rows_cache_and_second_run(folder, capsys, monkeypatch):
+    ran, found = run()
+    # GeRSP: 1 kNN, 2 linear, 2 few-shot of 2 rows; random: 2 of each
+    assert (ran, len(found)) == (11, 1 + 2 + 4 + 2 + 2 + 4)
+    assert "[1/11] mine kNN, GeRSP: " in capsys.readouterr().out
+    knn = [(r["pretraining"], r["seed"]) for r in found if "kNN" in r["protocol"]]
+    assert sorted(knn, key=str) == [("GeRSP", None), ("random", 0), ("random", 1)]
+    first = found[0]
+    assert re.fullmatch(
+        r"frozen features, weighted kNN k=5 T=0.07, 32 px, own split \w{8} \(18 train, 9 test\)",
+        first["protocol"],
+    )
+    assert first["checkpoint_sha256"] == file_sha256("b.pth") and first["model"] == "ResNet-18"
+    assert {r["checkpoint_sha256"] for r in found if r["pretraining"] == "random"} == {None}
+    assert {r["metric"] for r in found} == {"top-1", "top-1, 1 a class", "top-1, 2 a class"}
+    assert len(list(Path("work/features").glob("*.pt"))) == 3  # GeRSP and two draws
+
+    def extract(*args, **kwargs):
+        raise AssertionError("features are in the cache")
+
+    monkeypatch.setattr(runner, "extract_features", extract)
+    assert run() == (0, found)
+    assert run(out="again.jsonl")[0] == 11
+    again = rows.read_rows("again.jsonl")
+    assert [r["value"] for r in again] == [r["value"] for r in found]
+    ran, more = run(PLAN.replace("k: 5", "k: 3"))  # another protocol is another row
+    assert ran == 3 and len(more) == len(found) + 3 and more[: len(found)] == found
+
+
+def test_values_are_scikit_learns_on_the_same_features(folder):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rng = np.random.default_rng(0)
+    y = {part: np.arange(n) % 3 for part, n in dict(train=90, val=60, test=60).items()}
+    x = {part: rng.normal(size=(len(v), 12)) + v[:, None] * 0.25 for part, v in y.items()}
+    features = {p: (torch.from_numpy(x[p]).float(), torch.from_numpy(y[p])) for p in x}
+    entries = {p: [(f"c{label}/{n}.jpg", int(label)) for n, label in enumerate(y[p])] for p in y}
+    data = benchmark.Data("d", "s", entries, 32, 32)
+
+    voters = KNeighborsClassifier(
+        7, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1)
+    ).fit(x["train"], y["train"])
+    knn = dict(protocol="knn", k=7, temperature=0.1)
+    expected = 100 * voters.score(x["test"], y["test"])
+    assert benchmark.evaluate(knn, data, features, 0) == [pytest.approx(expected)]
+
+    mean, std = x["train"].mean(0), x["train"].std(0)
+    z = {part: (values - mean) / std for part, values in x.items()}
+    sweep = [0.001, 0.1, 10.0]
+    exact = dict(max_iter=1000, tol=1e-8)
+    fits = {c: LogisticRegression(C=c, **exact).fit(z["train"], y["train"]) for c in sweep}
+    scores = {c: 100 * fit.score(z["val"], y["val"]) for c, fit in fits.items()}
+    result = linear_probe(*features["train"], *features["test"], sweep, val=features["val"])
+    assert result.sweep == pytest.approx(scores)
+    assert result.chosen_c == max(sweep, key=lambda c: (scores[c], -c))
+    expected = 100 * fits[result.chosen_c].score(z["test"], y["test"])
+    assert result.accuracy == pytest.approx(expected) and 40 < expected < 100
+    linear = dict(protocol="linear", sweep=sweep)
+    assert benchmark.evaluate(linear, data, features, 3) == [result.accuracy]
+
+    unit = {p: v / np.linalg.norm(v, axis=1, keepdims=True) for p, v in x.items()}
+    accuracies = []
+    for draw in (2, 3):  # seed 1 with two draws
+        chosen = few_shot([p for p, _ in entries["train"]], y["train"].tolist(), 4, draw)
+        few = LogisticRegression(max_iter=1000).fit(unit["train"][chosen], y["train"][chosen])
+        accuracies.append(100 * few.score(unit["test"], y["test"]))
+    task = dict(protocol="fewshot", shots=[4], draws=2)
+    assert benchmark.evaluate(task, data, features, 1) == [pytest.approx(np.mean(accuracies))]
+
+
+def test_recorded_rows_count_as_done(folder):
+    """What tells the rows of the example apart may not change: recorded ones would be made anew."""
+    for part, count in (("train", 3), ("test", 2)):
+        listed = Path("data/demo", f"sites_{part}.txt")
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("".join(f"{n}.jpg {n % 2}\n" for n in range(count)))
+        for label, number in itertools.product(range(2), range(count)):
+            image = Path(f"data/NWPU-RESISC12/{part}/c{label}/{number}.jpg")
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(bytes(10 + number))  # listed, not opened
+            (listed.parent / f"{number}.jpg").write_bytes(bytes(20 + number))
+    weights = Path("work_dirs/quickstart/gersp_r18_demo_backbone.pth")
+    weights.parent.mkdir(parents=True)
+    weights.symlink_to(folder / "b.pth")
+    jobs = benchmark.make_jobs(benchmark.read_plan(ROOT / "tools/benchmarks/example.yml"))
+
+    def known(row):
+        split = re.sub(r"own split \w{8} \(.*\)", "own split", row["protocol"])
+        hashed = row["checkpoint_sha256"] is not None  # of other weights
+        return benchmark.identity(dict(row, protocol=split, checkpoint_sha256=hashed))
+
+    found = [known(dict(job.what, metric=metric)) for job in jobs for metric in job.metrics]
+    recorded = rows.read_rows(ROOT / "results/frozen_small.jsonl")
+    assert len(found) == 56 and sorted(found, key=str) == sorted(map(known, recorded), key=str)
+    first = next(job for job in jobs if job.file is None)
+    assert first.what["protocol"].endswith("own split e925dfb8 (6 train, 4 test)")
+    assert first.id == "df4fc5f2ac5793bb"  # names the lock and the files of a training
+
+
+def test_seeds_of_pretraining_pair_and_other_images_are_another_split(folder):
+    Path("c.pth").write_bytes(Path("b.pth").read_bytes())
+    seeded = PLAN.replace("GeRSP: b.pth", "GeRSP: {4: b.pth, 7: c.pth}")
+    jobs = benchmark.make_jobs(plan_of(seeded), only=["GeRSP"])
+    assert [job.seed for job in jobs] == [4, 4, 4, 7, 7, 7]
+    listed = "".join(f"train/class_{n}/00{i}.jpg {n}\n" for n in range(3) for i in range(4))
+    Path("few.txt").write_text(listed)
+    other = benchmark.make_jobs(plan_of(PLAN.replace("train: train", "train: few.txt")))[0]
+    assert "(12 train, 9 test)" in other.what["protocol"]
+
+
+def test_known_data_sets_and_their_splits(folder, monkeypatch):
+    monkeypatch.setenv("GERSP_DATA", "data")
+    for number in range(21):
+        write_images(Path("data/ucmerced/Images") / f"c{number:02d}", 10, size=(8, 8))
+    splits = Path("data/eurosat/splits/eurosat-gersp-1")
+    splits.mkdir(parents=True)
+    for part in ("train", "val", "test"):
+        (splits / f"{part}.txt").write_text("2750/Forest/1.jpg 1\n2750/River/2.jpg 8\n")
+    plan = plan_of(PLAN.replace("data: mine, k", "data: [eurosat, ucmerced], k"))
+    data = plan.data["ucmerced"]
+    assert {part: len(entries) for part, entries in data.parts.items()} == dict(
+        train=147, val=21, test=42
+    )
+    assert re.match(r"ucmerced-gersp-1 \w{8} \(147 train, 21 val, 42 test\)", data.split)
+    assert plan.data["eurosat"].parts["val"][1] == ("data/eurosat/2750/River/2.jpg", 8)
+    first = benchmark.make_jobs(plan)[0].what
+    assert first["dataset"] == "EuroSAT"
+    assert first["protocol"].endswith("k=5 T=0.07, 64 px, eurosat-gersp-1, test")
+
+
+ERRORS = [
+    ("arch: resnet18", "arch: vgg", "arch must be one of resnet18, resnet34"),
+    ("arch: resnet18\n", "", "arch is missing, which random weights"),
+    ("seeds: [0, 1]", "seeds: [0, 0]", "seeds must be a list of different whole numbers"),
+    ("seeds:", "seed:", "plan.yml: no field 'seed'; there are checkpoints"),
+    ("GeRSP: b.pth", "GeRSP: c.pth", "checkpoints.GeRSP: there is no file c.pth"),
+    ("GeRSP: b.pth", "GeRSP: [b.pth]", "checkpoints.GeRSP must be a file, null"),
+    ("random: null", "GeRSP: null", "plan.yml, line 2: GeRSP is twice"),
+    ("protocol: knn", "protocol: svm", "task 1: protocol must be one of knn, linear"),
+    ("k: 5", "k: 0", r"task 1 \(knn\): k must be a whole number from 1, got 0"),
+    ("k: 5", "n: 5", r"task 1 \(knn\): no field 'n'; there are protocol, data, k"),
+    ("k: 5", "temperature: hot", "temperature must be a number above 0, got 'hot'"),
+    ("data: mine, k", "data: your, k", "data must be one of eurosat, .*, mine, or"),
+    ("sweep: [1e-2, 1]", "sweep: [-1]", "sweep must be a number above 0"),
+    ("shots: [1, 2]", "shots: 1", "shots must be a list of different whole numbers"),
+    ("size: 32", "size: big", "data: size must be a whole number from 1"),
+    ("train: train", "train: none", "data.train: none does not exist"),
+    ("mine: {", "eurosat: {", "datasets.eurosat is the name of a known data set"),
+    ("data: mine, k: 5", "data: aid", "aid is looked for in .*data/aid, which does not exist"),
+    ("seeds: [0, 1]", "seeds: [0, 1", "plan.yml is no YAML"),
+    ("work_dir: work", "work_dir: 3", "work_dir must be a text, got 3"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "text"), ERRORS)
+def test_wrong_fields_are_named(old, new, text, folder):
+    with pytest.raises(UserError, match=text):
+        plan_of(PLAN.replace(old, new, 1))
+
+
+def test_what_shows_only_with_the_jobs(folder):
+    with pytest.raises(UserError, match="--only MoCo: plan.yml has GeRSP, random"):
+        benchmark.make_jobs(plan_of(), only=["MoCo"])
+    twice = PLAN.replace("protocol: linear, data: mine, sweep: [1e-2, 1]",
+                         "protocol: knn, data: mine, k: 5")  # fmt: skip
+    with pytest.raises(UserError, match="two tasks give the same row"):
+        benchmark.make_jobs(plan_of(twice))
+    torch.save(dict(state_dict={}), "c.pth")
+    with pytest.raises(UserError, match=r"c\.pth is no exported backbone .*convert_checkpoint\.py"):
+        benchmark.make_jobs(plan_of(PLAN.replace("b.pth", "c.pth")))
+    scale = dict(mean=list(RGB_MEAN), std=list(RGB_STD))
+    for arch, text in (
+        ("Foo-7", r"plan\.yml: c\.pth is no ResNet: give its backbone as arch: {type"),
+        ("ResNet-18", r"c\.pth is no ResNet-18: \d+ tensors are missing \(conv1\.weight"),
+    ):
+        export_backbone({"backbone.x": torch.zeros(1)}, "c.pth", arch, "GeRSP", **scale)
+        with pytest.raises(UserError, match=text):
+            run(PLAN.replace("b.pth", "c.pth"))
+
+
+FINETUNE = f"""
+checkpoints: {{GeRSP: b.pth, random: null}}
+arch: resnet18
+seeds: [3]
+tasks: [{{protocol: finetune, config: {CONFIG}, cfg_options: {{train_cfg.max_epochs: 1}}}}]
+work_dir: work
+"""
+
+
+def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
+    calls = []
+
+    def call(tool, arguments, where, device, title):
+        calls.append((tool, arguments))
+        if tool == "train.py":
+            torch.save({}, where / "epoch_1.pth")
+            (where / "last_checkpoint").write_text(str(where / "epoch_1.pth"))
+        elif len(calls) == 2:
+            raise UserError("killed")
+        else:
+            row = dict.fromkeys(rows.FIELDS, "x")
+            made = dict(row, value=50.0 + len(calls), metric="top-1", versions={})
+            rows.append_rows(arguments[arguments.index("--results") + 1], [made])
+
+    monkeypatch.setattr(finetuning, "_call", call)
+    with pytest.raises(UserError, match="killed"):
+        run(FINETUNE)
+    ran, found = run(FINETUNE)
+    assert [tool for tool, _ in calls] == ["train.py", "test.py", "test.py", "train.py", "test.py"]
+    assert "--resume" in calls[0][1] and "train_cfg.max_epochs=1" in calls[0][1]
+    assert {"pretrained=b.pth", "randomness.seed=3"} <= set(calls[0][1])
+    assert {"pretrained=None", "randomness.seed=3"} <= set(calls[3][1])
+    assert ran == 2
+    assert [(r["pretraining"], r["seed"], r["value"]) for r in found] == [
+        ("GeRSP", 3, 53.0), ("random", 3, 55.0),
+    ]  # fmt: skip
+    assert found[0]["config"] == CONFIG
+    wanted = "fine-tuning, 3 epochs, 64 px, with train_cfg.max_epochs=1, eurosat-gersp-1, test"
+    assert found[0]["protocol"] == wanted
+    assert run(FINETUNE)[0] == 0
+
+
+def test_fine_tuning_options_are_checked(folder):
+    for change, text in (
+        ("pretrained: x", "cfg_options.pretrained is set by checkpoints and seeds"),
+        ("model: {a: 1}", "write model.name: value"),
+    ):
+        with pytest.raises(UserError, match=text):
+            plan_of(FINETUNE.replace("train_cfg.max_epochs: 1", change))
+    with pytest.raises(UserError, match=r"task 1 \(finetune\): config none.py cannot be read"):
+        plan_of(FINETUNE.replace(CONFIG, "none.py"))
+    frozen = CONFIG.replace("finetune_r18", "knn_r50")
+    with pytest.raises(UserError, match="trains nothing: use protocol knn or fewshot"):
+        plan_of(FINETUNE.replace(CONFIG, frozen))

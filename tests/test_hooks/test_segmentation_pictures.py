@@ -1,0 +1,164 @@
+"""Pictures of predictions: which images, under which names, and what the label maps look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import HOOKS, DefaultScope
+from PIL import Image
+
+from gersp_mm.hooks.segmentation_pictures import (
+    BORDER,
+    UNLABELLED,
+    choose_pictures,
+    distinct_colours,
+    draw_label_maps,
+)
+from gersp_mm.utils.errors import UserError
+
+CLASSES = ("water", "road", "roof")
+PALETTE = [(0, 0, 255), (255, 255, 0), (255, 0, 0)]
+
+
+def test_names_follow_the_folders_and_never_collide():
+    paths = ["/d/a/1.jpg", "/d/b/1.jpg", "/d/b/1.png", "/d/b/sub/1.jpg", "/d/b/1.jpg"]
+    names = choose_pictures(paths)
+    assert list(names) == paths[:4]
+    assert list(names.values()) == ["a/1", "b/1.jpg", "b/1.png", "b/sub/1"]
+    assert choose_pictures(["/d/a/1.jpg", "/d/a/2.jpg"]) == {"/d/a/1.jpg": "1", "/d/a/2.jpg": "2"}
+    assert choose_pictures([]) == {}
+
+
+def test_a_limit_chooses_evenly_from_all_images():
+    paths = [f"/d/class_{number // 25}/{number}.jpg" for number in range(100)]
+    chosen = choose_pictures(paths, 4)
+    assert list(chosen.values()) == [f"class_{n}/{25 * n}" for n in range(4)]
+    assert len(choose_pictures(paths, 7)) == 7
+    assert list(choose_pictures(paths, 1000)) == paths
+
+
+def test_a_short_palette_is_completed_by_other_colours():
+    colours = distinct_colours(40, PALETTE)
+    assert colours[:3] == PALETTE
+    assert len(set(colours)) == 40
+    assert distinct_colours(2, PALETTE) == PALETTE[:2]
+    assert all(isinstance(value, int) and 0 <= value <= 255 for c in colours for value in c)
+
+
+def panel(picture: Image.Image, number: int, width: int, height: int) -> np.ndarray:
+    """Pixels of one panel: the legend's width follows its text, the panels are at the left."""
+    pixels = np.array(picture)
+    left = BORDER + number * (width + BORDER)
+    top = next(y for y in range(60) if (pixels[y : y + height, BORDER] == 90).all())
+    return pixels[top : top + height, left : left + width]
+
+
+def test_panels_have_the_palettes_colours_in_the_labels_places():
+    image = Image.new("RGB", (80, 60), (90, 90, 90))
+    truth = np.full((60, 80), 255)
+    truth[:, :20] = 2
+    prediction = np.zeros((60, 80), int)
+    prediction[:30] = 1
+    picture = draw_label_maps(image, dict(truth=truth, prediction=prediction), CLASSES, PALETTE)
+    assert (panel(picture, 0, 80, 60) == 90).all()
+    drawn = panel(picture, 1, 80, 60)
+    assert (drawn[:, :20] == PALETTE[2]).all() and (drawn[:, 20:] == UNLABELLED).all()
+    drawn = panel(picture, 2, 80, 60)
+    assert (drawn[:30] == PALETTE[1]).all() and (drawn[30:] == PALETTE[0]).all()
+    legend = np.array(picture)[-4 * 25 :].reshape(-1, 3)
+    for colour in [*PALETTE, UNLABELLED]:
+        assert (legend == colour).all(1).any(), colour
+
+
+def test_legend_says_the_share_of_every_class(monkeypatch):
+    texts = []
+    pen = SimpleNamespace(
+        text=lambda place, text, *_, **__: texts.append(text), rectangle=lambda *_, **__: None
+    )
+    monkeypatch.setattr("gersp_mm.hooks.segmentation_pictures.ImageDraw.Draw", lambda _: pen)
+    labels = np.array([[0, 0, 0, 255]])
+    draw_label_maps(Image.new("RGB", (4, 1)), dict(prediction=labels), CLASSES, PALETTE)
+    assert texts == [
+        "image", "prediction", "water: prediction 75.0%", "road: prediction 0.0%",
+        "roof: prediction 0.0%", "not evaluated: prediction 25.0%",
+    ]  # fmt: skip
+
+
+def test_large_images_are_reduced_and_keep_hard_edges():
+    labels = np.zeros((1500, 3000), int)
+    labels[:, 1500:] = 1
+    picture = draw_label_maps(
+        Image.new("RGB", (3000, 1500), (90, 90, 90)), dict(prediction=labels), CLASSES, PALETTE
+    )
+    drawn = panel(picture, 1, 1024, 512)
+    colours = {tuple(map(int, colour)) for colour in np.unique(drawn.reshape(-1, 3), axis=0)}
+    assert colours == {PALETTE[0], PALETTE[1]}
+
+
+class Files:
+    """A data set of image files."""
+
+    metainfo = dict(classes=CLASSES, palette=PALETTE)
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.paths = [folder / f"{number % 2}" / f"{number // 2}.png" for number in range(count)]
+        for path in self.paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 10), (90, 90, 90)).save(path)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def get_data_info(self, number: int) -> dict:
+        return dict(img_path=str(self.paths[number]))
+
+
+class Sample(SimpleNamespace):
+    def __contains__(self, name: str) -> bool:
+        return name in vars(self)
+
+
+def run_hook(folder: Path, files: Files, **options) -> object:
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        config = dict(type="gersp_mm.SegmentationPicturesHook", out_dir=str(folder), **options)
+        hook = HOOKS.build(config)
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=files))
+    runner = SimpleNamespace(test_loop=loop)
+    hook.before_test_epoch(runner)
+    for start in range(0, len(files), 2):  # batches of two; the last image again, as padding
+        samples = [
+            Sample(
+                img_path=str(path),
+                pred_sem_seg=SimpleNamespace(data=torch.full((1, 10, 20), start % 3)),
+            )
+            for path in [*files.paths[start : start + 2], files.paths[-1]][:2]
+        ]
+        hook.after_test_iter(runner, start // 2, dict(inputs=[None, None]), samples)
+    return hook
+
+
+def test_hook_writes_one_picture_an_image(tmp_path):
+    hook = run_hook(tmp_path / "out", Files(tmp_path / "data", 5))
+    written = sorted(
+        p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.glob("out/**/*.*")
+    )
+    assert written == ["0/0.png", "0/1.png", "0/2.png", "1/0.png", "1/1.png"]
+    assert hook.count == 5
+    for name, label in (("0/0.png", 0), ("1/1.png", 2)):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert (panel(picture, 1, 20, 10) == PALETTE[label]).all()
+
+
+def test_hook_draws_at_most_so_many(tmp_path):
+    hook = run_hook(tmp_path / "out", Files(tmp_path / "data", 6), max_pictures=2)
+    assert hook.count == 2
+    assert len(list(tmp_path.glob("out/**/*.png"))) == 2
+
+
+def test_no_pictures_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="max_pictures must be at least 1, got 0"):
+        run_hook(tmp_path, Files(tmp_path, 1), max_pictures=0)

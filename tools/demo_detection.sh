@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Tree crowns of the demo scenes: sets up .venv with the detection libraries, cuts the scenes, and
+# fine-tunes Faster R-CNN from the quickstart's backbone and from random initialisation.
+#   bash tools/quickstart.sh && bash tools/demo_detection.sh
+#   bash tools/demo_detection.sh --help
+set -eu
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# Wrong arguments are better told before the installation than after it.
+for python in python3 python; do
+    if command -v "$python" >/dev/null 2>&1; then
+        "$python" "$here/demo_detection.py" --check-arguments "$@" || exit
+        break
+    fi
+done
+case " $* " in *" --help "* | *" -h "*) exit 0 ;; esac
+
+bash "$here/setup_env.sh" --downstream --demo
+exec "${GERSP_VENV:-$here/../.venv}/bin/python" "$here/demo_detection.py" "$@"
