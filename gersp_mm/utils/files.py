@@ -34,9 +34,13 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def save_atomically(content: Any, path: str | os.PathLike) -> None:
-    """``torch.save`` that leaves either the old file or the whole new one."""
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    """``torch.save`` that leaves either the old file or the whole new one.
+
+    The same content gives the same bytes: given a path, ``torch.save`` would write the temporary
+    name into the file.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
 
 
 @contextlib.contextmanager

@@ -97,6 +97,7 @@ def test_round_trip_is_bit_identical(released, tmp_path):
     for name, tensor in first["state_dict"].items():
         assert torch.equal(tensor, last["state_dict"][name])
         assert tensor.dtype == last["state_dict"][name].dtype
+    assert file_sha256(files[0]) == file_sha256(files[3])
     bare = [torch.load(path, weights_only=True) for path in files[1:3]]
     assert list(bare[0]) == list(bare[1]) == list(resnet_shapes(18))
     assert not any(path.name.endswith(".tmp") for path in tmp_path.iterdir())

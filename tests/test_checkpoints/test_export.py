@@ -47,7 +47,7 @@ def test_existing_file_survives_a_failure(tmp_path, monkeypatch):
     old = path.read_bytes()
 
     def full_disk(content, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)

@@ -12,6 +12,7 @@ import torch
 
 from gersp_mm.utils.files import (
     append_missing_entries,
+    file_sha256,
     remove_temporaries,
     replacing,
     save_atomically,
@@ -50,7 +51,7 @@ def test_save_atomically(tmp_path, monkeypatch):
     save_atomically(dict(x=torch.arange(3)), path)
 
     def dies_half_way(content, file):
-        Path(file).write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", dies_half_way)
@@ -58,6 +59,14 @@ def test_save_atomically(tmp_path, monkeypatch):
         save_atomically(dict(x=torch.zeros(3)), path)
     assert torch.load(path, weights_only=True)["x"].tolist() == [0, 1, 2]
     assert os.listdir(tmp_path) == ["a.pth"]
+
+
+def test_same_content_gives_the_same_file(tmp_path):
+    for name in ("a.pth", "b.pth", "a.pth"):
+        save_atomically(dict(x=torch.arange(3), meta=dict(epoch=1)), tmp_path / name)
+    save_atomically(dict(x=torch.arange(3), meta=dict(epoch=2)), tmp_path / "c.pth")
+    a, b, c = (file_sha256(tmp_path / f"{name}.pth") for name in "abc")
+    assert a == b != c
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
