@@ -41,7 +41,8 @@ METHODS = {
 
 def test_there_are_the_promised_configs():
     assert {Path(name).stem for name in BASELINES} == set(METHODS)
-    promised = {"gersp_r50", "gersp_r50_200e", "gersp_r50_official", "gersp_r18_demo"}
+    promised = {"gersp_r50", "gersp_r50_200e", "gersp_r50_plus", "gersp_r50_official"}
+    promised.add("gersp_r18_demo")
     assert promised <= {name.removesuffix(".py") for name in PRETRAIN}
 
 
@@ -66,7 +67,8 @@ def test_smoke_twin_trains_exports_and_loads_completely(name, pair_data, tmp_pat
     assert len(history) == 2 and all(torch.isfinite(torch.tensor(history)))
 
     state = runner.model.state_dict()
-    assert "queue_ptr" not in state or int(state["queue_ptr"]) == 8
+    enqueued = 16 if cfg.model.get("symmetric") else 8
+    assert "queue_ptr" not in state or int(state["queue_ptr"]) == enqueued
     changed = [k for k in state if "conv" in k or "weight" in k]
     assert any(not torch.equal(before[k], state[k]) for k in changed)
 
@@ -93,6 +95,12 @@ def test_official_config_differs_from_the_recommended_one_in_the_listed_points_a
         ("train_dataloader.sampler.pairing", "'locked'"),
         ("default_hooks.teacher_update.timing", "'before_forward'"),
     }
+
+
+def test_plus_differs_in_the_symmetric_loss_alone():
+    ours = Config.fromfile(CONFIGS / "pretrain/gersp_r50.py").to_dict()
+    plus = Config.fromfile(CONFIGS / "pretrain/gersp_r50_plus.py").to_dict()
+    assert flat(plus).items() ^ flat(ours).items() == {("model.symmetric", "True")}
 
 
 def test_200_epochs_differ_in_the_schedule_alone():

@@ -127,9 +127,9 @@ def test_every_row_builds_and_has_the_same_updates(row, data, monkeypatch):
 def test_seeds_of_the_rows():
     groups = yaml.safe_load((MINI / "rows.yml").read_text())
     assert {name: len(group["seeds"]) for name, group in groups.items()} == dict(
-        main=3, parts=2, alpha=2, half=3, remedies=1, long=3
+        main=3, parts=2, alpha=2, half=3, remedies=1, repeated=3, queue=3, long=3
     )
-    assert len({run.folder for run in all_runs()}) == len(all_runs()) == 13 * 3 + 8 * 2 + 8
+    assert len({run.folder for run in all_runs()}) == len(all_runs()) == 18 * 3 + 8 * 2 + 6
     assert {run.row for run in all_runs() if run.finetune} == set(groups["main"]["rows"])
 
 
