@@ -156,7 +156,7 @@ def few(data, tmp_path, monkeypatch):
     path.write_text(yaml.safe_dump(rows))
     return [
         *(sys.executable, str(MINI / "run.py"), "--rows-file", str(path)),
-        *("--work-dir", str(tmp_path / "w"), "--out", str(tmp_path / "rows.jsonl"), "--jobs", "1"),
+        *("--work-dir", str(tmp_path / "w"), "--out", str(tmp_path / "rows.jsonl"), "--jobs", "2"),
     ]
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,37 +81,59 @@ def test_a_run_with_every_option(pair_data, tmp_path):
     assert (work_dir / "small_backbone.pth").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments, text",
-    [
-        (["no_such_config.py"], "no config no_such_config.py"),
-        (["CONFIG", "--amp", "fp16"], "--amp fp16 needs a GPU"),
-        (["CONFIG", "--log-to", "mlflow"], "--log-to mlflow needs .* pip install mlflow"),
-        (["CONFIG", "--resume", "nothing.pth"], "--resume: there is no checkpoint nothing.pth"),
-        (["CONFIG", "--auto-scale-lr", "--cfg-options", "auto_scale_lr=None"],
-         "--auto-scale-lr: .*small.py has no auto_scale_lr.base_batch_size"),
-        (["CONFIG", "--launcher", "pytorch"], "--launcher pytorch without RANK, WORLD_SIZE"),
-        (["CONFIG", "--cfg-options", "model.alpha=-1"], "alpha must not be negative, got -1"),
-        (["CONFIG", "--cfg-options", "train_dataloader.sampler.pairing=odd"],
-         "pairing must be 'independent' or 'locked', got 'odd'"),
-        (["CONFIG", "--cfg-options",
-          "train_dataloader.dataset.remote_sensing.data_root=/no/such/folder"],
-         "/no/such/folder.* set data_root of the remote-sensing images"),
-    ],
-    ids=["config", "fp16", "package", "checkpoint", "base batch", "launcher", "model",
-         "sampler", "data"],
-)  # fmt: skip
-def test_bad_input_gives_one_line_and_exit_code_2(
-    pair_data, tmp_path, monkeypatch, arguments, text
-):
-    if "fp16" in arguments and torch.cuda.is_available():
-        arguments = ["no_such_config.py"]
-        text = "no config"
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    config = write_config(pair_data, tmp_path)
-    arguments = [str(config) if argument == "CONFIG" else argument for argument in arguments]
-    assert_one_error_line(call(*arguments, cwd=tmp_path), text)
+BAD_INPUT = {
+    "config": (["no_such_config.py"], "no config no_such_config.py"),
+    "fp16": (["CONFIG", "--amp", "fp16"], "--amp fp16 needs a GPU"),
+    "package": (["CONFIG", "--log-to", "mlflow"], "--log-to mlflow needs .* pip install mlflow"),
+    "checkpoint": (
+        ["CONFIG", "--resume", "nothing.pth"],
+        "--resume: there is no checkpoint nothing.pth",
+    ),
+    "base batch": (
+        ["CONFIG", "--auto-scale-lr", "--cfg-options", "auto_scale_lr=None"],
+        "--auto-scale-lr: .*small.py has no auto_scale_lr.base_batch_size",
+    ),
+    "launcher": (
+        ["CONFIG", "--launcher", "pytorch"],
+        "--launcher pytorch without RANK, WORLD_SIZE",
+    ),
+    "model": (["CONFIG", "--cfg-options", "model.alpha=-1"], "alpha must not be negative, got -1"),
+    "sampler": (
+        ["CONFIG", "--cfg-options", "train_dataloader.sampler.pairing=odd"],
+        "pairing must be 'independent' or 'locked', got 'odd'",
+    ),
+    "data": (
+        [
+            "CONFIG",
+            "--cfg-options",
+            "train_dataloader.dataset.remote_sensing.data_root=/no/such/folder",
+        ],
+        "/no/such/folder.* set data_root of the remote-sensing images",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(pair_data, tmp_path_factory):
+    """What the tool does with each bad input; as many at once as there are cores."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    config = str(write_config(pair_data, folder))
+
+    def run(arguments: list[str]) -> subprocess.CompletedProcess:
+        return call(*(config if a == "CONFIG" else a for a in arguments), cwd=folder)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            patch.delenv(name, raising=False)
+        done = pool.map(run, (arguments for arguments, _ in BAD_INPUT.values()))
+        return dict(zip(BAD_INPUT, done))
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gives_one_line_and_exit_code_2(refusals, case):
+    if case == "fp16" and torch.cuda.is_available():
+        pytest.skip("fp16 works here")
+    assert_one_error_line(refusals[case], BAD_INPUT[case][1])
 
 
 def test_evaluating_without_anything_to_evaluate_is_one_error(pair_data, tmp_path):
