@@ -182,18 +182,5 @@ def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int)
 def _claimed(path: Path, wait: bool) -> Iterator[bool]:
     """Hold a lock file; give False if another process holds it and ``wait`` is False."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        if not wait:
-            try:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # no such locks on this system; one process works at a time there
-                pass
-            except OSError:
-                yield False
-                return
-            yield True
-            return
-        with locked(file):
-            yield True
+    with open(path, "ab") as file, locked(file, wait) as taken:
+        yield taken
