@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import colorsys
 import os
 import tempfile
@@ -64,7 +65,7 @@ def distinct_colours(
     return colours
 
 
-class PicturesHook(Hook):
+class PicturesHook(Hook, abc.ABC):
     """Draw chosen test images; what a picture shows is up to :meth:`draw`.
 
     Args:
@@ -106,6 +107,7 @@ class PicturesHook(Hook):
                 self.draw(runner, sample, data_batch["inputs"][number], self.out_dir / name)
                 self.count += 1
 
+    @abc.abstractmethod
     def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
         """Draw one image.
 
@@ -115,7 +117,6 @@ class PicturesHook(Hook):
             image: the input tensor before normalisation.
             path: where to write, a suffix is to be appended.
         """
-        raise NotImplementedError
 
 
 class HostPicturesHook(PicturesHook):
