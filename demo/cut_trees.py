@@ -31,8 +31,8 @@ from PIL import Image
 from prepare_demo import AREAS, JPEG, Area
 from tqdm import tqdm
 
-from gersp_mm.datasets.preparation import count_table, write_text
-from gersp_mm.launch import run_tool
+from gersp_mm.commands.options import run_tool
+from gersp_mm.preparation.common import count_table, write_text
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing
 

@@ -22,7 +22,7 @@ from mmengine.registry import Registry
 SCOPE = "gersp_mm"
 
 MODEL_WRAPPERS = Registry(
-    "model wrapper", parent=ROOT_MODEL_WRAPPERS, scope=SCOPE, locations=["gersp_mm.parallel"]
+    "model wrapper", parent=ROOT_MODEL_WRAPPERS, scope=SCOPE, locations=["gersp_mm.engine.parallel"]
 )
 MODELS = Registry("model", parent=ROOT_MODELS, scope=SCOPE, locations=["gersp_mm.models"])
 DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope=SCOPE, locations=["gersp_mm.datasets"])
@@ -30,27 +30,35 @@ DATA_SAMPLERS = Registry(
     "data sampler", parent=ROOT_DATA_SAMPLERS, scope=SCOPE, locations=["gersp_mm.datasets"]
 )
 TRANSFORMS = Registry(
-    "transform", parent=ROOT_TRANSFORMS, scope=SCOPE, locations=["gersp_mm.datasets"]
+    "transform", parent=ROOT_TRANSFORMS, scope=SCOPE, locations=["gersp_mm.augmentation"]
 )
 FUNCTIONS = Registry(
     "function", parent=ROOT_FUNCTIONS, scope=SCOPE, locations=["gersp_mm.datasets"]
 )
-HOOKS = Registry("hook", parent=ROOT_HOOKS, scope=SCOPE, locations=["gersp_mm.hooks"])
+HOOKS = Registry(
+    "hook",
+    parent=ROOT_HOOKS,
+    scope=SCOPE,
+    locations=["gersp_mm.engine.hooks", "gersp_mm.visualization.predictions"],
+)
 LOOPS = Registry(
     "loop",
     parent=ROOT_LOOPS,
     scope=SCOPE,
-    locations=["gersp_mm.loops", "gersp_mm.evaluation.frozen"],
+    locations=["gersp_mm.engine.loop", "gersp_mm.evaluation.frozen"],
 )
 METRICS = Registry(
     "metric", parent=ROOT_METRICS, scope=SCOPE, locations=["gersp_mm.evaluation.submission"]
 )
 OPTIM_WRAPPERS = Registry(
-    "optimizer wrapper", parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=["gersp_mm.optim"]
+    "optimizer wrapper",
+    parent=ROOT_OPTIM_WRAPPERS,
+    scope=SCOPE,
+    locations=["gersp_mm.engine.optim"],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",
     parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
     scope=SCOPE,
-    locations=["gersp_mm.optim"],
+    locations=["gersp_mm.engine.optim"],
 )

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
-from gersp_mm.launch import join_cpu_processes
+from gersp_mm.engine.launch import join_cpu_processes
 from gersp_mm.models import key_exchange
 from gersp_mm.utils.model import unwrap
 from tests.runs import build, demo_config

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmpretrain.models import ResNet
 from PIL import Image, ImageDraw
 
-from gersp_mm.checkpoints.export import export_backbone
+from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from tests.smoke import CONFIGS, ROOT, write_images
 
@@ -135,7 +135,7 @@ def convert(name: str, data: Path, *options: str) -> None:
 
 def write_all(root: Path) -> Path:
     """Write and convert every data set below ``root``, as ``GERSP_DATA`` has them."""
-    from gersp_mm.datasets.scenes import EUROSAT_CLASSES, RESISC45_CLASSES
+    from gersp_mm.preparation.scenes import EUROSAT_CLASSES, RESISC45_CLASSES
 
     write_scenes(root / "eurosat" / "2750", EUROSAT_CLASSES, 64, 5)
     write_scenes(root / "resisc45", RESISC45_CLASSES, 256, 3)

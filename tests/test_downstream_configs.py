@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
-from gersp_mm.downstream import FROZEN_STAGES, apply_switches, require_weights
+from gersp_mm.engine.config import FROZEN_STAGES, apply_switches, require_weights
 from gersp_mm.utils.errors import UserError
 from tests.downstream import downstream_configs, downstream_twin, shrink_model, write_backbone
 from tests.smoke import CONFIGS, ROOT, forget_runs
@@ -73,7 +73,7 @@ def test_conventions(name):
 def test_classes_are_the_packages_own():
     from gersp_mm.datasets.dior import DIOR_CLASSES
     from gersp_mm.datasets.dota import DOTA_CLASSES
-    from gersp_mm.datasets.scenes import EUROSAT_CLASSES, RESISC45_CLASSES
+    from gersp_mm.preparation.scenes import EUROSAT_CLASSES, RESISC45_CLASSES
 
     expected = dict(
         dior=DIOR_CLASSES, dior_r=DIOR_CLASSES, dota_released=DOTA_CLASSES,

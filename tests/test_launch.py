@@ -7,7 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from gersp_mm import launch
+from gersp_mm.commands import options
+from gersp_mm.engine import launch
 from gersp_mm.utils.errors import UserError
 from tests.smoke import CONFIGS
 
@@ -18,7 +19,7 @@ def arguments(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("config")
     parser.add_argument("--work-dir")
-    launch.add_common_arguments(parser)
+    options.add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -192,7 +193,7 @@ def test_tools_end_in_one_line(capsys, error, code, printed):
         raise error
 
     with pytest.raises(SystemExit) as caught:
-        launch.run_tool(main, argparse.Namespace())
+        options.run_tool(main, argparse.Namespace())
     assert caught.value.code == code
     assert capsys.readouterr().err.strip() == printed
 
@@ -202,4 +203,4 @@ def test_other_errors_keep_their_traceback():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        launch.run_tool(main, argparse.Namespace())
+        options.run_tool(main, argparse.Namespace())

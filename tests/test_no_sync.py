@@ -25,9 +25,9 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from gersp_mm.datasets.augmentation import PRESETS
-from gersp_mm.datasets.colour_draw import draw_colour
-from gersp_mm.hooks import (
+from gersp_mm.augmentation.draw import draw_colour
+from gersp_mm.augmentation.view import PRESETS
+from gersp_mm.engine.hooks import (
     BadImageHook,
     CollapseMonitorHook,
     DeferredRuntimeInfoHook,

@@ -8,7 +8,7 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from gersp_mm.optim import BFloat16OptimWrapper, has_fused_form
+from gersp_mm.engine.optim import BFloat16OptimWrapper, has_fused_form
 from tests.runs import demo_config
 
 

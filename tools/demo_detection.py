@@ -117,7 +117,7 @@ def claim(folder, settings):
 
 def write_json(path, content):
     """Write a file whole or not at all."""
-    from gersp_mm.datasets.preparation import write_text
+    from gersp_mm.preparation.common import write_text
 
     write_text(path, json.dumps(content, indent=1))
 
@@ -143,7 +143,7 @@ def evaluate(checkpoint, epochs, folder):
     """
     from mmengine.runner import Runner
 
-    from gersp_mm.launch import load_config
+    from gersp_mm.engine.launch import load_config
 
     print("   evaluating ...", flush=True)
     with redirect_stdout(StringIO()):  # what pycocotools has to say
@@ -164,7 +164,7 @@ def evaluate(checkpoint, epochs, folder):
 
 def one_run(folder, start, seed, epochs, args, options):
     """Train and evaluate once, or return what a finished run found."""
-    from gersp_mm.evaluation import rows
+    from gersp_mm.evaluation import metrics as host_metrics
     from gersp_mm.utils.files import file_sha256
 
     backbone = args.checkpoint.resolve()
@@ -185,9 +185,9 @@ def one_run(folder, start, seed, epochs, args, options):
     cfg, metrics = evaluate(last, epochs, folder)
     pretrained = read_pretrained(last)
     run = dict(settings=settings, metrics=metrics, pretrained=pretrained, seconds=seconds)
-    run["rows"] = rows.result_rows(
-        cfg.evaluation, metrics, model=rows.model_name(cfg, CONFIG), seed=seed, seconds=seconds,
-        config=rows.config_name(CONFIG), pretrained=pretrained,
+    run["rows"] = host_metrics.result_rows(
+        cfg.evaluation, metrics, model=host_metrics.model_name(cfg, CONFIG), seed=seed,
+        seconds=seconds, config=host_metrics.config_name(CONFIG), pretrained=pretrained,
     )  # fmt: skip
     write_json(folder / RUN, run)
     return run

@@ -27,10 +27,10 @@ from mmengine.registry import init_default_scope
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from gersp_mm.checkpoints.export import PREFIX, export_backbone
+from gersp_mm.backbones.build import build_exported, read_exported
+from gersp_mm.backbones.exported import PREFIX, export_backbone
+from gersp_mm.commands.options import run_tool
 from gersp_mm.datasets import PairedSampler
-from gersp_mm.evaluation.backbones import build_exported, read_exported
-from gersp_mm.launch import run_tool
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256, replacing

@@ -32,9 +32,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from gersp_mm.datasets.preparation import count_table, write_list
+from gersp_mm.commands.options import run_tool
 from gersp_mm.evaluation.features import read_source
-from gersp_mm.launch import run_tool
+from gersp_mm.preparation.common import count_table, write_list
 from gersp_mm.utils.errors import UserError
 
 HERE = Path(__file__).resolve().parent

@@ -36,9 +36,10 @@ import yaml
 from mmengine.config import Config
 from tqdm import tqdm
 
-from gersp_mm.evaluation import rows as records
-from gersp_mm.evaluation.benchmark import read_plan
-from gersp_mm.launch import last_error, run_tool
+from gersp_mm.benchmark import read_plan
+from gersp_mm.commands.options import run_tool
+from gersp_mm.engine.launch import last_error
+from gersp_mm.utils import provenance
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256, replacing
 
@@ -262,9 +263,9 @@ def facts_of(run: Run, seconds: float) -> dict[str, Any]:
         updates=updates,
         last={n: round(sum(e[n] for e in last) / len(last), 4) for n in names},
         checkpoint_sha256=file_sha256(run.backbone),
-        commit=records.commit(),
-        hardware=records.hardware(),
-        versions=records.versions(),
+        commit=provenance.commit(),
+        hardware=provenance.hardware(),
+        versions=provenance.versions(),
         seconds=round(seconds, 1),
     )
 

@@ -57,7 +57,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from gersp_mm import launch
+from gersp_mm.engine import launch
 from gersp_mm.models import gersp
 
 PARTS = ("compare", "resident", "breakdown", "overhead")
@@ -124,7 +124,7 @@ def shrink(cfg: Config, args: argparse.Namespace, folder: Path) -> Config:
 
 def use_images(cfg: Config, images: Path, pairs: int, folder: Path) -> None:
     """Take both sources from one folder, listed often enough for an epoch of ``pairs``."""
-    from gersp_mm.datasets.image_io import IMAGE_EXTENSIONS
+    from gersp_mm.images.listing import IMAGE_EXTENSIONS
 
     found = sorted(p for p in images.rglob("*") if p.name.lower().endswith(IMAGE_EXTENSIONS))
     if not found:

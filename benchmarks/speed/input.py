@@ -48,10 +48,10 @@ from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 import gersp_mm
+from gersp_mm.augmentation.view import PRESETS
 from gersp_mm.datasets import collate_pairs
-from gersp_mm.datasets.augmentation import PRESETS
-from gersp_mm.datasets.image_io import IMAGE_EXTENSIONS
-from gersp_mm.datasets.paired import PairIndex
+from gersp_mm.datasets.sampler import PairIndex
+from gersp_mm.images.listing import IMAGE_EXTENSIONS
 from gersp_mm.utils.memory import keep_freed_memory
 
 # name: width and height of the files, side of the views
@@ -239,8 +239,8 @@ def _collate_mmpretrain(samples: list[dict[str, Any]]) -> Any:
 def as_workers(loads: dict[str, Callable[[], None]]) -> Iterator[dict[str, Callable[[], None]]]:
     """Give every contender a process of its own, set up as its data loader sets up a worker.
 
-    All have one thread. Ours also does what ``gersp_mm.loops`` does at the start of a worker. Only
-    the process that is asked to load is busy; the others wait.
+    All have one thread. Ours also does what ``gersp_mm.engine.loop`` does at the start of a worker.
+    Only the process that is asked to load is busy; the others wait.
     """
     context = multiprocessing.get_context("fork")
     ends, processes = {}, []

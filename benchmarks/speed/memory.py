@@ -43,7 +43,7 @@ def load_batches(args: argparse.Namespace) -> None:
     """Load batches as training does, report the times, and wait to be measured."""
     from mmengine.runner import Runner
 
-    from gersp_mm.launch import load_config
+    from gersp_mm.engine.launch import load_config
 
     def listed(name: str) -> dict[str, Any]:
         return dict(data_root=str(args.inside), ann_file=f"{name}.txt")

@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision import transforms as T
 
+from gersp_mm.augmentation.view import PRESETS
 from gersp_mm.constants import RGB_MEAN, RGB_STD
-from gersp_mm.datasets.augmentation import PRESETS
 
 Source = Sequence[tuple[str, int]]  # paths and labels
 Batch = Mapping[str, Any]  # rs_query, rs_key, natural: N×3×H×W, normalised; label; data_samples

@@ -156,7 +156,7 @@ def run_process(rank: int, world: int, port: int, folder: str, options: dict[str
     """Take steps as one of ``world`` processes and leave seconds and bytes in ``folder``."""
     from step import Ours, load_config, make_batch
 
-    from gersp_mm.launch import join_cpu_processes
+    from gersp_mm.engine.launch import join_cpu_processes
 
     torch.set_num_threads(options["threads"])
     _prepare(rank)
@@ -170,7 +170,7 @@ def run_process(rank: int, world: int, port: int, folder: str, options: dict[str
     ours = Ours(cfg)
     traffic = Traffic()
     model: Any = ours.model
-    if world > 1:  # as gersp_mm.launch wraps it
+    if world > 1:  # as gersp_mm.engine.launch wraps it
         model = MMDistributedDataParallel(ours.model, device_ids=None, broadcast_buffers=False)
         model.register_comm_hook(None, traffic.gradient_hook)
     batch = make_batch(options["batch"], options["size"], cfg.model.natural_head.num_classes)

@@ -41,7 +41,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.nn import functional as F
 
-from gersp_mm import launch
+from gersp_mm.engine import launch
 from gersp_mm.models.info_nce import InfoNCEHead
 from gersp_mm.models.negative_queue import enqueue
 from gersp_mm.utils.memory import keep_freed_memory

@@ -1,6 +1,5 @@
-"""Checkpoint files: finding, reading and exporting them."""
+"""Files that hold weights: read safely, find, compare."""
 
-from gersp_mm.checkpoints.export import export_backbone
 from gersp_mm.checkpoints.find import latest_checkpoint
 
-__all__ = ["export_backbone", "latest_checkpoint"]
+__all__ = ["latest_checkpoint"]

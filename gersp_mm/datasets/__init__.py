@@ -1,10 +1,11 @@
 """Images: sources without labels, pairs of two sources, and their augmentation."""
 
-from gersp_mm.datasets.augmentation import ViewAugmentation
+from gersp_mm.augmentation.view import ViewAugmentation
 from gersp_mm.datasets.collate import collate_pairs
-from gersp_mm.datasets.image_io import BadImageError, load_pixels, load_rgb
-from gersp_mm.datasets.million_aid import LabelledImages, MillionAID
-from gersp_mm.datasets.paired import PairedDataset, PairedSampler, PairIndex
+from gersp_mm.datasets.paired import PairedDataset
+from gersp_mm.datasets.sampler import PairedSampler, PairIndex
+from gersp_mm.datasets.sources import LabelledImages, MillionAID
+from gersp_mm.images.decode import BadImageError, load_pixels, load_rgb
 
 __all__ = [
     "BadImageError",

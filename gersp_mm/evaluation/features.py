@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 from gersp_mm.constants import RGB_MEAN, RGB_STD
-from gersp_mm.datasets.image_io import BadImageError, load_rgb
+from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
 

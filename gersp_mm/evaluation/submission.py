@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from gersp_mm.datasets.dota import DOTA_CLASSES
-from gersp_mm.datasets.image_io import IMAGE_EXTENSIONS
+from gersp_mm.images.listing import IMAGE_EXTENSIONS
 from gersp_mm.registry import METRICS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from mmengine.model import BaseDataPreprocessor
 
+from gersp_mm.augmentation.device import crop_batch, recolour_batch
 from gersp_mm.constants import CHANNEL_ORDER, RGB_MEAN, RGB_STD
-from gersp_mm.models.batch_colour import recolour_batch
-from gersp_mm.models.batch_crop import crop_batch
 from gersp_mm.registry import MODELS
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmpretrain.models import ResNet
 
-from gersp_mm.checkpoints.export import export_backbone
+from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from tests.smoke import forget_runs, write_classes, write_images
 

@@ -17,11 +17,11 @@ from mmengine.config import Config
 from PIL import Image
 from torch.nn import functional as F
 
-from gersp_mm.datasets.scenes import EUROSAT_CLASSES
-from gersp_mm.evaluation.backbones import read_exported
-from gersp_mm.evaluation.benchmark import read_plan
-from gersp_mm.evaluation.rows import read_rows
+from gersp_mm.backbones.build import read_exported
+from gersp_mm.benchmark import read_plan
+from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 from gersp_mm.registry import HOOKS, MODELS
+from gersp_mm.results.store import read_rows
 from gersp_mm.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gersp_mm.evaluation import benchmark, rows
+from gersp_mm import benchmark
+from gersp_mm.results import store
 from gersp_mm.utils.files import file_sha256, locked
 from tests.smoke import ROOT
 
@@ -61,7 +62,7 @@ def jobs_run(child: subprocess.Popen) -> int:
 def comparable(out: str) -> list[dict]:
     """Return the rows without what is of their making, in an order of their own."""
     origin = ("commit", "hardware", "versions", "seconds")
-    found = [{n: v for n, v in row.items() if n not in origin} for row in rows.read_rows(out)]
+    found = [{n: v for n, v in row.items() if n not in origin} for row in store.read_rows(out)]
     return sorted(found, key=str)
 
 
@@ -101,7 +102,7 @@ def test_two_at_once_and_one_of_two_killed(folder):
     wait_for_rows(killed, "killed.jsonl", 5)
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
-    assert len(rows.read_rows("killed.jsonl")) < ROWS
+    assert len(store.read_rows("killed.jsonl")) < ROWS
     assert 0 < jobs_run(other) <= JOBS  # the other one may have been quicker every time
     assert comparable("killed.jsonl") == expected
 
@@ -120,7 +121,7 @@ def test_a_killed_run_goes_on(folder):
     jobs_run(start("r.jsonl"))
     after = Path("r.jsonl").read_text().splitlines()
     assert after[: len(before)] == before
-    assert len(after) == len(set(map(benchmark.identity, rows.read_rows("r.jsonl")))) == ROWS
+    assert len(after) == len(set(map(benchmark.identity, store.read_rows("r.jsonl")))) == ROWS
 
 
 @pytest.mark.slow
@@ -145,9 +146,9 @@ def test_fine_tuning_in_earnest(folder, downstream_data, monkeypatch):
     runner = benchmark.Runner(plan, Path("r.jsonl"), "cpu")
     assert (runner.run(jobs), runner.run(jobs)) == (1, 0)
 
-    (row,) = rows.read_rows("r.jsonl")
+    (row,) = store.read_rows("r.jsonl")
     made = Path("work/finetune", job.id)
-    (tested,) = rows.read_rows(made / "rows.jsonl")  # what tools/test.py says itself
+    (tested,) = store.read_rows(made / "rows.jsonl")  # what tools/test.py says itself
     for name, value in dict(
         dataset="EuroSAT", model="ResNet-18", metric="top-1", seed=3, pretraining="GeRSP",
         checkpoint_sha256=file_sha256("b.pth"), config=CONFIG,

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from gersp_mm.checkpoints.export import export_backbone
+from gersp_mm import benchmark
+from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.benchmark import finetuning, runner
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.datasets.splits import few_shot
-from gersp_mm.evaluation import benchmark, linear_probe, rows
-from gersp_mm.evaluation.benchmark import finetuning, runner
+from gersp_mm.evaluation import linear_probe
+from gersp_mm.results import store
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256
 from tests.smoke import ROOT, write_images
@@ -41,7 +43,7 @@ def plan_of(text: str = PLAN) -> benchmark.Plan:
 def run(text: str = PLAN, out: str = "r.jsonl") -> tuple[int, list[dict]]:
     plan = plan_of(text)
     ran = benchmark.Runner(plan, Path(out), "cpu").run(benchmark.make_jobs(plan))
-    return ran, rows.read_rows(out)
+    return ran, store.read_rows(out)
 
 
 def test_rows_cache_and_second_run(folder, capsys, monkeypatch):
@@ -67,7 +69,7 @@ def test_rows_cache_and_second_run(folder, capsys, monkeypatch):
     monkeypatch.setattr(runner, "extract_features", extract)
     assert run() == (0, found)
     assert run(out="again.jsonl")[0] == 11
-    again = rows.read_rows("again.jsonl")
+    again = store.read_rows("again.jsonl")
     assert [r["value"] for r in again] == [r["value"] for r in found]
     ran, more = run(PLAN.replace("k: 5", "k: 3"))  # another protocol is another row
     assert ran == 3 and len(more) == len(found) + 3 and more[: len(found)] == found
@@ -137,7 +139,7 @@ def test_recorded_rows_count_as_done(folder):
         return benchmark.identity(dict(row, protocol=split, checkpoint_sha256=hashed))
 
     found = [known(dict(job.what, metric=metric)) for job in jobs for metric in job.metrics]
-    recorded = rows.read_rows(ROOT / "results/frozen_small.jsonl")
+    recorded = store.read_rows(ROOT / "results/frozen_small.jsonl")
     assert len(found) == 56 and sorted(found, key=str) == sorted(map(known, recorded), key=str)
     first = next(job for job in jobs if job.file is None)
     assert first.what["protocol"].endswith("own split e925dfb8 (6 train, 4 test)")
@@ -245,9 +247,9 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
         elif len(calls) == 2:
             raise UserError("killed")
         else:
-            row = dict.fromkeys(rows.FIELDS, "x")
+            row = dict.fromkeys(store.FIELDS, "x")
             made = dict(row, value=50.0 + len(calls), metric="top-1", versions={})
-            rows.append_rows(arguments[arguments.index("--results") + 1], [made])
+            store.append_rows(arguments[arguments.index("--results") + 1], [made])
 
     monkeypatch.setattr(finetuning, "_call", call)
     with pytest.raises(UserError, match="killed"):

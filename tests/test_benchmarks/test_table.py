@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gersp_mm.evaluation import rows, tables
+from gersp_mm.results import store, tables
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT
 
@@ -21,7 +21,7 @@ RELEASED = "horizontal boxes, released protocol, trainval to test"
 
 
 def row(pretraining: str, seed: int | None, value: float, **changes) -> dict:
-    whole = dict.fromkeys(rows.FIELDS)
+    whole = dict.fromkeys(store.FIELDS)
     whole.update(
         dataset="A & <B>", protocol="frozen features, weighted kNN", model="ResNet-18",
         metric="top-1", value=value, seed=seed, pretraining=pretraining, versions={},
@@ -187,8 +187,8 @@ def test_another_metric_layer_or_model_is_not_the_papers(change):
 
 
 def test_the_tool_writes_three_files(tmp_path):
-    rows.append_rows(tmp_path / "a.jsonl", ROWS[:5])
-    rows.append_rows(tmp_path / "b.jsonl", ROWS[5:])
+    store.append_rows(tmp_path / "a.jsonl", ROWS[:5])
+    store.append_rows(tmp_path / "b.jsonl", ROWS[5:])
     command = [sys.executable, "-W", "ignore", str(TOOL), "a.jsonl", "b.jsonl", "--out", "t"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -218,7 +218,7 @@ def test_wrong_paper_files_are_named(tmp_path):
 def test_recorded_rows_and_paper_fit():
     assert len(paper()) == 116
     found = [Path(path) for path in (ROOT / "results").glob("*.jsonl")]
-    given = [(f"{p}:{n}", r) for p in found for n, r in enumerate(rows.read_rows(p), 1)]
+    given = [(f"{p}:{n}", r) for p in found for n, r in enumerate(store.read_rows(p), 1)]
     cells, notes = tables.collect(given)
     assert cells and not notes
     assert json.dumps(sorted(re.sub(r"\s", "", c.dataset) for c in cells))

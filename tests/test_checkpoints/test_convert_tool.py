@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -10,9 +9,10 @@ import torch
 import torchvision
 from torch import nn
 
-from gersp_mm.checkpoints.architectures import resnet_shapes
-from gersp_mm.checkpoints.sources import NAMES
-from gersp_mm.launch import run_tool
+from gersp_mm.backbones.architectures import resnet_shapes
+from gersp_mm.backbones.sources import NAMES
+from gersp_mm.commands import convert as tool
+from gersp_mm.commands.options import run_tool
 from gersp_mm.utils.files import file_sha256
 from tests.smoke import ROOT
 from tests.test_checkpoints import builders
@@ -21,18 +21,8 @@ from tests.test_checkpoints.builders import backbone, plain_resnet, random_resne
 TOOL = ROOT / "tools" / "model_converters" / "convert_checkpoint.py"
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location("gersp_tool_convert_checkpoint", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
-
-
 def run(*arguments: object) -> None:
-    run_tool(tool.main, tool.parse_args([str(argument) for argument in arguments]))
+    run_tool(tool.run, tool.parse_args([str(argument) for argument in arguments]))
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ import torch
 import torchvision
 from mmpretrain.models import ResNetV1c
 
-from gersp_mm.checkpoints.convert import take_backbone, write_backbone
-from gersp_mm.checkpoints.export import export_backbone
+from gersp_mm.backbones.convert import take_backbone, write_backbone
+from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.backbones.verify import feature_difference
 from gersp_mm.checkpoints.read import read_checkpoint
-from gersp_mm.checkpoints.verify import feature_difference
 from gersp_mm.utils.errors import UserError
 from tests.test_checkpoints.builders import (
     backbone,

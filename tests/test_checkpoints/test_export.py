@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gersp_mm.checkpoints import export_backbone
-from gersp_mm.checkpoints.export import weights_sha256
+from gersp_mm.backbones import export_backbone
+from gersp_mm.backbones.exported import weights_sha256
 from gersp_mm.utils.errors import UserError
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]

@@ -12,10 +12,10 @@ from mmpretrain.models import ResNet
 from torch import nn
 from torch.nn import functional as F
 
-from gersp_mm.checkpoints.architectures import DEPTHS, resnet_shapes
-from gersp_mm.checkpoints.convert import take_backbone, write_backbone
-from gersp_mm.checkpoints.sources import NAMES
-from gersp_mm.checkpoints.verify import feature_difference, require_same_features
+from gersp_mm.backbones.architectures import DEPTHS, resnet_shapes
+from gersp_mm.backbones.convert import take_backbone, write_backbone
+from gersp_mm.backbones.sources import NAMES
+from gersp_mm.backbones.verify import feature_difference, require_same_features
 from gersp_mm.utils.errors import UserError
 from tests.test_checkpoints import builders
 from tests.test_checkpoints.builders import CASES, backbone, plain_resnet, random_resnet

@@ -15,11 +15,20 @@ from scipy.stats import chisquare, ks_2samp
 from torchvision import transforms as T
 from torchvision.transforms import functional as F
 
-from gersp_mm.datasets import ViewAugmentation, augmentation
-from gersp_mm.datasets.augmentation import PRESETS, draw_crop
-from gersp_mm.datasets.colour import apply_compiled, apply_with_pil
-from gersp_mm.datasets.colour_draw import DRAW_SIZE, GRAYSCALE, HUE, NOTHING, ORDER, draw_colour
-from gersp_mm.models.batch_colour import blur_kernel, recolour_batch
+from gersp_mm.augmentation import view as augmentation
+from gersp_mm.augmentation.device import blur_kernel, recolour_batch
+from gersp_mm.augmentation.draw import (
+    DRAW_SIZE,
+    GRAYSCALE,
+    HUE,
+    NOTHING,
+    ORDER,
+    draw_colour,
+    draw_crop,
+)
+from gersp_mm.augmentation.host import apply_compiled, apply_with_pil
+from gersp_mm.augmentation.view import PRESETS
+from gersp_mm.datasets import ViewAugmentation
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
 

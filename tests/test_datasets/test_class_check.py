@@ -11,9 +11,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import BaseLoop
 
-from gersp_mm.datasets import class_check
-from gersp_mm.datasets.class_check import check_data
-from gersp_mm.hooks import ClassCheckHook
+from gersp_mm.datasets import annotations as class_check
+from gersp_mm.datasets.annotations import check_data
+from gersp_mm.engine.hooks import ClassCheckHook
 from gersp_mm.utils.errors import UserError
 
 CLASSES = ("airplane", "ship", "vehicle")

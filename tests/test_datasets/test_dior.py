@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -14,24 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from gersp_mm.commands.options import run_tool
 from gersp_mm.datasets.dior import DIOR_CLASSES, HORIZONTAL, ORIENTED, read_annotation
-from gersp_mm.launch import run_tool
+from gersp_mm.preparation import dior as tool
 from gersp_mm.utils.errors import UserError
-from tests.smoke import ROOT, write_images
+from tests.smoke import write_images
 
 WIDTH, HEIGHT = 120, 100
 REAL = Path(os.environ.get("GERSP_REAL_DATA", ""), "DIOR")
-
-
-def load_tool():
-    path = ROOT / "tools" / "dataset_converters" / "dior.py"
-    spec = importlib.util.spec_from_file_location("gersp_tool_dior", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 
 
 def corners(left: float, top: float, right: float, bottom: float) -> tuple[float, ...]:
@@ -93,7 +82,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def convert(data: Path, *arguments: str) -> None:
-    tool.main(tool.parse_args([str(data), *arguments]))
+    tool.run(tool.parse_args([str(data), *arguments]))
 
 
 def coco(data: Path, part: str) -> dict:
@@ -296,7 +285,7 @@ def test_without_decoding(data, capsys):
     assert (coco(data, "test")["images"][1]["width"]) == WIDTH
     image.write_bytes(b"nothing")
     with pytest.raises(SystemExit) as stopped:
-        run_tool(tool.main, tool.parse_args([str(data), "--no-decode"]))
+        run_tool(tool.run, tool.parse_args([str(data), "--no-decode"]))
     assert stopped.value.code == 2
     assert "00008.jpg cannot be read" in capsys.readouterr().err
 

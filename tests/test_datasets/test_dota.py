@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gersp_mm.commands.options import run_tool
 from gersp_mm.datasets.dota import DOTA_CLASSES, format_labels, read_labels
-from gersp_mm.datasets.preparation import findings_text
-from gersp_mm.launch import run_tool
+from gersp_mm.preparation import dota as tool
+from gersp_mm.preparation.common import findings_text
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT
 
@@ -39,16 +40,6 @@ def main():
     open(os.environ["STARTED"], "w").write(str(os.getpid()))
     time.sleep(60)
 """
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("gersp_tool_dota", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 
 
 def square(left: float, top: float, right: float, bottom: float) -> str:
@@ -91,7 +82,7 @@ def write_data(data: Path) -> Path:
 
 
 def convert(data: Path, protocol: str = "released", *arguments: str) -> None:
-    tool.main(tool.parse_args([str(data), "--protocol", protocol, "--workers", "1", *arguments]))
+    tool.run(tool.parse_args([str(data), "--protocol", protocol, "--workers", "1", *arguments]))
 
 
 def rows(text: str) -> list[list[str]]:
@@ -452,6 +443,6 @@ def alive(process: int) -> bool:
 
 def test_error_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run_tool(tool.main, tool.parse_args([str(tmp_path), "--protocol", "released"]))
+        run_tool(tool.run, tool.parse_args([str(tmp_path), "--protocol", "released"]))
     assert stopped.value.code == 2
     assert "error: " in capsys.readouterr().err

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gersp_mm.datasets import BadImageError, image_io, load_pixels, load_rgb
+from gersp_mm.datasets import BadImageError, load_pixels, load_rgb
+from gersp_mm.images import decode as image_io
 
 HEIGHT, WIDTH = 20, 30
 

@@ -16,8 +16,8 @@ from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
 from gersp_mm.datasets import BadImageError, MillionAID, PairedDataset, load_rgb
-from gersp_mm.datasets import packed as packed_files
-from gersp_mm.datasets.packed import read_file
+from gersp_mm.images import packed as packed_files
+from gersp_mm.images.packed import read_file
 from gersp_mm.utils.errors import UserError
 
 KEYS = ("P1.png", "sub/a b.png", "Zürich/влтава.png", "inner.lmdb/x.png")

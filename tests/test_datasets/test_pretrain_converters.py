@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gersp_mm.datasets import LabelledImages, MillionAID, preparation
+from gersp_mm.datasets import LabelledImages, MillionAID
+from gersp_mm.preparation import common as preparation
 from gersp_mm.utils.errors import UserError
 from tests.smoke import write_images
 from tests.test_datasets.test_scene_converters import convert, load_converter

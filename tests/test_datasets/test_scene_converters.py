@@ -15,8 +15,8 @@ import pytest
 from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
-from gersp_mm.datasets.scenes import RESISC45_CLASSES
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1
+from gersp_mm.preparation.scenes import RESISC45_CLASSES
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT, write_images
 

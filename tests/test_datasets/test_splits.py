@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gersp_mm.datasets.scenes import EUROSAT_CLASSES, RESISC45_CLASSES, find_scenes
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Split, few_shot
+from gersp_mm.preparation.scenes import EUROSAT_CLASSES, RESISC45_CLASSES, find_scenes
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT
 

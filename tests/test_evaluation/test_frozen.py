@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from gersp_mm.datasets.splits import few_shot
-from gersp_mm.downstream import apply_switches
+from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.utils.errors import UserError
 from tests.downstream import downstream_twin, write_backbone

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from gersp_mm.evaluation import rows
+from gersp_mm.evaluation import metrics
 from gersp_mm.resources import list_configs, resource
+from gersp_mm.results import store
+from gersp_mm.utils import provenance
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT
 
@@ -31,12 +33,12 @@ def evaluation(**metrics) -> dict:
 
 
 def row(**changes) -> dict:
-    return {**dict.fromkeys(rows.FIELDS, "x"), "value": 1.5, "versions": {}, **changes}
+    return {**dict.fromkeys(store.FIELDS, "x"), "value": 1.5, "versions": {}, **changes}
 
 
 def test_summary_names_data_protocol_split_and_metrics():
     text = "DIOR, horizontal boxes, released protocol, trainval to test: AP50 61.2, AP50:95 38.0"
-    assert rows.summary(DIOR, HOST) == text
+    assert metrics.summary(DIOR, HOST) == text
 
 
 @pytest.mark.parametrize(
@@ -54,38 +56,38 @@ def test_summary_names_data_protocol_split_and_metrics():
 )
 def test_values_are_per_cent_whichever_host_gave_them(key, value, per_cent, text):
     one = evaluation(**{key: "name"})
-    assert rows.in_per_cent(one, {key: value, "other": 3}) == {"name": pytest.approx(per_cent)}
-    assert rows.summary(one, {key: value}).endswith(f"name {text}")
+    assert metrics.in_per_cent(one, {key: value, "other": 3}) == {"name": pytest.approx(per_cent)}
+    assert metrics.summary(one, {key: value}).endswith(f"name {text}")
 
 
 def test_an_unknown_metric_needs_its_scale():
     with pytest.raises(UserError, match=r"'f1' is a fraction or per cent is not known; write"):
-        rows.wanted_metrics(evaluation(f1="F1"))
+        metrics.wanted_metrics(evaluation(f1="F1"))
     known = evaluation(f1=dict(name="F1", scale=100))
-    assert rows.in_per_cent(known, dict(f1=0.25)) == {"F1": 25.0}
+    assert metrics.in_per_cent(known, dict(f1=0.25)) == {"F1": 25.0}
 
 
 def test_a_metric_that_was_not_measured_is_an_error_and_an_undefined_one_no_row():
     with pytest.raises(UserError, match="gave no coco/bbox_mAP_50, only nothing"):
-        rows.in_per_cent(DIOR, {})
+        metrics.in_per_cent(DIOR, {})
     small = evaluation(**{"coco/bbox_mAP_s": "AP small", "mIoU": "mIoU"})
     values = dict(HOST, mIoU=math.nan)
-    assert rows.in_per_cent(small, values) == {"AP small": None, "mIoU": None}
-    assert rows.summary(small, values).endswith(": AP small undefined, mIoU undefined")
-    assert rows.result_rows(small, values, **SOURCE) == []
+    assert metrics.in_per_cent(small, values) == {"AP small": None, "mIoU": None}
+    assert metrics.summary(small, values).endswith(": AP small undefined, mIoU undefined")
+    assert metrics.result_rows(small, values, **SOURCE) == []
 
 
 def test_evaluation_without_split_is_refused():
     with pytest.raises(UserError, match="evaluation has no protocol, split"):
-        rows.wanted_metrics(dict(dataset="DIOR", metrics={}))
+        metrics.wanted_metrics(dict(dataset="DIOR", metrics={}))
 
 
 def test_the_metrics_of_every_shipped_config_are_known():
     measured = 0
     for name in (name for name in list_configs() if name.startswith("downstream/")):
         cfg = Config.fromfile(resource("configs", name))
-        measured += len(rows.wanted_metrics(cfg.evaluation))
-        assert rows.model_name(cfg, name)
+        measured += len(metrics.wanted_metrics(cfg.evaluation))
+        assert metrics.model_name(cfg, name)
     assert measured > 20
 
 
@@ -99,9 +101,9 @@ SOURCE = dict(
 
 
 def test_rows_have_all_fields_of_the_recorded_results(tmp_path):
-    made = rows.result_rows(DIOR, HOST, **SOURCE)
+    made = metrics.result_rows(DIOR, HOST, **SOURCE)
     recorded = json.loads((ROOT / "results" / "demo.jsonl").read_text().splitlines()[0])
-    assert [list(one) for one in made] == 2 * [list(recorded)] == 2 * [list(rows.FIELDS)]
+    assert [list(one) for one in made] == 2 * [list(recorded)] == 2 * [list(store.FIELDS)]
     first, second = made
     assert (first["metric"], first["value"]) == ("AP50", 61.2)
     assert (second["metric"], second["value"]) == ("AP50:95", 38.0)
@@ -113,8 +115,8 @@ def test_rows_have_all_fields_of_the_recorded_results(tmp_path):
     assert {"python", "gersp_mm", "torch", "mmengine"} <= set(first["versions"])
     assert first["hardware"]
     assert "/a/b.pth" not in json.dumps(made)
-    rows.append_rows(tmp_path / "new" / "r.jsonl", made)
-    assert rows.read_rows(tmp_path / "new" / "r.jsonl") == made
+    store.append_rows(tmp_path / "new" / "r.jsonl", made)
+    assert store.read_rows(tmp_path / "new" / "r.jsonl") == made
 
 
 @pytest.mark.parametrize(
@@ -126,27 +128,27 @@ def test_rows_have_all_fields_of_the_recorded_results(tmp_path):
     ],
 )
 def test_pretraining_in_words(pretrained, text):
-    (one, _) = rows.result_rows(DIOR, HOST, **dict(SOURCE, pretrained=pretrained))
+    (one, _) = metrics.result_rows(DIOR, HOST, **dict(SOURCE, pretrained=pretrained))
     assert one["pretraining"] == text
 
 
 def test_recorded_results_are_read():
-    assert len(rows.read_rows(ROOT / "results" / "demo.jsonl")) > 20
+    assert len(store.read_rows(ROOT / "results" / "demo.jsonl")) > 20
 
 
 def test_names_of_models():
     classifier = dict(type="ImageClassifier", backbone=dict(type="mmpretrain.ResNet", depth=50))
-    assert rows.model_name(dict(model=classifier), "finetune_r50_eurosat.py") == "ResNet-50"
+    assert metrics.model_name(dict(model=classifier), "finetune_r50_eurosat.py") == "ResNet-50"
     detector = dict(model=dict(type="RetinaNet"))
     for name in ("retinanet_r50_fpn_24e_dior", "retinanet_r50_fpn_1x_dior-r"):
-        assert rows.model_name(detector, f"a/{name}.py") == "retinanet_r50_fpn"
-    assert rows.model_name(dict(detector, evaluation=dict(model="Mine")), "x.py") == "Mine"
+        assert metrics.model_name(detector, f"a/{name}.py") == "retinanet_r50_fpn"
+    assert metrics.model_name(dict(detector, evaluation=dict(model="Mine")), "x.py") == "Mine"
 
 
 def test_config_names_hold_no_path_of_the_machine(tmp_path):
     relative = "configs/downstream/dior/retinanet_r50_fpn_24e_dior.py"
-    assert rows.config_name(ROOT / relative) == relative
-    assert rows.config_name(tmp_path / "mine.py") == "mine.py"
+    assert metrics.config_name(ROOT / relative) == relative
+    assert metrics.config_name(tmp_path / "mine.py") == "mine.py"
 
 
 def git(folder: Path, *command: str) -> str:
@@ -158,24 +160,24 @@ def git(folder: Path, *command: str) -> str:
 
 
 def test_commit_says_when_files_differ_from_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "resource_root", lambda: tmp_path)
-    assert rows.commit() is None  # no checkout
+    monkeypatch.setattr(provenance, "resource_root", lambda: tmp_path)
+    assert provenance.commit() is None  # no checkout
     git(tmp_path, "init", "-q")
     (tmp_path / "a.py").write_text("1")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "rows.jsonl").write_text("")
     git(tmp_path, "add", "a.py", "results")
     git(tmp_path, "commit", "-q", "-m", "first")
-    assert re.fullmatch("[0-9a-f]{40}", rows.commit())
-    assert rows.commit() == git(tmp_path, "rev-parse", "HEAD")
+    assert re.fullmatch("[0-9a-f]{40}", provenance.commit())
+    assert provenance.commit() == git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / "work.log").write_text("untracked files are no part of the code")
     (tmp_path / "results" / "rows.jsonl").write_text("what a run adds is none either")
-    assert not rows.commit().endswith("-dirty")
+    assert not provenance.commit().endswith("-dirty")
     (tmp_path / "a.py").write_text("2")
-    assert rows.commit() == git(tmp_path, "rev-parse", "HEAD") + "-dirty"
+    assert provenance.commit() == git(tmp_path, "rev-parse", "HEAD") + "-dirty"
     (tmp_path / "site-packages").mkdir()
-    monkeypatch.setattr(rows, "resource_root", lambda: tmp_path / "site-packages")
-    assert rows.commit() is None  # the surrounding repository is another project
+    monkeypatch.setattr(provenance, "resource_root", lambda: tmp_path / "site-packages")
+    assert provenance.commit() is None  # the surrounding repository is another project
 
 
 @pytest.mark.parametrize(
@@ -193,33 +195,33 @@ def test_bad_lines_are_named_by_their_number(line, text, tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text(f"{json.dumps(row())}\n{line}\n")
     with pytest.raises(UserError, match=re.escape(f"{path}, {text}")):
-        rows.read_rows(path)
+        store.read_rows(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no results file .*none\.jsonl"):
-        rows.read_rows(tmp_path / "none.jsonl")
+        store.read_rows(tmp_path / "none.jsonl")
 
 
 def test_all_rows_are_appended_or_none(tmp_path):
     path = tmp_path / "r.jsonl"
-    rows.append_rows(path, [row(seed=1)])
+    store.append_rows(path, [row(seed=1)])
     with pytest.raises(UserError, match="value must be a finite number"):
-        rows.append_rows(path, [row(seed=2), row(value=None)])
-    assert [one["seed"] for one in rows.read_rows(path)] == [1]
+        store.append_rows(path, [row(seed=2), row(value=None)])
+    assert [one["seed"] for one in store.read_rows(path)] == [1]
 
 
 @pytest.mark.parametrize("tail, kept", [('{"dataset": "DI', 1), (json.dumps(row(seed=2)), 2)])
 def test_an_unfinished_last_line_is_removed_a_whole_one_kept(tail, kept, tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text(f"{json.dumps(row(seed=1))}\n{tail}")
-    rows.append_rows(path, [row(seed=3)])
-    assert [one["seed"] for one in rows.read_rows(path)] == [*range(1, kept + 1), 3]
+    store.append_rows(path, [row(seed=3)])
+    assert [one["seed"] for one in store.read_rows(path)] == [*range(1, kept + 1), 3]
 
 
 def _append(path: Path, seed: int) -> None:
     for _ in range(20):
-        rows.append_rows(path, [row(seed=seed, model="m" * 5000), row(seed=seed)])
+        store.append_rows(path, [row(seed=seed, model="m" * 5000), row(seed=seed)])
 
 
 def test_processes_do_not_disturb_each_other(tmp_path):
@@ -230,6 +232,6 @@ def test_processes_do_not_disturb_each_other(tmp_path):
         worker.start()
     for worker in workers:
         worker.join()
-    read = [one["seed"] for one in rows.read_rows(path)]
+    read = [one["seed"] for one in store.read_rows(path)]
     assert sorted(read) == sorted(40 * [0, 1, 2])
     assert all(read[i] == read[i + 1] for i in range(0, len(read), 2))  # calls stay together

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from mmengine.hooks import Hook
 
-from gersp_mm.hooks import AlphaScheduleHook
+from gersp_mm.engine.hooks import AlphaScheduleHook
 from gersp_mm.utils.errors import UserError
 from tests.runs import demo_config, resumed, train
 

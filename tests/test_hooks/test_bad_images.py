@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 
-from gersp_mm.hooks.bad_images import BadImageHook
+from gersp_mm.engine.hooks.bad_images import BadImageHook
 from gersp_mm.utils.errors import UserError
 from tests.runs import demo_config, train
 from tests.smoke import write_pair

@@ -9,8 +9,8 @@ import torch
 from mmengine.runner.checkpoint import save_checkpoint
 
 from gersp_mm.checkpoints import latest_checkpoint
-from gersp_mm.hooks import AtomicCheckpointHook
-from gersp_mm.hooks.checkpoint import ATOMIC_BACKEND
+from gersp_mm.engine.hooks import AtomicCheckpointHook
+from gersp_mm.engine.hooks.checkpoint import ATOMIC_BACKEND
 from gersp_mm.utils.errors import UserError
 from tests.runs import assert_same_training_state, demo_config, resumed, train
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmpretrain.models import ResNet
 
-from gersp_mm.checkpoints.export import weights_sha256
-from gersp_mm.hooks.export_backbone import arch_name
+from gersp_mm.backbones.architectures import arch_name
+from gersp_mm.backbones.exported import weights_sha256
 from gersp_mm.utils.errors import UserError
 from tests.runs import build, demo_config, load, train
 

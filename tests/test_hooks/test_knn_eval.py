@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 from mmengine.runner import Runner
 
+from gersp_mm.commands import test as tool
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.utils.errors import UserError
-from tests.smoke import CONFIGS, ROOT, SIZE, smoke_twin
+from tests.smoke import CONFIGS, SIZE, smoke_twin
 
 
 def twin_with_knn(pair_data, work_dir, **changes):
@@ -56,22 +55,14 @@ def test_missing_images_are_named_before_the_first_step(pair_data, tmp_path):
     assert runner.iter == 0
 
 
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / f"tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_tools_test_reports_what_training_reported(pair_data, tmp_path, capfd):
     cfg = twin_with_knn(pair_data, tmp_path / "train")
     Runner.from_cfg(cfg).train()
     reported = lines_about_knn(capfd)
     cfg.dump(tmp_path / "gersp_r18_demo.py")
-    tool = load_tool("test")
     checkpoint = str(tmp_path / "train/epoch_1.pth")
     work_dir = ["--work-dir", str(tmp_path / "test")]
-    tool.main(tool.parse_args([str(tmp_path / "gersp_r18_demo.py"), checkpoint, *work_dir]))
+    tool.run(tool.parse_args([str(tmp_path / "gersp_r18_demo.py"), checkpoint, *work_dir]))
     tested = lines_about_knn(capfd)
     assert len(tested) == 1 and tested == reported
 
@@ -90,10 +81,9 @@ def lines_about_knn(capfd):
     ],
 )
 def test_tools_test_says_what_is_missing(arguments, text, tmp_path, pair_data):
-    tool = load_tool("test")
     config = str(CONFIGS / "pretrain" / arguments[0])
     if arguments[1] == __file__:
         twin = smoke_twin("gersp_r18_demo.py", pair_data, tmp_path)
         twin.dump(config := str(tmp_path / "twin.py"))
     with pytest.raises(UserError, match=text):
-        tool.main(tool.parse_args([config, arguments[1], "--work-dir", str(tmp_path / "w")]))
+        tool.run(tool.parse_args([config, arguments[1], "--work-dir", str(tmp_path / "w")]))

@@ -14,8 +14,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ResNet
 
-from gersp_mm.checkpoints.export import export_backbone
-from gersp_mm.hooks import PretrainedCheckHook
+from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.engine.hooks import PretrainedCheckHook
 from gersp_mm.utils.errors import UserError
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]

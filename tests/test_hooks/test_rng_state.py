@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from gersp_mm.hooks import RNGStateHook
+from gersp_mm.engine.hooks import RNGStateHook
 
 
 def draws(seed, iteration, rank):

@@ -7,7 +7,7 @@ import json
 import pytest
 from mmengine.hooks import Hook
 
-from gersp_mm.hooks import DeferredRuntimeInfoHook
+from gersp_mm.engine.hooks import DeferredRuntimeInfoHook
 from tests.runs import build, demo_config, load, train
 
 

@@ -11,14 +11,14 @@ import torch
 from mmengine.registry import HOOKS, DefaultScope
 from PIL import Image
 
-from gersp_mm.hooks.segmentation_pictures import (
+from gersp_mm.utils.errors import UserError
+from gersp_mm.visualization.predictions import (
     BORDER,
     UNLABELLED,
     choose_pictures,
     distinct_colours,
     draw_label_maps,
 )
-from gersp_mm.utils.errors import UserError
 
 CLASSES = ("water", "road", "roof")
 PALETTE = [(0, 0, 255), (255, 255, 0), (255, 0, 0)]
@@ -79,7 +79,7 @@ def test_legend_says_the_share_of_every_class(monkeypatch):
     pen = SimpleNamespace(
         text=lambda place, text, *_, **__: texts.append(text), rectangle=lambda *_, **__: None
     )
-    monkeypatch.setattr("gersp_mm.hooks.segmentation_pictures.ImageDraw.Draw", lambda _: pen)
+    monkeypatch.setattr("gersp_mm.visualization.predictions.ImageDraw.Draw", lambda _: pen)
     labels = np.array([[0, 0, 0, 255]])
     draw_label_maps(Image.new("RGB", (4, 1)), dict(prediction=labels), CLASSES, PALETTE)
     assert texts == [

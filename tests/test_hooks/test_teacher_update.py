@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from gersp_mm.hooks import TeacherUpdateHook
+from gersp_mm.engine.hooks import TeacherUpdateHook
 from gersp_mm.utils.errors import UserError
 from tests.runs import demo_config, train
 

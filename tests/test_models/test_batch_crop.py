@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gersp_mm.augmentation.device import crop_batch
 from gersp_mm.datasets import ViewAugmentation
-from gersp_mm.models.batch_crop import crop_batch
 
 
 def noise(height: int, width: int, seed: int) -> torch.Tensor:

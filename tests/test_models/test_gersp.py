@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from gersp_mm import GeRSP
-from gersp_mm.checkpoints import export_backbone
+from gersp_mm.backbones import export_backbone
 from gersp_mm.utils.errors import UserError
 from tests.test_models.builders import batch, tiny_gersp, total
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from gersp_mm.checkpoints.export import export_backbone
+from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.constants import RGB_MEAN, RGB_STD
-from gersp_mm.downstream import apply_switches
+from gersp_mm.engine.config import apply_switches
 from gersp_mm.utils.errors import UserError
 from tests.runs import build, demo_config, load
 

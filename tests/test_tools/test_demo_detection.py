@@ -15,9 +15,9 @@ import pytest
 from mmpretrain.models import ResNet
 from PIL import Image
 
-from gersp_mm.checkpoints.export import export_backbone
+from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.constants import RGB_MEAN, RGB_STD
-from gersp_mm.evaluation.rows import read_rows
+from gersp_mm.results.store import read_rows
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT
 from tests.test_tools.test_visualization import load_tool

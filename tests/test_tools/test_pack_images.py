@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import itertools
 import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -19,23 +17,11 @@ import pytest
 from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
+from gersp_mm.commands.options import run_tool
 from gersp_mm.datasets import MillionAID, load_rgb
-from gersp_mm.datasets import packed as packed_files
-from gersp_mm.launch import run_tool
+from gersp_mm.images import packed as packed_files
+from gersp_mm.preparation import pack as tool
 from gersp_mm.utils.errors import UserError
-from tests.smoke import ROOT
-
-
-def load_tool():
-    path = ROOT / "tools" / "dataset_converters" / "pack_images.py"
-    spec = importlib.util.spec_from_file_location("gersp_tool_pack_images", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # results come out of worker processes pickled
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +86,7 @@ def files(target: Path) -> dict[str, bytes]:
 def error_of(capsys, *arguments: str | Path) -> str:
     """The one line that the tool ends with."""
     with pytest.raises(SystemExit) as end:
-        run_tool(tool.main, tool.parse_args([*map(str, arguments), "--workers", "0"]))
+        run_tool(tool.run, tool.parse_args([*map(str, arguments), "--workers", "0"]))
     assert end.value.code == 2
     return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -173,7 +159,7 @@ def test_bad_images_are_counted_listed_and_tried_again(source, tmp_path, capsys)
     picture(50, 50).save(work / "a.png")
     (work / "b.png").write_bytes(b"nothing")
     arguments = [str(work), str(tmp_path / "dst"), "--workers", "0"]
-    tool.main(tool.parse_args(arguments))
+    tool.run(tool.parse_args(arguments))
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert rows["copied"][0] == rows["bad"][0] == "1" and rows["all"][0] == "2"
     bad = (tmp_path / "dst" / "bad_images.txt").read_text()
@@ -181,7 +167,7 @@ def test_bad_images_are_counted_listed_and_tried_again(source, tmp_path, capsys)
     assert (tmp_path / "dst" / "images.txt").read_text() == "images/a.png\n"
     assert not (tmp_path / "dst" / "labelled.txt").exists()
     picture(50, 50, 1).save(work / "b.png")
-    tool.main(tool.parse_args(arguments))
+    tool.run(tool.parse_args(arguments))
     assert (tmp_path / "dst" / "images.txt").read_text() == "images/a.png\nimages/b.png\n"
     assert (tmp_path / "dst" / "bad_images.txt").read_text() == ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import sys
@@ -14,33 +13,23 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gersp_mm.checkpoints import export_backbone
+from gersp_mm.backbones import export_backbone
+from gersp_mm.backbones.build import Backbone, load_backbones
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.evaluation import EvalImages
-from gersp_mm.evaluation.backbones import Backbone, load_backbones
-from gersp_mm.evaluation.pictures import class_names, follow_classes, labelled_images
 from gersp_mm.utils.errors import UserError
-from tests.smoke import ROOT, write_classes, write_images
+from gersp_mm.visualization import cam as cam_grid
+from gersp_mm.visualization import neighbours
+from gersp_mm.visualization import projection as tsne
+from gersp_mm.visualization.features import class_names, follow_classes, labelled_images
+from tests.smoke import write_classes, write_images
+from tests.test_tools.test_visualization import load_tool
 
 CONFIG = (
     "model = dict(type='gersp_mm.GeRSP', backbone=dict(type='ResNet', depth=18, base_channels=8, "
     "stem_channels=8, out_indices=(3,), init_cfg=dict(type='Pretrained', checkpoint='gone.pth')))"
 )
 TINY = dict(type="ResNet", depth=18, base_channels=8, stem_channels=8)
-
-
-def load(path: str):
-    name = f"gersp_picture_{Path(path).stem}"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-cam_grid = load("visualization/cam_grid.py")
-neighbours = load("visualization/neighbours.py")
-tsne = load("visualization/tsne.py")
 
 
 def write_backbone(path: Path, seed: int = 0, cfg: dict = TINY, **more) -> nn.Module:
@@ -68,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tool, data: Path, *arguments: object, out: Path, checkpoints: tuple = ("a.pth", "random")):
     files = [name if name == "random" else str(data / name) for name in checkpoints]
     common = ["--checkpoints", *files, "--size", "64", "--device", "cpu", "--out", str(out)]
-    tool.main(tool.parse_args([*map(str, arguments), *common]))
+    tool.run(tool.parse_args([*map(str, arguments), *common]))
     return np.asarray(Image.open(out).convert("RGB")).astype(int)
 
 
@@ -405,7 +394,7 @@ def test_more_classes_than_colours(tmp_path: Path):
 
 
 def test_grad_cam_is_installed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module = load("setup_env.py")
+    module = load_tool("../setup_env")
     setup = module.Setup(tmp_path, downstream=False, extras=["demo"])
     calls = []
     monkeypatch.setattr(setup, "constraints", list)

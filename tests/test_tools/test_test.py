@@ -18,24 +18,15 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
-from gersp_mm.checkpoints.export import export_backbone
-from gersp_mm.evaluation.rows import read_rows
+from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.commands import test as tool
+from gersp_mm.results.store import read_rows
 from gersp_mm.utils.errors import UserError
-from tests.smoke import CONFIGS, ROOT
+from tests.smoke import CONFIGS
 from tests.test_hooks.test_pretrained_check import detector, mmseg_model
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 PRETRAINED = dict(path="/x/b.pth", sha256="ab12", method="GeRSP", arch="ResNet-18", epoch=2)
-
-
-def load_tool() -> Any:
-    spec = importlib.util.spec_from_file_location("gersp_tool_test", ROOT / "tools" / "test.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +64,7 @@ class Task:
     def run(self, *options: str | Path) -> None:
         work_dir = str(self.folder / "work")
         arguments = [self.config, self.checkpoint, "--work-dir", work_dir, *options]
-        tool.main(tool.parse_args(list(map(str, arguments))))
+        tool.run(tool.parse_args(list(map(str, arguments))))
 
 
 def loader(**dataset: Any) -> dict:

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from gersp_mm.utils.errors import UserError
+from gersp_mm.visualization import curves
+from gersp_mm.visualization import pairs as browse_pairs
 from tests.smoke import ROOT, smoke_twin
 
 FOLDER = ROOT / "tools" / "visualization"
@@ -25,10 +27,6 @@ def load_tool(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-curves = load_tool("curves")
-browse_pairs = load_tool("browse_pairs")
 
 
 def write_scalars(work_dir: Path, start: str, lines: list[dict], tail: str = "") -> Path:
@@ -74,7 +72,7 @@ def test_one_png_of_several_runs(tmp_path: Path, capsys):
         write_scalars(tmp_path / name, "20260101_000000", lines)
     out = tmp_path / "both.png"
     runs = [str(tmp_path / name) for name in ("a", "b")]
-    curves.main(curves.parse_args([*runs, "--labels", "first", "second", "--out", str(out)]))
+    curves.run(curves.parse_args([*runs, "--labels", "first", "second", "--out", str(out)]))
     image = np.asarray(Image.open(out).convert("RGB")).astype(int)
     assert min(image.shape[:2]) > 200
     spread = image.max(2) - image.min(2)
@@ -85,14 +83,14 @@ def test_one_png_of_several_runs(tmp_path: Path, capsys):
 
 def test_curves_errors(tmp_path: Path):
     with pytest.raises(UserError, match="there is no run .*nowhere"):
-        curves.main(curves.parse_args([str(tmp_path / "nowhere")]))
+        curves.run(curves.parse_args([str(tmp_path / "nowhere")]))
     with pytest.raises(UserError, match="give the work directory of a run"):
-        curves.main(curves.parse_args([str(tmp_path)]))
+        curves.run(curves.parse_args([str(tmp_path)]))
     write_scalars(tmp_path, "20260101_000000", [])
     with pytest.raises(UserError, match="holds no values yet"):
-        curves.main(curves.parse_args([str(tmp_path)]))
+        curves.run(curves.parse_args([str(tmp_path)]))
     with pytest.raises(UserError, match="--labels names 2 runs, but 1 are given"):
-        curves.main(curves.parse_args([str(tmp_path), "--labels", "a", "b"]))
+        curves.run(curves.parse_args([str(tmp_path), "--labels", "a", "b"]))
 
 
 def test_pairs_are_what_the_model_gets(pair_data: Path, tmp_path: Path):

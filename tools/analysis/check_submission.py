@@ -1,58 +1,9 @@
-#!/usr/bin/env python3
 """Check a file for DOTA's or LoveDA's test server before it is submitted.
 
-  dota    Task 1 of DOTA v1.0, oriented boxes: a zip archive of the 15 files Task1_<class>.txt with
-          lines `image score x1 y1 x2 y2 x3 y3 x4 y4`
-          https://captain-whu.github.io/DOTA/evaluation.html
-  loveda  a zip archive of 1,796 label maps <id>.png, 1024 x 1024, one channel, labels 0 to 6
-          https://github.com/Junjue-Wang/LoveDA (links to the server)
-
-All problems are listed, of one kind the first few. Exit code 2 if there are any. tools/test.py
---submission writes such files, and runs this check on them.
-
-Examples:
-  python tools/analysis/check_submission.py dota work_dirs/NAME/submission/Task1/Task1.zip \
-      --images data/dota/test/images
-  python tools/analysis/check_submission.py loveda \
-      work_dirs/NAME/submission/LoveDA_submission.zip --images data/loveda/img_dir/test
+The body is gersp_mm/commands/check_submission.py; --help says how to use it.
 """
 
-from __future__ import annotations
-
-import argparse
-
-from gersp_mm.launch import run_tool
-from gersp_mm.utils.errors import UserError
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("kind", choices=("dota", "loveda"), help="which server")
-    parser.add_argument("file", help="the zip archive")
-    parser.add_argument(
-        "--images",
-        metavar="DIR",
-        help="the test images, whole or as tiles: their names, and LoveDA's sizes, are compared",
-    )
-    return parser.parse_args(argv)
-
-
-def main(args: argparse.Namespace) -> None:
-    from gersp_mm.evaluation import submission
-
-    images = None
-    if args.images:
-        paths = submission.images_below(args.images)
-        images = submission.image_sizes(paths, tiles=args.kind == "dota")
-    check = getattr(submission, f"check_{args.kind}")(args.file, images)
-    for note in check.notes:
-        print(f"note: {note}")
-    if check.problems:
-        raise UserError(f"{args.file} is not fit to submit:\n  " + "\n  ".join(check.problems))
-    print(f"{args.file} is fit to submit")
-
+from gersp_mm.commands.check_submission import main
 
 if __name__ == "__main__":
-    run_tool(main, parse_args())
+    main()

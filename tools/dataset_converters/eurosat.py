@@ -1,60 +1,9 @@
-#!/usr/bin/env python3
 """Check EuroSAT (RGB) and write the split eurosat-gersp-1.
 
-Download EuroSAT_RGB.zip (about 95 MB) from https://zenodo.org/records/7711810; the older
-EuroSAT.zip does as well. Expected, the class folders at any depth:
-
-  data/eurosat/2750/AnnualCrop/AnnualCrop_1.jpg    10 classes, 27,000 JPEG images of 64x64 pixels
-  data/eurosat/2750/Forest/Forest_1.jpg ...
-
-Written: data/eurosat/splits/eurosat-gersp-1/{train,val,test}.txt, lines `path label`. Each class is
-put in the order of sha256("eurosat-gersp-1:<class>/<file>") and divided 60/20/20: EuroSAT comes
-without a split, and the one of the GeRSP paper is not known. May be run again at any time.
-
-Examples:
-  python tools/dataset_converters/eurosat.py data/eurosat
-  python tools/dataset_converters/eurosat.py data/eurosat --archive EuroSAT_RGB.zip
+The body is gersp_mm/preparation/eurosat.py; --help says how to use it.
 """
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from gersp_mm.datasets.preparation import folders_called, unpack_into
-from gersp_mm.datasets.scenes import EUROSAT_CLASSES, add_scene_arguments, prepare_scenes
-from gersp_mm.datasets.splits import EUROSAT_GERSP_1
-from gersp_mm.launch import run_tool
-from gersp_mm.utils.errors import UserError
-
-SIDE = 64  # px
-
-
-def refuse_multispectral(data: Path) -> None:
-    """Raise a :class:`UserError` if the class folders hold TIFF files."""
-    for folder in folders_called(EUROSAT_CLASSES, data):
-        for file in folder.iterdir():
-            if file.suffix.lower() in (".tif", ".tiff"):
-                raise UserError(
-                    f"{file} belongs to the multispectral EuroSAT (13 bands): fetch the RGB one, "
-                    "EuroSAT_RGB.zip, and keep it in a folder of its own"
-                )
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_scene_arguments(parser)
-    return parser.parse_args(argv)
-
-
-def main(args: argparse.Namespace) -> None:
-    if args.archive:
-        unpack_into(args.data, [args.archive])
-    refuse_multispectral(args.data)
-    prepare_scenes(args.data, EUROSAT_GERSP_1, SIDE, args.allow_incomplete, not args.no_decode)
-
+from gersp_mm.commands.prepare import main
 
 if __name__ == "__main__":
-    run_tool(main, parse_args())
+    main("eurosat")

@@ -1,0 +1,89 @@
+"""The colour work of one view in a worker process: compiled where numba is, with PIL elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from types import ModuleType
+
+import numpy as np
+from PIL import Image, ImageFilter
+from torchvision.transforms import functional as F
+
+from gersp_mm.augmentation.draw import (
+    BRIGHTNESS,
+    CONTRAST,
+    DRAW_SIZE,
+    GRAYSCALE,
+    HORIZONTAL_FLIP,
+    HUE,
+    NOTHING,
+    ORDER,
+    SATURATION,
+    SIGMA,
+    VERTICAL_FLIP,
+)
+
+ADJUST = {
+    BRIGHTNESS: F.adjust_brightness,
+    CONTRAST: F.adjust_contrast,
+    SATURATION: F.adjust_saturation,
+    HUE: F.adjust_hue,
+}
+
+
+def has_numba() -> bool:
+    """Whether the compiled kernel can be used (``pip install gersp_mm[fast]``)."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@functools.cache
+def _kernel() -> ModuleType:
+    from gersp_mm.augmentation import kernel as colour_numba
+
+    return colour_numba
+
+
+def compile_kernel() -> None:
+    """Compile the kernel, or load it from numba's cache, before worker processes are forked."""
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    _kernel().recolour(pixels, np.zeros(DRAW_SIZE, np.float32), pixels.copy())
+
+
+def apply_compiled(pixels: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """Apply one draw with the compiled kernel; the same result as :func:`apply_with_pil`.
+
+    Args:
+        pixels: H×W×3 uint8 RGB, contiguous; its content is lost.
+        draw: a vector of :func:`gersp_mm.augmentation.draw.draw_colour`.
+
+    Returns:
+        H×W×3 uint8.
+    """
+    out = np.empty_like(pixels)
+    _kernel().recolour(pixels, draw, out)
+    if draw[SIGMA] > 0:  # comes after the colours, and a flip does not change it
+        out = np.array(_blur(Image.fromarray(out), draw))
+    return out
+
+
+def apply_with_pil(image: Image.Image, draw: np.ndarray) -> Image.Image:
+    """Apply one draw to a PIL RGB image with torchvision's functions, as the released code does."""
+    if draw[GRAYSCALE] == 1:
+        image = F.rgb_to_grayscale(image, 3)
+    for operation in draw[ORDER].astype(int):
+        if operation != NOTHING:
+            image = ADJUST[operation](image, float(draw[operation]))
+    if draw[GRAYSCALE] == 2:
+        image = F.rgb_to_grayscale(image, 3)
+    if draw[SIGMA] > 0:
+        image = _blur(image, draw)
+    if draw[HORIZONTAL_FLIP] > 0:
+        image = F.hflip(image)
+    if draw[VERTICAL_FLIP] > 0:
+        image = F.vflip(image)
+    return image
+
+
+def _blur(image: Image.Image, draw: np.ndarray) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(float(draw[SIGMA])))

@@ -1,0 +1,167 @@
+"""The augmentation of one view, by name."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.device import get_device
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor
+
+from gersp_mm.augmentation.draw import Crop, draw_colour, draw_crop
+from gersp_mm.augmentation.host import apply_compiled, apply_with_pil, compile_kernel, has_numba
+from gersp_mm.registry import TRANSFORMS
+from gersp_mm.utils.errors import UserError, check_choice
+
+# `released`: configs/selfsup/GeRSP/GeRSP.py of the released code, for both of its branches; what
+# the paper's Figure 3 shows could not be sourced. `mocov2`: MoCo v2 (arXiv:2003.04297).
+PRESETS: dict[str, dict[str, Any]] = {
+    "released": dict(
+        scale=(0.2, 1.0),
+        grayscale_prob=0.2,
+        grayscale_first=True,
+        jitter=(0.4, 0.4, 0.4, 0.4),
+        jitter_prob=1.0,
+        blur_prob=0.0,
+        horizontal_flip_prob=0.5,
+        vertical_flip_prob=0.0,
+        quarter_turns=False,
+    ),
+    "mocov2": dict(
+        scale=(0.2, 1.0),
+        grayscale_prob=0.2,
+        grayscale_first=False,
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_prob=0.8,
+        blur_prob=0.5,
+        horizontal_flip_prob=0.5,
+        vertical_flip_prob=0.0,
+        quarter_turns=False,
+    ),
+}
+
+
+@TRANSFORMS.register_module()
+class ViewAugmentation:
+    """Random crop, colour and flip: one augmented view of one image.
+
+    ``dict(type='gersp_mm.ViewAugmentation', preset='released', size=224)`` is the released code's
+    pipeline; any part of a preset can be replaced by name. What is drawn has the distributions of
+    torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale and flips.
+
+    Crop and resize happen here, in the worker process. The rest (colours, blur, flips) happens
+    where there is time for it: batched on the training device by
+    :class:`gersp_mm.PairedDataPreprocessor` when that is an accelerator, else here, by a compiled
+    kernel where numba is installed and with PIL elsewhere. The images come out the same.
+
+    Args:
+        preset: ``'released'`` or ``'mocov2'``.
+        size: side of the square view in pixels.
+        colour: where colours, blur and flips are done: ``'device'``, ``'workers'``, or ``'auto'``
+            for the device if there is an accelerator.
+        engine: how the workers do it: ``'numba'``, ``'pil'`` (which also resizes with PIL: the
+            reference, to at most 2 of 255 grey levels the same), or ``'auto'`` for numba where it
+            is installed.
+        **changes: ``scale``, the area share of the crop; ``jitter``, strengths of brightness,
+            contrast, saturation and hue; ``jitter_prob``, ``grayscale_prob``, ``blur_prob``,
+            ``horizontal_flip_prob``, ``vertical_flip_prob`` in [0, 1]; ``grayscale_first``,
+            whether greyscale comes before the colour jitter; ``quarter_turns``, whether views of
+            overhead images are turned by 0, 90, 180 or 270 degrees, each equally likely.
+
+    Raises:
+        UserError: an argument is none of its choices, a part of a preset is unknown, or numba is
+            asked for and not installed.
+    """
+
+    takes_tensor = True  # results['img'] is a 3×H×W tensor, not a PIL image
+    ratio = (3 / 4, 4 / 3)  # width to height of the crop
+
+    def __init__(
+        self,
+        preset: str = "released",
+        size: int = 224,
+        colour: str = "auto",
+        engine: str = "auto",
+        **changes: Any,
+    ) -> None:
+        check_choice("preset", preset, tuple(PRESETS))
+        check_choice("colour", colour, ("auto", "device", "workers"))
+        check_choice("engine", engine, ("auto", "numba", "pil"))
+        unknown = sorted(set(changes) - set(PRESETS[preset]))
+        if unknown:
+            raise UserError(
+                f"ViewAugmentation has no {', '.join(unknown)}; it has {', '.join(PRESETS[preset])}"
+            )
+        if engine == "numba" and not has_numba():
+            raise UserError("engine='numba' needs numba: pip install numba, or use engine='auto'")
+        self.preset = preset
+        self.size = size
+        self.parts = {**PRESETS[preset], **changes}
+        self.on_device = colour == "device" or (colour == "auto" and get_device() != "cpu")
+        self.engine = engine
+        self.compiled = engine != "pil" and has_numba()
+        if self.compiled and not self.on_device:
+            compile_kernel()
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Replace the image by one view of it.
+
+        Args:
+            results: ``img``, a 3×H×W uint8 RGB tensor or a PIL RGB image; or an empty tensor of
+            that size where the device keeps the images, with ``kept_as``, the number of this one.
+
+        Returns:
+            ``results`` with ``img``, a uint8 tensor, 3×size×size, channels last in memory; and, if
+            the device is to go on from there, ``colour``, what it has to do (a float32 vector of
+            :mod:`gersp_mm.augmentation.draw`).
+        """
+        image = results["img"]
+        if not isinstance(image, torch.Tensor):
+            image = pil_to_tensor(image)
+        crop = draw_crop(image.shape[1], image.shape[2], self.parts["scale"], self.ratio)
+        draw = draw_colour(self.parts)
+        turns = random.randrange(4) if self.parts["quarter_turns"] else 0
+        if image.is_meta:
+            place = np.array([results["kept_as"], *crop, turns], dtype=np.int64)
+            return {**results, "crop": place, "colour": draw}
+        view = self._resize(image, crop)
+        if turns:
+            view = torch.rot90(view, turns, (1, 2))
+            view = view.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # channels last again
+        if self.on_device:
+            return {**results, "img": view, "colour": draw}
+        return {**results, "img": self._finish(view, draw)}
+
+    def _resize(self, image: torch.Tensor, crop: Crop) -> torch.Tensor:
+        """Cut out and resize with antialiasing, as 3×size×size."""
+        top, left, height, width = crop
+        # Channels last with a batch dimension is the layout that torch has a fast kernel for.
+        part = image.permute(1, 2, 0)[None, top : top + height, left : left + width]
+        if self.engine == "pil":
+            pil = Image.fromarray(part[0].numpy())
+            pil = pil.resize((self.size, self.size), Image.Resampling.BILINEAR)
+            return torch.from_numpy(np.array(pil)).permute(2, 0, 1)
+        return F.interpolate(
+            part.permute(0, 3, 1, 2), (self.size, self.size), mode="bilinear", antialias=True
+        )[0]
+
+    def _finish(self, view: torch.Tensor, draw: np.ndarray) -> torch.Tensor:
+        pixels = np.ascontiguousarray(view.permute(1, 2, 0).numpy())
+        if self.compiled:
+            coloured = apply_compiled(pixels, draw)
+        else:
+            coloured = np.array(apply_with_pil(Image.fromarray(pixels), draw))
+        return torch.from_numpy(coloured).permute(2, 0, 1)
+
+    def __repr__(self) -> str:
+        where = "on the device" if self.on_device else "numba" if self.compiled else "PIL"
+        return (
+            f"{type(self).__name__}(preset={self.preset!r}, size={self.size}, "
+            f"colour work: {where}, {self.parts})"
+        )
+
+

@@ -1,0 +1,402 @@
+"""Turning a public checkpoint into a backbone file of this package: one path for all sources."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from gersp_mm.backbones import sources
+from gersp_mm.backbones.architectures import (
+    COUNTER,
+    DEPTHS,
+    OWN,
+    TRANSFORMER,
+    arch_words,
+    nearest_depth,
+    require_resnet,
+    resnet_shapes,
+)
+from gersp_mm.backbones.exported import PREFIX, describe_backbone, weights_sha256
+from gersp_mm.checkpoints.read import HARMLESS, StandIn, read_checkpoint
+from gersp_mm.utils.errors import UserError, check_choice
+from gersp_mm.utils.files import file_sha256, replacing, save_atomically
+
+TARGETS = ("mmlab", "torchvision", "timm")
+ARCHS = tuple(f"resnet{depth}" for depth in DEPTHS)
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+MOST_WRAPPERS = 5  # one in the other
+PARALLEL = re.compile(r"(module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
+HEAD = re.compile(r"(fc|\w*head|classifier|last_linear|proj\w*)\.")  # of a backbone
+GROUPS = {  # of what is left out, by name; the first that fits
+    "teacher": r"(encoder_k|teacher|target_net\w*|momentum_encoder|branch_\w+|proj_k|heads_k)\.",
+    "queue": r"queue",
+    "projector": r"(.*\.)?(proj\w*|\w+_projector|heads_q|neck|predictor|fc\.\d)\.|encoder_q\.fc\.",
+    "classifier": r"(.*\.)?(fc|pred_q|\w*head|classifier|last_linear)\.",
+}
+SHOWN = 5  # names in a message
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Conversion(NamedTuple):
+    """A backbone taken from a file.
+
+    Attributes:
+        backbone: its tensors by mmlab's names, with ``backbone.``.
+        meta: what the written file notes about it.
+        raw: the same tensors by the source's own names, without the prefix.
+        by_position: whether ``raw`` belongs to an ``nn.Sequential``.
+        depth: of the ResNet; None for another backbone exported by this package.
+        counts: the file's tensors by group, those that were taken first.
+        reasons: why it is recognised as what ``meta`` says; parts of a sentence.
+        notes: what else is to know.
+        warnings: what may be wrong.
+    """
+
+    backbone: Tensors
+    meta: dict[str, Any]
+    raw: Tensors
+    by_position: bool
+    depth: int | None
+    counts: dict[str, int]
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def take_backbone(
+    path: str | os.PathLike,
+    source: str = "auto",
+    arch: str = "auto",
+    teacher: bool = False,
+    trust: bool = False,
+) -> Conversion:
+    """Read the backbone of a file, whatever public pre-training it is of.
+
+    Args:
+        path: the checkpoint.
+        source: one of :data:`gersp_mm.backbones.sources.NAMES`, or ``'auto'``.
+        arch: one of :data:`ARCHS`, or ``'auto'``.
+        teacher: take the EMA teacher in place of the student.
+        trust: see :func:`gersp_mm.checkpoints.read.read_checkpoint`.
+
+    Raises:
+        UserError: the file is no checkpoint, or does not hold exactly one whole ResNet.
+    """
+    check_choice("source", source, ("auto", *sources.NAMES))
+    check_choice("arch", arch, ("auto", *ARCHS))
+    path = Path(path)
+    content = read_checkpoint(path, trust)
+    state, beside = _unwrap(path, content.data)
+    tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors; it has {_shown(map(str, state)) or 'nothing'}")
+    exported = _exported(path, content.data, tensors, arch, teacher)
+    if exported is not None:
+        return exported
+
+    tensors, notes = _without_wrappers(path, tensors)
+    facts = _config_facts(content.data.get("meta"))
+    _refuse_other_input(path, facts)
+    layout, prefix = _find(path, tensors, teacher)
+    lines = sources.inventory(path.name, beside, tensors)
+    row, reasons, warnings = sources.recognise(layout, lines, path.name, source)
+
+    raw = {n[len(prefix) :]: v for n, v in tensors.items() if _belongs(n, prefix, layout)}
+    renamed = {_by_name(n) if layout.by_position else n: v for n, v in raw.items()}
+    depth = nearest_depth(renamed) if arch == "auto" else int(arch[len("resnet") :])
+    role = "teacher" if teacher else "student"
+    shapes = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
+    require_resnet(shapes, depth, f"{path}: its {role} ({prefix or 'no prefix'})")
+    if layout.name == "backbone" and not teacher:
+        _refuse_differing_copies(path, tensors, renamed)
+    backbone, more = _cleaned(path, renamed, depth)
+    notes += more
+    if unread := [name for name in content.stand_ins if name not in HARMLESS]:
+        notes.append(f"left unread: {_shown(unread)}")
+    if "mean" in facts:
+        notes.append("mean and std are those of the config in the file")
+    if row.quirk:
+        notes.append(row.quirk)
+
+    method = row.method or facts.get("type", "unknown")
+    if method == "unknown" and not warnings:
+        warnings = ("the file does not say which pre-training it is of; --source does",)
+    meta = describe_backbone(
+        backbone,
+        arch=arch_words(depth),
+        method=f"{method} (teacher)" if teacher else method,
+        mean=[float(value) for value in facts.get("mean", row.mean)],
+        std=[float(value) for value in facts.get("std", row.std)],
+        epoch=_epoch(content.data, row.first_epoch),
+        config=facts.get("config"),
+        source=dict(name=row.name, file=path.name, images=row.images or None),
+        source_sha256=file_sha256(path),
+    )
+    counts = _counts(tensors, raw, prefix, layout, role)
+    return Conversion(
+        backbone, meta, raw, layout.by_position, depth, counts, reasons, tuple(notes), warnings
+    )
+
+
+def write_backbone(conversion: Conversion, path: str | os.PathLike, to: str = "mmlab") -> None:
+    """Write a converted backbone.
+
+    ``mmlab`` is the format of :func:`gersp_mm.backbones.export_backbone`. ``torchvision`` and
+    ``timm``, whose ResNets have the same names, get the bare state dict, which a ResNet without
+    classifier loads strictly, and beside it ``<path>.json`` with what mmlab's ``meta`` holds.
+
+    Raises:
+        UserError: the backbone is no ResNet that torchvision has.
+    """
+    check_choice("to", to, TARGETS)
+    if to == "mmlab":
+        save_atomically(dict(state_dict=conversion.backbone, meta=conversion.meta), path)
+        return
+    if conversion.depth is None:
+        raise UserError(f"--to {to} is for standard ResNets, this is a {conversion.meta['arch']}")
+    bare = {name[len(PREFIX) :]: tensor for name, tensor in conversion.backbone.items()}
+    save_atomically(bare, path)
+    with replacing(_side_file(path)) as temporary:
+        temporary.write_text(json.dumps(conversion.meta, indent=2) + "\n", encoding="utf-8")
+
+
+def _side_file(path: str | os.PathLike) -> Path:
+    return Path(f"{os.fspath(path)}.json")
+
+
+def _unwrap(path: Path, data: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    beside: list[str] = []
+    for _ in range(MOST_WRAPPERS):
+        key = next((key for key in WRAPPERS if isinstance(data.get(key), Mapping)), None)
+        if key is None:
+            break
+        beside += [str(name) for name in data if name != key]
+        data = data[key]
+    whole = next((key for key in WRAPPERS if isinstance(data.get(key), StandIn)), None)
+    if whole is not None:
+        raise UserError(
+            f"{path} holds a whole pickled {type(data[whole]).__name__} as {whole!r}, no dict of "
+            "weights: save its state_dict() instead"
+        )
+    return data, beside
+
+
+def _exported(
+    path: Path, data: Mapping[str, Any], tensors: Tensors, arch: str, teacher: bool
+) -> Conversion | None:
+    """Return what this package exported or converted before as it is; None for other files."""
+    meta, named, stale = data.get("meta"), tensors, ""
+    if not isinstance(meta, Mapping) and _side_file(path).is_file():
+        named = {PREFIX + name: tensor for name, tensor in tensors.items()}
+        stale = f", or {_side_file(path).name} belongs to another one: then remove that"
+        try:
+            meta = json.loads(_side_file(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{_side_file(path)} is no JSON ({error}): remove it") from error
+    if not isinstance(meta, Mapping) or "weights_sha256" not in meta:
+        return None
+    if weights_sha256(named) != meta["weights_sha256"]:
+        raise UserError(
+            f"the weights of {path} are not those that were exported: their hash is not the "
+            f"weights_sha256 of its meta. The file was damaged or changed{stale}"
+        )
+    _refuse_non_finite(path, named)
+    if teacher:
+        raise UserError(f"{path} is an exported backbone: it holds no teacher")
+    bare = {name[len(PREFIX) :]: tensor for name, tensor in named.items()}
+    nearest = nearest_depth(bare)
+    shapes = {name: tuple(tensor.shape) for name, tensor in bare.items()}
+    depth = nearest if shapes == resnet_shapes(nearest) else None
+    if arch not in ("auto", f"resnet{depth}"):
+        raise UserError(f"{path} holds a {meta['arch']}, not --arch {arch}")
+    return Conversion(
+        named, dict(meta), bare, False, depth, {"backbone": len(named)},
+        reasons=("this package exported or converted it: its meta says so and its hash fits",),
+    )  # fmt: skip
+
+
+def _without_wrappers(path: Path, tensors: Tensors) -> tuple[Tensors, list[str]]:
+    bare: Tensors = {}
+    for name, tensor in tensors.items():
+        match = PARALLEL.match(name)
+        short = name[match.end() :] if match else name
+        if short in bare:
+            raise UserError(f"{path} holds {short} twice, with and without 'module.'")
+        bare[short] = tensor
+    changed = bare.keys() != tensors.keys()
+    return bare, ["the prefix of DistributedDataParallel or torch.compile is taken off"] * changed
+
+
+def _find(path: Path, tensors: Tensors, teacher: bool) -> tuple[sources.Layout, str]:
+    found = sources.find_layout(tensors, teacher)
+    if found:
+        return found
+    other = sources.find_layout(tensors, not teacher)
+    below = next(
+        (m for n in tensors if (m := re.match(r"(.+\.)layer1\.0\.conv1\.weight", n))), None
+    )
+    if other and teacher:
+        reason = "it holds no teacher: leave --teacher out"
+    elif other:
+        reason = f"it holds the teacher alone ({other[1]}*): --teacher takes that"
+    elif below:
+        reason = f"it has a ResNet below {below.group(1)!r}, where no known source has its backbone"
+    elif any(TRANSFORMER.search(name) for name in tensors):
+        reason = f"it is a transformer. {OWN}"
+    elif any(re.search(r"(^|\.)res2\.", name) for name in tensors):
+        reason = (
+            "it has Detectron's names and so the caffe style, with its strides elsewhere: this is "
+            "another network"
+        )
+    elif all(_group(name) != "other" for name in tensors):
+        groups = sorted({_group(name) for name in tensors})
+        reason = f"it holds {' and '.join(groups)} alone"
+    else:
+        reason = f"its tensors are called {_shown(tensors)}"
+    raise UserError(f"{path} has no backbone that could be converted: {reason}")
+
+
+def _belongs(name: str, prefix: str, layout: sources.Layout) -> bool:
+    if not name.startswith(prefix):
+        return False
+    rest = name[len(prefix) :]
+    if layout.by_position:
+        return rest[:1].isdigit()
+    return not HEAD.match(rest) if prefix else bool(sources.BY_NAME.match(rest))
+
+
+def _by_name(name: str) -> str:
+    position, _, rest = name.partition(".")
+    return f"{sources.POSITIONS.get(position, position)}.{rest}"
+
+
+def _refuse_differing_copies(path: Path, tensors: Tensors, backbone: Tensors) -> None:
+    for prefix in ("encoder_q.", "encoder_q.0."):
+        differ = [n for n, v in backbone.items() if not _equal(tensors.get(prefix + n, v), v)]
+        if differ:
+            raise UserError(
+                f"{path}: backbone.* and {prefix}* are two names of one network, but differ "
+                f"({_shown(differ)}): the file was changed"
+            )
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one is other or torch.equal(one, other) or bool(one.isnan().any())
+
+
+def _cleaned(path: Path, tensors: Tensors, depth: int) -> tuple[Tensors, list[str]]:
+    clean: Tensors = {}
+    changed: Counter[str] = Counter()
+    for name, shape in resnet_shapes(depth).items():
+        tensor = tensors.get(name)
+        counter = name.endswith(COUNTER)
+        if tensor is None:
+            tensor = torch.zeros(shape, dtype=torch.int64)
+            changed["batch counters are not in the file and are set to 0"] += 1
+        elif not counter and not tensor.is_floating_point():
+            raise UserError(f"{path}: {name} is of type {tensor.dtype}, no floating point")
+        elif not counter and tensor.dtype != torch.float32:
+            changed[f"tensors of type {str(tensor.dtype)[6:]} are stored as float32"] += 1
+        target = torch.int64 if counter else torch.float32
+        clean[PREFIX + name] = tensor.detach().to(target).contiguous().clone()
+    _refuse_non_finite(path, clean)
+    return clean, [f"{number} {what}" for what, number in changed.items()]
+
+
+def _refuse_non_finite(path: Path, tensors: Tensors) -> None:
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise UserError(
+            f"{path}: {len(bad)} tensors hold NaN or infinity ({_shown(bad)}): its training "
+            "diverged, or the file is damaged"
+        )
+
+
+def _counts(
+    tensors: Tensors, raw: Tensors, prefix: str, layout: sources.Layout, role: str
+) -> dict[str, int]:
+    counts: Counter[str] = Counter({role: 0})
+    for name in tensors:
+        if name.startswith(prefix) and name[len(prefix) :] in raw:
+            counts[role] += 1
+        elif name.startswith(layout.student) and _belongs(name, layout.student, layout):
+            counts["student"] += 1
+        elif layout.name == "backbone" and name.startswith("encoder_q."):
+            counts["second name of the student"] += 1
+        else:
+            counts[_group(name)] += 1
+    return dict(counts)
+
+
+def _group(name: str) -> str:
+    return next((group for group, what in GROUPS.items() if re.match(what, name)), "other")
+
+
+def _config_facts(meta: Any) -> dict[str, Any]:
+    """Read what the config in an mmengine or mmcv checkpoint says of the model, not running it."""
+    text = (meta.get("cfg") or meta.get("config")) if isinstance(meta, Mapping) else None
+    try:
+        statements = ast.parse(text).body if isinstance(text, str) else []
+    except (SyntaxError, ValueError):
+        return {}
+    values = {
+        target.id: _literal(statement.value)
+        for statement in statements
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    facts: dict[str, Any] = dict(config=text) if statements else {}
+    model = _table(values.get("model"))
+    if "type" in model:
+        facts["type"] = str(model["type"]).rpartition(".")[2]
+    facts["style"] = _table(model.get("backbone")).get("style")
+    inputs = _table(model.get("data_preprocessor") or values.get("data_preprocessor"))
+    if inputs.get("mean") and inputs.get("std"):
+        ours = str(inputs.get("type")).startswith("gersp_mm.")  # which is RGB always
+        rgb = ours or inputs.get("to_rgb", inputs.get("bgr_to_rgb", False))
+        facts.update(mean=inputs["mean"], std=inputs["std"], rgb=rgb)
+    return facts
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict":
+        return {key.arg: _literal(key.value) for key in node.keywords if key.arg}
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _refuse_other_input(path: Path, facts: Mapping[str, Any]) -> None:
+    if facts.get("style") == "caffe" or "caffe" in path.name.lower():
+        raise UserError(
+            f"{path} is of the caffe style: its strides are elsewhere and its images BGR, although "
+            "the tensors look the same. It is another network"
+        )
+    if facts.get("rgb") is False:
+        raise UserError(f"{path} was trained on BGR images: backbones here take RGB")
+
+
+def _epoch(data: Mapping[str, Any], first: int) -> int | None:
+    meta = data.get("meta")
+    epoch = meta.get("epoch") if isinstance(meta, Mapping) else data.get("epoch")
+    return epoch + first if isinstance(epoch, int) else None
+
+
+def _shown(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + ", …" * (len(names) > SHOWN)

@@ -1,0 +1,128 @@
+"""Labelled images in parts: known data sets by their names, and own ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Split
+from gersp_mm.evaluation.features import read_source
+from gersp_mm.images.listing import list_images
+from gersp_mm.utils.errors import UserError
+
+Entry = tuple[str, int]  # path and label
+
+
+class Known(NamedTuple):
+    """A data set that is found by its name below ``GERSP_DATA``.
+
+    Attributes:
+        title: its name in the rows.
+        size: pixels of the square crop.
+        resize: pixels that the shorter side is brought to first.
+        classes: how many it has.
+        shares: per cent of a class in train, val and test, where the package has no lists.
+        split: the named split, where it has.
+    """
+
+    title: str
+    size: int
+    resize: int
+    classes: int
+    shares: Mapping[str, int]
+    split: Split | None = None
+
+
+KNOWN = {
+    "eurosat": Known("EuroSAT", 64, 64, 10, EUROSAT_GERSP_1.shares, EUROSAT_GERSP_1),
+    "resisc45": Known("NWPU-RESISC45", 224, 256, 45, RESISC45_GERSP_1.shares, RESISC45_GERSP_1),
+    "ucmerced": Known("UC Merced", 224, 256, 21, dict(train=70, val=10, test=20)),
+    "aid": Known("AID", 224, 256, 30, dict(train=45, val=5, test=50)),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled images in parts.
+
+    Attributes:
+        name: of the data set, as the rows call it.
+        split: name of the split, in which lists of other content have another one.
+        parts: images of train, test and perhaps val.
+        size: pixels of the square crop.
+        resize: pixels that the shorter side is brought to first.
+    """
+
+    name: str
+    split: str
+    parts: Mapping[str, Sequence[Entry]]
+    size: int
+    resize: int
+
+    @property
+    def input_words(self) -> str:
+        """Size of the images, as protocols say it."""
+        return f"{self.size} px"
+
+
+def known_data(name: str) -> Data:
+    """Find one of :data:`KNOWN` below ``GERSP_DATA``, with the package's split or one by shares.
+
+    Raises:
+        UserError: it is not there, or not as it should be.
+    """
+    known = KNOWN[name]
+    root = Path(os.environ.get("GERSP_DATA", "data"), name)
+    if not root.is_dir():
+        raise UserError(
+            f"data: {name} is looked for in {root}, which does not exist: put it there, or set "
+            "GERSP_DATA to the folder that holds it"
+        )
+    if known.split is not None:
+        folder = root / "splits" / known.split.name
+        if not folder.is_dir():
+            raise UserError(
+                f"data: there is no {folder}: run python tools/dataset_converters/{name}.py {root}"
+            )
+        parts = {part: read_source(folder / f"{part}.txt", root) for part in known.shares}
+        return Data(known.title, f"{known.split.name}, test", parts, known.size, known.resize)
+    images = {"/".join(path.split("/")[-2:]): path for path in list_images(root, progress=False)}
+    sizes: dict[str, int] = {}
+    for path in sorted(images):
+        sizes[path.split("/")[0]] = sizes.get(path.split("/")[0], 0) + 1
+    if len(sizes) != known.classes:
+        raise UserError(
+            f"data: {known.title} has {known.classes} class folders, {root} has {len(sizes)}: "
+            f"{', '.join(list(sizes)[:5])} ..."
+        )
+    split = Split(f"{name}-gersp-1", sizes, "", known.shares, "")
+    cut = split.cut(images)
+    parts = {p: [(str(root / images[e.path]), e.label) for e in cut[p]] for p in cut}
+    return Data(known.title, described(split.name, parts), parts, known.size, known.resize)
+
+
+def described(name: str, parts: Mapping[str, Sequence[Entry]]) -> str:
+    """Name, hash and sizes of a split."""
+    counts = ", ".join(f"{len(entries)} {part}" for part, entries in parts.items())
+    return f"{name} {lists_sha256(parts)[:8]} ({counts})"
+
+
+def lists_sha256(parts: Mapping[str, Sequence[Entry]]) -> str:
+    """Hash class, file name, label and bytes of every image."""
+    lines = (
+        f"{part} {'/'.join(Path(path).parts[-2:])} {label} {_bytes(path)}\n"
+        for part, entries in parts.items()
+        for path, label in entries
+    )
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _bytes(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        raise UserError(f"{path} is listed, but there is no such file") from None

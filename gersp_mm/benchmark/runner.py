@@ -1,0 +1,187 @@
+"""Running the jobs that have no rows yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from gersp_mm.backbones.build import build_exported, build_random, inspect, read_exported
+from gersp_mm.backbones.exported import weights_sha256
+from gersp_mm.benchmark.data import Data, lists_sha256
+from gersp_mm.benchmark.finetuning import finetune
+from gersp_mm.benchmark.jobs import Job, arch_of, identity
+from gersp_mm.benchmark.spec import Plan
+from gersp_mm.constants import RGB_MEAN, RGB_STD
+from gersp_mm.evaluation.features import EvalImages, extract_features
+from gersp_mm.evaluation.few_shot import few_shot_accuracies
+from gersp_mm.evaluation.knn import knn_accuracy
+from gersp_mm.evaluation.linear_probe import linear_probe
+from gersp_mm.results import store
+from gersp_mm.utils import provenance
+from gersp_mm.utils.files import locked, save_atomically
+
+Features = Mapping[str, tuple[torch.Tensor, torch.Tensor]]  # N×D and labels N, of each part
+
+
+class Runner:
+    """Runs the jobs of a plan that have no rows yet.
+
+    Several processes may work on one plan: a job is taken by one of them.
+
+    Args:
+        plan: what is to be done.
+        out: file of the rows.
+        device: where to run.
+        num_workers: processes that decode images.
+    """
+
+    def __init__(self, plan: Plan, out: Path, device: str, num_workers: int = 0) -> None:
+        self.plan = plan
+        self.out = out
+        self.device = device
+        self.num_workers = num_workers
+        self._features: tuple[Any, Features] | None = None  # of the latest weights and data
+
+    def finished(self) -> set[tuple[Any, ...]]:
+        """Return the identities of the rows that are there."""
+        if not self.out.is_file():
+            return set()
+        store.append_rows(self.out, [])  # removes what a killed process left unfinished
+        return {identity(row) for row in store.read_rows(self.out)}
+
+    def run(self, jobs: Sequence[Job]) -> int:
+        """Run what is not done, one line a job; return the number of jobs that were run."""
+        ran = 0
+        waiting = list(enumerate(jobs, 1))
+        for wait in (False, True):  # the second time for what another process had taken
+            left = []
+            for number, job in waiting:
+                lock = self.plan.work_dir / "jobs" / f"{job.id}.lock"
+                with _claimed(lock, wait) as taken:
+                    if not taken:
+                        left.append((number, job))
+                        continue
+                    missing = set(job.identities) - self.finished()
+                    if not missing:
+                        continue
+                    started = time.perf_counter()
+                    made = [row for row in self._rows(job) if identity(row) in missing]
+                    ordered = [{name: row[name] for name in store.FIELDS} for row in made]
+                    store.append_rows(self.out, ordered)
+                    seconds = time.perf_counter() - started
+                ran += 1
+                values = ", ".join(f"{row['value']:.2f}" for row in made) or "nothing defined"
+                print(f"[{number}/{len(jobs)}] {job.title}: {values} ({seconds:.1f} s)", flush=True)
+            waiting = left
+        return ran
+
+    def _rows(self, job: Job) -> list[dict[str, Any]]:
+        if job.task["protocol"] == "finetune":
+            return finetune(job, self.plan.work_dir / "finetune" / job.id, self.device)
+        data = self.plan.data[job.task["data"]]
+        features = self.features(job, data)
+        started = time.perf_counter()
+        values = evaluate(job.task, data, features, job.seed or 0)
+        seconds = round(time.perf_counter() - started, 1)
+        origin = dict(
+            commit=provenance.commit(),
+            hardware=provenance.hardware(),
+            versions=provenance.versions(),
+            seconds=seconds,
+        )
+        return [
+            dict(job.what, metric=metric, value=round(value, 4), **origin)
+            for metric, value in zip(job.metrics, values)
+        ]
+
+    def features(self, job: Job, data: Data) -> Features:
+        """Return the features of a job's weights, from memory, from the cache, or extracted.
+
+        Raises:
+            RuntimeError: extraction changed the backbone.
+        """
+        wanted = (job.weights, job.task["data"])
+        if self._features is not None and self._features[0] == wanted:
+            return self._features[1]
+        arch = arch_of(self.plan, job.file)
+        mean, std = (RGB_MEAN, RGB_STD) if job.file is None else inspect(job.file)[2:]
+        if job.file is None:
+            backbone = build_random(arch, f"{self.plan.path}: arch {arch}", job.seed or 0)
+        else:
+            backbone = build_exported(job.file, *read_exported(job.file), arch)
+        before = weights_sha256(backbone.state_dict())
+        key = [before, arch, lists_sha256(data.parts), data.size, data.resize, mean, std]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        path = self.plan.work_dir / "features" / f"{digest}.pt"
+        with _claimed(path.with_suffix(".lock"), wait=True):
+            found = _read_features(path)
+            if found is None:
+                backbone.to(self.device)
+                found = {
+                    part: extract_features(
+                        backbone,
+                        EvalImages(entries, data.size, data.resize),
+                        mean=mean,
+                        std=std,
+                        num_workers=self.num_workers,
+                        progress=f"features of {job.pretraining}, {data.name} {part}",
+                    )
+                    for part, entries in data.parts.items()
+                }
+                after = weights_sha256({n: t.cpu() for n, t in backbone.state_dict().items()})
+                if after != before:
+                    raise RuntimeError(f"{job.title}: extracting features changed the backbone")
+                save_atomically(found, path)
+        self._features = (wanted, found)
+        return found
+
+
+def _read_features(path: Path) -> Features | None:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception:  # damaged: extracted again
+        return None
+
+
+def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int) -> list[float]:
+    """Return the values of a task in percent, one for each of the job's metrics.
+
+    Args:
+        task: of the plan.
+        data: that the features are of.
+        features: of its parts.
+        seed: of what is drawn: the part of train that C is chosen on where there is no validation
+            list; few-shot's draws seed·draws to seed·draws + draws - 1.
+    """
+    train, test = features["train"], features["test"]
+    if task["protocol"] == "knn":
+        return [knn_accuracy(*train, *test, k=task["k"], temperature=task["temperature"])]
+    if task["protocol"] == "linear":
+        val = features.get("val")
+        options = dict(sweep=task["sweep"], seed=seed, val=val, progress="linear probe")
+        return [linear_probe(*train, *test, **options).accuracy]
+    names = [path for path, _ in data.parts["train"]]
+    draws = range(seed * task["draws"], (seed + 1) * task["draws"])
+    values = []
+    for shots in tqdm(task["shots"], "few-shot", unit="size", leave=False):
+        accuracies = few_shot_accuracies(*train, *test, names, shots, draws)
+        values.append(sum(accuracies) / len(accuracies))
+    return values
+
+
+@contextmanager
+def _claimed(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold a lock file; give False if another process holds it and ``wait`` is False."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file, locked(file, wait) as taken:
+        yield taken

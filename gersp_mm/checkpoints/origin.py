@@ -1,0 +1,21 @@
+"""What a run notes of the file that it starts from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from gersp_mm.utils.files import file_sha256
+
+
+def origin_of(path: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run notes of the file that it starts from.
+
+    Args:
+        path: the file; its hash is None where it lies in another storage than the file system.
+        meta: the file's ``meta``.
+    """
+    sha256 = file_sha256(path) if os.path.isfile(path) else None
+    names = ("method", "arch", "epoch")
+    return dict(path=str(path), sha256=sha256, **{name: meta.get(name) for name in names})

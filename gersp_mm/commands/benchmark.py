@@ -1,0 +1,96 @@
+"""Evaluate checkpoints x tasks x seeds, as one YAML file says, into rows of results.
+
+Examples:
+  python tools/benchmarks/run.py tools/benchmarks/example.yml --dry-run
+  python tools/benchmarks/run.py tools/benchmarks/example.yml --out results/mine.jsonl
+  python tools/benchmarks/table.py results/mine.jsonl --out tables
+
+The file (paths are relative to the current folder):
+
+  checkpoints:              # name in the tables: backbone file of this package,
+    GeRSP: gersp_backbone.pth
+    random: null            #   null for random weights, drawn anew for each seed,
+    IMP: {0: imp_0.pth, 1: imp_1.pth}    # or {seed of pre-training: file}
+  arch: resnet18            # of the random weights: resnet18, 34, 50, 101, or {type: ..., ...}
+  seeds: [0, 1, 2]
+  datasets:                 # own ones: a folder of class folders, or a list of `path label` lines
+    RESISC12: {train: data/NWPU-RESISC12/train, test: data/NWPU-RESISC12/test, size: 64}
+  tasks:                    # data: eurosat, resisc45, ucmerced, aid, an own name, or several
+    - {protocol: knn, data: [eurosat, RESISC12], k: 20, temperature: 0.07}
+    - {protocol: linear, data: eurosat, sweep: [0.001, 0.01, 0.1]}
+    - {protocol: fewshot, data: RESISC12, shots: [1, 5, 10], draws: 5}
+    - {protocol: finetune, config: configs/downstream/eurosat/finetune_r18_eurosat.py,
+       cfg_options: {train_dataloader.batch_size: 32}}
+  work_dir: work_dirs/benchmarks/mine    # features, fine-tuned models, results.jsonl
+
+Data sets by name lie below $GERSP_DATA (default data):
+
+  data/eurosat, data/resisc45    after tools/dataset_converters/{eurosat,resisc45}.py, whose --help
+                                 says where to download
+  data/ucmerced/.../<class>/*    21 classes, http://weegee.vision.ucmerced.edu/datasets/landuse.html
+  data/aid/.../<class>/*         30 classes, https://captain-whu.github.io/AID/
+
+Finished rows are not repeated: after an interruption the same command goes on. Several processes
+may work on one file, each with its own --device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from gersp_mm.commands.options import run_tool
+from gersp_mm.utils.errors import UserError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("plan", metavar="FILE.yml", help="checkpoints, tasks and seeds")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.jsonl", help="default <work dir>/results.jsonl"
+    )
+    parser.add_argument("--work-dir", help="in place of the file's")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default the first GPU, else cpu")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="these checkpoints alone"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs, run none")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from gersp_mm import benchmark
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device must be cpu, cuda or cuda:N, got {device}")
+    number = int(device.partition(":")[2] or 0)
+    if device != "cpu" and number >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs")
+    plan = benchmark.read_plan(args.plan, args.work_dir)
+    jobs = benchmark.make_jobs(plan, args.only)
+    out = args.out or plan.work_dir / "results.jsonl"
+    runner = benchmark.Runner(plan, out, device, args.num_workers)
+    done = runner.finished()
+    left = [job for job in jobs if not done.issuperset(job.identities)]
+    print(f"{len(jobs)} jobs, {len(jobs) - len(left)} of them done; rows go to {out}", flush=True)
+    if any(job.seed is None for job in jobs):
+        print("what does not change with the seed is run once and gets the seed null")
+    if args.dry_run:
+        for count, job in enumerate(jobs, 1):
+            state = "to do" if job in left else "done"
+            print(f"[{count}/{len(jobs)}] {state}: {job.title} ({job.what['protocol']})")
+        return
+    ran = runner.run(jobs)
+    print(f"{ran} jobs run; next: python tools/benchmarks/table.py {out}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    run_tool(run, parse_args(argv))

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Convert a public pre-training, or a training checkpoint, to a backbone that surely loads.
+
+SRC may be a file of GeRSP (the released training file or its converted one, or a run of this
+package), SeCo, CACo (.ckpt and .pth), MoCo v1 and v2, Geo-Aware, TOV, CMID (full and backbone
+only), RSP (ResNet-50), torchvision, timm, or of any training with mmpretrain or mmselfsup. What it
+is gets recognised and said; where files look alike, --source decides. docs/checkpoints.md lists
+where to download each, its normalisation and its quirks.
+
+Only a complete ResNet-18, 34, 50, 101 or 152 is accepted, tensor for tensor, and of this package's
+exported files any backbone. The student is taken, not the teacher. DST gets
+
+  --to mmlab         {'state_dict': {'backbone.…'}, 'meta': {…}} for
+                     init_cfg=dict(type='Pretrained', checkpoint=DST, prefix='backbone.')
+  --to torchvision   the bare state dict: model.fc = nn.Identity(); model.load_state_dict(…)
+  --to timm          the same names: timm.create_model('resnet50', num_classes=0)
+
+and the last two DST.json with the meta, which the way back to mmlab reads.
+
+Files are read with torch.load(weights_only=True). One that needs more is refused until --trust;
+even then no code of it runs: objects of other classes are left unread.
+
+Examples:
+  python tools/model_converters/convert_checkpoint.py GeRSP.pth gersp_r50.pth --verify
+  python tools/model_converters/convert_checkpoint.py resnet50-0676ba61.pth imp_r50.pth
+  python tools/model_converters/convert_checkpoint.py seco_resnet50_1m.ckpt seco_r50.pth --trust
+  python tools/model_converters/convert_checkpoint.py moco.pth.tar geo_r50.pth --source geo-aware
+  python tools/model_converters/convert_checkpoint.py epoch_100.pth teacher_r50.pth --teacher
+  python tools/model_converters/convert_checkpoint.py gersp_r50.pth gersp_tv.pth --to torchvision
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gersp_mm.backbones.convert import ARCHS, TARGETS, Conversion, take_backbone, write_backbone
+from gersp_mm.backbones.sources import NAMES
+from gersp_mm.backbones.verify import require_same_features
+from gersp_mm.commands.options import run_tool
+from gersp_mm.preparation.common import count_table
+from gersp_mm.utils.errors import UserError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source_file", metavar="SRC", type=Path, help="checkpoint to convert")
+    parser.add_argument("target", metavar="DST", type=Path, help="file to write")
+    parser.add_argument(
+        "--source",
+        choices=("auto", *NAMES),
+        default="auto",
+        help="which pre-training SRC is of; mmlab is mmpretrain and mmselfsup (default: auto)",
+    )
+    parser.add_argument(
+        "--arch", choices=("auto", *ARCHS), default="auto", help="refuse any other (default: auto)"
+    )
+    parser.add_argument("--to", choices=TARGETS, default="mmlab", help="names in DST")
+    parser.add_argument("--teacher", action="store_true", help="take the EMA teacher instead")
+    parser.add_argument(
+        "--trust", action="store_true", help="accept a file with objects of unknown classes"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare features of SRC's network and of the converted one before writing",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.target.is_dir():
+        raise UserError(f"{args.target} is a folder: name the file to write")
+    if args.target.resolve() == args.source_file.resolve():
+        raise UserError(f"SRC and DST are both {args.target}: write to another file")
+    conversion = take_backbone(args.source_file, args.source, args.arch, args.teacher, args.trust)
+    print(report(conversion))
+    if args.verify:
+        difference = require_same_features(conversion)
+        print(f"verified       features differ by {difference:.1e} of the largest at most")
+    write_backbone(conversion, args.target, args.to)
+    print(f"wrote          {args.target} ({args.to} names)")
+
+
+def report(conversion: Conversion) -> str:
+    """Say in a table and in lines what was taken from where."""
+    meta, counts = conversion.meta, dict(conversion.counts)
+    taken = next(iter(counts))
+    total, whole = sum(counts.values()), len(conversion.backbone)
+    del counts[taken]
+    rows: list[tuple[str, object]] = [(f"taken: {taken}", f"{whole}/{whole}")]
+    rows += [(f"left out: {group}", count) for group, count in counts.items()]
+    rows.append(("in the file", total))
+    normalisation, source = meta["normalisation"], meta.get("source") or {}
+    lines = {
+        "recognised": f"{meta['method']}, because {' and '.join(conversion.reasons)}",
+        "architecture": meta["arch"],
+        "epochs": meta["epoch"],
+        "normalisation": f"mean {_numbers(normalisation['mean'])}, std "
+        f"{_numbers(normalisation['std'])}, {normalisation['channel_order']}, of 0-255",
+        "images": source.get("images"),
+        "source sha256": meta["source_sha256"],
+        "weights sha256": meta["weights_sha256"],
+    }
+    text = [count_table(("tensors", ""), rows), ""]
+    text += [f"{name:<14} {value}" for name, value in lines.items() if value is not None]
+    text += [f"note           {note}" for note in conversion.notes]
+    text += [f"WARNING        {warning}" for warning in conversion.warnings]
+    return "\n".join(text)
+
+
+def _numbers(values: list[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    run_tool(run, parse_args(argv))

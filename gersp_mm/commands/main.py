@@ -1,0 +1,18 @@
+"""The table of commands. A module is imported when its command is called, not before."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train by any config, pre-training or downstream",
+    "test": "evaluate a checkpoint, draw or submit its predictions",
+    "convert": "convert a pre-trained backbone of another project",
+    "benchmark": "evaluate checkpoints by tasks and seeds into result rows",
+    "table": "make tables of result rows",
+}
+
+
+def main(name: str, argv: list[str] | None = None) -> None:
+    """Run a command of :data:`COMMANDS` with its own arguments."""
+    import_module(f"gersp_mm.commands.{name}").main(argv)

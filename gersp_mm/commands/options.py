@@ -1,0 +1,52 @@
+"""What the commands share: arguments, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Callable
+
+from gersp_mm.utils.errors import UserError
+
+
+class CfgOptions(argparse.Action):
+    """Collect ``key=value`` strings; :func:`gersp_mm.engine.config.parse_options` reads them."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Add the values to those of an earlier use."""
+        for value in values:
+            if "=" not in value:
+                parser.error(f"{option_string} takes key=value, got {value!r}")
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *values])
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that both tools take."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=CfgOptions,
+        help="config values to replace, as key=value: a.b=1 c='[1,2]' d=None",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch", "slurm", "mpi"),
+        default="none",
+        help="how the processes were started",
+    )
+    # Given by launchers that do not set the environment variable.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run a tool; a :class:`UserError` becomes one line on stderr and exit code 2."""
+    try:
+        main(args)
+    except UserError as error:
+        # From a worker process it comes with that process's traceback in front.
+        text = str(error).rsplit(f"{UserError.__module__}.UserError: ", 1)[-1].strip()
+        print(f"\nerror: {text}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None

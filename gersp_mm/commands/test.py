@@ -1,0 +1,416 @@
+"""Evaluate a checkpoint with the config it belongs to; draw or submit its predictions.
+
+A downstream config runs its test data; a pre-training config runs the kNN evaluation of its
+KNNEvalHook. For a config that evaluates frozen features (knn, fewshot) CHECKPOINT is the
+pre-trained backbone, for all others the checkpoint of a training run.
+
+Examples:
+  python tools/test.py configs/pretrain/gersp_r18_demo.py work_dirs/gersp_r18_demo/epoch_10.pth
+  python tools/test.py CONFIG CHECKPOINT --results results/mine.jsonl
+  python tools/test.py CONFIG CHECKPOINT --show-dir pictures --max-pictures 20 --score-thr 0.5
+  python tools/test.py configs/downstream/loveda/psanet_r50-d8_80k_loveda.py CHECKPOINT --submission
+  bash tools/dist_test.sh CONFIG CHECKPOINT 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gersp_mm.checkpoints.origin import origin_of
+from gersp_mm.commands.options import add_common_arguments, run_tool
+from gersp_mm.engine.config import apply_switches
+from gersp_mm.engine.launch import load_config
+from gersp_mm.resources import find_config, list_configs, resource
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.model import unwrap
+
+# By default scope, the hook that draws and the visualizer that it needs.
+HOST_HOOKS = {
+    "mmpretrain": ("mmpretrain.VisualizationHook", "UniversalVisualizer"),
+    "mmdet": ("mmdet.DetVisualizationHook", "DetLocalVisualizer"),
+    "mmrotate": ("mmdet.DetVisualizationHook", "RotLocalVisualizer"),
+}
+SHOWN = 5  # names in a message
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint file of a training run with this config")
+    parser.add_argument("--work-dir", help="where to write; default work_dirs/<config name>")
+    parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into DIR")
+    parser.add_argument(
+        "--score-thr", type=float, default=0.3, help="draw boxes with a higher score; default 0.3"
+    )
+    parser.add_argument(
+        "--max-pictures", type=int, metavar="N", help="draw N images, evenly chosen; default all"
+    )
+    parser.add_argument(
+        "--submission",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="predict the images of a test server and write what it takes into DIR; default "
+        "<work dir>/submission",
+    )
+    parser.add_argument(
+        "--results", metavar="FILE.jsonl", help="append the results as rows to this file"
+    )
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    from mmengine.dist import is_main_process
+    from mmengine.runner import Runner
+
+    from gersp_mm.datasets.annotations import check_data
+    from gersp_mm.evaluation import metrics as host_metrics
+    from gersp_mm.results import store
+
+    cfg = load_config(args)
+    if args.max_pictures is not None and not args.show_dir:
+        raise UserError("--max-pictures without --show-dir: there is nothing to draw")
+    if not os.path.isfile(args.checkpoint):
+        raise UserError(f"there is no checkpoint {args.checkpoint}")
+    if args.submission is None and not cfg.get("test_dataloader"):
+        evaluate_pretraining(args, cfg)
+        return
+    checkpoint = read_checkpoint(args.checkpoint)
+    meta = checkpoint.get("meta") or {}
+    frozen_features = "pretrained" in cfg and not cfg.get("train_cfg")
+    if frozen_features:
+        cfg.pretrained = args.checkpoint
+        apply_switches(cfg)
+    else:
+        cfg.load_from = args.checkpoint
+        check_switches(cfg, meta, args.checkpoint)
+    submission = choose_submission(args, cfg)
+    evaluation = check_evaluation(args, cfg) if submission is None else None
+    if submission is not None and args.results:
+        raise UserError("--results: a submission gives no values, the test server does")
+    if args.show_dir:
+        prepare_pictures(args, cfg, frozen_features)
+    check_data(cfg, ["test"])
+    runner = Runner.from_cfg(cfg)
+    if not frozen_features:
+        check_complete(args, unwrap(runner.model), checkpoint)
+    pictures = add_pictures(args, runner) if args.show_dir else None
+
+    started = time.perf_counter()
+    metrics = runner.test()
+    seconds = time.perf_counter() - started
+    if not is_main_process():
+        return
+    if pictures is not None:
+        print(f"\npictures drawn into {pictures.out_dir}: {pictures.count}")
+    if submission is not None:
+        finish_submission(submission, runner)
+        return
+    if not evaluation:
+        print("\n" + ", ".join(f"{name} {value}" for name, value in metrics.items()))
+        return
+    print("\n" + host_metrics.summary(evaluation, metrics))
+    if args.results:
+        new = host_metrics.result_rows(
+            evaluation,
+            metrics,
+            model=host_metrics.model_name(cfg, args.config),
+            config=host_metrics.config_name(find_config(args.config)),
+            seed=meta.get("seed", (cfg.get("randomness") or {}).get("seed")),
+            pretrained=origin_of(args.checkpoint, meta)
+            if frozen_features
+            else meta.get("pretrained"),
+            seconds=seconds,
+        )
+        store.append_rows(args.results, new)
+        print(f"appended to {args.results}: {len(new)} row{'s' * (len(new) != 1)}")
+
+
+def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
+    """Run the kNN evaluation of a pre-training config.
+
+    Raises:
+        UserError: it has none, or something else is asked for.
+    """
+    from mmengine.runner import Runner
+
+    from gersp_mm.engine.hooks import KNNEvalHook
+
+    for option in ("show_dir", "results"):
+        if getattr(args, option):
+            raise UserError(
+                f"--{option.replace('_', '-')}: {args.config} has no test_dataloader, so there is "
+                "no test of predictions"
+            )
+    cfg.load_from = args.checkpoint
+    runner = Runner.from_cfg(cfg)
+    hooks = [hook for hook in runner.hooks if isinstance(hook, KNNEvalHook)]
+    if not hooks:
+        raise UserError(
+            f"{args.config} has neither test_dataloader nor a KNNEvalHook: there is nothing to "
+            "evaluate; add default_hooks.knn_eval as in configs/pretrain/gersp_r18_demo.py"
+        )
+    runner.load_checkpoint(args.checkpoint, strict=True)
+    for hook in hooks:
+        hook.evaluate(runner)
+
+
+# ----------------------------------------------------------------------------- what is tested
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint file as MMEngine does.
+
+    Raises:
+        UserError: it is none.
+    """
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
+    except Exception as error:  # pickle raises anything
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): was its download "
+            "complete?"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path} holds no state dict but a {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def check_complete(args: argparse.Namespace, model: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Make sure that every tensor of the model comes from the checkpoint.
+
+    MMEngine itself warns of missing tensors, leaves them random, and goes on.
+
+    Raises:
+        UserError: one does not, with the likely reason.
+    """
+    state = checkpoint.get("state_dict", checkpoint)
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    other = [
+        f"{name} {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if not missing and not other:
+        return
+    texts = [f"{args.checkpoint} does not fit the model of {args.config}"]
+    for what, names in (("missing", missing), ("of another shape", other)):
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            texts.append(f"{what} are {', '.join(names[:SHOWN])}{more}")
+    if state and all(name.startswith("backbone.") for name in state):
+        hint = "this is a backbone file: it starts a training, see tools/train.py"
+    else:
+        hint = "it belongs to another config"
+    raise UserError(f"{'; '.join(texts)} ({len(own)} tensors in all): {hint}")
+
+
+def check_switches(cfg: Any, meta: Mapping[str, Any], checkpoint: str) -> None:
+    """Make sure that results get the protocol that the checkpoint was trained with.
+
+    Raises:
+        UserError: other layers were frozen than the config says.
+    """
+    found = re.search(r"^frozen = '(\w+)'", str(meta.get("cfg")), re.M)
+    if found and cfg.get("frozen", found[1]) != found[1]:
+        raise UserError(
+            f"{checkpoint} was trained with frozen={found[1]}, not {cfg.frozen}: add --cfg-options "
+            f"frozen={found[1]}"
+        )
+
+
+def check_evaluation(args: argparse.Namespace, cfg: Any) -> Any:
+    """Make sure, before the test, that its values will have names.
+
+    Returns:
+        The config's ``evaluation``, None if it names no metric.
+
+    Raises:
+        UserError: there is no evaluator, a metric is unknown, or ``--results`` has nothing to name.
+    """
+    from gersp_mm.evaluation.metrics import wanted_metrics
+
+    missing = [name for name in ("test_cfg", "test_evaluator") if cfg.get(name) is None]
+    if missing:
+        raise UserError(f"{args.config} has a test_dataloader but no {' and no '.join(missing)}")
+    evaluation = cfg.get("evaluation")
+    if evaluation and wanted_metrics(evaluation):
+        return evaluation
+    if args.results:
+        raise UserError(
+            f"--results: {args.config} has no evaluation=dict(dataset=..., protocol=..., "
+            "split=..., metrics={key: name}) that says what its values are"
+        )
+    return None
+
+
+# --------------------------------------------------------------------------------- submissions
+
+
+class Submission:
+    """Where a submission is written: beside the old one until it is whole.
+
+    Args:
+        kind: ``dota`` or ``loveda``.
+        folder: of the files.
+    """
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.partial = folder / ".Task1.partial"
+
+    def prepare(self, evaluator: Any) -> None:
+        """Tell the evaluator where to write."""
+        from mmengine.dist import is_main_process
+
+        if self.kind == "loveda":  # replaces each file at once
+            evaluator.output_dir = str(self.folder)
+            return
+        target = self.folder / "Task1"
+        if target.is_dir():
+            foreign = [p.name for p in target.iterdir() if not p.name.startswith("Task1")]
+            if foreign:
+                raise UserError(f"{target} holds {foreign[0]} too: choose another --submission DIR")
+        if is_main_process():
+            if (self.partial / "old").is_dir() and not target.exists():
+                os.replace(self.partial / "old", target)  # a run was killed in between
+            shutil.rmtree(self.partial, ignore_errors=True)
+        evaluator.outfile_prefix = str(self.partial / "Task1")  # must not exist
+
+    def replace(self) -> Path:
+        """Put the new files into place and return the one to submit."""
+        from gersp_mm.evaluation.submission import LOVEDA_ZIP
+
+        if self.kind == "loveda":
+            return self.folder / LOVEDA_ZIP
+        target, old = self.folder / "Task1", self.partial / "old"
+        if target.exists():
+            os.replace(target, old)
+        os.replace(self.partial / "Task1", target)
+        shutil.rmtree(self.partial)
+        return target / "Task1.zip"
+
+
+def choose_submission(args: argparse.Namespace, cfg: Any) -> Submission | None:
+    """Replace the config's test by its submission if that is asked for, or all it has.
+
+    Raises:
+        UserError: the config has no submission.
+    """
+    from mmengine.config import Config
+
+    known = cfg.get("submission")
+    if args.submission is None:
+        if not known or cfg.get("test_evaluator") != known.test_evaluator:
+            return None
+        print(f"{args.config} has no test but its submission, so this is --submission")
+    if not known:
+        names = [name for name in list_configs() if name.startswith("downstream/")]
+        names = [n for n in names if "submission" in Config.fromfile(resource("configs", n))]
+        raise UserError(
+            f"--submission: {args.config} has no `submission`; these configs have: "
+            f"{', '.join(f'configs/{name}' for name in names)}"
+        )
+    if known.get("kind") not in ("dota", "loveda"):
+        raise UserError(
+            f"--submission: submission.kind of {args.config} must be 'dota' or 'loveda', got "
+            f"{known.get('kind')!r}"
+        )
+    cfg.test_dataloader, cfg.test_evaluator = known.test_dataloader, known.test_evaluator
+    if not cfg.test_dataloader.get("num_workers"):
+        cfg.test_dataloader.persistent_workers = False  # which PyTorch refuses without workers
+    folder = Path(args.submission or os.path.join(cfg.work_dir, "submission"))
+    submission = Submission(known.kind, folder)
+    submission.prepare(cfg.test_evaluator)
+    return submission
+
+
+def finish_submission(submission: Submission, runner: Any) -> None:
+    """Put the files into place, check them, and say where they are.
+
+    Raises:
+        UserError: they are not fit to submit.
+    """
+    from gersp_mm.evaluation import submission as files
+
+    path = submission.replace()
+    dataset = runner.test_loop.dataloader.dataset
+    paths = [dataset.get_data_info(number)["img_path"] for number in range(len(dataset))]
+    images = files.image_sizes(paths, tiles=submission.kind == "dota")
+    check = getattr(files, f"check_{submission.kind}")(path, images)
+    for note in check.notes:
+        print(f"note: {note}")
+    if check.problems:
+        raise UserError(f"{path} is not fit to submit:\n  " + "\n  ".join(check.problems))
+    print(f"\nto submit: {path}")
+
+
+# ------------------------------------------------------------------------------------ pictures
+
+
+def prepare_pictures(args: argparse.Namespace, cfg: Any, frozen_features: bool) -> None:
+    """Make sure that the predictions can be drawn, and that there is a visualizer to do so.
+
+    Raises:
+        UserError: there are no predictions to draw.
+    """
+    scope = cfg.get("default_scope")
+    if frozen_features:
+        raise UserError(
+            f"--show-dir: {args.config} classifies the features of all images at once and draws "
+            "none; use a config that trains a classifier"
+        )
+    if scope != "mmseg" and scope not in HOST_HOOKS:
+        raise UserError(
+            f"--show-dir: default_scope of {args.config} is {scope!r}, not one of "
+            f"{', '.join([*HOST_HOOKS, 'mmseg'])}"
+        )
+    visualizer = cfg.get("visualizer") or {}
+    plain = ("Visualizer", "mmengine.Visualizer")  # without boxes and labels
+    if scope != "mmseg" and visualizer.get("type", plain[0]) in plain:
+        cfg.visualizer = dict(visualizer, type=HOST_HOOKS[scope][1])
+
+
+def add_pictures(args: argparse.Namespace, runner: Any) -> Any:
+    """Register the hook that draws the predictions, and return it.
+
+    Raises:
+        UserError: there are several processes.
+    """
+    from mmengine.registry import HOOKS
+
+    from gersp_mm.visualization.predictions import HostPicturesHook, SegmentationPicturesHook
+
+    if runner.world_size > 1:
+        raise UserError("--show-dir: the hosts draw in one process only, start one")
+    scope = runner.cfg.default_scope
+    if scope == "mmseg":
+        hook = SegmentationPicturesHook(args.show_dir, args.max_pictures)
+    else:
+        options = dict(draw=True, score_thr=args.score_thr)
+        if scope == "mmpretrain":
+            options = dict(enable=True, interval=1)
+        host = HOOKS.build(dict(type=HOST_HOOKS[scope][0], **options))
+        hook = HostPicturesHook(host, args.show_dir, args.max_pictures)
+    runner.register_hook(hook)
+    return hook
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    run_tool(run, parse_args(argv))

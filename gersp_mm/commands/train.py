@@ -1,0 +1,102 @@
+"""Train any config of this package: pre-training and downstream.
+
+Examples:
+  python tools/train.py configs/pretrain/gersp_r18_demo.py
+  python tools/train.py configs/pretrain/gersp_r50.py --amp bf16 --resume
+  python tools/train.py configs/pretrain/gersp_r50.py --cfg-options \
+      train_dataloader.dataset.remote_sensing.data_root=/my/images train_dataloader.batch_size=64
+  bash tools/dist_train.sh configs/pretrain/gersp_r50.py 8     (several GPUs, or CPU processes)
+  python tools/train.py configs/downstream/eurosat/finetune_r50_eurosat.py --cfg-options \
+      pretrained=work_dirs/gersp_r50/gersp_r50_backbone.pth    (or pretrained=None: from scratch)
+
+Configs that only evaluate frozen features (knn, fewshot) are evaluated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from gersp_mm.commands.options import add_common_arguments, run_tool
+from gersp_mm.engine.launch import load_config
+from gersp_mm.utils.errors import UserError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--work-dir", help="where to write; default work_dirs/<config name>")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CKPT",
+        help="go on from a checkpoint, without a value from the newest in the work directory",
+    )
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="auto",
+        choices=("auto", "fp16", "bf16"),
+        help="automatic mixed precision; without a value bf16 where the device has it, else fp16",
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by batch size / auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument(
+        "--log-to",
+        nargs="+",
+        default=[],
+        choices=("tensorboard", "wandb", "mlflow"),
+        help="write scalars there as well",
+    )
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    from mmengine.runner import Runner
+
+    from gersp_mm.checkpoints import latest_checkpoint
+    from gersp_mm.datasets.annotations import check_data
+    from gersp_mm.engine import launch
+    from gersp_mm.engine.config import require_weights
+
+    cfg = load_config(args)
+    if not cfg.get("train_cfg"):
+        require_weights(cfg)
+        check_data(cfg, ["test"])
+        Runner.from_cfg(cfg).test()
+        return
+    if args.amp:
+        launch.use_amp(cfg, args.amp)
+    if args.auto_scale_lr:
+        if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
+            raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
+        cfg.auto_scale_lr.enable = True
+        # MMEngine compares with the batch of one iteration, the learning rate is for that of a step
+        cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get("accumulative_counts", 1)
+    for name in args.log_to:
+        launch.log_to(cfg, name)
+    if args.resume:
+        checkpoint = args.resume
+        if checkpoint == "auto":
+            checkpoint = latest_checkpoint(cfg.work_dir)
+        elif not os.path.isfile(checkpoint):
+            raise UserError(f"--resume: there is no checkpoint {checkpoint}")
+        if checkpoint is None:
+            print(f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning")
+        else:
+            cfg.resume, cfg.load_from = True, checkpoint
+    require_weights(cfg)
+    check_data(cfg, ["train", "val"])
+    Runner.from_cfg(cfg).train()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    run_tool(run, parse_args(argv))

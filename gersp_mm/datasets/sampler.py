@@ -1,0 +1,114 @@
+"""Which remote-sensing image meets which natural image, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+from gersp_mm.registry import DATA_SAMPLERS
+from gersp_mm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from gersp_mm.datasets.paired import PairedDataset
+
+
+class PairIndex(NamedTuple):
+    """What the sampler asks the dataset for."""
+
+    remote_sensing: int
+    natural: int
+    seed: int
+
+
+@DATA_SAMPLERS.register_module()
+class PairedSampler(Sampler):
+    """Draw (remote-sensing, natural) pairs, each source permuted on its own in every epoch.
+
+    What an epoch draws is a function of (seed, epoch) alone: the same for any number of workers,
+    disjoint between ranks, and independent of where a run was interrupted. The shorter source
+    starts a new permutation whenever it is used up.
+
+    Args:
+        dataset: a :class:`PairedDataset`.
+        seed: any int; by default one is drawn and shared by all ranks.
+        shuffle: permute, or go through both sources in order.
+        pairing: ``'independent'``, or ``'locked'``: number i of one source always meets number i
+            of the other (modulo its length), as in the released code
+            (``mmselfsup/datasets/multi_view_DACP.py``).
+        epoch_length: one epoch is one pass over the ``'longer'`` source, the ``'shorter'``, the
+            ``'remote_sensing'`` or the ``'natural'`` one. With locked pairs, an epoch that is
+            shorter than the longer source is a random part of that source's pass.
+
+    Raises:
+        UserError: an argument is none of its choices, or there are fewer pairs than ranks.
+    """
+
+    def __init__(
+        self,
+        dataset: PairedDataset,
+        seed: int | None = None,
+        shuffle: bool = True,
+        pairing: str = "independent",
+        epoch_length: str = "longer",
+    ) -> None:
+        sizes = dict(zip(("remote_sensing", "natural"), dataset.sizes))
+        used = [size for size in sizes.values() if size]
+        lengths = {"longer": max(used), "shorter": min(used), **sizes}
+        if pairing not in ("independent", "locked"):
+            raise UserError(f"pairing must be 'independent' or 'locked', got {pairing!r}")
+        if not lengths.get(epoch_length):
+            raise UserError(
+                f"epoch_length must be one of {', '.join(map(repr, lengths))} and name a source "
+                f"that the dataset has, got {epoch_length!r}"
+            )
+        self.sizes = dataset.sizes
+        self.total = lengths[epoch_length]
+        self.seed = sync_random_seed() if seed is None else seed
+        self.shuffle = shuffle
+        self.pairing = pairing
+        self.rank, self.world_size = get_dist_info()
+        self.epoch = 0
+        self._skip = 0
+        if not len(self):
+            raise UserError(f"{self.total} pairs cannot be shared by {self.world_size} ranks")
+
+    def __len__(self) -> int:
+        """Pairs of one epoch on this rank; what does not divide evenly is left out at random."""
+        return self.total // self.world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def skip(self, pairs: int) -> None:
+        """Leave out the first ``pairs`` of this rank in the next iteration, then none again."""
+        self._skip = pairs
+
+    def __iter__(self) -> Iterator[PairIndex]:
+        rs, natural, seeds = self._draw()
+        mine = slice(self.rank, len(self) * self.world_size, self.world_size)
+        start, self._skip = self._skip, 0
+        for pair in zip(rs[mine][start:], natural[mine][start:], seeds[mine][start:]):
+            yield PairIndex(*map(int, pair))
+
+    def _draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return this epoch's remote-sensing indices, natural indices and sample seeds."""
+        streams = np.random.SeedSequence([self.seed, self.epoch]).spawn(3)
+        generators = [np.random.Generator(np.random.PCG64(stream)) for stream in streams]
+        if self.pairing == "locked":
+            order = self._indices(generators[0], max(self.sizes))
+            rs, natural = (order % max(size, 1) for size in self.sizes)
+        else:
+            rs, natural = (self._indices(g, size) for g, size in zip(generators, self.sizes))
+        return rs, natural, generators[2].integers(0, 2**63, self.total)
+
+    def _indices(self, generator: np.random.Generator, size: int) -> np.ndarray:
+        size = max(size, 1)  # a source that is left out is never asked
+        passes = -(-self.total // size)
+        if not self.shuffle:
+            return np.tile(np.arange(size), passes)[: self.total]
+        return np.concatenate([generator.permutation(size) for _ in range(passes)])[: self.total]

@@ -1,0 +1,1 @@
+"""A run: its config, its processes, its loop, its hooks, its folder."""

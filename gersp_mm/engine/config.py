@@ -1,0 +1,88 @@
+"""What a downstream config is told in one word: the weights it starts from, what stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from gersp_mm.utils.errors import UserError, check_choice
+
+PREFIX = "backbone."
+NOT_GIVEN = "not-given"  # what the configs say where GERSP_CHECKPOINT is not set
+NO_CHECKPOINT = (
+    "no weights to start from: give the exported backbone with --cfg-options pretrained=PATH or "
+    "GERSP_CHECKPOINT=PATH in the environment, or start from scratch with --cfg-options "
+    "pretrained=None"
+)
+# The variable `frozen` of downstream configs, as the hosts' `frozen_stages`.
+FROZEN_STAGES = {"none": -1, "stem_and_stage1": 1, "all": 4}
+
+
+def parse_options(options: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
+    """Read ``key=value`` strings as MMEngine's ``DictAction`` does; a mapping is left as it is."""
+    if isinstance(options, Mapping):
+        return dict(options)
+    pairs = (option.split("=", maxsplit=1) for option in options or ())
+    return {key: DictAction._parse_iterable(value) for key, value in pairs}
+
+
+def apply_switches(cfg: Config) -> None:
+    """Carry the variables ``pretrained`` and ``frozen`` of a downstream config into its model.
+
+    ``pretrained`` is the path of a backbone file, or ``None`` for a start from scratch. ``frozen``
+    is a key of :data:`FROZEN_STAGES`; another choice than the config's own is added to
+    ``evaluation.protocol``, so that results of both are never taken for one.
+
+    Args:
+        cfg: changed in place; left alone if it has no such variables. May be called again.
+
+    Raises:
+        UserError: ``frozen`` is unknown.
+    """
+    if "pretrained" in cfg:  # of a downstream config, or given to one of pre-training
+        backbone = cfg.model.backbone
+        if str(cfg.pretrained).lower() == "none":
+            cfg.pretrained = None
+            backbone.pop("init_cfg", None)  # the host's own for random weights remains
+        elif cfg.pretrained != NOT_GIVEN:
+            backbone.init_cfg = dict(
+                type="Pretrained", checkpoint=str(cfg.pretrained), prefix=PREFIX
+            )
+    if "frozen" in cfg:
+        check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))
+        if cfg.model.backbone.frozen_stages != FROZEN_STAGES[cfg.frozen]:
+            cfg.model.backbone.frozen_stages = FROZEN_STAGES[cfg.frozen]
+            note = f"frozen={cfg.frozen}"
+            if cfg.get("evaluation") and note not in cfg.evaluation.protocol:
+                cfg.evaluation.protocol += f", {note}"
+
+
+def require_weights(cfg: Config) -> None:
+    """Refuse a downstream config to which neither weights nor ``pretrained=None`` were given.
+
+    Raises:
+        UserError: see above; or a switch was not applied to the model.
+    """
+    if "pretrained" not in cfg or cfg.get("resume") or cfg.get("load_from"):
+        return
+    init_cfg = cfg.model.backbone.get("init_cfg")
+    checkpoint = init_cfg.get("checkpoint") if init_cfg else None
+    if checkpoint == NOT_GIVEN and cfg.pretrained == NOT_GIVEN:
+        raise UserError(NO_CHECKPOINT)
+    if cfg.pretrained not in (NOT_GIVEN, checkpoint):
+        raise UserError(
+            f"pretrained={cfg.pretrained} was not carried into model.backbone.init_cfg, which only "
+            "the tools of gersp_mm do: use them, or set GERSP_CHECKPOINT=PATH in the environment "
+            "(model.backbone.init_cfg=None to start from scratch)"
+        )
+    frozen = cfg.model.backbone.get("frozen_stages")
+    if cfg.get("frozen") in FROZEN_STAGES and FROZEN_STAGES[cfg.frozen] != frozen:
+        raise UserError(
+            f"frozen={cfg.frozen} was not carried into model.backbone.frozen_stages ({frozen}), "
+            "which only the tools of gersp_mm do: use them, or set "
+            f"model.backbone.frozen_stages={FROZEN_STAGES[cfg.frozen]}"
+        )
+
+

@@ -1,0 +1,150 @@
+"""What tools/train.py and tools/test.py share: arguments, config, processes, plain error lines."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import importlib.util
+import os
+import os.path as osp
+import re
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+from gersp_mm.engine.config import apply_switches, parse_options
+from gersp_mm.resources import find_config
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.memory import keep_freed_memory
+
+VIS_BACKENDS = {
+    "tensorboard": ("TensorboardVisBackend", "tensorboard", "tensorboard"),
+    "wandb": ("WandbVisBackend", "wandb", "wandb"),
+    "mlflow": ("MLflowVisBackend", "mlflow", "mlflow"),
+}
+MMENGINE_HOOKS = (
+    "runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint",
+)  # fmt: skip
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of a tool's arguments and prepare processes for it.
+
+    Raises:
+        UserError: the config file does not exist or cannot be read.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        path = find_config(args.config)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from None
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(parse_options(args.cfg_options))
+    except Exception as error:  # a config is code, it may raise anything
+        raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    apply_switches(cfg)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", path.stem)
+    for name, hook in list(cfg.get("default_hooks", {}).items()):
+        if hook is None and name not in MMENGINE_HOOKS:
+            cfg.default_hooks.pop(name)  # which MMEngine does for its own alone
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = cfg.get(name)
+        if loader and not loader.get("num_workers"):
+            loader.persistent_workers = False  # which PyTorch refuses without workers
+        if loader and not torch.cuda.is_available():
+            loader.pin_memory = False
+    if args.launcher != "none":
+        atexit.register(_leave_processes)
+    if args.launcher == "pytorch":
+        _check_environment(args.launcher, "RANK", "WORLD_SIZE")
+    if args.launcher != "none" and not torch.cuda.is_available():
+        join_cpu_processes(args.launcher)
+        cfg.model_wrapper_cfg = dict(type="gersp_mm.CPUDistributedDataParallel")
+    return cfg
+
+
+def join_cpu_processes(launcher: str) -> None:
+    """Start the gloo process group of CPU processes, which MMEngine's own start-up cannot do.
+
+    Raises:
+        UserError: the launcher's environment variables are missing.
+    """
+    names = {
+        "pytorch": ("RANK", "WORLD_SIZE"),
+        "slurm": ("SLURM_PROCID", "SLURM_NTASKS"),
+        "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    }[launcher]
+    _check_environment(launcher, *names, "MASTER_ADDR", "MASTER_PORT")
+    rank, world_size = (int(os.environ[name]) for name in names)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+
+
+def _leave_processes() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _check_environment(launcher: str, *names: str) -> None:
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"--launcher {launcher} without {', '.join(missing)} in the environment: start the "
+            "processes with tools/dist_train.sh or tools/slurm_train.sh"
+        )
+
+
+def use_amp(cfg: Config, precision: str) -> None:
+    """Switch the optimizer wrapper to automatic mixed precision.
+
+    Args:
+        cfg: changed in place.
+        precision: ``'fp16'``, ``'bf16'`` or ``'auto'``.
+
+    Raises:
+        UserError: fp16 is asked for where there is no GPU.
+    """
+    on_gpu = torch.cuda.is_available()
+    if precision == "auto":
+        precision = "bf16" if not on_gpu or torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and not on_gpu:
+        raise UserError("--amp fp16 needs a GPU; on CPUs use --amp bf16, or none, which is faster")
+    wrapper = cfg.optim_wrapper
+    if precision == "fp16":
+        wrapper.type, wrapper.dtype = "AmpOptimWrapper", "float16"
+        wrapper.setdefault("loss_scale", "dynamic")
+    else:
+        wrapper.type = "gersp_mm.BFloat16OptimWrapper"
+        for name in ("dtype", "loss_scale"):  # of an AmpOptimWrapper in the config
+            wrapper.pop(name, None)
+
+
+def log_to(cfg: Config, name: str) -> None:
+    """Add a visualisation backend.
+
+    Args:
+        cfg: changed in place.
+        name: ``'tensorboard'``, ``'wandb'`` or ``'mlflow'``.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    backend, module, package = VIS_BACKENDS[name]
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"--log-to {name} needs a package that is not here: pip install {package}")
+    visualizer = cfg.setdefault("visualizer", ConfigDict(type="Visualizer"))
+    backends = list(visualizer.get("vis_backends") or [dict(type="LocalVisBackend")])
+    if all(entry["type"] != backend for entry in backends):
+        backends.append(dict(type=backend))
+    visualizer.vis_backends = backends
+
+
+def last_error(output: str) -> str:
+    """Return what ``run_tool`` of the commands said last in a tool's output, else its last line."""
+    found = re.findall(r"^error: (.*)", output, re.M) or output.strip().splitlines()[-1:]
+    return found[-1] if found else ""
+
+

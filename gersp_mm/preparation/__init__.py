@@ -1,0 +1,1 @@
+"""Offline work on data sets: unpack, check, split, tile, pack."""

@@ -1,0 +1,255 @@
+"""What the tools of ``tools/dataset_converters/`` share: lists, tables, archives, damaged files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gersp_mm.images.decode import BadImageError, load_rgb
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import replacing
+
+SHOWN = 10  # files named in a message
+EXAMPLES = 5  # files named with a finding
+CHUNK = 10_000  # images handed to threads at once
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a UTF-8 file so that no reader ever sees half of it; its folder is made if need be."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
+    """Write one entry a line.
+
+    Raises:
+        UserError: a file name cannot be held by a list.
+    """
+    for line in lines:
+        if line != line.strip() or len(line.splitlines()) != 1 or not _is_utf8(line):
+            raise UserError(
+                f"the file name in {line!r} has a line break, begins or ends with a space, or is "
+                "not UTF-8, which lists cannot hold: rename it"
+            )
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def count_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Align a table: the first column to the left, the others (counts) to the right.
+
+    Args:
+        header: names of the columns.
+        rows: one value a column; integers get thousands separators.
+    """
+    texts = [list(header)] + [
+        [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
+    ]
+    widths = [max(len(line[column]) for line in texts) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}"
+            for i, (cell, w) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in texts
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def findings_text(findings: Mapping[str, Sequence[str]]) -> str:
+    """Return one line for each kind of finding: how often, and where for the first few."""
+    return "\n".join(
+        f"{what}: {len(where):,} ({', '.join(where[:EXAMPLES])}"
+        f"{' ...' if len(where) > EXAMPLES else ''})"
+        for what, where in findings.items()
+    )
+
+
+def folders_called(names: Collection[str], root: Path) -> list[Path]:
+    """Return the folders of these names at any depth below ``root``, sorted; none inside another.
+
+    Hidden folders are left out. Linked folders are followed, each once.
+    """
+    found: list[Path] = []
+    seen = set()
+    for folder, subfolders, _ in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real not in seen:
+            found += [Path(folder, name) for name in subfolders if name in names]
+            inside = [name for name in subfolders if name not in names and name[0] != "."]
+        subfolders[:] = [] if real in seen else inside
+        seen.add(real)
+    return sorted(found)
+
+
+def damaged_images(
+    paths: Sequence[Path], workers: int = 0, size: tuple[int, int] | None = None
+) -> dict[Path, str]:
+    """Decode every image, with a progress bar, and return the unreadable ones with the reason.
+
+    Args:
+        paths: image files.
+        workers: threads; all cores by default.
+        size: width and height that every image has to have.
+    """
+    problems = tqdm(_problems(paths, workers, size), "decoding", total=len(paths), unit="img")
+    return {path: problem for path, problem in problems if problem is not None}
+
+
+def decode_once(
+    folder: Path, names: Sequence[str], record: Path, workers: int = 0
+) -> dict[str, str]:
+    """Decode the images that no earlier call has, and return the unreadable ones with the reason.
+
+    It may be interrupted: the readable images are noted as it goes. Unreadable ones are tried again
+    in every call.
+
+    Args:
+        folder: what the names are relative to.
+        names: the images.
+        record: file that lists the readable images.
+        workers: threads; all cores by default.
+    """
+    record.touch()
+    noted = record.read_bytes()
+    complete = noted[: noted.rfind(b"\n") + 1]
+    os.truncate(record, len(complete))  # killed while it wrote
+    done = set(complete.decode().splitlines())
+    pending = [name for name in names if name not in done]
+    problems = (problem for _, problem in _problems([folder / n for n in pending], workers, None))
+    bar = tqdm(problems, "decoding", len(names), initial=len(names) - len(pending), unit="img")
+    unreadable = {}
+    with open(record, "a", encoding="utf-8") as notes:
+        for name, problem in zip(pending, bar):
+            if problem is None:
+                notes.write(f"{name}\n")
+            else:
+                unreadable[name] = problem
+    return unreadable
+
+
+def _problems(
+    paths: Sequence[Path], workers: int, size: tuple[int, int] | None
+) -> Iterator[tuple[Path, str | None]]:
+    def problem(path: Path) -> str | None:
+        try:
+            image = load_rgb(str(path))
+        except BadImageError as error:
+            return " ".join(str(error).split())
+        if size and image.size != size:
+            return f"is {image.width}x{image.height}, not {size[0]}x{size[1]}"
+        return None
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for start in range(0, len(paths), CHUNK):  # a pool holds all that it is given
+            chunk = paths[start : start + CHUNK]
+            yield from zip(chunk, pool.map(problem, chunk))
+
+
+def refuse_damaged(
+    paths: Sequence[Path], workers: int = 0, size: tuple[int, int] | None = None
+) -> None:
+    """Raise a :class:`UserError` that names what :func:`damaged_images` finds."""
+    found = damaged_images(paths, workers, size)
+    if found:
+        what = "cannot be read or have another size" if size else "cannot be read"
+        named = "\n".join(f"  {path}: {why}" for path, why in list(found.items())[:SHOWN])
+        rest = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise UserError(
+            f"{len(found)} of {len(paths)} images {what}; fetch them again:\n{named}{rest}"
+        )
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a zip or tar archive into a folder, with a progress bar, whole or not at all.
+
+    Args:
+        archive: ``.zip``, ``.tar``, ``.tar.gz`` and the like.
+        target: must not exist, or be empty.
+
+    Raises:
+        UserError: the archive does not exist, is damaged or reaches outside of the folder; or the
+            folder has content.
+    """
+    if target.is_dir() and any(target.iterdir()):
+        raise UserError(
+            f"{target} has content already: leave --archive out, or choose another DATA"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(".tmp", f".{target.name}.", target.parent))
+    try:
+        if archive.suffix.lower() == ".rar":
+            raise UserError(f"{archive} is a RAR archive: unpack it yourself (unrar x, 7z x)")
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as content:
+                for member in tqdm(content.infolist(), f"unpacking {archive.name}", unit="file"):
+                    content.extract(member, partial)  # cleans names of leading / and ..
+        elif archive.is_file() and tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as content:
+                for member in tqdm(content, f"unpacking {archive.name}", unit="file"):
+                    content.extract(member, partial, filter="data")
+        else:
+            raise UserError(f"{archive} is no zip or tar archive: was its download complete?")
+        if target.is_dir():
+            target.rmdir()
+        os.replace(partial, target)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{archive} cannot be unpacked ({error}): fetch it again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def unpack_into(data: Path, archives: Iterable[Path]) -> None:
+    """Unpack each archive into a folder of its name in ``data``; what is there is left as it is.
+
+    Raises:
+        UserError: see :func:`unpack`; or two archives have the same name.
+    """
+    targets: dict[Path, Path] = {}
+    for archive in archives:
+        target = data / archive.name.split(".")[0]
+        if target in targets:
+            raise UserError(
+                f"{targets[target]} and {archive} would both be unpacked into {target}: rename one"
+            )
+        targets[target] = archive
+    for target, archive in targets.items():
+        if target.is_dir() and any(target.iterdir()):
+            print(f"{target} is there already: {archive.name} is not unpacked again")
+        else:
+            unpack(archive, target)
+
+
+def next_command(config: str, data: Path, folder: str, *options: str) -> str:
+    """Return what to run after a data set was prepared.
+
+    Args:
+        config: path of a downstream config.
+        data: where the data set is.
+        folder: the name that its configs look for below ``GERSP_DATA``.
+        options: more ``key=value`` for ``--cfg-options``.
+    """
+    lines = []
+    if data.resolve().name != folder:
+        lines.append(f"ln -s {data.resolve()} data/{folder}   # where the configs look for it")
+    elif data.resolve() != Path("data", folder).resolve():
+        lines.append(f"export GERSP_DATA={data.resolve().parent}")
+    overrides = " ".join(["pretrained=BACKBONE.pth", *options])
+    lines.append(f"python tools/train.py {config} --cfg-options {overrides}")
+    return "next:\n" + "\n".join(f"  {line}" for line in lines)

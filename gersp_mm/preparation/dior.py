@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""Write DIOR's boxes as COCO json (horizontal) and DOTA text (oriented), after checking the data.
+
+Download DIOR (the images, splits and horizontal boxes) and DIOR-R (the oriented boxes) from
+https://gcheng-nwpu.github.io/#Datasets and unpack them to
+
+  data/dior/JPEGImages-trainval/00001.jpg ...            11,725 images
+  data/dior/JPEGImages-test/11726.jpg ...                11,738 images
+  data/dior/ImageSets/Main/{train,val,test}.txt
+  data/dior/Annotations/Horizontal Bounding Boxes/00001.xml ...
+  data/dior/Annotations/Oriented Bounding Boxes/00001.xml ...
+
+Written beside them, for train, val, trainval and test:
+
+  data/dior/coco/train.json ...        mmdet's CocoDataset, data_prefix=dict(img='')
+  data/dior/obb/train/00001.txt ...    mmrotate's DOTADataset, img_suffix='jpg'
+
+One of the two folders of annotations is enough; what is not there is not written, and said.
+Nothing is written before everything was checked. Running it again is safe at any time.
+
+Examples:
+  python tools/dataset_converters/dior.py data/dior
+  python tools/dataset_converters/dior.py data/dior --no-decode
+  python tools/dataset_converters/dior.py data/dior --annotations-only
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from gersp_mm.datasets.dior import (
+    DIOR_CLASSES,
+    DIOR_IMAGES,
+    DIOR_SIZE,
+    HORIZONTAL,
+    IMAGE_FOLDERS,
+    ORIENTED,
+    DiorAnnotation,
+    read_annotation,
+    read_split,
+)
+from gersp_mm.datasets.dota import (
+    Box,
+    CocoImage,
+    LabelledBox,
+    coco_text,
+    cut_box,
+    format_labels,
+)
+from gersp_mm.preparation.common import (
+    SHOWN,
+    count_table,
+    findings_text,
+    next_command,
+    refuse_damaged,
+    write_text,
+)
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import remove_temporaries, replacing_folder
+
+KINDS = {HORIZONTAL: "horizontal", ORIENTED: "oriented"}
+PARTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
+OBJECT_LIMIT = 10_000  # of an image: annotation n of image i has the id 10000 i + n in every file
+
+Annotations = dict[str, dict[str, DiorAnnotation]]  # by kind and image
+Findings = defaultdict[str, list[str]]
+
+
+def read_splits(data: Path) -> dict[str, list[str]]:
+    """Read the three lists.
+
+    Raises:
+        UserError: a list is missing, damaged, or has an image of another one.
+    """
+    splits = {name: read_split(data / "ImageSets" / "Main" / f"{name}.txt") for name in DIOR_IMAGES}
+    owner: dict[int, str] = {}
+    for split, names in splits.items():
+        for name in names:
+            other = owner.setdefault(int(name), split)
+            if other != split:
+                raise UserError(
+                    f"{data / 'ImageSets' / 'Main'}: image {name} is in {other}.txt and in "
+                    f"{split}.txt: fetch the lists again"
+                )
+    return splits
+
+
+def refuse_missing(wanted: Sequence[Path], advice: str) -> None:
+    """Raise a :class:`UserError` that names the files which do not exist."""
+    present: dict[Path, set[str]] = {}
+    for folder in {path.parent for path in wanted}:
+        present[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+    missing = [path for path in wanted if path.name not in present[path.parent]]
+    if missing:
+        named = "\n".join(f"  {path}" for path in missing[:SHOWN])
+        rest = f"\n  and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+        raise UserError(
+            f"{len(missing):,} of {len(wanted):,} files do not exist: {advice}\n{named}{rest}"
+        )
+
+
+def read_annotations(data: Path, kind: str, names: Sequence[str]) -> dict[str, DiorAnnotation]:
+    """Read the XML file of every image, with a progress bar.
+
+    Raises:
+        UserError: see the message.
+    """
+    folder = data / "Annotations" / kind
+    paths = {name: folder / f"{name}.xml" for name in names}
+    refuse_missing([*paths.values()], f"every image of the lists needs one; fetch {kind!r} again")
+    bar = tqdm(paths.items(), f"reading {KINDS[kind]} boxes", unit="xml")
+    return {name: read_annotation(path, kind) for name, path in bar}
+
+
+def read_sizes(images: dict[str, Path]) -> dict[str, tuple[int, int]]:
+    """Read width and height of every image from its header, with a progress bar.
+
+    Raises:
+        UserError: a file is no image.
+    """
+
+    def size(path: Path) -> tuple[int, int]:
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
+
+    with ThreadPoolExecutor() as pool:
+        sizes = pool.map(size, images.values())
+        return dict(zip(images, tqdm(sizes, "reading sizes", total=len(images), unit="img")))
+
+
+def written_sizes(
+    names: Sequence[str], annotations: Annotations, findings: Findings
+) -> dict[str, tuple[int, int]]:
+    """Return width and height of every image as the first kind of XML files has them."""
+    sizes = {}
+    for name in names:
+        known = [read[name].size for read in annotations.values() if read[name].size]
+        if not known:
+            findings["images without a size in any XML file, taken as 800 x 800"].append(name)
+        sizes[name] = next(iter(known), None) or DIOR_SIZE
+    return sizes
+
+
+def horizontal_boxes(
+    name: str, annotation: DiorAnnotation, size: tuple[int, int], findings: Findings
+) -> list[tuple[int, str, Box]]:
+    """Return what a COCO file gets of an image: boxes are cut to it, empty ones left out."""
+    boxes = []
+    for number, (label, coordinates, _) in enumerate(annotation.objects, 1):
+        left, top, right, bottom = coordinates
+        box = cut_box((left, top, right, bottom), *size)
+        if right <= left or bottom <= top:
+            findings["horizontal boxes of no area, left out"].append(name)
+        elif box[2] <= box[0] or box[3] <= box[1]:
+            findings["horizontal boxes outside of their image, left out"].append(name)
+        else:
+            if box != coordinates:
+                findings["horizontal boxes cut to their image"].append(name)
+            boxes.append((OBJECT_LIMIT * int(name) + number, label, box))
+    return boxes
+
+
+def oriented_boxes(
+    name: str, annotation: DiorAnnotation, size: tuple[int, int], findings: Findings
+) -> list[LabelledBox]:
+    """Return what a text file gets of an image: boxes stay whole, empty ones are left out."""
+    boxes = []
+    for label, corners, difficulty in annotation.objects:
+        box = LabelledBox(corners, label, difficulty)
+        left, top, right, bottom = box.around
+        if not box.has_area:
+            findings["oriented boxes of no area, left out"].append(name)
+        elif right <= 0 or bottom <= 0 or left >= size[0] or top >= size[1]:
+            findings["oriented boxes outside of their image, left out"].append(name)
+        else:
+            if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
+                findings["oriented boxes that reach out of their image, kept whole"].append(name)
+            boxes.append(box)
+    return boxes
+
+
+def look_closer(
+    names: Sequence[str],
+    annotations: Annotations,
+    sizes: dict[str, tuple[int, int]],
+    findings: Findings,
+) -> None:
+    """Find what is odd about XML files and changes nothing."""
+    for kind, read in annotations.items():
+        for name in names:
+            size, objects = read[name]
+            if size and size != sizes[name]:
+                findings[f"{KINDS[kind]} XML files with another size, not used"].append(name)
+            if len(set(objects)) < len(objects):
+                findings[f"images with {KINDS[kind]} boxes that come twice, kept"].append(name)
+
+
+def write_folder(folder: Path, texts: dict[str, str]) -> None:
+    """Write a folder of text files, with a progress bar, unless it holds just these already."""
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    if present == texts.keys() and all(
+        (folder / name).read_bytes() == text.encode() for name, text in texts.items()
+    ):
+        return
+    with replacing_folder(folder) as new:
+        for name, text in tqdm(texts.items(), f"writing obb/{folder.name}", unit="file"):
+            (new / name).write_bytes(text.encode())
+
+
+def show_table(kind: str, splits: dict[str, list[str]], labels: dict[str, list[str]]) -> None:
+    """Print classes x splits, and warn of classes without a box.
+
+    Args:
+        kind: of the boxes.
+        splits: the images of each split.
+        labels: the classes of each image's boxes.
+    """
+    counts = {
+        part: Counter(
+            label for split in sources for name in splits[split] for label in labels[name]
+        )
+        for part, sources in PARTS.items()
+    }
+    images = [sum(len(splits[split]) for split in sources) for sources in PARTS.values()]
+    empty = [
+        sum(not labels[name] for split in sources for name in splits[split])
+        for sources in PARTS.values()
+    ]
+    rows: list[list[str | int]] = [
+        [label, *(counts[part][label] for part in PARTS)] for label in DIOR_CLASSES
+    ]
+    rows.append(["all boxes", *(sum(counts[part].values()) for part in PARTS)])
+    rows += [["images", *images], ["images without boxes", *empty]]
+    print(f"\n{count_table([f'{KINDS[kind]} boxes', *PARTS], rows)}")
+    for part in DIOR_IMAGES:
+        absent = [label for label in DIOR_CLASSES if not counts[part][label]]
+        if absent:
+            warn(f"{part} has no {KINDS[kind]} box of {', '.join(absent)}")
+
+
+def warn(text: str) -> None:
+    print(f"WARNING: {text}", file=sys.stderr)
+
+
+def convert(data: Path, look_at_images: bool = True, decode: bool = True, workers: int = 0) -> None:
+    """Check DIOR, write the annotation files and print what is in them.
+
+    Args:
+        data: folder of the data set.
+        look_at_images: whether images have to be there; their own sizes are used then.
+        decode: whether every image is decoded.
+        workers: threads that decode; all cores by default.
+
+    Raises:
+        UserError: see the message.
+    """
+    splits = read_splits(data)
+    names = sorted(itertools.chain.from_iterable(splits.values()), key=int)
+    kinds = [kind for kind in KINDS if (data / "Annotations" / kind).is_dir()]
+    if not kinds:
+        raise UserError(f"{data / 'Annotations'} has neither of the folders {', '.join(KINDS)}")
+    files = {
+        name: Path(IMAGE_FOLDERS[split], f"{name}.jpg")
+        for split, listed in splits.items()
+        for name in listed
+    }
+    images = {name: data / files[name] for name in names}
+    if look_at_images:
+        refuse_missing(
+            [*images.values()],
+            "unpack all of DIOR's images, or convert without looking at them (--annotations-only)",
+        )
+    findings: Findings = defaultdict(list)
+    annotations = {kind: read_annotations(data, kind, names) for kind in kinds}
+    if look_at_images and decode:
+        refuse_damaged([*images.values()], workers)
+    sizes = read_sizes(images) if look_at_images else written_sizes(names, annotations, findings)
+    look_closer(names, annotations, sizes, findings)
+
+    for folder in (data / "coco", data / "obb"):
+        remove_temporaries(folder)
+    tables: dict[str, dict[str, list[str]]] = {}
+    if HORIZONTAL in annotations:
+        boxes = {
+            name: horizontal_boxes(name, annotations[HORIZONTAL][name], sizes[name], findings)
+            for name in names
+        }
+        tables[HORIZONTAL] = {name: [box[1] for box in boxes[name]] for name in names}
+        for part, sources in PARTS.items():
+            listed = sorted((name for split in sources for name in splits[split]), key=int)
+            content = [
+                CocoImage(int(name), files[name].as_posix(), *sizes[name], boxes[name])
+                for name in listed
+            ]
+            write_text(data / "coco" / f"{part}.json", coco_text(DIOR_CLASSES, content))
+    if ORIENTED in annotations:
+        labelled = {
+            name: oriented_boxes(name, annotations[ORIENTED][name], sizes[name], findings)
+            for name in names
+        }
+        tables[ORIENTED] = {name: [box.name for box in labelled[name]] for name in names}
+        for part, sources in PARTS.items():
+            listed = sorted((name for split in sources for name in splits[split]), key=int)
+            texts = {f"{name}.txt": format_labels(labelled[name]) for name in listed}
+            write_folder(data / "obb" / part, texts)
+
+    for kind, labels in tables.items():
+        show_table(kind, splits, labels)
+    print(f"\n{findings_text(findings) or 'nothing odd was found'}")
+    for kind, where in ((HORIZONTAL, "coco"), (ORIENTED, "obb")):
+        if kind in annotations:
+            print(f"wrote {data / where}/ for {', '.join(PARTS)}")
+        else:
+            warn(f"{data / where} is not written: there is no {data / 'Annotations' / kind}")
+    for split, official in DIOR_IMAGES.items():
+        if len(splits[split]) != official:
+            warn(f"{split} has {len(splits[split]):,} images, the release has {official:,}")
+    print(next_command("configs/downstream/dior/faster-rcnn_r50_fpn_24e_dior.py", data, "dior"))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
+    parser.add_argument(
+        "--annotations-only",
+        action="store_true",
+        help="do not look at the images; sizes are those in the XML files, else 800 x 800",
+    )
+    parser.add_argument("--no-decode", action="store_true", help="do not decode every image")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="threads that decode; default all %(default)s cores",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.workers < 1:
+        raise UserError("--workers is at least 1")
+    try:
+        convert(args.data, not args.annotations_only, not args.no_decode, args.workers)
+    except OSError as error:
+        raise UserError(
+            f"cannot write below {args.data} ({error}): see to free space and permissions, and run "
+            "the same command again"
+        ) from error

@@ -1,0 +1,543 @@
+#!/usr/bin/env python3
+"""Check DOTA v1.0 and cut it into tiles with mmrotate's own splitter.
+
+Download DOTA v1.0 from https://captain-whu.github.io/DOTA/dataset.html and unpack it to
+
+  data/dota/train/images/P0000.png ...       1,411 images
+  data/dota/train/labelTxt/P0000.txt ...     labels of v1.0; labelTxt-v1.0/ is found, too
+  data/dota/val/images/, data/dota/val/labelTxt/       458 images
+  data/dota/test/images/                     937 images, for --protocol field alone; no labels
+
+--protocol released writes what the released GeRSP code reads, horizontal boxes:
+
+  data/dota/tiles_800_160/{train,val}/{images,annfiles}/    tiles of 800 px that overlap by 160
+  data/dota/tiles_800_160/coco/{train,val}.json             for mmdet's CocoDataset
+
+--protocol field writes what mmrotate's DOTA configs read, oriented boxes:
+
+  data/dota/tiles_1024_200/trainval/{images,annfiles}/      tiles of 1024 px that overlap by 200
+  data/dota/tiles_1024_200/test/images/
+
+It may be interrupted at any moment, killed included: a folder of tiles appears when it is whole.
+The same command goes on with the folders that are not there; --force makes all of them anew.
+
+Examples:
+  python tools/dataset_converters/dota.py data/dota --protocol released
+  python tools/dataset_converters/dota.py data/dota --protocol field --workers 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from gersp_mm.datasets.dota import (
+    DOTA_CLASSES,
+    CocoImage,
+    LabelledBox,
+    coco_text,
+    cut_box,
+    format_labels,
+    read_labels,
+)
+from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.preparation.common import (
+    SHOWN,
+    count_table,
+    findings_text,
+    next_command,
+    refuse_damaged,
+    write_text,
+)
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import remove_temporaries, replacing_folder
+
+DOTA_IMAGES = {"train": 1411, "val": 458, "test": 937}  # images in the release
+LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.0/labelTxt")
+RECORD = "split.json"  # beside finished tiles: how they were made, and of what
+
+# Thresholds and padding are those of mmrotate's single-scale configs for both protocols.
+SPLIT = dict(img_rate_thr=0.6, iof_thr=0.7, padding_value=[104, 116, 124], save_ext=".png")
+
+# Runs the splitter; it ends with the process that started it, however that one ends.
+RUNNER = """
+import os, signal, sys, threading
+
+def end_with_parent():
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+sys.path.insert(0, sys.argv[1])
+import img_split
+sys.argv = ["img_split.py", *sys.argv[2:]]
+img_split.main()
+"""
+PROGRESS = re.compile(r"\([\d.]+% (\d+):\d+\) - Filename: ")
+PNG_END = b"IEND\xaeB`\x82"
+
+Findings = defaultdict[str, list[str]]
+
+
+class Protocol(NamedTuple):
+    """How the tiles of a protocol are made."""
+
+    folder: str
+    size: int
+    gap: int
+    parts: dict[str, tuple[str, ...]]  # folders of tiles, and the splits they are made from
+    coco: bool
+    config: str  # the first to try
+
+
+PROTOCOLS = {
+    "released": Protocol(
+        folder="tiles_800_160",
+        size=800,
+        gap=160,
+        parts={"train": ("train",), "val": ("val",)},
+        coco=True,
+        config="configs/downstream/dota/faster-rcnn_r50_fpn_24e_dota-released.py",
+    ),
+    "field": Protocol(
+        folder="tiles_1024_200",
+        size=1024,
+        gap=200,
+        parts={"trainval": ("train", "val"), "test": ("test",)},
+        coco=False,
+        config="configs/downstream/dota/rotated-faster-rcnn_le90_r50_fpn_1x_dota-field.py",
+    ),
+}
+
+
+class Split(NamedTuple):
+    """Whole images and their boxes; no boxes at all for the test images."""
+
+    images: dict[str, Path]
+    labels: dict[str, list[LabelledBox]] | None
+
+
+# ------------------------------------------------------------------------------- whole images
+
+
+def read_split(data: Path, split: str, findings: Findings) -> Split:
+    """Find the images of a split and read their labels.
+
+    Raises:
+        UserError: see the message.
+    """
+    folder = data / split / "images"
+    images: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() not in IMAGE_EXTENSIONS or path.name.startswith("."):
+            continue
+        if path.stem in images:
+            raise UserError(f"{path} and {images[path.stem]} have one name: remove one of them")
+        images[path.stem] = path
+    if not images:
+        raise UserError(f"{folder} holds no images: unpack DOTA's {split} images into it")
+    if split == "test":
+        return Split(images, None)
+    candidates = [data / split / name for name in LABEL_FOLDERS]
+    found = next((path for path in candidates if any(path.glob("*.txt"))), None)
+    if found is None:
+        raise UserError(
+            f"{candidates[0]} holds no labels: unpack the labels of DOTA v1.0 "
+            f"({split}/labelTxt-v1.0/labelTxt.zip of the download) into it"
+        )
+    files = {path.stem: path for path in sorted(found.glob("[!.]*.txt"))}
+    for missing, of in (
+        (images.keys() - files.keys(), files),
+        (files.keys() - images.keys(), images),
+    ):
+        if missing:
+            lacking = "label files" if of is files else "images"
+            named = ", ".join(sorted(missing)[:SHOWN])
+            raise UserError(
+                f"{len(missing):,} {lacking} of {data / split} are missing: fetch {named}"
+                f"{' ...' if len(missing) > SHOWN else ''} (looked in "
+                f"{found if of is files else folder})"
+            )
+    labels = {}
+    for name, path in tqdm(files.items(), f"reading labels of {split}", unit="file"):
+        labels[name] = check_boxes(f"{split}/{path.name}", read_labels(path), findings)
+        if not labels[name]:
+            findings["images without objects, kept"].append(f"{split}/{path.name}")
+    return Split(images, labels)
+
+
+def check_boxes(where: str, boxes: Sequence[LabelledBox], findings: Findings) -> list[LabelledBox]:
+    """Leave out boxes of no area, and mend those whose sides cross, on which the splitter stops.
+
+    A crossing box becomes the smallest rectangle around its corners, which is what mmrotate's
+    data sets make of any box.
+    """
+    from shapely.geometry import Polygon  # comes with mmrotate
+
+    kept = []
+    for box in boxes:
+        if not box.has_area:
+            findings["boxes of no area, left out"].append(where)
+            continue
+        if box.difficulty is None:
+            findings["boxes without a difficulty, taken as 0"].append(where)
+        elif box.difficulty not in (0, 1):
+            findings["boxes with a difficulty other than 0 and 1, kept"].append(where)
+        if not Polygon(_points(box)).is_valid:
+            corners = cv2.boxPoints(cv2.minAreaRect(_points(box)))
+            box = box._replace(corners=tuple(map(float, corners.ravel())))
+            if not Polygon(_points(box)).is_valid:
+                findings["boxes of no area, left out"].append(where)
+                continue
+            findings["boxes whose sides cross, made rectangles"].append(where)
+        kept.append(box)
+    return kept
+
+
+def _points(box: LabelledBox) -> np.ndarray:
+    return np.array(box.corners, dtype=np.float32).reshape(4, 2)
+
+
+def join(splits: Sequence[Split], data: Path) -> Split:
+    """Put splits together.
+
+    Raises:
+        UserError: two of them have an image of the same name.
+    """
+    images: dict[str, Path] = {}
+    for split in splits:
+        twice = sorted(images.keys() & split.images.keys())
+        if twice:
+            raise UserError(
+                f"{data}: {', '.join(twice[:SHOWN])} in more than one split: fetch the images again"
+            )
+        images.update(split.images)
+    if any(split.labels is None for split in splits):
+        return Split(images, None)
+    return Split(images, {k: v for split in splits for k, v in (split.labels or {}).items()})
+
+
+# -------------------------------------------------------------------------------------- tiles
+
+
+def find_splitter() -> Path:
+    """Return the folder of mmrotate's ``img_split.py``.
+
+    Raises:
+        UserError: there is none.
+    """
+    spec = importlib.util.find_spec("mmrotate")
+    if spec is None or spec.origin is None:
+        raise UserError("mmrotate is not installed: bash tools/setup_env.sh --downstream")
+    package = Path(spec.origin).parent
+    looked = [top / "tools/data/dota/split" for top in (package / ".mim", package.parent)]
+    for folder in looked:
+        if (folder / "img_split.py").is_file():
+            return folder
+    raise UserError(
+        f"mmrotate's img_split.py is in neither of {', '.join(map(str, looked))}: install mmrotate "
+        "with pip or mim, or as an editable checkout of its repository"
+    )
+
+
+def run_splitter(
+    images: Path, labels: Path | None, target: Path, settings: dict, total: int, workers: int
+) -> None:
+    """Cut images into tiles, with a progress bar.
+
+    Args:
+        images: folder of images.
+        labels: folder of label files, one an image.
+        target: folder to make.
+        settings: arguments of the splitter.
+        total: number of images.
+        workers: processes.
+
+    Raises:
+        UserError: the splitter failed.
+    """
+    command = [sys.executable, "-c", RUNNER, str(find_splitter()), "--img-dirs", str(images)]
+    command += ["--ann-dirs", str(labels)] if labels else []
+    for name, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        command += [f"--{name.replace('_', '-')}", *map(str, values)]
+    command += ["--save-dir", str(target), "--nproc", str(workers)]
+    tail: deque[str] = deque(maxlen=20)
+    with (
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process,
+        tqdm(total=total, desc="cutting tiles", unit="img") as bar,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            progress = PROGRESS.search(line)
+            if progress:
+                bar.update(int(progress[1]) - bar.n)
+            else:
+                tail.append(line)
+        code = process.wait()
+    if code:
+        raise UserError(
+            f"mmrotate's splitter failed with exit code {code}; its last lines:\n{''.join(tail)}"
+        )
+
+
+def split_settings(protocol: Protocol) -> dict:
+    """Return the splitter's arguments."""
+    return dict(sizes=[protocol.size], gaps=[protocol.gap], rates=[1.0], **SPLIT)
+
+
+def fingerprint(split: Split) -> str:
+    """Return a hash of the images' names and sizes in bytes, and of the labels."""
+    digest = hashlib.sha256()
+    for name in sorted(split.images):
+        digest.update(f"{name} {split.images[name].stat().st_size}\n".encode())
+        digest.update(format_labels(split.labels[name] if split.labels else []).encode())
+    return digest.hexdigest()
+
+
+def is_finished(folder: Path, record: dict) -> bool:
+    """Tell whether a folder of tiles is there and what ``record`` says.
+
+    Raises:
+        UserError: it is there, but made otherwise.
+    """
+    if not folder.exists():
+        return False
+    anew = "--force makes it anew, in its place"
+    try:
+        made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{folder} is not this tool's work (no {RECORD}): {anew}") from None
+    if made.get("settings") != record["settings"]:
+        raise UserError(f"{folder} was made with other settings, {made.get('settings')}: {anew}")
+    if made.get("source") != record["source"]:
+        raise UserError(f"{folder} was made of other images or labels: {anew}")
+    if made.get("tiles") != len(list((folder / "images").glob("*.png"))):
+        raise UserError(f"{folder} has lost tiles, or got some: {anew}")
+    return True
+
+
+def make_tiles(folder: Path, split: Split, record: dict, workers: int) -> None:
+    """Cut a split into tiles; the folder appears when all is written.
+
+    Raises:
+        UserError: the splitter failed, or made tiles that are not whole.
+    """
+    with replacing_folder(folder) as new:
+        images, labels, tiles = (new.parent / name for name in ("whole", "labels", "tiles"))
+        images.mkdir()
+        labels.mkdir()
+        for name, path in split.images.items():
+            # the splitter chooses files by their ending, and reads them by content
+            (images / f"{name}.png").symlink_to(path.resolve())
+            if split.labels:
+                (labels / f"{name}.txt").write_text(format_labels(split.labels[name]))
+        run_splitter(
+            images, labels if split.labels else None, tiles, record["settings"],
+            len(split.images), workers,
+        )  # fmt: skip
+        count = check_tiles(tiles, labelled=split.labels is not None)
+        for kept in ("images", "annfiles") if split.labels else ("images",):
+            os.replace(tiles / kept, new / kept)
+        write_text(new / RECORD, json.dumps(dict(record, tiles=count), indent=1))
+
+
+def check_tiles(tiles: Path, labelled: bool) -> int:
+    """Return the number of tiles.
+
+    Raises:
+        UserError: there are none, or one is not whole, or none has a box where there should be.
+    """
+    images = {path.stem: path for path in (tiles / "images").iterdir()}
+    annotations = {path.stem: path for path in (tiles / "annfiles").iterdir()}
+    for name in sorted(images.keys() | annotations.keys()):
+        whole = name in images and name in annotations
+        if whole:
+            with open(images[name], "rb") as file:
+                file.seek(-min(len(PNG_END), images[name].stat().st_size), os.SEEK_END)
+                whole = file.read() == PNG_END
+        if not whole:
+            raise UserError(f"the tile {name} was not written to its end: is the disk full?")
+    if not images or (labelled and not any(p.stat().st_size for p in annotations.values())):
+        what = "box in a tile" if images else "tile"
+        raise UserError(f"mmrotate's splitter made no {what} of {tiles.parent}: see its settings")
+    return len(images)
+
+
+def read_tiles(folder: Path) -> dict[str, list[LabelledBox]]:
+    """Read the boxes of all tiles, in the order of their names."""
+    paths = sorted((folder / "annfiles").glob("*.txt"))
+    bar = tqdm(paths, f"reading tiles of {folder.name}", unit="tile")
+    return {path.stem: read_labels(path) for path in bar}
+
+
+def write_coco(
+    path: Path, part: str, tiles: dict[str, list[LabelledBox]], size: int, findings: Findings
+) -> None:
+    """Write the horizontal boxes around the tiles' boxes, cut to their tiles."""
+    images = []
+    identity = 0
+    for number, (name, boxes) in enumerate(tiles.items(), 1):
+        around = []
+        for box in boxes:
+            cut = cut_box(box.around, size, size)
+            if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:  # which mmdet drops in silence
+                findings["horizontal boxes less than a pixel wide or high, left out"].append(name)
+                continue
+            if cut != box.around:
+                findings["horizontal boxes cut to their tile"].append(name)
+            identity += 1
+            around.append((identity, box.name, cut))
+        images.append(CocoImage(number, f"{part}/images/{name}.png", size, size, around))
+    write_text(path, coco_text(DOTA_CLASSES, images))
+
+
+# --------------------------------------------------------------------------------------- tool
+
+
+def show_tables(
+    whole: dict[str, Split], tiles: dict[str, dict[str, list[LabelledBox]]], test_tiles: int
+) -> None:
+    """Print images, tiles and boxes of every part, and its boxes by class."""
+    rows: list[list[object]] = []
+    columns: dict[str, Counter[str]] = {}
+    for part, split in whole.items():
+        if split.labels is None:
+            rows.append([part, len(split.images), "", "", test_tiles, "", "", ""])
+            continue
+        boxes = [box for found in split.labels.values() for box in found]
+        cut = [box for found in tiles[part].values() for box in found]
+        rows.append(
+            [
+                part, len(split.images), len(boxes), sum(bool(box.difficulty) for box in boxes),
+                len(tiles[part]), sum(not found for found in tiles[part].values()),
+                len(cut), sum(box.difficulty == 2 for box in cut),
+            ]
+        )  # fmt: skip
+        columns[part] = Counter(box.name for box in boxes)
+        columns[f"{part} difficult"] = Counter(box.name for box in boxes if box.difficulty)
+        columns[f"{part} tiles"] = Counter(box.name for box in cut)
+    header = ["part", "images", "boxes", "difficult", "tiles", "empty tiles", "boxes in tiles"]
+    print(f"\n{count_table([*header, 'cut boxes'], rows)}")
+    by_class = [[name, *(count[name] for count in columns.values())] for name in DOTA_CLASSES]
+    by_class.append(["all", *(sum(count.values()) for count in columns.values())])
+    print(f"\n{count_table(['boxes', *columns], by_class)}")
+
+
+def warn(text: str) -> None:
+    print(f"WARNING: {text}", file=sys.stderr)
+
+
+def convert(
+    data: Path, protocol: Protocol, workers: int = 1, decode: bool = True, force: bool = False
+) -> None:
+    """Make the tiles of a protocol, as far as they are not there, and print what is in them.
+
+    Args:
+        data: folder of the data set.
+        protocol: one of :data:`PROTOCOLS`.
+        workers: processes that cut, and threads that decode.
+        decode: whether every image is decoded before.
+        force: whether finished tiles are made anew.
+
+    Raises:
+        UserError: see the message.
+    """
+    find_splitter()
+    findings: Findings = defaultdict(list)
+    target = data / protocol.folder
+    whole: dict[str, Split] = {}
+    for part, sources in protocol.parts.items():
+        if sources == ("test",) and not (data / "test" / "images").is_dir():
+            warn(
+                f"{target / 'test'} is not made, which a submission needs: there is no "
+                f"{data / 'test' / 'images'}. Unpack it there and run the same command again"
+            )
+            continue
+        splits = [read_split(data, source, findings) for source in sources]
+        for source, split in zip(sources, splits):
+            if len(split.images) != DOTA_IMAGES[source]:
+                warn(
+                    f"{source} has {len(split.images):,} images, DOTA v1.0 has "
+                    f"{DOTA_IMAGES[source]:,}"
+                )
+        whole[part] = join(splits, data)
+        labels = whole[part].labels
+        if labels is not None and not any(labels.values()):
+            raise UserError(f"no label file of {', '.join(sources)} in {data} has a box")
+    records = {
+        part: dict(settings=split_settings(protocol), source=fingerprint(split))
+        for part, split in whole.items()
+    }
+    pending = [part for part in whole if force or not is_finished(target / part, records[part])]
+    if decode and pending:
+        refuse_damaged([p for part in pending for p in whole[part].images.values()], workers)
+    remove_temporaries(target)
+    for part in whole:
+        if part in pending:
+            make_tiles(target / part, whole[part], records[part], workers)
+            print(f"wrote {target / part}")
+        else:
+            print(f"{target / part} is finished already")
+    tiles = {part: read_tiles(target / part) for part in whole if whole[part].labels is not None}
+    if protocol.coco:
+        remove_temporaries(target / "coco")
+        for part, found in tiles.items():
+            path = target / "coco" / f"{part}.json"
+            write_coco(path, part, found, protocol.size, findings)
+            print(f"wrote {path}")
+    test_tiles = len(list((target / "test" / "images").glob("*.png")))
+    show_tables(whole, tiles, test_tiles)
+    print(f"\n{findings_text(findings) or 'nothing odd was found'}")
+    print(next_command(protocol.config, data, "dota"))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
+    parser.add_argument("--protocol", choices=(*PROTOCOLS,), required=True, help="see above")
+    parser.add_argument("--force", action="store_true", help="make finished tiles anew")
+    parser.add_argument("--no-decode", action="store_true", help="do not decode the images before")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="processes; default all %(default)s cores",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.workers < 1:
+        raise UserError("--workers is at least 1")
+    try:
+        convert(args.data, PROTOCOLS[args.protocol], args.workers, not args.no_decode, args.force)
+    except OSError as error:
+        raise UserError(
+            f"cannot write below {args.data} ({error}): see to free space, permissions and "
+            "symbolic links, and run the same command again"
+        ) from error

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Check ImageNet-1k, the natural images of GeRSP's pre-training.
+
+Download ILSVRC2012_img_train.tar (138 GB) after registration from https://image-net.org/download;
+the terms allow non-commercial research and education. Expected:
+
+  data/ImageNet/train/n01440764/*.JPEG ...     1,000 folders, 1,281,167 images
+  data/ImageNet/val/*.JPEG                     50,000 images, flat or foldered; not needed
+
+The archive holds one tar file a class; each has to be unpacked into a folder of its name:
+
+  cd data/ImageNet/train && tar xf ILSVRC2012_img_train.tar && rm ILSVRC2012_img_train.tar
+  for f in n*.tar; do mkdir "${f%.tar}" && tar xf "$f" -C "${f%.tar}" && rm "$f"; done
+
+The label of an image is the number of its folder among all sorted folders of train/: one folder too
+few or too many shifts the labels of all after it. Nothing is written, except with --decode (which
+takes hours): unreadable_<part>.txt, and decoded_<part>.txt, so that it may be interrupted.
+
+Other trees of the kind (a subset, Tiny-ImageNet with its train/<class>/images/, classes of your
+own) are checked with --allow-incomplete, which reports instead of refusing.
+
+Examples:
+  python tools/dataset_converters/imagenet.py data/ImageNet
+  python tools/dataset_converters/imagenet.py data/tiny-imagenet-200 --allow-incomplete
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gersp_mm.images.listing import IMAGE_EXTENSIONS, list_images
+from gersp_mm.preparation.common import SHOWN, count_table, decode_once, write_list
+from gersp_mm.utils.errors import UserError
+
+CLASSES = 1000
+TRAIN, VAL = 1_281_167, 50_000  # images
+WNID = re.compile(r"n\d{8}")
+
+
+def find_classes(folder: Path) -> dict[str, list[str]]:
+    """Return the images of each sub-folder, relative to ``folder``, in the order of the labels.
+
+    Hidden folders are classes too: the data sets that read the folder number them.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return {
+        name: [f"{name}/{image}" for image in list_images(folder / name, progress=False)]
+        for name in tqdm(names, f"listing {folder}", unit="class")
+    }
+
+
+def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
+    """Say in what train/ differs from the complete data set, worst first."""
+    problems = []
+    archives = sorted(path.name for path in train.glob("*.tar"))
+    if archives:
+        problems.append(
+            f"{len(archives)} archives are not unpacked ({_some(archives)}): see --help for how"
+        )
+    loose = sorted(
+        path.name for path in train.iterdir() if path.name.lower().endswith(IMAGE_EXTENSIONS)
+    )
+    if loose:
+        problems.append(f"{len(loose):,} images lie in no class folder ({_some(loose)}): not read")
+    foreign = [name for name in classes if not WNID.fullmatch(name)]
+    if foreign:
+        problems.append(
+            f"{len(foreign)} folders are not called as ImageNet's classes ({_some(foreign)}): each "
+            "is counted as a class and shifts the labels after it"
+        )
+    empty = [name for name, images in classes.items() if not images]
+    if empty:
+        problems.append(f"{len(empty)} folders hold no image ({_some(empty)})")
+    images = sum(map(len, classes.values()))
+    for found, official, what in ((len(classes), CLASSES, "classes"), (images, TRAIN, "images")):
+        if found != official:
+            kind = "missing" if found < official else "too many"
+            problems.append(
+                f"{found:,} {what} instead of {official:,}: {abs(official - found):,} {kind}"
+            )
+    return problems
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+
+
+def describe_val(data: Path, train: dict[str, list[str]]) -> tuple[list[str], str]:
+    """Return the images of val/, relative to it, and what they are good for."""
+    val = data / "val"
+    images = list_images(val) if val.is_dir() else []
+    if not images:
+        return [], "not there; not needed for pre-training"
+    folders = {name.split("/", 1)[0] for name in images if "/" in name}
+    if folders == set(train):
+        return images, "one folder a class"
+    if folders & set(train):
+        return images, f"{len(folders)} class folders, train has {len(train)}: labels would differ"
+    return images, "flat, without labels; not needed for pre-training"
+
+
+def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
+    """Decode a part, or go on with it; the unreadable ones are returned and written to a list."""
+    if not names:
+        return []
+    record = folder.with_name(f"decoded_{folder.name}.txt")
+    unreadable = decode_once(folder, names, record, workers)
+    lines = [f"{name}\t{reason}" for name, reason in unreadable.items()]
+    write_list(folder.with_name(f"unreadable_{folder.name}.txt"), lines)
+    return [f"{folder / name} cannot be read: {reason}" for name, reason in unreadable.items()]
+
+
+def report(data: Path, problems: list[str], allowed: bool) -> None:
+    """Print problems, or raise a :class:`UserError` of them where they are not allowed."""
+    shown = problems[:SHOWN]
+    if len(problems) > SHOWN:
+        shown.append(f"and {len(problems) - SHOWN:,} more")
+    if problems and not allowed:
+        raise UserError(
+            f"{data} is not the complete ImageNet-1k:\n"
+            + "".join(f"  {problem}\n" for problem in shown)
+            + "Mend it, or use --allow-incomplete"
+        )
+    for problem in shown:
+        print(f"WARNING: {problem}")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder that holds train/")
+    parser.add_argument(
+        "--allow-incomplete", action="store_true", help="report what differs instead of refusing"
+    )
+    parser.add_argument("--decode", action="store_true", help="decode every image; takes hours")
+    parser.add_argument("--workers", type=int, default=0, help="threads of --decode; all cores")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    data: Path = args.data
+    train = data / "train"
+    if not train.is_dir():
+        raise UserError(
+            f"there is no folder {train}: DATA holds train/ with one folder a class (in the "
+            "tree of Kaggle it is ILSVRC/Data/CLS-LOC)"
+        )
+    classes = find_classes(train)
+    images = [name for names in classes.values() for name in names]
+    if not images:
+        raise UserError(
+            f"{train} holds no class folder with images: {find_problems(train, classes)[0]}"
+        )
+    val, kind = describe_val(data, classes)
+    sizes = [len(names) for names in classes.values()]
+    a_class = f"{min(sizes):,} to {max(sizes):,}"
+    rows = [["train", len(classes), CLASSES, len(images), TRAIN, a_class]]
+    rows.append(["val", "", "", len(val), VAL, ""])
+    header = ["part", "classes", "official", "images", "official", "images a class"]
+    print(count_table(header, rows))
+    print(f"val: {kind}")
+    report(data, find_problems(train, classes), args.allow_incomplete)
+    if args.decode:
+        unreadable = decode_part(train, images, args.workers)
+        unreadable += decode_part(data / "val", val, args.workers)
+        report(data, unreadable, args.allow_incomplete)
+    source = "train_dataloader.dataset.natural"
+    options = [f"{source}.data_root={train}"]
+    if len(classes) != CLASSES:
+        options.append(f"model.natural_head.num_classes={len(classes)}")
+    print(
+        "next, to make the images smaller and one file of them (optional):\n"
+        f"  python tools/dataset_converters/pack_images.py {train} packed/imagenet --to lmdb\n"
+        "next:\n"
+        f"  python tools/train.py configs/pretrain/gersp_r50.py --cfg-options {' '.join(options)}"
+    )

@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""Check LoveDA, and bring Urban and Rural together for mmsegmentation.
+
+Download Train.zip, Val.zip and Test.zip (about 9 GB) from https://doi.org/10.5281/zenodo.5706578.
+Expected, at any depth; Test has no masks:
+
+  data/loveda/Train/Rural/images_png/0.png    data/loveda/Train/Rural/masks_png/0.png
+  data/loveda/Train/Urban/images_png/...      Val/{Rural,Urban}/...    Test/{Rural,Urban}/...
+
+Masks have one channel: 0 is no data, which is not evaluated, 1 to 7 are background, building, road,
+water, barren, forest and agricultural. Every pair is decoded and checked.
+
+Written, as hard links where the file system has them and as copies elsewhere:
+
+  data/loveda/img_dir/{train,val,test}/<number>.png     data/loveda/ann_dir/{train,val}/<number>.png
+
+It may be interrupted and run again at any time.
+
+Examples:
+  python tools/dataset_converters/loveda.py data/loveda
+  python tools/dataset_converters/loveda.py data/loveda --archives Train.zip Val.zip Test.zip
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from gersp_mm.images.decode import BadImageError, load_rgb
+from gersp_mm.preparation.common import (
+    SHOWN,
+    count_table,
+    folders_called,
+    next_command,
+    unpack_into,
+)
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import TEMPORARY_SUFFIX, remove_temporaries, replacing
+
+OFFICIAL = dict(Train=2522, Val=1669, Test=1796)  # images
+AREAS = ("Rural", "Urban")
+CLASSES = ("background", "building", "road", "water", "barren", "forest", "agricultural")
+LABELS = ("no data", *CLASSES)
+SIDE = 1024  # px
+
+
+class Pair(NamedTuple):
+    """An image and its mask, which test images do not have."""
+
+    area: str
+    image: Path
+    mask: Path | None
+
+
+# -------------------------------------------------------------------------------- what there is
+
+
+def find_part(data: Path, part: str) -> list[Pair]:
+    """Return the images of a part with their masks; none if it has no folder.
+
+    Raises:
+        UserError: an image or mask stands alone, or a folder is there twice.
+    """
+    pairs: list[Pair] = []
+    found: dict[str, Path] = {}
+    for folder in folders_called(["images_png"], data):
+        area = folder.parent.name
+        if area not in AREAS or folder.parent.parent.name != part:
+            continue
+        if area in found:
+            raise UserError(f"{part}/{area} is there twice, as {found[area]} and {folder}")
+        found[area] = folder
+        masks = folder.with_name("masks_png")
+        images = _pictures(folder)
+        if part == "Test":
+            pairs += [Pair(area, path, None) for path in images.values()]
+            continue
+        labelled = _pictures(masks) if masks.is_dir() else {}
+        alone = [images[name] for name in images if name not in labelled]
+        alone += [labelled[name] for name in labelled if name not in images]
+        if alone:
+            raise UserError(
+                f"{len(alone)} files of {folder.parent} have no counterpart in images_png or "
+                f"masks_png, such as {_some(alone)}: fetch {part}.zip again"
+            )
+        pairs += [Pair(area, images[name], labelled[name]) for name in images]
+    return pairs
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    names = sorted(file.name for file in folder.iterdir() if file.suffix == ".png")
+    return {name: folder / name for name in names if name[0] != "."}
+
+
+def _some(paths: Sequence[Path]) -> str:
+    rest = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
+    return ", ".join(map(str, paths[:SHOWN])) + rest
+
+
+def name_pairs(part: str, pairs: Sequence[Pair]) -> dict[str, Pair]:
+    """Give each image its file name in the common folder.
+
+    Where Rural and Urban have different images of the same number, both get the area in front.
+
+    Raises:
+        UserError: that is so in Test, whose names the test server has to know.
+    """
+    by_number: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_number.setdefault(pair.image.name, []).append(pair)
+    named: dict[str, Pair] = {}
+    for number, same in by_number.items():
+        if len(same) == 1 or _equal(*same):
+            named[number] = same[0]
+        elif part == "Test":
+            raise UserError(
+                f"{same[0].image} and {same[1].image} are different images of one number, but the "
+                "test server tells images apart by their number alone: fetch Test.zip again"
+            )
+        else:
+            named.update((f"{pair.area.lower()}_{number}", pair) for pair in same)
+    return named
+
+
+def _equal(one: Pair, other: Pair) -> bool:
+    files = [(one.image, other.image)]
+    if one.mask and other.mask:
+        files.append((one.mask, other.mask))
+    return all(filecmp.cmp(a, b, shallow=False) for a, b in files)
+
+
+# --------------------------------------------------------------------------------------- checking
+
+
+def count_labels(pair: Pair) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode a pair; return the pixels of each label (none without a mask) and the size.
+
+    Raises:
+        ValueError: what is wrong, with the file's name.
+    """
+    try:
+        size = load_rgb(str(pair.image)).size
+    except BadImageError as error:
+        raise ValueError(f"{pair.image}: {error}") from error
+    if pair.mask is None:
+        return np.zeros(len(LABELS), np.int64), size
+    try:
+        with Image.open(pair.mask) as mask:
+            mode, labels = mask.mode, np.asarray(mask)
+    except Exception as error:  # decoders raise nearly every type on damaged files
+        raise ValueError(f"{pair.mask}: {type(error).__name__}: {error}") from error
+    if mode not in ("L", "P"):
+        raise ValueError(
+            f"{pair.mask}: mode {mode}, but label numbers of one channel with 8 bit are needed "
+            "(masks in colours are pictures for the eye; the masks of EarthVQA have three equal "
+            "channels)"
+        )
+    if labels.shape[::-1] != size:
+        width, height = labels.shape[::-1]
+        raise ValueError(f"{pair.mask}: {width}x{height}, its image is {size[0]}x{size[1]}")
+    if labels.max() >= len(LABELS):
+        raise ValueError(
+            f"{pair.mask}: label {labels.max()}, but LoveDA has 0 to {len(LABELS) - 1} (EarthVQA, "
+            "its successor, has 8: playground)"
+        )
+    return np.bincount(labels.ravel(), minlength=len(LABELS)), size
+
+
+def check_part(part: str, pairs: Sequence[Pair]) -> np.ndarray:
+    """Decode every pair of a part, with a progress bar; return the pixels of each label.
+
+    Raises:
+        UserError: names the pairs that cannot be used.
+    """
+    pixels = np.zeros(len(LABELS), np.int64)
+    problems: list[str] = []
+    other_sizes: list[Path] = []
+
+    def attempt(pair: Pair) -> tuple[np.ndarray, tuple[int, int]] | str:
+        try:
+            return count_labels(pair)
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = tqdm(pool.map(attempt, pairs), f"checking {part}", len(pairs), unit="img")
+        for pair, result in zip(pairs, results):
+            if isinstance(result, str):
+                problems.append(result)
+                continue
+            pixels += result[0]
+            if result[1] != (SIDE, SIDE):
+                other_sizes.append(pair.image)
+    if problems:
+        named = "\n".join(f"  {problem}" for problem in problems[:SHOWN])
+        rest = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError(
+            f"{len(problems)} of {len(pairs)} pairs of {part} are unusable:\n{named}{rest}"
+        )
+    if other_sizes:
+        print(f"WARNING: {len(other_sizes)} images are not {SIDE}x{SIDE}: {_some(other_sizes)}")
+    if pixels.any():
+        absent = [
+            f"{label} {LABELS[label]}" for label in range(1, len(LABELS)) if not pixels[label]
+        ]
+        if absent:
+            shifted = pixels[0] and not pixels[-1]
+            print(
+                f"WARNING: no mask of {part} has {', '.join(absent)}"
+                + (
+                    ": were the labels shifted to 0 to 6, as for the test server?"
+                    if shifted
+                    else ""
+                )
+            )
+    return pixels
+
+
+# ---------------------------------------------------------------------------------------- linking
+
+
+def place(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to ``source``, or a copy where that is not possible."""
+    source = source.resolve()
+    if target.exists() and filecmp.cmp(source, target):  # the same file, size and time, or bytes
+        return
+    temporary = target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, target)
+    except OSError:
+        with replacing(target) as copy:
+            shutil.copy2(source, copy)
+
+
+def place_part(data: Path, part: str, named: dict[str, Pair]) -> None:
+    """Fill ``img_dir`` and ``ann_dir`` of a part.
+
+    Raises:
+        UserError: they hold files that are not the part's.
+    """
+    folders = [data / kind / part.lower() for kind in ("img_dir", "ann_dir")]
+    for folder in folders[: 1 if part == "Test" else 2]:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(folder)
+        others = [file for file in sorted(folder.iterdir()) if file.name not in named]
+        if others:
+            raise UserError(
+                f"{folder} holds files that {part} does not have: {_some(others)}; remove img_dir "
+                "and ann_dir and run this again"
+            )
+    for name, pair in tqdm(named.items(), f"linking {part}", unit="img"):
+        place(pair.image, folders[0] / name)
+        if pair.mask is not None:
+            place(pair.mask, folders[1] / name)
+
+
+# ----------------------------------------------------------------------------------------- report
+
+
+def image_table(parts: dict[str, dict[str, Pair]]) -> str:
+    """Return the counts of images, parts by areas."""
+    rows = []
+    for part, official in OFFICIAL.items():
+        areas = [pair.area for pair in parts[part].values()]
+        rows.append([part.lower(), *map(areas.count, AREAS), len(areas), official])
+    return count_table(["part", *(area.lower() for area in AREAS), "images", "official"], rows)
+
+
+def pixel_table(pixels: dict[str, np.ndarray]) -> str:
+    """Return the pixels of each label in the parts that have masks, with their share."""
+    header, columns = ["label"], []
+    for part, counts in pixels.items():
+        header += [f"{part.lower()} pixels", "share"]
+        columns.append(counts.tolist())
+        columns.append([f"{100 * n / max(1, counts.sum()):.2f} %" for n in counts])
+    names = [f"{number} {name}" for number, name in enumerate(LABELS)]
+    return count_table(header, zip(names, *columns))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
+    parser.add_argument(
+        "--archives",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="ZIP",
+        help="archives to unpack into DATA first",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    data = args.data
+    unpack_into(data, args.archives)
+    parts = {part: name_pairs(part, find_part(data, part)) for part in OFFICIAL}
+    if not any(parts.values()):
+        raise UserError(
+            f"{data} holds no Train/Rural/images_png, Train/Urban/images_png …: give the zip files "
+            "with --archives, or see --help for where to download them"
+        )
+    pixels = {
+        part: check_part(part, list(named.values())) for part, named in parts.items() if named
+    }
+    pixels.pop("Test", None)
+    for part, named in parts.items():
+        if named:
+            place_part(data, part, named)
+    print(image_table(parts))
+    for part, official in OFFICIAL.items():
+        if len(parts[part]) != official:
+            print(f"WARNING: {part} has {len(parts[part]):,} images, the official one {official:,}")
+    if pixels:
+        print(pixel_table(pixels))
+    print(f"wrote {data / 'img_dir'} and {data / 'ann_dir'}")
+    config = "configs/downstream/loveda/deeplabv3plus_r50-d8_80k_loveda.py"
+    print(next_command(config, data, "loveda"))

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Count the images of Million-AID and list them; GeRSP pre-trains on the test split.
+
+Download the test split (990,848 images, about 140 GB in several archives) from its authors' page,
+https://captain-whu.github.io/DiRS/. Its labels are not public, and they are not needed. The train
+split (10,000 labelled images, 1.8 GB) is counted if it is there, but not used. Expected, flat or
+nested as the archives have it:
+
+  data/million_aid/test/P0000000.jpg ...       data/million_aid/train/...
+
+--archives unpacks zip and tar archives, each into test/<its name> (train/ for one called train...);
+the parts of a split archive (.z01, .001) have to be joined first. Folders of your own images are
+listed just as well.
+
+Written: data/million_aid/test/images.txt, the sorted paths of the images relative to test/.
+
+--decode decodes every image, which takes hours; those that cannot be read are left out of the list
+and named in data/million_aid/unreadable_test.txt. It may be interrupted: decoded_test.txt lists
+what is done (remove it to start anew). Without --decode, what unreadable_test.txt names is left out
+as well. Training copes with unreadable images by itself, so this is not needed.
+
+Examples:
+  python tools/dataset_converters/million_aid.py data/million_aid
+  python tools/dataset_converters/million_aid.py data/million_aid --archives /downloads/test*.zip
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gersp_mm.images.listing import list_images
+from gersp_mm.images.packed import LISTING
+from gersp_mm.preparation.common import SHOWN, count_table, decode_once, unpack_into, write_list
+from gersp_mm.utils.errors import UserError
+
+OFFICIAL = dict(train=10_000, test=990_848)  # images
+
+
+def unpack_archives(data: Path, archives: list[Path]) -> None:
+    """Unpack each archive below the part that its name begins with, ``test`` if with none."""
+    for part in OFFICIAL:
+        own = [a for a in archives if a.name.lower().startswith("train") == (part == "train")]
+        unpack_into(data / part, own)
+
+
+def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) -> dict[str, str]:
+    """Return the images that are left out, with the reason."""
+    record = data / "unreadable_test.txt"
+    if decode:
+        unreadable = decode_once(data / "test", names, data / "decoded_test.txt", workers)
+        write_list(record, [f"{name}\t{reason}" for name, reason in unreadable.items()])
+        return unreadable
+    if not record.is_file():
+        return {}
+    lines = record.read_text(encoding="utf-8").splitlines()
+    noted = dict(line.split("\t", 1) for line in lines)
+    return {name: noted[name] for name in names if name in noted}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder that holds test/")
+    parser.add_argument(
+        "--archives", nargs="+", type=Path, default=[], help="archives to unpack first"
+    )
+    parser.add_argument(
+        "--decode", action="store_true", help="decode every image of test; takes hours"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="threads of --decode; all cores")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    data: Path = args.data
+    test = data / "test"
+    unpack_archives(data, args.archives)
+    if not test.is_dir():
+        archives = sorted(p.name for p in data.glob("*") if p.suffix in (".zip", ".tar", ".gz"))
+        remedy = "put the images there, or a link to their folder"
+        if archives:
+            remedy = f"unpack {', '.join(archives[:SHOWN])} with --archives"
+        raise UserError(f"there is no folder {test}: {remedy}")
+    names = list_images(test)
+    if not names:
+        raise UserError(f"{test} holds no image: are its archives unpacked (--archives)?")
+    train = len(list_images(data / "train")) if (data / "train").is_dir() else 0
+    unreadable = find_unreadable(data, names, args.decode, args.workers)
+    listed = [name for name in names if name not in unreadable]
+    write_list(test / LISTING, listed)
+
+    rows = [["train (not used)", train, OFFICIAL["train"], "", ""]]
+    rows.append(["test", len(names), OFFICIAL["test"], len(unreadable), len(listed)])
+    print(count_table(["part", "images", "official", "unreadable", "listed"], rows))
+    for name, reason in list(unreadable.items())[:SHOWN]:
+        print(f"  left out: {name}: {reason}")
+    if len(names) != OFFICIAL["test"]:
+        print(
+            f"WARNING: test has {len(names):,} images, the official one {OFFICIAL['test']:,}; "
+            "pre-training takes any number"
+        )
+    print(f"wrote {test / LISTING}; labels are not needed")
+    source = "train_dataloader.dataset.remote_sensing"
+    print(
+        "next, to make the images smaller and one file of them (optional):\n"
+        f"  python tools/dataset_converters/pack_images.py {test} packed/million_aid "
+        f"--list {test / LISTING} --to lmdb\n"
+        "next:\n"
+        "  python tools/train.py configs/pretrain/gersp_r50.py --cfg-options "
+        f"{source}.data_root={test} {source}.ann_file={LISTING}"
+    )

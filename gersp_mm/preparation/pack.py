@@ -1,0 +1,436 @@
+#!/usr/bin/env python3
+"""Shrink an image data set once, and pack its million files into one LMDB database.
+
+Every image whose shorter side is longer than --shorter-side is reduced to it (antialiased) and
+stored as JPEG; the others are stored byte for byte. All keep their names: a shrunk `a.png` is a
+JPEG called `a.png`, which image libraries read by its content. SRC is searched recursively, or
+--list names the images, one a line, as `path` or `path label`, relative to SRC.
+
+DST gets images/ or images.lmdb/, and lists that every dataset reads (as ann_file, data_root=DST):
+
+  images.txt       the images; gersp_mm.MillionAID takes DST without naming the list
+  labelled.txt     `path label`, where SRC has one sub-folder a class (labels as mmpretrain's
+                   CustomDataset numbers them: the sorted folders' numbers) or --list has labels
+  bad_images.txt   images that cannot be read and are left out, with the reason
+  progress.jsonl   what is done
+
+It may be interrupted at any moment, killed included: the same command goes on where it stopped.
+Images that are done are not looked at again, bad ones are; to start anew, remove DST.
+
+Examples:
+  python tools/dataset_converters/pack_images.py data/million_aid/test packed/million_aid --to lmdb
+  python tools/dataset_converters/pack_images.py data/ImageNet/train packed/imagenet --to lmdb
+  python tools/dataset_converters/pack_images.py data/ImageNet packed/subset --list subset.txt
+  python tools/dataset_converters/pack_images.py /my/images packed/mine --shorter-side 0 --to lmdb
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import os.path as osp
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine import fileio
+from mmpretrain.datasets.custom import find_folders
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from gersp_mm.images.decode import load_rgb
+from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import remove_temporaries, replacing
+
+FOLDER = "images"
+PROGRESS = "progress.jsonl"
+JPEG_LIMIT = 65500  # pixels a side; what would be longer stays as it is
+COMMIT_IMAGES, COMMIT_BYTES = 1000, 64 * 2**20  # what an interruption loses at most
+LONGEST_KEY = 511  # bytes, of LMDB as it is compiled everywhere
+MAP_SIZE = 2**42  # most bytes of a database; only address space is reserved
+GO_ON = "and run the same command again, it goes on where it stopped"
+
+
+class Packed(NamedTuple):
+    """What became of one image."""
+
+    name: str
+    kind: str  # "shrunk", "copied", "bad", or "failed": could not be written
+    before: int = 0  # bytes
+    after: int = 0
+    reason: str = ""
+    content: bytes = b""
+
+
+# -------------------------------------------------------------------------------- what there is
+
+
+def find_images(source: Path, listing: Path | None) -> tuple[list[str], dict[str, int]]:
+    """List the images in the order of ``images.txt``, and the labels of those that have one.
+
+    Raises:
+        UserError: nothing to list, or a name that cannot be used.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source} is no folder: SRC is the folder of the images")
+    labels: dict[str, int] = {}
+    if listing is not None:
+        names, labels = _read_list(source, listing)
+    else:
+        found = fileio.list_dir_or_file(str(source), list_dir=False, recursive=True)
+        names = sorted(
+            n.replace(os.sep, "/") for n in found if n.lower().endswith(IMAGE_EXTENSIONS)
+        )
+        if all("/" in name for name in names):
+            _, numbers = find_folders(str(source))
+            by_class = sorted(names, key=lambda name: name.split("/", 1))  # as CustomDataset
+            labels = {name: numbers[name.split("/", 1)[0]] for name in by_class}
+    if not names:
+        looked_for = "one path a line" if listing else " ".join(IMAGE_EXTENSIONS)
+        raise UserError(f"{listing or source} holds no image (looked for: {looked_for})")
+    return names, labels
+
+
+def _read_list(source: Path, listing: Path) -> tuple[list[str], dict[str, int]]:
+    if not listing.is_file():
+        raise UserError(f"{listing} is no file: --list takes a text file, one image path a line")
+    lines = map(str.strip, listing.read_text(encoding="utf-8-sig").splitlines())
+    paths = [line for line in lines if line]
+    matches = [re.fullmatch(r"(.*\S)\s+(\d+)", path) for path in paths]
+    labelled = all(matches)
+    names: dict[str, int] = {}
+    for path, match in zip(paths, matches):
+        if labelled and match:
+            path = match[1]
+        name = osp.relpath(osp.join(source, path), source).replace(os.sep, "/")
+        if name.startswith("../"):
+            raise UserError(f"{listing}: {path} is outside of {source}; choose SRC above it")
+        if name in names:
+            raise UserError(f"{listing} names {name} twice; both would get the same name in DST")
+        names[name] = int(match[2]) if labelled and match else -1
+    return list(names), names if labelled else {}
+
+
+def check_names(names: Sequence[str], longest: int | None) -> None:
+    """Refuse names that a list or a database cannot hold, before any work is done.
+
+    Raises:
+        UserError: see the message.
+    """
+    for name in names:
+        try:
+            length = len(name.encode())
+        except UnicodeEncodeError:
+            raise UserError(f"the file name {name!r} is not UTF-8: rename it") from None
+        if name != name.strip() or len(name.splitlines()) > 1:
+            raise UserError(
+                f"the file name {name!r} has a line break or begins or ends with a space, which "
+                "lists cannot hold: rename it"
+            )
+        if longest is not None and length > longest:
+            raise UserError(
+                f"{name} is longer than the {longest} bytes that LMDB allows below SRC: rename "
+                "it, or use --to folder"
+            )
+
+
+# ------------------------------------------------------------------------- the work on one image
+
+
+class Packer(Dataset):
+    """Turns the name of an image into what is stored; runs in the worker processes.
+
+    Args:
+        source: folder of the images.
+        target: folder to write to, or None to return the content.
+        shorter_side: in pixels; 0 never shrinks.
+        quality: of JPEG, 1 to 100.
+    """
+
+    def __init__(self, source: Path, target: Path | None, shorter_side: int, quality: int) -> None:
+        self.source = source
+        self.target = target
+        self.shorter_side = shorter_side
+        self.quality = quality
+
+    def __getitem__(self, name: str) -> Packed:
+        path = self.source / name
+        try:
+            image = load_rgb(str(path))
+            original = path.read_bytes()
+        except OSError as error:  # BadImageError is one
+            return Packed(name, "bad", reason=" ".join(str(error).split()))
+        content = self.shrink(image)
+        kind = "copied" if content is None else "shrunk"
+        content = content or original
+        packed = Packed(name, kind, len(original), len(content))
+        if self.target is None:
+            return packed._replace(content=content)
+        try:
+            with replacing(self.target / name) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            return Packed(name, "failed", reason=str(error))
+        return packed
+
+    def shrink(self, image: Image.Image) -> bytes | None:
+        """Return the reduced image as JPEG, or None where it stays as it is."""
+        scale = self.shorter_side / min(image.size)
+        size = [max(self.shorter_side, round(scale * length)) for length in image.size]
+        if not 0 < scale < 1 or max(size) > JPEG_LIMIT:
+            return None
+        buffer = io.BytesIO()
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=self.quality, subsampling=0)  # full colour resolution
+        return buffer.getvalue()
+
+
+def run_workers(packer: Packer, names: Sequence[str], workers: int) -> Iterator[Packed]:
+    """Start the workers; their results come in the order of the names, few at a time.
+
+    Raises:
+        UserError: a worker process died.
+    """
+    # A sampler yields what the dataset is asked for: here the names themselves.
+    loader = DataLoader(packer, batch_size=None, sampler=names, num_workers=workers)
+    results = iter(loader)
+
+    def guarded() -> Iterator[Packed]:
+        try:
+            yield from results
+        except RuntimeError as error:
+            if not re.search("exited unexpectedly|killed by signal", str(error)):
+                raise
+            raise UserError(
+                f"a worker process was ended from outside, most likely for lack of memory: use "
+                f"fewer --workers {GO_ON}"
+            ) from error
+
+    return guarded()
+
+
+# ---------------------------------------------------------------------------------- what is done
+
+
+def open_progress(path: Path, settings: dict[str, Any]) -> dict[str, Packed]:
+    """Read what an earlier run has done, by name; start the file if there is none.
+
+    Raises:
+        UserError: the folder was made with other settings, or not by this tool.
+    """
+    text = path.read_bytes() if path.exists() else b""
+    complete = text[: text.rfind(b"\n") + 1]
+    if not complete:
+        own = f".{path.name}."  # what `replacing` leaves when it is killed
+        if path.parent.exists() and any(
+            not file.name.startswith(own) for file in path.parent.iterdir() if file != path
+        ):
+            raise UserError(
+                f"{path.parent} is not empty and was not made by this tool: choose another DST"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        complete = json.dumps(settings).encode() + b"\n"
+        with replacing(path) as temporary:
+            temporary.write_bytes(complete)
+    elif len(complete) < len(text):  # killed while it wrote
+        os.truncate(path, len(complete))
+    first, *lines = complete.decode().splitlines()
+    known = json.loads(first)
+    if known != settings:
+        differing = [k for k in settings if known.get(k) != settings[k]]
+        changes = ", ".join(f"{k} {known.get(k)!r} instead of {settings[k]!r}" for k in differing)
+        raise UserError(
+            f"{path.parent} was made with other settings ({changes}): use the same, choose another "
+            "DST, or remove it"
+        )
+    return {packed.name: packed for packed in (Packed(*json.loads(line)) for line in lines)}
+
+
+@contextlib.contextmanager
+def explained(target: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what goes wrong while writing into one line.
+
+    Raises:
+        UserError: one of ``errors`` was raised.
+    """
+    try:
+        yield
+    except errors as error:
+        raise UserError(
+            f"cannot write to {target} ({error}): see to free space and permissions {GO_ON}"
+        ) from error
+
+
+@contextlib.contextmanager
+def opened_database(path: Path, lmdb: Any, done: int) -> Iterator[Any]:
+    """Open the database for writing; None without ``lmdb``.
+
+    Raises:
+        UserError: it holds fewer than ``done`` images.
+    """
+    if lmdb is None:
+        yield None
+        return
+    with lmdb.open(str(path), map_size=MAP_SIZE) as database:
+        if database.stat()["entries"] < done:
+            raise UserError(
+                f"{path} holds fewer images than {PROGRESS} says: it was damaged or removed; "
+                f"remove {path.parent} and start anew"
+            )
+        yield database
+
+
+def in_batches(results: Iterator[Packed]) -> Iterator[list[Packed]]:
+    """Group what is made permanent at once."""
+    batch: list[Packed] = []
+    size = 0
+    for packed in results:
+        if packed.kind == "failed":
+            raise OSError(packed.reason)
+        batch.append(packed)
+        size += len(packed.content)
+        if len(batch) >= COMMIT_IMAGES or size >= COMMIT_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def store(batch: Sequence[Packed], database: Any, progress: Any) -> None:
+    """Make results permanent: first the images, then the record that they are done."""
+    if database is not None:
+        with database.begin(write=True) as transaction:
+            for packed in batch:
+                if packed.content:
+                    transaction.put(packed.name.encode(), packed.content)
+    for packed in batch:
+        progress.write(json.dumps(packed[:-1]).encode() + b"\n")
+    progress.flush()
+    os.fsync(progress.fileno())
+
+
+def write_lists(
+    target: Path, packed: dict[str, Packed], names: Sequence[str], labels: dict[str, int]
+) -> None:
+    """Write what the datasets read, and the list of bad images."""
+
+    def write(file: str, lines: list[str]) -> None:
+        with replacing(target / file) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    folder = DATABASE if (target / DATABASE).exists() else FOLDER
+    good = {name for name in names if packed[name].kind != "bad"}
+    if labels:
+        listed = [f"{folder}/{name} {label}" for name, label in labels.items() if name in good]
+        write(LABELLED_LISTING, listed)
+    write("bad_images.txt", [f"{n}\t{packed[n].reason}" for n in names if n not in good])
+    write(LISTING, [f"{folder}/{name}" for name in names if name in good])  # last: now it is whole
+
+
+def count_table(packed: Sequence[Packed]) -> str:
+    """Return the table that is printed at the end."""
+    lines = [f"{'':8}{'images':>12}{'MB before':>14}{'MB after':>14}"]
+    for kind in ("shrunk", "copied", "bad", "all"):
+        rows = [row for row in packed if kind in (row.kind, "all")]
+        before, after = (sum(float(row[column]) for row in rows) / 1e6 for column in (2, 3))
+        lines.append(f"{kind:8}{len(rows):>12,}{before:>14,.1f}{after:>14,.1f}")
+    return "\n".join(lines)
+
+
+def pack(
+    source: Path,
+    target: Path,
+    shorter_side: int = 256,
+    quality: int = 95,
+    to_lmdb: bool = False,
+    listing: Path | None = None,
+    workers: int = 0,
+) -> dict[str, Packed]:
+    """Pack a data set, or go on with it.
+
+    Args:
+        source: folder of the images.
+        target: folder to make.
+        shorter_side: in pixels; 0 never shrinks.
+        quality: of JPEG, 1 to 100.
+        to_lmdb: into one database instead of a folder.
+        listing: which images, and their labels.
+        workers: processes beside this one; 0 does all in this one.
+
+    Returns:
+        What became of every image, by name, without content.
+
+    Raises:
+        UserError: see the message.
+    """
+    source, target = source.resolve(), target.resolve()
+    lmdb = import_lmdb() if to_lmdb else None
+    if target.is_relative_to(source):
+        raise UserError(f"{target} is inside {source}: choose a DST outside of SRC")
+    if any(part.endswith(".lmdb") for part in target.parts):
+        raise UserError(f"DST is a folder that gets {DATABASE}: leave the ending .lmdb away")
+    names, labels = find_images(source, listing)
+    check_names(names, LONGEST_KEY if to_lmdb else None)
+    settings = dict(
+        source=str(source), shorter_side=shorter_side, quality=quality,
+        to="lmdb" if to_lmdb else "folder",
+    )  # fmt: skip
+    with explained(target, OSError, *([lmdb.Error] if lmdb else [])):
+        packed = open_progress(target / PROGRESS, settings)
+        done = {name for name, row in packed.items() if row.kind != "bad"}
+        pending = [name for name in names if name not in done]
+        remove_temporaries(target)
+        if not to_lmdb:
+            for folder in {osp.dirname(name) for name in pending}:
+                remove_temporaries(target / FOLDER / folder)
+        packer = Packer(source, None if to_lmdb else target / FOLDER, shorter_side, quality)
+        results = run_workers(packer, pending, min(workers, len(pending)))
+        with (
+            opened_database(target / DATABASE, lmdb, len(done)) as database,
+            open(target / PROGRESS, "ab") as progress,
+            tqdm(results, total=len(names), initial=len(names) - len(pending), unit=" images")
+            as bar,
+        ):  # fmt: skip
+            for batch in in_batches(bar):
+                store(batch, database, progress)
+                packed.update((row.name, row._replace(content=b"")) for row in batch)
+        write_lists(target, packed, names, labels)
+    return {name: packed[name] for name in names}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SRC", type=Path, help="folder of the images")
+    parser.add_argument("target", metavar="DST", type=Path, help="folder to make")
+    parser.add_argument(
+        "--shorter-side", type=int, default=256, help="pixels; 0 never shrinks; default %(default)s"
+    )
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG; default %(default)s")
+    parser.add_argument("--to", choices=("folder", "lmdb"), default="folder", help="default folder")
+    parser.add_argument("--list", metavar="FILE", type=Path, help="the images, and their labels")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="processes; default all %(default)s cores",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.shorter_side < 0 or args.workers < 0 or not 1 <= args.quality <= 100:
+        raise UserError("--shorter-side and --workers are at least 0, --quality is 1 to 100")
+    packed = pack(
+        args.source, args.target, args.shorter_side, args.quality, args.to == "lmdb", args.list,
+        args.workers,
+    )  # fmt: skip
+    print(count_table(list(packed.values())))
+    print(f"wrote {args.target / LISTING}")

@@ -1,0 +1,157 @@
+"""Scene classification: the classes of EuroSAT and RESISC45, and what their converters share."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Entry, Split
+from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.preparation.common import (
+    SHOWN,
+    count_table,
+    folders_called,
+    next_command,
+    refuse_damaged,
+    write_list,
+)
+from gersp_mm.utils.errors import UserError
+
+EUROSAT_CLASSES = EUROSAT_GERSP_1.classes
+RESISC45_CLASSES = RESISC45_GERSP_1.classes
+
+
+def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that both converters take."""
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
+    parser.add_argument("--archive", type=Path, help="zip or tar archive to unpack into DATA first")
+    parser.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="split what is there; the split is then named <name>-incomplete",
+    )
+    parser.add_argument(
+        "--no-decode",
+        action="store_true",
+        help="look at file names alone: images are neither decoded nor compared",
+    )
+
+
+def prepare_scenes(
+    data: Path, split: Split, side: int, allow_incomplete: bool = False, decode: bool = True
+) -> str:
+    """Check a data set of class folders, write the lists of its split, print counts and what next.
+
+    Args:
+        data: holds the class folders at any depth; gets ``splits/<name>/<part>.txt``.
+        split: how to cut it.
+        side: of the images, in pixels.
+        allow_incomplete: accept missing and unknown images.
+        decode: decode every image and compare their contents.
+
+    Returns:
+        The name of the split.
+
+    Raises:
+        UserError: images are missing, unknown, damaged or of another size.
+    """
+    files = find_scenes(data, split.classes)
+    parts = split.cut(files)
+    name = split.name_of(parts)
+    if name != split.name:
+        difference = describe_difference(files, split)
+        if not allow_incomplete:
+            raise UserError(
+                f"{data} is not the complete data set of {split.name}:\n{difference}\nFetch it "
+                f"again, or use --allow-incomplete: the split is then named {name}, and results on "
+                f"it are not comparable with those on {split.name}"
+            )
+        print(difference)
+    if decode:
+        refuse_damaged(list(files.values()), size=(side, side))
+        report_identical(parts, files)
+    folder = data / "splits" / name
+    for part, entries in parts.items():
+        lines = [f"{files[e.path].relative_to(data).as_posix()} {e.label}" for e in entries]
+        write_list(folder / f"{part}.txt", lines)
+    print(part_table(parts, split.classes))
+    print(f"split {name}, sha256 {split.digest(parts)}: wrote {folder}")
+    dataset = split.name.split("-")[0]
+    options = [f"{p}_dataloader.dataset.ann_file=splits/{name}/{p}.txt" for p in parts]
+    config = f"configs/downstream/{dataset}/finetune_r50_{dataset}.py"
+    print(next_command(config, data, dataset, *(options if name != split.name else [])))
+    return name
+
+
+def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
+    """Return the image files of the class folders, by their path from the class name on.
+
+    Raises:
+        UserError: there are no class folders, or one of them twice.
+    """
+    folders: dict[str, Path] = {}
+    for folder in folders_called(classes, data):
+        if folder.name in folders:
+            raise UserError(
+                f"the class folder {folder.name} is there twice, as {folders[folder.name]} and "
+                f"{folder}: keep one of them below {data}"
+            )
+        folders[folder.name] = folder
+    if not folders:
+        raise UserError(
+            f"{data} holds no class folder ({', '.join(classes[:3])} … are looked for, at any "
+            "depth): see --help for where to download the data set"
+        )
+    return {
+        f"{name}/{file.name}": file
+        for name, folder in sorted(folders.items())
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in IMAGE_EXTENSIONS and file.name[0] != "."
+    }
+
+
+def describe_difference(files: Mapping[str, Path], split: Split) -> str:
+    """Say which images are missing or unknown: a count for each class concerned, some names."""
+    expected = set(split.paths())
+    missing, unknown = sorted(expected - set(files)), sorted(set(files) - expected)
+    rows = []
+    for name, size in split.sizes.items():
+        counts = [sum(p.startswith(f"{name}/") for p in paths) for paths in (missing, unknown)]
+        if any(counts):
+            rows.append([name, size, size - counts[0] + counts[1], *counts])
+    lines = [count_table(["class", "expected", "found", "missing", "unknown"], rows)]
+    for what, paths in (("missing", missing), ("unknown", unknown)):
+        if paths:
+            rest = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
+            lines.append(f"{what}: {', '.join(paths[:SHOWN])}{rest}")
+    return "\n".join(lines)
+
+
+def report_identical(parts: Mapping[str, Sequence[Entry]], files: Mapping[str, Path]) -> None:
+    """Print which files of equal content lie in two classes or two parts; nothing is changed."""
+    groups: dict[bytes, list[tuple[str, Entry]]] = defaultdict(list)
+    entries = [(part, entry) for part, listed in parts.items() for entry in listed]
+    for part, entry in tqdm(entries, "comparing", unit="img"):
+        content = hashlib.sha256(files[entry.path].read_bytes()).digest()
+        groups[content].append((part, entry))
+    for what, kinds in (
+        ("classes", lambda group: {entry.label for _, entry in group}),
+        ("parts", lambda group: {part for part, _ in group}),
+    ):
+        found = [group for group in groups.values() if len(kinds(group)) > 1]
+        print(f"byte-identical images in two {what}: {len(found)}")
+        for group in found[:SHOWN]:
+            print("  " + " = ".join(f"{entry.path} ({part})" for part, entry in group))
+
+
+def part_table(parts: Mapping[str, Sequence[Entry]], classes: Sequence[str]) -> str:
+    """Return the table of counts, classes by parts."""
+    counts = [[sum(e.label == i for e in p) for p in parts.values()] for i in range(len(classes))]
+    rows = [[name, *row, sum(row)] for name, row in zip(classes, counts)]
+    total = [sum(column) for column in zip(*counts)]
+    return count_table(["class", *parts, "all"], [*rows, ["all", *total, sum(total)]])

@@ -1,0 +1,120 @@
+"""Draw the same random views through every implementation of the augmentation, side by side.
+
+Columns are the reference (crop, resize and colours by PIL and torchvision, as the released code
+does), the compiled kernel of the worker processes, the batched form for the training device, and
+the differences of these two from the reference, 32 times enlarged. Rows are random images of a
+folder. Prints how many values differ from the reference by more than 2 of 255 grey levels.
+
+Examples:
+  python tools/visualization/augmentation_paths.py data/demo/remote_sensing
+  python tools/visualization/augmentation_paths.py /my/images --preset mocov2 --rows 12 --size 96 \
+      --out views.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import replacing
+from gersp_mm.utils.randomness import seed_everything
+
+ENLARGE = 32
+COLUMNS = ("reference (PIL)", "compiled kernel", "on the device")
+
+
+def draw_views(paths: list[str], preset: str, size: int) -> list[np.ndarray]:
+    """Return the views of every image by reference, kernel and device form.
+
+    Args:
+        paths: N image files.
+        preset: see :class:`gersp_mm.datasets.ViewAugmentation`.
+        size: side of the views in pixels.
+
+    Returns:
+        Three arrays, N×size×size×3, uint8 as int16.
+
+    Raises:
+        UserError: numba is not installed.
+    """
+    from gersp_mm.augmentation.device import recolour_batch
+    from gersp_mm.datasets import ViewAugmentation, load_pixels
+
+    images = [load_pixels(path) for path in paths]
+    ways = (
+        ViewAugmentation(preset, size, colour="workers", engine="pil"),
+        ViewAugmentation(preset, size, colour="workers", engine="numba"),
+        ViewAugmentation(preset, size, colour="device"),
+    )
+    views = []
+    for way in ways:
+        results = []
+        for number, image in enumerate(images):
+            seed_everything(number)
+            results.append(way(dict(img=image)))
+        batch = torch.stack([result["img"] for result in results])
+        if way.on_device:
+            batch = recolour_batch(batch, np.stack([result["colour"] for result in results]))
+        views.append(batch.permute(0, 2, 3, 1).numpy().astype(np.int16))
+    return views
+
+
+def draw(views: list[np.ndarray], out: Path) -> None:
+    """Write the grid as one png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    enlarged = [np.clip(np.abs(view - views[0]) * ENLARGE, 0, 255) for view in views[1:]]
+    columns = {
+        **dict(zip(COLUMNS, views)),
+        **{f"{name},\ndifference × {ENLARGE}": d for name, d in zip(COLUMNS[1:], enlarged)},
+    }
+    rows = len(views[0])
+    figure, axes = plt.subplots(
+        rows, len(columns), figsize=(10, 2 * rows + 0.5), squeeze=False, layout="constrained"
+    )
+    for column, (name, pictures) in enumerate(columns.items()):
+        axes[0, column].set_title(name, fontsize=9)
+        for axis, picture in zip(axes[:, column], pictures):
+            axis.imshow(picture.astype(np.uint8), interpolation="nearest")
+            axis.axis("off")
+    with replacing(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=90)
+    plt.close(figure)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", type=Path, help="folder, searched recursively")
+    parser.add_argument("--preset", default="released", choices=("released", "mocov2"))
+    parser.add_argument("--rows", type=int, default=6, help="number of images (%(default)s)")
+    parser.add_argument("--size", type=int, default=160, help="side of a view (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("augmentation_paths.png"))
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    from gersp_mm.datasets import MillionAID
+
+    dataset = MillionAID(str(args.images))
+    if args.rows < 1:
+        raise UserError(f"--rows must be at least 1, got {args.rows}")
+    numbers = random.Random(0).sample(range(len(dataset)), min(args.rows, len(dataset)))
+    paths = [dataset.get_data_info(number)["img_path"] for number in numbers]
+    views = draw_views(paths, args.preset, args.size)
+    draw(views, args.out)
+    for name, view in zip(COLUMNS[1:], views[1:]):
+        difference = np.abs(view - views[0])
+        share = (difference > 2).mean()
+        most = difference.max()
+        print(f"{name:16} {share:.4%} of the values differ by more than 2, {most} at most")
+    print(f"wrote {args.out}")

@@ -1,0 +1,319 @@
+"""Draw where several pre-trainings look: class activation maps, images by pre-trainings.
+
+A backbone has no classes. So a linear probe (logistic regression, its strength chosen on a fifth
+of --train) is fitted on the frozen features of labelled images and put behind the backbone as its
+last layer; then the library grad-cam makes the map of the last stage for the class that the image
+has, or, with --target predicted and where the class is not known, for the predicted class. Every
+map is scaled to its own largest value: colours compare places within a map, not maps.
+
+Below each map is the predicted class with its probability; above each column the probe's accuracy
+on the part of --train that it was not fitted on.
+
+Checkpoints are exported backbones of any architecture whose output is a map; `random` is the
+first one's network at random initialisation. Images are files, a folder with one sub-folder a
+class, or a list with a line `path label` an image, the paths relative to the list's folder or one
+above it.
+
+Examples:
+  python tools/visualization/cam_grid.py data/eurosat/splits/eurosat-gersp-1/test.txt \\
+      --train data/eurosat/splits/eurosat-gersp-1/train.txt --train-limit 2000 \\
+      --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
+  python tools/visualization/cam_grid.py a.jpg b.jpg --train my/train --checkpoints a.pth b.pth \\
+      --method gradcam++ --target predicted --out cam.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from gersp_mm.backbones.build import Backbone
+from gersp_mm.evaluation.features import EvalImages, pool
+from gersp_mm.evaluation.linear_probe import linear_probe
+from gersp_mm.images.listing import IMAGE_EXTENSIONS, list_images
+from gersp_mm.utils.errors import UserError
+from gersp_mm.visualization.features import (
+    add_backbone_arguments,
+    checked_backbones,
+    class_names,
+    features_of,
+    follow_classes,
+    labelled_images,
+    save_figure,
+    spaced,
+)
+
+METHODS = {
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "hirescam": "HiResCAM",
+    "xgradcam": "XGradCAM",
+    "layercam": "LayerCAM",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+    "scorecam": "ScoreCAM",
+}
+UNKNOWN = -1  # the label of an image whose class is not known
+CELL = 1.55  # inches, side of an image
+
+
+class Probed(nn.Module):
+    """A frozen backbone with a linear classifier behind it.
+
+    ``stage`` is what maps are made of: it passes on the backbone's last output.
+
+    Args:
+        backbone: see :class:`gersp_mm.backbones.build.Backbone`.
+        weight: classes×D, of standardised features folded into it.
+        bias: classes.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, backbone: Backbone, weight: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.name = backbone.name
+        self.backbone = backbone.network
+        self.stage = nn.Identity()
+        self.classifier = nn.Linear(weight.shape[1], weight.shape[0])
+        self.classifier.weight.data = torch.from_numpy(weight).float()
+        self.classifier.bias.data = torch.from_numpy(bias).float()
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(backbone, name)).view(-1, 1, 1)
+            self.register_buffer(name, value)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the scores of images N×3×H×W with values 0 to 255."""
+        with torch.no_grad():
+            output: Any = self.backbone((images - self.mean) / self.std)
+            while isinstance(output, (tuple, list)):
+                output = output[-1]
+        if output.dim() != 4:
+            raise UserError(
+                f"{self.name}: the backbone gives {tuple(output.shape)}, no map N×D×H×W of which "
+                "activation maps could be made"
+            )
+        if torch.is_grad_enabled():
+            output.requires_grad_()
+        return self.classifier(pool(self.stage(output)))
+
+
+class Seen(NamedTuple):
+    """What one network makes of the images.
+
+    Attributes:
+        maps: N×H×W, 0 to 1.
+        predicted: N labels.
+        probabilities: N, of the predicted labels.
+        accuracy: of the probe in per cent.
+    """
+
+    maps: np.ndarray
+    predicted: list[int]
+    probabilities: list[float]
+    accuracy: float
+
+
+def fit_probe(
+    features: torch.Tensor, labels: torch.Tensor, seed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fit a logistic regression as :func:`gersp_mm.evaluation.linear_probe` does.
+
+    Args:
+        features: N×D.
+        labels: N, the numbers from 0 on.
+        seed: of the split that its strength is chosen on.
+
+    Returns:
+        Weight classes×D and bias for features as they are, and the accuracy in per cent on the
+        part that the strength was chosen on.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    chosen = linear_probe(features, labels, features[:1], labels[:1], seed=seed)
+    scaler = StandardScaler().fit(features.double().numpy())
+    fitted = LogisticRegression(C=chosen.chosen_c, max_iter=1000).fit(
+        scaler.transform(features.double().numpy()), labels.numpy()
+    )
+    weight, bias = fitted.coef_, fitted.intercept_
+    if len(weight) == 1:  # two classes share one
+        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight = weight / scaler.scale_
+    return weight, bias - weight @ scaler.mean_, chosen.sweep[chosen.chosen_c]
+
+
+def activation_maps(
+    model: Probed, images: torch.Tensor, targets: list[int], method: str
+) -> np.ndarray:
+    """Return a map N×H×W with values 0 to 1 for each image.
+
+    Args:
+        model: on the device to run on.
+        images: N×3×H×W, 0 to 255.
+        targets: the class of each map.
+        method: one of :data:`METHODS`.
+
+    Raises:
+        UserError: there is no grad-cam.
+    """
+    cam_class, target_class = library(method)
+    cam = cam_class(model=model, target_layers=[model.stage])
+    maps = []
+    for number, target in enumerate(tqdm(targets, f"{model.name}, maps", unit="img")):
+        image = images[number : number + 1].float()
+        maps.append(cam(input_tensor=image, targets=[target_class(target)])[0])
+    return np.stack(maps)
+
+
+def library(method: str) -> tuple[Any, Any]:
+    """Return grad-cam's class of a method, and its target class."""
+    try:
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError as error:
+        raise UserError(
+            f"activation maps need a package that is not here ({error}): bash tools/setup_env.sh "
+            "--demo, or pip install grad-cam"
+        ) from None
+    return getattr(pytorch_grad_cam, METHODS[method]), ClassifierOutputTarget
+
+
+def shown_images(
+    sources: list[Path], size: int, rows: int, names: dict[int, str], train: Path
+) -> EvalImages:
+    """Read the images to draw; those whose class is not known get the label ``UNKNOWN``.
+
+    Args:
+        sources: image files, or one folder or list.
+        size: side of the images.
+        rows: how many of a folder or list.
+        names: of the training images' classes.
+        train: the training images, for messages.
+
+    Raises:
+        UserError: a file does not exist, or the classes are others than the training images'.
+    """
+    first = sources[0]
+    plain = first.is_dir() and not any(path.is_dir() for path in first.iterdir())
+    if len(sources) == 1 and not plain and first.suffix.lower() not in IMAGE_EXTENSIONS:
+        images = labelled_images(first, size, limit=rows)
+        follow_classes(first, images, names, train)
+        return images
+    paths = [p / name for p in sources if p.is_dir() for name in list_images(p, False)][:rows]
+    paths += [path for path in sources if not path.is_dir()]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"there is no image {path}")
+    if not paths:
+        raise UserError(f"{first}: there is no image in it")
+    numbers = {name: label for label, name in names.items()}
+    images = EvalImages(train, size, limit=1)
+    images.samples = [(str(path), numbers.get(path.parent.name, UNKNOWN)) for path in paths]
+    return images
+
+
+def look(
+    backbone: Backbone, train: EvalImages, images: EvalImages, args: argparse.Namespace
+) -> Seen:
+    """Fit the probe of one backbone and make its maps of the images."""
+    features, labels = features_of(backbone, train, args, "training images")
+    classes, numbers = labels.unique(return_inverse=True)
+    weight, bias, accuracy = fit_probe(features, numbers, args.seed)
+    model = Probed(backbone, weight, bias).to(args.device)
+    pixels = torch.stack([images[number][0] for number in range(len(images))]).to(args.device)
+    with torch.no_grad():
+        scores = torch.cat([model(part.float()) for part in pixels.split(args.batch_size)])
+    best, guesses = scores.softmax(1).max(1)
+    known = {label: number for number, label in enumerate(classes.tolist())}
+    targets = [
+        guess if args.target == "predicted" else known.get(label, guess)
+        for guess, label in zip(guesses.tolist(), images.labels.tolist())
+    ]
+    maps = activation_maps(model, pixels, targets, args.method)
+    return Seen(maps, classes[guesses.cpu()].tolist(), best.tolist(), accuracy)
+
+
+def draw(
+    images: EvalImages, seen: dict[str, Seen], names: dict[int, str], overlay: float, out: Path
+) -> None:
+    """Draw the grid.
+
+    Args:
+        images: the rows.
+        seen: the columns.
+        names: of the classes.
+        overlay: share of the map in the mixture with the image.
+        out: the png to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    paint = plt.get_cmap("jet")
+    rows, columns = len(images), 1 + len(seen)
+    width, height = (CELL + 0.12) * columns + 0.1, (CELL + 0.3) * rows + 0.5
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
+    )
+    for row in range(len(images)):
+        image, label = images[row]
+        picture = image.permute(1, 2, 0).numpy() / 255
+        axes[row, 0].imshow(picture, interpolation="nearest")
+        axes[row, 0].set_xlabel(spaced(names[label]) if label in names else "", fontsize=8)
+        for axis, result in zip(axes[row, 1:], seen.values()):
+            colours = paint(result.maps[row])[..., :3]
+            axis.imshow((1 - overlay) * picture + overlay * colours, interpolation="nearest")
+            guess = result.predicted[row]
+            text = f"{spaced(names[guess])} {100 * result.probabilities[row]:.0f} %"
+            right = "#444444" if label == UNKNOWN else "#1a7a3c" if guess == label else "#c0271d"
+            axis.set_xlabel(text, fontsize=7.5, color=right)
+        for axis in axes[row]:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            axis.xaxis.labelpad = 2
+    axes[0, 0].set_title("image", fontsize=9)
+    for axis, (name, result) in zip(axes[0, 1:], seen.items()):
+        axis.set_title(f"{name}\nprobe {result.accuracy:.1f} %", fontsize=9)
+    save_figure(figure, out)
+    plt.close(figure)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, help="image files, or one folder of classes or list")
+    add("--train", type=Path, required=True, help="folder of classes or list: fits the probe")
+    add("--train-limit", type=int, help="use only this many training images; default all")
+    add("--rows", type=int, default=8, help="images of a folder or list (%(default)s)")
+    add("--method", choices=tuple(METHODS), default="gradcam", help="default %(default)s")
+    add("--target", choices=("true", "predicted"), default="true", help="class of the maps")
+    add("--overlay", type=float, default=0.45, help="share of the map's colours (%(default)s)")
+    add_backbone_arguments(parser, "cam.png")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    library(args.method)
+    if not 0 < args.overlay <= 1:
+        raise UserError(f"--overlay must be above 0 and at most 1, got {args.overlay}")
+    backbones = checked_backbones(args)
+    train = labelled_images(args.train, args.size, limit=args.train_limit)
+    names = class_names(args.train, train)
+    images = shown_images(args.images, args.size, args.rows, names, args.train)
+    seen = {backbone.name: look(backbone, train, images, args) for backbone in backbones}
+    for name, result in seen.items():
+        print(f"{name}: the probe's accuracy is {result.accuracy:.1f} % on held-out images")
+    draw(images, seen, names, args.overlay, args.out)
+    print(f"wrote {args.out}")

@@ -1,0 +1,164 @@
+"""Draw the nearest training images of some images, as several pre-trainings see them.
+
+Rows are images, beside each of them its nearest training images by the cosine of the frozen
+features, for every checkpoint. Green frames are of the right class, red ones of another. Above
+each checkpoint is precision@k, the share of the k nearest that are of the right class: its mean
+over all --limit images, not only those that are drawn.
+
+Checkpoints are exported backbones of any architecture; `random` is the first one's network at
+random initialisation. Images are a folder with one sub-folder a class, or a list with a line
+`path label` an image, the paths relative to the list's folder or one above it.
+
+Examples:
+  python tools/visualization/neighbours.py data/eurosat/splits/eurosat-gersp-1/test.txt \\
+      --train data/eurosat/splits/eurosat-gersp-1/train.txt --train-limit 5000 --size 64 \\
+      --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
+  python tools/visualization/neighbours.py my/test --train my/train --checkpoints a.pth b.pth \\
+      --rows 6 --k 4 --out retrieval.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from gersp_mm.evaluation.features import EvalImages
+from gersp_mm.utils.errors import UserError
+from gersp_mm.visualization.features import (
+    add_backbone_arguments,
+    checked_backbones,
+    class_names,
+    features_of,
+    follow_classes,
+    labelled_images,
+    save_figure,
+    spaced,
+)
+
+RIGHT, WRONG = "#1a9850", "#d73027"
+CELL = 1.0  # inches, side of an image
+
+
+def nearest(train: torch.Tensor, queries: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the indices of the k most similar training features by the cosine, N×k."""
+    keys = F.normalize(train, dim=1).T
+    parts = [(F.normalize(part, dim=1) @ keys).topk(k, dim=1)[1] for part in queries.split(1024)]
+    return torch.cat(parts)
+
+
+def draw(
+    queries: tuple[EvalImages, list[int]],
+    train: EvalImages,
+    found: dict[str, tuple[torch.Tensor, float]],
+    names: dict[int, str],
+    out: Path,
+) -> None:
+    """Draw the grid.
+
+    Args:
+        queries: the images, and which of them to draw.
+        train: the training images.
+        found: of every checkpoint the indices of the nearest training images, N×k, and the
+            precision in per cent.
+        names: of the classes.
+        out: the png to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    images, rows = queries
+    k = next(iter(found.values()))[0].shape[1]
+    gap = 0.25
+    widths = [1.0]
+    for _ in found:
+        widths += [gap, *[1.0] * k]
+    figure, axes = plt.subplots(
+        len(rows),
+        len(widths),
+        figsize=(CELL * sum(widths) + 1.2, CELL * len(rows) + 0.55),
+        squeeze=False,
+        gridspec_kw=dict(width_ratios=widths, wspace=0.06, hspace=0.06),
+    )
+    figure.subplots_adjust(
+        left=1.1 / figure.get_figwidth(),
+        right=1 - 0.1 / figure.get_figwidth(),
+        top=1 - 0.5 / figure.get_figheight(),
+        bottom=0.05 / figure.get_figheight(),
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for line, row in zip(axes, rows):
+        image, label = images[row]
+        show(line[0], image, "#444444")
+        name = "\n".join(textwrap.wrap(spaced(names[label]), 13))
+        beside = line[0].transAxes
+        line[0].text(-0.08, 0.5, name, transform=beside, fontsize=8, ha="right", va="center")
+        for number, (indices, _) in enumerate(found.values()):
+            for place, index in enumerate(indices[row].tolist()):
+                other, its_label = train[index]
+                axis = line[2 + number * (k + 1) + place]
+                show(axis, other, RIGHT if its_label == label else WRONG)
+    for number, (name, (_, precision)) in enumerate(found.items()):
+        first = axes[0, 2 + number * (k + 1)].get_position()
+        last = axes[0, 1 + number * (k + 1) + k].get_position()
+        figure.text(
+            (first.x0 + last.x1) / 2,
+            first.y1 + 0.06 / figure.get_figheight(),
+            f"{name}\nprecision@{k} {precision:.1f} %",
+            fontsize=9, ha="center", va="bottom",
+        )  # fmt: skip
+    save_figure(figure, out)
+    plt.close(figure)
+
+
+def show(axis: Any, image: torch.Tensor, colour: str) -> None:
+    """Show an image in a frame."""
+    axis.axis("on")
+    axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set(edgecolor=colour, linewidth=2.5)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("images", type=Path, help="folder of classes or list: what is looked for")
+    add("--train", type=Path, required=True, help="folder of classes or list: what is searched")
+    add("--rows", type=int, default=8, help="images to draw (%(default)s)")
+    add("--k", type=int, default=5, help="neighbours of each (%(default)s)")
+    add("--limit", type=int, default=500, help="images for precision@k (%(default)s)")
+    add("--train-limit", type=int, help="use only this many training images; default all")
+    add_backbone_arguments(parser, "neighbours.png")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    backbones = checked_backbones(args)
+    train = labelled_images(args.train, args.size, limit=args.train_limit)
+    queries = labelled_images(args.images, args.size, limit=max(args.limit, args.rows))
+    if args.k > len(train):
+        raise UserError(f"--k {args.k} is more than the {len(train)} images of {args.train}")
+    names = class_names(args.train, train)
+    follow_classes(args.images, queries, names, args.train)
+    found = {}
+    for backbone in backbones:
+        keys, labels = features_of(backbone, train, args, "training images")
+        features, wanted = features_of(backbone, queries, args, "images")
+        indices = nearest(keys, features, args.k)
+        precision = (labels[indices] == wanted[:, None]).double().mean().item()
+        found[backbone.name] = (indices, 100 * precision)
+        print(f"{backbone.name}: precision@{args.k} {100 * precision:.1f} %, {len(queries)} images")
+    rows = torch.linspace(0, len(queries) - 1, min(args.rows, len(queries))).round().long().tolist()
+    draw((queries, rows), train, found, names, args.out)
+    print(f"wrote {args.out}")

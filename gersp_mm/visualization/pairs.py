@@ -1,0 +1,159 @@
+"""Draw training pairs exactly as the model sees them.
+
+Batches come from the config's own train_dataloader (dataset, augmentation, sampler, collate
+function) and go through the model's data preprocessor; then the normalisation alone is undone.
+Rows are samples; columns are the remote-sensing query, its key, and the natural image with its
+label.
+
+Examples:
+  python tools/visualization/browse_pairs.py configs/pretrain/gersp_r18_demo.py
+  python tools/visualization/browse_pairs.py configs/pretrain/gersp_r50.py --rows 12 \
+      --out pairs.png --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from gersp_mm.engine.launch import load_config
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import replacing
+from gersp_mm.utils.randomness import seed_everything
+
+VIEWS = {
+    "rs_query": "remote sensing, query",
+    "rs_key": "remote sensing, key",
+    "natural": "natural",
+}
+
+
+def seen_by_model(cfg: Config, rows: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Collect the first ``rows`` pairs of the first epoch.
+
+    Args:
+        cfg: a pre-training config with a ``gersp_mm.PairedDataset``.
+        rows: how many pairs.
+
+    Returns:
+        For every view N×H×W×3 uint8 RGB images, and the label of every natural image as text.
+
+    Raises:
+        UserError: the config has no train_dataloader that gives pairs.
+    """
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner
+
+    from gersp_mm.registry import MODELS
+
+    if "train_dataloader" not in cfg:
+        raise UserError("the config has no train_dataloader")
+    init_default_scope(cfg.get("default_scope", "mmpretrain"))
+    seed = cfg.get("randomness", {}).get("seed") or 0
+    seed_everything(seed)
+    loader_cfg = {**cfg.train_dataloader, "num_workers": 0, "persistent_workers": False}
+    loader_cfg.pop("prefetch_factor", None)
+    loader = Runner.build_dataloader(loader_cfg, seed=seed)
+    preprocessor_cfg = cfg.model.get("data_preprocessor") or {}
+    preprocessor = MODELS.build({"type": "gersp_mm.PairedDataPreprocessor", **preprocessor_cfg})
+
+    images: dict[str, list[np.ndarray]] = {}
+    labels: list[str] = []
+    classes = (getattr(loader.dataset, "metainfo", None) or {}).get("classes")
+    seen = 0
+    for batch in loader:
+        data = preprocessor(batch, training=True)
+        if not isinstance(data["inputs"], dict):
+            raise UserError("train_dataloader gives no pairs: its dataset is not a PairedDataset")
+        for view in (view for view in VIEWS if view in data["inputs"]):
+            images.setdefault(view, []).append(restore(data["inputs"][view], preprocessor))
+        labels += [label_text(sample, classes) for sample in data.get("data_samples", [])]
+        seen += len(next(iter(data["inputs"].values())))
+        if seen >= rows:
+            break
+    if not images:
+        raise UserError(
+            f"train_dataloader gives no batch: its {len(loader.dataset)} pairs do not fill one of "
+            f"{loader.batch_size}; lower train_dataloader.batch_size"
+        )
+    return {view: np.concatenate(parts)[:rows] for view, parts in images.items()}, labels[:rows]
+
+
+def restore(batch: torch.Tensor, preprocessor: Any) -> np.ndarray:
+    """Undo the normalisation: N×3×H×W floats to N×H×W×3 uint8."""
+    pixels = batch.float() * preprocessor.std + preprocessor.mean
+    return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def label_text(sample: Any, classes: Any = None) -> str:
+    """Label of one sample, with the class name where the dataset knows it."""
+    if "gt_label" not in sample:
+        return ""
+    label = int(sample.gt_label)
+    name = f" {classes[label]}" if classes and label < len(classes) else ""
+    return f"class {label}{name}"
+
+
+def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
+    """Draw the grid.
+
+    Args:
+        images: N×H×W×3 uint8 images of every view.
+        labels: N texts for the natural images; may be empty.
+        out: the png to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = max(map(len, images.values()))
+    size = (2.1 * len(images), 2.1 * rows + 0.4)
+    figure, axes = plt.subplots(
+        rows, len(images), figsize=size, squeeze=False, layout="constrained"
+    )
+    for column, (view, pictures) in enumerate(images.items()):
+        side = "x".join(map(str, pictures.shape[2:0:-1]))
+        axes[0, column].set_title(f"{VIEWS[view]}\n{side} px", fontsize=9)
+        for row, picture in enumerate(pictures):
+            axes[row, column].imshow(picture, interpolation="nearest")
+            if view == "natural" and row < len(labels):
+                axes[row, column].set_xlabel(labels[row], fontsize=8)
+        for axis in axes[:, column]:
+            axis.set_xticks([])
+            axis.set_yticks([])
+    with replacing(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
+    return out
+
+
+def parse_args(
+    argv: list[str] | None = None,
+    add_config_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="pre-training config")
+    parser.add_argument("--rows", type=int, default=8, help="number of pairs; default 8")
+    parser.add_argument("--out", type=Path, help="png to write; default <work dir>/pairs.png")
+    add_config_arguments(parser)
+    parser.set_defaults(work_dir=None)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.rows < 1:
+        raise UserError(f"--rows must be at least 1, got {args.rows}")
+    cfg = load_config(args)
+    images, labels = seen_by_model(cfg, args.rows)
+    out = args.out or Path(cfg.work_dir) / "pairs.png"
+    draw(images, labels, out)
+    print(f"wrote {out}")

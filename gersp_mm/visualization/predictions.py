@@ -1,0 +1,242 @@
+"""Pictures of test predictions: which images are drawn, by the hosts' hooks or as label maps."""
+
+from __future__ import annotations
+
+import abc
+import colorsys
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from mmengine.hooks import Hook
+from PIL import Image, ImageDraw, ImageFont
+
+from gersp_mm.images.decode import load_rgb
+from gersp_mm.registry import HOOKS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import replacing
+from gersp_mm.utils.model import unwrap
+
+UNLABELLED = (96, 96, 96)  # what is not evaluated
+BORDER = 12
+LONGEST = 1024  # pixels of one panel
+SMALLEST_FONT = 13
+SMALL = 256  # pixels; smaller images of classes are enlarged so that text is readable on them
+
+
+def choose_pictures(paths: Sequence[str], limit: int | None = None) -> dict[str, str]:
+    """Choose the images to draw, evenly over the data set, and name their pictures.
+
+    Args:
+        paths: all image files, in the data set's order.
+        limit: draw at most this many.
+
+    Returns:
+        The name of the picture by image file: its path below the folder that all images share,
+        without suffix unless it takes that to be unique. No two names are equal.
+    """
+    paths = list(dict.fromkeys(paths))
+    if not paths:
+        return {}
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    relative = {path: PurePath(os.path.relpath(path, folder)) for path in paths}
+    times = Counter(name.with_suffix("") for name in relative.values())
+    count = len(paths) if limit is None else min(limit, len(paths))
+    chosen = [paths[number * len(paths) // count] for number in range(count)]
+    names = {path: relative[path] for path in chosen}
+    return {
+        path: str(name if times[name.with_suffix("")] > 1 else name.with_suffix(""))
+        for path, name in names.items()
+    }
+
+
+def distinct_colours(
+    count: int, given: Sequence[Sequence[int]] | None = None
+) -> list[tuple[int, ...]]:
+    """Complete a palette to ``count`` colours, RGB from 0 to 255."""
+    colours = [tuple(map(int, colour)) for colour in given or ()][:count]
+    for number in range(len(colours), count):
+        hue, value = number * 0.618034 % 1, 1 - 0.35 * (number % 3) / 2
+        colours.append(tuple(round(255 * x) for x in colorsys.hsv_to_rgb(hue, 0.85, value)))
+    return colours
+
+
+class PicturesHook(Hook, abc.ABC):
+    """Draw chosen test images; what a picture shows is up to :meth:`draw`.
+
+    Args:
+        out_dir: where to write.
+        max_pictures: draw at most this many, evenly chosen from the data set; all by default.
+
+    Raises:
+        UserError: ``max_pictures`` is below 1.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, out_dir: str, max_pictures: int | None = None) -> None:
+        if max_pictures is not None and max_pictures < 1:
+            raise UserError(f"max_pictures must be at least 1, got {max_pictures}")
+        self.out_dir = Path(out_dir)
+        self.max_pictures = max_pictures
+        self.count = 0
+        self.meta: dict[str, Any] = {}
+        self._names: dict[str, str] = {}
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Choose the images."""
+        dataset = runner.test_loop.dataloader.dataset
+        paths = [dataset.get_data_info(number)["img_path"] for number in range(len(dataset))]
+        self._names = choose_pictures(paths, self.max_pictures)
+        self.count = 0
+        self.meta = dict(dataset.metainfo)
+        classes = self.meta.get("classes") or ()
+        self.meta["palette"] = distinct_colours(len(classes), self.meta.get("palette"))
+
+    def after_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Draw those images of a batch that were chosen."""
+        for number, sample in enumerate(outputs):
+            name = self._names.pop(sample.img_path, None)  # an image of two batches is drawn once
+            if name is not None:
+                self.draw(runner, sample, data_batch["inputs"][number], self.out_dir / name)
+                self.count += 1
+
+    @abc.abstractmethod
+    def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
+        """Draw one image.
+
+        Args:
+            runner: the MMEngine runner.
+            sample: the host's data sample with prediction.
+            image: the input tensor before normalisation.
+            path: where to write, a suffix is to be appended.
+        """
+
+
+class HostPicturesHook(PicturesHook):
+    """Let a host's visualization hook draw one image at a time.
+
+    Left to themselves these hooks give two images of one name one file, draw all images, and
+    mmpretrain's takes BGR images for RGB.
+
+    Args:
+        hook: of mmpretrain or mmdet.
+        out_dir: where to write.
+        max_pictures: draw at most this many.
+    """
+
+    def __init__(self, hook: Any, out_dir: str, max_pictures: int | None) -> None:
+        super().__init__(out_dir, max_pictures)
+        self.hook = hook
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Choose the images, and complete a palette of too few colours."""
+        super().before_test_epoch(runner)
+        runner.visualizer.dataset_meta = self.meta
+
+    def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
+        """Draw into a folder of its own, because the hooks choose the name."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+            if hasattr(self.hook, "test_out_dir"):
+                self.hook.test_out_dir = os.path.abspath(folder)  # a relative one would grow
+            else:
+                self.hook.out_dir = folder
+                factor = max(1, round(SMALL / min(image.shape[1:])))
+                self.hook.draw_args["rescale_factor"] = factor
+                if unwrap(runner.model).data_preprocessor.to_rgb:
+                    image = image.flip(0)
+            self.hook.after_test_iter(runner, 0, dict(inputs=[image]), [sample])
+            (written,) = Path(folder).iterdir()
+            os.replace(written, f"{path}{written.suffix}")
+
+
+@HOOKS.register_module()
+class SegmentationPicturesHook(PicturesHook):
+    """Draw image, ground truth (where there is one) and prediction of test images side by side.
+
+    Below them is a legend with each class's share of the pixels. Colours are the data set's.
+
+    Args:
+        out_dir: where to write one PNG an image.
+        max_pictures: draw at most this many, evenly chosen from the data set; all by default.
+    """
+
+    def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
+        """Draw the label maps of an mmseg sample."""
+        maps = {}
+        if "gt_sem_seg" in sample:
+            maps["ground truth"] = sample.gt_sem_seg.data
+        maps["prediction"] = sample.pred_sem_seg.data
+        picture = draw_label_maps(
+            load_rgb(sample.img_path),
+            {title: labels.squeeze().cpu().numpy() for title, labels in maps.items()},
+            self.meta["classes"],
+            self.meta["palette"],
+        )
+        with replacing(f"{path}.png") as temporary:
+            picture.save(temporary, "PNG")
+
+
+def draw_label_maps(
+    image: Image.Image,
+    maps: dict[str, np.ndarray],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> Image.Image:
+    """Draw an image and its label maps side by side, with a legend.
+
+    Args:
+        image: RGB.
+        maps: H×W integer labels by title; labels that are no class are grey.
+        classes: their names.
+        palette: their colours, RGB.
+    """
+    scale = min(1.0, LONGEST / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    colours = np.array([*palette, UNLABELLED], np.uint8)
+    shares, panels = {}, {"image": image.resize((width, height))}
+    for title, labels in maps.items():
+        known = np.where((labels >= 0) & (labels < len(classes)), labels, len(classes))
+        shares[title] = np.bincount(known.ravel(), minlength=len(colours)) / known.size
+        coloured = Image.fromarray(colours[known])
+        panels[title] = coloured.resize((width, height), Image.Resampling.NEAREST)
+
+    font = _font(max(SMALLEST_FONT, width // 40))
+    line = round(font.size * 1.5)
+    texts = {}
+    for label, name in enumerate([*classes, "not evaluated"]):
+        parts = [f"{title} {share[label]:.1%}" for title, share in shares.items()]
+        if label < len(classes) or any(share[label] for share in shares.values()):
+            texts[label] = f"{name}: {', '.join(parts)}"
+    column = round(max(map(font.getlength, texts.values()))) + 2 * line
+    total = max(len(panels) * (width + BORDER) + BORDER, column + 2 * BORDER)
+    columns = (total - BORDER) // column
+    top = line + height + BORDER
+    picture = Image.new(
+        "RGB", (total, top + -(-len(texts) // columns) * line + BORDER), (255, 255, 255)
+    )
+    pen = ImageDraw.Draw(picture)
+    for number, (title, panel) in enumerate(panels.items()):
+        left = BORDER + number * (width + BORDER)
+        pen.text((left, line // 2), title, (0, 0, 0), font, anchor="lm")
+        picture.paste(panel, (left, line))
+    for number, (label, text) in enumerate(texts.items()):
+        left, y = BORDER + number % columns * column, top + number // columns * line
+        box = (left, y + line // 6, left + line, y + line - line // 6)
+        pen.rectangle(box, tuple(map(int, colours[label])), (0, 0, 0))
+        pen.text((left + line + line // 3, y + line // 2), text, (0, 0, 0), font, anchor="lm")
+    return picture
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib  # which MMEngine needs too; PIL has no font of its own before 10.1
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(str(folder / "DejaVuSans.ttf"), size)

@@ -1,0 +1,195 @@
+"""Draw the features of the same images by several pre-trainings, side by side in two dimensions.
+
+Every point is an image, its colour is its class. The projection is t-SNE (scikit-learn, PCA as
+start, perplexity 30) or, with --method umap, UMAP, of L2-normalised frozen features. It shows
+neighbourhoods: distances between groups and their sizes mean nothing. So each title has two
+numbers of the features themselves, before the projection: kNN top-1 (k = 20, five folds of these
+images) and the silhouette of the classes (cosine; 1: far apart, 0: overlapping).
+
+Checkpoints are exported backbones of any architecture; `random` is the first one's network at
+random initialisation. Images are a folder with one sub-folder a class, or a list with a line
+`path label` an image, the paths relative to the list's folder or one above it.
+
+Examples:
+  python tools/visualization/tsne.py data/eurosat/splits/eurosat-gersp-1/test.txt --size 64 \\
+      --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
+  python tools/visualization/tsne.py my/images --checkpoints a.pth b.pth --limit 500 \\
+      --method umap --out umap.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from gersp_mm.evaluation.knn import knn_predict
+from gersp_mm.utils.errors import UserError
+from gersp_mm.visualization.features import (
+    add_backbone_arguments,
+    checked_backbones,
+    class_names,
+    features_of,
+    labelled_images,
+    save_figure,
+    spaced,
+)
+
+FEWEST = 10  # images that a projection is made of
+COMPONENTS = 50  # what t-SNE's authors reduce the features to first
+FOLDS = 5
+MARKERS = "osD^vP"  # beyond 20 classes
+
+
+def project(features: torch.Tensor, method: str, seed: int) -> np.ndarray:
+    """Bring features to two dimensions.
+
+    Args:
+        features: N×D.
+        method: ``'tsne'`` or ``'umap'``.
+        seed: the same one gives the same result.
+
+    Raises:
+        UserError: there is no umap.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    points = F.normalize(features, dim=1).numpy()
+    if method == "umap":
+        return umap_class()(n_neighbors=min(15, len(points) - 1), random_state=seed).fit_transform(
+            points
+        )
+    components = min(COMPONENTS, *points.shape)
+    points = PCA(components, random_state=seed).fit_transform(points)
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    return TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(points)
+
+
+def umap_class() -> Any:
+    """Return umap's class."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no TensorFlow
+            from umap import UMAP
+    except ImportError:
+        raise UserError(
+            "--method umap needs a package that is not here: pip install umap-learn"
+        ) from None
+    return UMAP
+
+
+def scores(features: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[float, float]:
+    """Return kNN top-1 in per cent, over folds, and the silhouette; the latter may be NaN."""
+    from sklearn.metrics import silhouette_score
+    from sklearn.model_selection import KFold
+
+    predicted = torch.empty_like(labels)
+    folds = KFold(FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(features):
+        k = min(20, len(train))
+        predicted[test] = knn_predict(features[train], labels[train], features[test], k=k)
+    knn = 100 * (predicted == labels).double().mean().item()
+    classes = len(labels.unique())
+    if not 2 <= classes < len(labels):
+        return knn, math.nan
+    return knn, float(silhouette_score(features.numpy(), labels.numpy(), metric="cosine"))
+
+
+def draw(
+    panels: dict[str, np.ndarray], labels: np.ndarray, names: dict[int, str], out: Path
+) -> None:
+    """Draw the panels with one legend.
+
+    Args:
+        panels: of every title N×2 points.
+        labels: N.
+        names: of the classes.
+        out: the png to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    palette: Any = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
+    colours = palette.colors
+    columns = min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.6 * columns + 1.8, 3.9 * rows), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    size = min(14.0, max(3.0, 9000 / len(labels)))
+    # One scatter of all classes in random order, so that none lies on top of the others.
+    order = np.random.default_rng(0).permutation(len(labels))
+    ranks = {label: rank for rank, label in enumerate(names)}
+    rank = np.array([ranks[label] for label in labels.tolist()])
+    for axis, (title, points) in zip(axes.flat, panels.items()):
+        for turn, marker in enumerate(MARKERS):
+            here = order[rank[order] // len(colours) % len(MARKERS) == turn]
+            paint = [colours[r % len(colours)] for r in rank[here]]
+            axis.scatter(*points[here].T, s=size, c=paint, marker=marker, linewidths=0, alpha=0.8)
+        axis.set_title(title, fontsize=10)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_box_aspect(1)
+    handles = [
+        plt.Line2D(
+            [], [], linestyle="", markersize=6, color=colours[r % len(colours)],
+            marker=MARKERS[r // len(colours) % len(MARKERS)],
+        )
+        for r in range(len(names))
+    ]  # fmt: skip
+    texts = [spaced(name) for name in names.values()]
+    figure.legend(
+        handles,
+        texts,
+        loc="outside right center",
+        fontsize=8,
+        frameon=False,
+        ncols=math.ceil(len(names) / (16 * rows)),
+        handletextpad=0.2,
+    )
+    save_figure(figure, out)
+    plt.close(figure)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("images", type=Path, help="folder of classes, or list")
+    add("--method", choices=("tsne", "umap"), default="tsne", help="default %(default)s")
+    add("--limit", type=int, default=2000, help="images, evenly chosen (%(default)s)")
+    add_backbone_arguments(parser, "tsne.png")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.method == "umap":
+        umap_class()
+    backbones = checked_backbones(args)
+    images = labelled_images(args.images, args.size, limit=args.limit)
+    if len(images) < FEWEST:
+        raise UserError(f"a projection of {len(images)} images says nothing: {FEWEST} are needed")
+    names = class_names(args.images, images)
+    all_features = {backbone.name: features_of(backbone, images, args)[0] for backbone in backbones}
+    panels = {}
+    for name, features in tqdm(all_features.items(), f"projecting by {args.method}"):
+        knn, silhouette = scores(features, images.labels, args.seed)
+        numbers = f"kNN {knn:.1f} %" + f", silhouette {silhouette:.2f}" * (silhouette == silhouette)
+        panels[f"{name}\n{numbers}"] = project(features, args.method, args.seed)
+        tqdm.write(f"{name}: {numbers}, {len(images)} images")
+    draw(panels, images.labels.numpy(), names, args.out)
+    print(f"wrote {args.out}")
