@@ -1,0 +1,114 @@
+"""One comparison of two sets of tensors, and one text for what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from gersp_mm.utils.errors import listed
+
+# PyTorch before 0.4.1 had no counters of batches, and no result depends on them.
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class StateDifference:
+    """How a set of tensors differs from the one that is expected.
+
+    Attributes:
+        missing: Names that are expected and not given.
+        unexpected: Names that are given and not expected.
+        reshaped: Names of both with their shapes, given first and expected second.
+        retyped: Names of both with their types, given first and expected second.
+        changed: Names of both that have the same shape and type and other values.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    retyped: Mapping[str, tuple[torch.dtype, torch.dtype]] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything differs."""
+        return bool(
+            self.missing or self.unexpected or self.reshaped or self.retyped or self.changed
+        )
+
+    def sentences(self, most: int = 5) -> list[str]:
+        """Return one part of a sentence for each kind of difference, at most ``most`` names each."""
+        shapes = [f"{n} is {_text(a)} instead of {_text(b)}" for n, (a, b) in self.reshaped.items()]
+        types = [f"{n} is {a} instead of {b}" for n, (a, b) in self.retyped.items()]
+        kinds = [
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape", shapes),
+            ("of another type", types),
+            ("of other values", self.changed),
+        ]
+        return [f"{len(names)} {kind}: {listed(names, most)}" for kind, names in kinds if names]
+
+    def __str__(self) -> str:
+        return "; ".join(self.sentences())
+
+
+def compare(
+    given: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    *,
+    values: bool = False,
+    types: bool = False,
+    optional: Collection[str] = (),
+) -> StateDifference:
+    """Compare two state dicts by name and shape, and by type or values where that is asked for.
+
+    Args:
+        given: Tensors of a file.
+        expected: Tensors of a module, an optimizer or another file.
+        values: Whether values are compared, bit by bit but for the type.
+        types: Whether types are compared.
+        optional: Names that may be missing. The counters of batches always may.
+    """
+    shared = [name for name in expected if name in given]
+    reshaped = {
+        name: (tuple(given[name].shape), tuple(expected[name].shape))
+        for name in shared
+        if given[name].shape != expected[name].shape
+    }
+    retyped = {
+        name: (given[name].dtype, expected[name].dtype)
+        for name in shared
+        if types and given[name].dtype != expected[name].dtype
+    }
+    changed = [
+        name
+        for name in shared
+        if values and name not in reshaped and not _same(given[name], expected[name])
+    ]
+    missing = [
+        name
+        for name in expected
+        if name not in given and name not in optional and not name.endswith(COUNTER)
+    ]
+    unexpected = [name for name in given if name not in expected and not name.endswith(COUNTER)]
+    return StateDifference(tuple(missing), tuple(unexpected), reshaped, retyped, tuple(changed))
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of floating-point tensors that hold NaN or infinity."""
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a single number"
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    one, other = one.detach().cpu(), other.detach().cpu()
+    return torch.equal(one.to(other.dtype), other)
