@@ -38,7 +38,7 @@ class StateDifference:
         )
 
     def sentences(self, most: int = 5) -> list[str]:
-        """Return one part of a sentence for each kind of difference, at most ``most`` names each."""
+        """Return one part of a sentence for each kind of difference, ``most`` names each."""
         shapes = [f"{n} is {_text(a)} instead of {_text(b)}" for n, (a, b) in self.reshaped.items()]
         types = [f"{n} is {a} instead of {b}" for n, (a, b) in self.retyped.items()]
         kinds = [
