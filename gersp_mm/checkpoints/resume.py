@@ -127,8 +127,10 @@ def _compare_model(checkpoint: Mapping[str, Any], model: torch.nn.Module) -> lis
 def _compare_optimizers(
     state: Mapping[str, Any], optim_wrapper: Any, model: torch.nn.Module
 ) -> list[str]:
-    if isinstance(optim_wrapper, OptimWrapperDict) and state.keys() != optim_wrapper.keys():
-        return [f"optimizers {listed(list(state))} instead of {listed(list(optim_wrapper.keys()))}"]
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        given, own = sorted(state), sorted(optim_wrapper.keys())
+        if given != own:
+            return [f"optimizers {listed(given)} instead of {listed(own)}"]
     pairs = _optimizers(state, optim_wrapper)
     return [text for part, own in pairs for text in _compare_optimizer(part, own, model)]
 

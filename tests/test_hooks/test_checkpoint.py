@@ -58,7 +58,9 @@ def test_a_process_killed_while_saving_leaves_the_older_file(
 ):
     path = tmp_path / "epoch_1.pth"
     backend = dict(backend=ATOMIC_BACKEND)
-    save_checkpoint(dict(weights=torch.arange(1000.0)), str(path), backend_args=backend)
+    meta = dict(epoch=1, iter=10)
+    content = dict(state_dict=dict(weights=torch.arange(1000.0)), optimizer={}, meta=meta)
+    save_checkpoint(content, str(path), backend_args=backend)
     old = path.read_bytes()
 
     def save_again():
@@ -97,13 +99,15 @@ def test_a_run_killed_while_saving_goes_on_and_ends_the_same(pair_data, tmp_path
 
 
 def test_failing_write_removes_its_temporary_file(tmp_path, monkeypatch):
-    def full_disk(path, content):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         save_checkpoint({}, str(tmp_path / "a.pth"), backend_args=dict(backend=ATOMIC_BACKEND))
+    assert caught.value.filename == str(tmp_path / "a.pth")
     assert not list(tmp_path.iterdir())
+
+
+def full_disk(path, content):
+    raise OSError(28, "No space left on device")
 
 
 def test_permissions_follow_the_umask(tmp_path):
