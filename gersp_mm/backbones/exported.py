@@ -11,8 +11,9 @@ import mmengine
 import mmpretrain
 import torch
 
+from gersp_mm.checkpoints.compare import not_finite
 from gersp_mm.constants import CHANNEL_ORDER
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import save_atomically
 from gersp_mm.version import __version__
 
@@ -50,7 +51,7 @@ def export_backbone(
         The ``meta`` that was written.
 
     Raises:
-        UserError: the state dict holds no ``backbone.`` entry.
+        UserError: the state dict holds no ``backbone.`` entry, or one with NaN or infinity.
     """
     backbone = {
         name: tensor.detach().cpu().contiguous().clone()
@@ -60,6 +61,12 @@ def export_backbone(
     if not backbone:
         raise UserError(
             f"nothing to export to {path}: the state dict has no entry starting with {PREFIX!r}"
+        )
+    broken = not_finite(backbone)
+    if broken:
+        raise UserError(
+            f"{path} was not written, because {listed(broken)} hold NaN or infinity. Export an "
+            "earlier checkpoint"
         )
     meta = describe_backbone(backbone, arch, method, mean, std, epoch, config, source_sha256)
     save_atomically(dict(state_dict=backbone, meta=meta), path)
