@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
         with sole_run(cfg.work_dir):
             Runner.from_cfg(cfg).test()
         return
+    launch.check_accumulation(cfg)
     if args.amp:
         launch.use_amp(cfg, args.amp)
     if args.auto_scale_lr:

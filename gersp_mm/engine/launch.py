@@ -100,6 +100,20 @@ def join_processes(cfg: Config) -> None:
     init_dist(cfg.launcher, **environment.get("dist_cfg", {}))
 
 
+def check_accumulation(cfg: Config) -> None:
+    """Refuse a number of accumulated iterations that is no positive whole number.
+
+    Raises:
+        UserError: With the field and the value.
+    """
+    counts = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
+    if not isinstance(counts, int) or isinstance(counts, bool) or counts < 1:
+        raise UserError(
+            "optim_wrapper.accumulative_counts must be a whole number of at least 1, got "
+            f"{counts!r}. It is the number of iterations whose gradients make one step"
+        )
+
+
 def choose_checkpoint(cfg: Config, given: str | None) -> None:
     """Set ``cfg.resume`` and ``cfg.load_from`` to the checkpoint that a run is resumed from.
 
@@ -124,9 +138,10 @@ def choose_checkpoint(cfg: Config, given: str | None) -> None:
             print(f"--resume: no checkpoint in {folder} yet, starting from the beginning")
             return
         given = found
-    elif not os.path.isfile(given):
+    elif not os.path.exists(given) and "://" not in given:
         raise UserError(f"--resume: there is no checkpoint {given}")
-    require_training_state(read_checkpoint(given).data, given)
+    if "://" not in given:
+        require_training_state(read_checkpoint(given).data, given)
     cfg.resume, cfg.load_from = True, given
 
 
