@@ -43,7 +43,9 @@ def test_a_second_run_is_refused_and_a_killed_one_does_not_block(tmp_path):
                 with pytest.raises(UserError) as caught, sole_run(tmp_path):
                     pytest.fail("two runs at once")
                 text = str(caught.value)
-                assert text.startswith(f"another run writes to {tmp_path}: process {holder.pid} on ")
+                assert text.startswith(
+                    f"another run writes to {tmp_path}: process {holder.pid} on "
+                )
                 assert ", started 2" in text and "--work-dir" in text
             holder.kill()
             holder.wait()
@@ -125,7 +127,9 @@ def test_an_output_that_cannot_be_written_is_one_line(number, capsys):
         run_tool(fail(number), None)
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"error: out/rows.jsonl cannot be written or opened ({os.strerror(number)})")
+    assert line.startswith(
+        f"error: out/rows.jsonl cannot be written or opened ({os.strerror(number)})"
+    )
 
 
 def test_another_error_of_the_system_keeps_its_trace():

@@ -21,8 +21,8 @@ def latest_checkpoint(
 
     The epoch and the iteration in the files themselves decide. Times are lost when a folder is
     copied, names may be changed, and MMEngine's ``last_checkpoint`` note is left empty or behind
-    by a run that is killed at the wrong moment. Checkpoints without an optimizer, such as MMEngine's
-    ``best_*.pth``, come after those with one.
+    by a run that is killed at the wrong moment. Checkpoints without an optimizer, such as
+    MMEngine's ``best_*.pth``, come after those with one.
 
     Args:
         work_dir: Folder of the checkpoints.
@@ -77,10 +77,12 @@ def read_progress(path: str | os.PathLike) -> tuple[bool, int, int] | None:
         with archive.open(name) as file:
             content = _Outline(file).load()
     meta = content.get("meta") if isinstance(content, Mapping) else None
-    counts = [meta.get(name) if isinstance(meta, Mapping) else None for name in ("epoch", "iter")]
-    if "state_dict" not in content or not all(isinstance(count, int) for count in counts):
+    if not isinstance(meta, Mapping) or "state_dict" not in content:
         return None
-    return "optimizer" in content, *counts
+    epoch, iteration = meta.get("epoch"), meta.get("iter")
+    if not isinstance(epoch, int) or not isinstance(iteration, int):
+        return None
+    return "optimizer" in content, epoch, iteration
 
 
 class _Outline(pickle.Unpickler):

@@ -56,9 +56,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("case", SHAPES)
-def test_another_model_is_one_error_that_lists_the_difference(
-    first_run, pair_data, tmp_path, case
-):
+def test_another_model_is_one_error_that_lists_the_difference(first_run, pair_data, tmp_path, case):
     changes, text = SHAPES[case]
     cfg = resumed(demo_config(pair_data, tmp_path, iterations=2, epochs=2), first_run)
     for name, change in changes.items():
@@ -69,8 +67,9 @@ def test_another_model_is_one_error_that_lists_the_difference(
     message = refusal(cfg)
     assert text in message
     assert f"{first_run} is of another run" in message
-    assert f"new work directory from the weights alone, with --cfg-options load_from={first_run}" in (
-        message
+    assert (
+        f"new work directory from the weights alone, with --cfg-options load_from={first_run}"
+        in (message)
     )
 
 

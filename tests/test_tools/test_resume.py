@@ -39,19 +39,17 @@ def copy_without_the_end(work_dir, target):
     return target
 
 
-def test_a_copy_without_times_goes_on_from_the_furthest(three_epochs, tmp_path, capsys):
+def test_a_copy_without_times_goes_on_from_the_furthest(three_epochs, tmp_path):
     """The later epoch has the earlier time, and MMEngine's note names neither."""
     config, work_dir = three_epochs
     copy = copy_without_the_end(work_dir, tmp_path / "copy")
-    os.utime(copy / "epoch_1.pth", (2e9, 2e9))
+    os.utime(copy / "epoch_1.pth", (1.5e9, 1.5e9))
+    os.utime(copy / "epoch_2.pth", (1e9, 1e9))
     (copy / "last_checkpoint").write_text(str(copy / "epoch_1.pth"))
     run(config, copy, "--cfg-options", "resume=True")  # MMEngine's own way to say --resume
     assert_same_training_state(copy / "epoch_3.pth", work_dir / "epoch_3.pth")
     assert load(copy / "epoch_3.pth")["meta"]["iter"] == 6
-    (start,) = set(os.listdir(copy)) - set(os.listdir(work_dir))
-    (log,) = (copy / start).glob("*.log")
-    assert "resumed epoch: 2" not in capsys.readouterr().err
-    assert log.exists()
+    assert (copy / "epoch_2.pth").stat().st_mtime == 1e9  # not written again from epoch 1
 
 
 def test_a_damaged_one_is_named_and_passed_over(three_epochs, tmp_path, capsys):
@@ -108,7 +106,7 @@ DOWNSTREAM = {
 
 @pytest.mark.parametrize("case", DOWNSTREAM)
 def test_a_downstream_run_with_the_hooks_of_its_host(downstream_data, tmp_path, case):
-    """The config names no hook of ours, and no weights to start from are given on resume."""
+    """The config does not name the hook that looks at checkpoints."""
     name, checkpoint, longer, wider, text = DOWNSTREAM[case]
     pytest.importorskip("mmseg")
     cfg = downstream_twin(name, downstream_data, tmp_path, iterations=1)
@@ -119,9 +117,10 @@ def test_a_downstream_run_with_the_hooks_of_its_host(downstream_data, tmp_path, 
     cfg.pop("work_dir")
     cfg.dump(tmp_path / "downstream.py")
     work_dir = tmp_path / "work"
-    run(tmp_path / "downstream.py", work_dir, "--cfg-options", "pretrained=None")
+    start = [tmp_path / "downstream.py", work_dir, "--cfg-options", "pretrained=None"]
+    run(*start)
     with pytest.raises(UserError, match=text) as caught:
-        run(tmp_path / "downstream.py", work_dir, "--resume", "--cfg-options", longer, wider)
+        run(*start, longer, wider, "--resume")
     assert f"{work_dir / checkpoint} is of another run" in str(caught.value)
-    run(tmp_path / "downstream.py", work_dir, "--resume", "--cfg-options", longer)
+    run(*start, longer, "--resume")
     assert (work_dir / checkpoint.replace("1", "2")).exists()

@@ -16,6 +16,7 @@ from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.model import unwrap
 
+RULE = "!" * 96
 TRIED = 256  # images of a part that are decoded before the first step
 
 
@@ -103,9 +104,8 @@ class KNNEvalHook(Hook):
             if get_world_size() > 1:  # the other ranks wait for the features of this one
                 raise
             runner.logger.warning(
-                "\n" + "!" * 96 + f"\n  The kNN evaluation after epoch {runner.epoch + 1} failed and "
-                "has no result; the training goes on.\n"
-                f"  {type(error).__name__}: {error}\n" + "!" * 96,
+                f"\n{RULE}\n  The kNN evaluation after epoch {runner.epoch + 1} failed and has no "
+                f"result; the training goes on.\n  {type(error).__name__}: {error}\n{RULE}",
                 exc_info=not isinstance(error, UserError),
             )
 

@@ -35,7 +35,9 @@ def check_free_space(runner: Any, hook: Any, folder: str | os.PathLike) -> None:
     if hook.max_keep_ckpts > 0:
         stored = len(list(Path(folder).glob(hook.filename_tmpl.format("*"))))
         coming = min(coming, max(hook.max_keep_ckpts - stored, 1))
-    existing = next(path for path in (Path(folder), *Path(folder).resolve().parents) if path.exists())
+    existing = next(
+        path for path in (Path(folder), *Path(folder).resolve().parents) if path.exists()
+    )
     free = shutil.disk_usage(existing).free
     if coming == 0 or free >= coming * size:
         return
