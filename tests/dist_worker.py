@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -166,10 +167,8 @@ def killed_and_resumed(counts: int, data: Path, work_dir: Path) -> dict[str, Any
         return cfg
 
     build(config("whole")).train()
-    try:
+    with contextlib.suppress(Die):
         build(config("killed"), DieAt(11)).train()
-    except Die:
-        pass
     torch.distributed.barrier()
     newest = latest_checkpoint(work_dir / "killed")
     assert newest is not None

@@ -88,9 +88,9 @@ def test_two_ranks_are_refused_together(pair_data, tmp_path):
 def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "work").write_text("a file")
     for folder in (tmp_path / "work", tmp_path / "work" / "below"):
-        with pytest.raises(UserError, match=f"work directory {folder} cannot be written to"):
-            with sole_run(folder):
-                pass
+        text = f"work directory {folder} cannot be written to"
+        with pytest.raises(UserError, match=text), sole_run(folder):
+            pass
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
@@ -99,9 +99,9 @@ def test_a_work_directory_that_cannot_be_written_to(tmp_path, monkeypatch, numbe
         raise OSError(number, os.strerror(number), str(tmp_path / "run.lock"))
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
-    with pytest.raises(UserError, match=rf"cannot be written to \({os.strerror(number)}\)"):
-        with sole_run(tmp_path):
-            pass
+    text = rf"cannot be written to \({os.strerror(number)}\)"
+    with pytest.raises(UserError, match=text), sole_run(tmp_path):
+        pass
 
 
 def test_a_file_system_without_locks_is_used(tmp_path, monkeypatch, capsys):

@@ -82,8 +82,8 @@ def _acquire(lock: FileLock, path: Path) -> None:
     except Timeout:
         holder = path.read_text(encoding="utf-8", errors="replace").strip()
         raise UserError(
-            f"another run writes to {path.parent}: {holder or 'its process is not known'}. Wait for "
-            "it, end it, or choose another folder with --work-dir"
+            f"another run writes to {path.parent}: {holder or 'its process is not known'}. Wait "
+            "for it, end it, or choose another folder with --work-dir"
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,9 +27,9 @@ def write(folder, name, epoch, iteration, age=0, **changes):
 
 
 def damage(path, start, count=200):
-    content = bytearray(open(path, "rb").read())
+    content = bytearray(Path(path).read_bytes())
     content[start : start + count] = bytes(255 - byte for byte in content[start : start + count])
-    open(path, "wb").write(content)
+    Path(path).write_bytes(content)
 
 
 def test_no_folder_and_no_checkpoint(tmp_path):
@@ -71,13 +72,13 @@ def test_exports_and_best_checkpoints_do_not_come_first(tmp_path):
 def test_damaged_ones_are_passed_over_and_named(tmp_path, kind):
     whole = write(tmp_path, "epoch_1.pth", 1, 10)
     bad = write(tmp_path, "epoch_2.pth", 2, 20)
-    content = open(bad, "rb").read()
+    content = Path(bad).read_bytes()
     if kind == "bytes changed":
         damage(bad, content.index(bytes(4000)) + 1000)
         assert read_progress(bad) == (True, 2, 20)
     else:
         parts = {"cut off": content[: len(content) // 2], "empty": b"", "text": b"hello\n"}
-        open(bad, "wb").write(parts[kind])
+        Path(bad).write_bytes(parts[kind])
     told = []
     assert latest_checkpoint(tmp_path, told.append) == whole
     assert len(told) == 1 and bad in told[0] and "damaged" in told[0]
@@ -89,7 +90,7 @@ def test_damaged_ones_are_passed_over_and_named(tmp_path, kind):
 def test_a_damaged_one_that_is_behind_is_no_reason_to_warn_twice(tmp_path):
     """What is verified is what is used; the tensors of the others are not read."""
     old = write(tmp_path, "epoch_1.pth", 1, 10)
-    damage(old, open(old, "rb").read().index(bytes(4000)) + 1000)
+    damage(old, Path(old).read_bytes().index(bytes(4000)) + 1000)
     newest = write(tmp_path, "epoch_2.pth", 2, 20)
     told = []
     assert latest_checkpoint(tmp_path, told.append) == newest and told == []

@@ -116,7 +116,8 @@ def test_a_number_outside_its_range_is_refused_when_the_hook_is_made(options, te
 
 def narrow_with_knn(pair_data, work_dir, epochs=1, **changes):
     cfg = demo_config(pair_data, work_dir, iterations=1, epochs=epochs)
-    cfg.default_hooks.knn_eval = twin_with_knn(pair_data, work_dir, **changes).default_hooks.knn_eval
+    wide = twin_with_knn(pair_data, work_dir, **changes)
+    cfg.default_hooks.knn_eval = wide.default_hooks.knn_eval
     return cfg
 
 
