@@ -65,7 +65,7 @@ def export_backbone(
     broken = not_finite(backbone)
     if broken:
         raise UserError(
-            f"{path} was not written, because {listed(broken)} hold NaN or infinity. Export an "
+            f"{path} was not written, because NaN or infinity is in {listed(broken)}. Export an "
             "earlier checkpoint"
         )
     meta = describe_backbone(backbone, arch, method, mean, std, epoch, config, source_sha256)
