@@ -37,10 +37,10 @@ def sole_run(work_dir: str | os.PathLike) -> Iterator[None]:
     """
     path = Path(work_dir) / LOCK
     lock = FileLock(path)
-    with together():
-        if is_main_process():
-            _acquire(lock, path)
     try:
+        with together():
+            if is_main_process():
+                _acquire(lock, path)
         yield
     finally:
         lock.release()
