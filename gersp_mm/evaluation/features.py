@@ -312,8 +312,8 @@ def extract_features(
 
     The model is in eval mode meanwhile, so BatchNorm statistics stay as they are, and each of its
     modules is given its mode back. Images that cannot be read are left out, with a warning, and are
-    removed from ``dataset``, so that its items and the features agree. Under ``torch.distributed`` every rank runs its share, and all
-    ranks return the features of the whole dataset, in its order.
+    removed from ``dataset``, so that its items and the features agree. Under ``torch.distributed``
+    every rank runs its share, and all ranks return the features of the whole dataset, in its order.
 
     Args:
         model: a backbone, or a model with a ``backbone``, whose output (the last one of several)

@@ -30,7 +30,7 @@ JPEG_START = b"\xff\xd8\xff"
 
 # A header that claims more pixels is not believed. Million-AID's largest image has 381 million.
 MAX_PIXELS = 2**29
-# Below this number of pixels (200 MB when decoded) a claim is cheap to try, whatever lies behind it.
+# Below this number of pixels (200 MB when decoded) a claim is cheap to try in any case.
 CHEAP_PIXELS = 2**26
 # Deflate packs at most 1,032 bytes into one, so that 8-bit PNG and TIFF images of one constant
 # colour stay below this; JPEGs do too, with at least one bit for each block of 64 pixels.

@@ -126,7 +126,8 @@ def check_parts(
         )
         if refuse and len(shared) > MAX_SHARED * len(parts[other]):
             raise UserError(f"{said} Results would be too good. Remove them from one part.")
-        print_log(f"{said} Results are too good by that much.", logger="current", level=logging.WARNING)
+        said += " Results are too good by that much."
+        print_log(said, logger="current", level=logging.WARNING)
 
 
 def _same_bytes(one: Sequence[str], other: Sequence[str]) -> dict[str, str]:
@@ -186,9 +187,13 @@ def _content(path: str) -> bytes:
 
 def _is_of_one_colour(path: str) -> bool:
     try:
-        return all(low == high for low, high in load_rgb(path).getextrema())
+        return _is_constant(load_rgb(path))
     except BadImageError:
         return True
+
+
+def _is_constant(image: Image.Image) -> bool:
+    return len(image.getcolors(1) or ()) == 1
 
 
 def _same_pixels(one: str, other: str) -> bool:
@@ -196,7 +201,7 @@ def _same_pixels(one: str, other: str) -> bool:
         first, second = load_rgb(one), load_rgb(other)
     except BadImageError:
         return False
-    if all(low == high for low, high in first.getextrema()):
+    if _is_constant(first):
         return False
     if first.size == second.size and first.tobytes() == second.tobytes():
         return True
