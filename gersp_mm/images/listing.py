@@ -238,7 +238,7 @@ class _Walk:
         text = " and ".join(parts)
         if text and (self.root, text) not in _told:
             _told.add((self.root, text))
-            print_log(f"{self.folder}: passed over {text}.", logger="current")
+            print_log(f"{self.folder.rstrip(os.sep)}: passed over {text}.", logger="current")
 
 
 def _some(names: Sequence[str]) -> str:
