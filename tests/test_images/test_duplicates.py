@@ -106,5 +106,5 @@ def test_a_data_set_with_a_second_copy_of_its_images_is_refused():
     refuse_second_copies([f"{name}.tif" for name in names] + ["d/0.png"], "here")
     with pytest.raises(UserError, match=r"In here, every image is there twice, as .png and .tif"):
         refuse_second_copies([f"{n}{e}" for n in names for e in (".tif", ".png")], "here")
-    with pytest.raises(UserError, match=r"1 of 4 images are there twice, .*\(c/1.jpg and c/1.tif\)"):
+    with pytest.raises(UserError, match=r"1 of 4 images are there twice, .*c/1.jpg and"):
         refuse_second_copies([f"{name}.tif" for name in names] + ["c/1.jpg"], "here")
