@@ -238,7 +238,8 @@ class _Walk:
         text = " and ".join(parts)
         if text and (self.root, text) not in _told:
             _told.add((self.root, text))
-            print_log(f"{self.folder.rstrip(os.sep)}: passed over {text}.", logger="current")
+            where = self.folder.rstrip(os.sep)
+            print_log(f"{where}: {len(self.found)} images; passed over {text}.", logger="current")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -11,7 +11,8 @@ DST gets images/ or images.lmdb/, and lists that every dataset reads (as ann_fil
   images.txt       the images; gersp_mm.MillionAID takes DST without naming the list
   labelled.txt     `path label`, where SRC has one sub-folder a class (labels as mmpretrain's
                    CustomDataset numbers them: the sorted folders' numbers) or --list has labels
-  bad_images.txt   images that cannot be read and are left out, with the reason
+  bad_images.txt   images that cannot be read and are left out, with the reason; line breaks and
+                   bytes that are not UTF-8 are escaped in names
   progress.jsonl   what is done
 
 It may be interrupted at any moment, killed included: the same command goes on where it stopped.

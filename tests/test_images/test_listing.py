@@ -63,7 +63,7 @@ def test_hidden_and_system_folders_are_neither_images_nor_classes(root, monkeypa
     assert len(MillionAID(str(root))) == 4
     # 8 entries of the folder, 2 in bird, 1 in dog; every later reader is silent
     (text,) = said
-    assert text.startswith(f"{root}: passed over 11 hidden or system files and folders ($RECYCLE")
+    assert text.startswith(f"{root}: 4 images; passed over 11 hidden or system files and ")
 
 
 def test_ordinary_folders_have_the_order_and_labels_of_custom_dataset(tmp_path):
