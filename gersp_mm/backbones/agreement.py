@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from gersp_mm.backbones.exported import PREFIX, Normalisation
-from gersp_mm.checkpoints.compare import COUNTER, StateDifference, compare
-from gersp_mm.checkpoints.read import config_values
+from gersp_mm.checkpoints.compare import COUNTER, StateDifference, compare, not_finite
+from gersp_mm.checkpoints.read import config_values, require_finite
 from gersp_mm.utils.errors import UserError
 
 TOLERANCE = 1e-2  # of mean and std, which configs round
@@ -42,8 +42,9 @@ def require_same_tensors(
         advice: The reason and what to do, sentences; guessed by default.
 
     Raises:
-        UserError: They differ, with the reason.
+        UserError: They differ, with the reason; or a tensor holds NaN or infinity.
     """
+    _require_finite(path, own, given)
     found = compare(given, own, values=values)
     if not extra:
         found = StateDifference(found.missing, (), found.reshaped, {}, found.changed)
@@ -78,8 +79,9 @@ def require_whole_model(path: str, own: State, given: State, config: str) -> Non
         config: What the model is of, for the message.
 
     Raises:
-        UserError: They differ, with the likely reason.
+        UserError: They differ, with the likely reason; or a tensor holds NaN or infinity.
     """
+    _require_finite(path, own, given)
     if found := compare(given, own):
         if given and all(name.startswith(PREFIX) for name in given):
             advice = "This is a backbone file: it starts a training, see tools/train.py."
@@ -110,8 +112,10 @@ def require_loadable_model(
         have another shape there.
 
     Raises:
-        UserError: Anything else is missing or of another shape, or the file has more in ``part``.
+        UserError: Anything else is missing or of another shape, the file has more in ``part``, or a
+            tensor holds NaN or infinity.
     """
+    _require_finite(path, own, given)
     found = compare(given, own)
     start = f"{part}."
     severe = StateDifference(
@@ -126,10 +130,24 @@ def require_loadable_model(
             advice = f"To start from its {part} alone, use pretrained={path} without load_from."
         elif inner and theirs:
             advice = likely_reason(inner, theirs)
+        elif inner and _prefix_in(inner, list(given)) == "":
+            advice = (
+                f"It holds a {part} without prefix: use pretrained={path} in place of load_from, "
+                f"with model.{part}.init_cfg.prefix=None."
+            )
         else:
             advice = _prefix_advice(own, given, "load_from") or likely_reason(inner, given, start)
         raise UserError(f"load_from={path} does not fit the model: {severe}. {advice}")
     return StateDifference(found.missing, (), found.reshaped).sentences(most=10)
+
+
+def _require_finite(path: str, own: State, given: State) -> None:
+    """Refuse NaN and infinity in what is loaded, but where the module itself starts with them."""
+    used = {name: tensor for name, tensor in given.items() if name in own}
+    bad = not_finite(used)
+    if bad:
+        odd = not_finite({name: own[name] for name in bad})
+        require_finite(path, {name: used[name] for name in bad if name not in odd})
 
 
 def _prefix_advice(own: State, given: State, reader: str) -> str | None:

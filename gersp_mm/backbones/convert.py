@@ -213,6 +213,8 @@ def _exported(
             raise UserError(f"{_side_file(path)} is no JSON ({error}): remove it") from error
     if not isinstance(meta, Mapping) or "weights_sha256" not in meta:
         return None
+    if not all(name.startswith(PREFIX) for name in named):
+        return None  # renamed since
     if weights_sha256(named) != meta["weights_sha256"]:
         raise UserError(
             f"the weights of {path} are not those that were exported: their hash is not the "

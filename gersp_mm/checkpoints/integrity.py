@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from gersp_mm.utils.files import file_sha256
 
 BLOCK = 2**22  # bytes
+SETTLED = 2.0  # seconds
+Identity = tuple[str, int, int, int]
 # torchvision's and OpenMMLab's files are called after the start of their hash.
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")
 
@@ -45,6 +48,16 @@ def verify_records(archive: zipfile.ZipFile) -> bool:
             while record.read(BLOCK):
                 pass
     return bool(checked)
+
+
+def identity(path: Path) -> Identity | None:
+    """Return what tells the content of a file from that of others; None if it may still change.
+
+    Times of files are too coarse to tell two writes of the same moment apart.
+    """
+    state = path.stat()
+    settled = time.time() - state.st_mtime > SETTLED
+    return (str(path), state.st_ino, state.st_size, state.st_mtime_ns) if settled else None
 
 
 def named_after_its_hash(path: Path) -> bool:

@@ -20,7 +20,13 @@ import torch
 from mmengine.logging import HistoryBuffer, print_log
 
 from gersp_mm.checkpoints.compare import not_finite
-from gersp_mm.checkpoints.integrity import named_after_its_hash, verify_records, weights_sha256
+from gersp_mm.checkpoints.integrity import (
+    Identity,
+    identity,
+    named_after_its_hash,
+    verify_records,
+    weights_sha256,
+)
 from gersp_mm.utils.errors import UserError, listed
 
 # Plain data of well-known libraries, which training checkpoints hold beside their tensors. Like all
@@ -114,7 +120,8 @@ def read_checkpoint(
     """
     path = Path(path)
     try:
-        verified = _refuse_what_is_no_checkpoint(path)
+        known = path.is_file() and identity(path) in _verified  # read before by this process
+        verified = _refuse_what_is_no_checkpoint(path, known)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). Check its rights") from error
     stand_ins: tuple[str, ...] = ()
@@ -136,7 +143,10 @@ def read_checkpoint(
         whole = f"a whole pickled {what}" if isinstance(data, StandIn) else f"a {what}"
         raise UserError(f"{path} holds {whole}, no dict of weights: save its state_dict() instead")
     data = _without_code(data)
-    if not (_has_stored_hash(path, data) or verified or named_after_its_hash(path)):
+    if known or _has_stored_hash(path, data) or verified or named_after_its_hash(path):
+        if (name := identity(path)) is not None:
+            _verified.add(name)
+    else:
         _say_unverified(path)
     return Content(data, stand_ins)
 
@@ -258,6 +268,7 @@ def _has_stored_hash(path: Path, data: Mapping[str, Any]) -> bool:
     return True
 
 
+_verified: set[Identity | None] = set()  # as `identity` gives them
 _unverified: set[Path] = set()
 
 
@@ -360,8 +371,8 @@ def _refuse_untrusted(path: Path, stand_ins: tuple[str, ...], trust: bool, remed
         )
 
 
-def _refuse_what_is_no_checkpoint(path: Path) -> bool:
-    """Return whether the bytes were held to checksums of the file."""
+def _refuse_what_is_no_checkpoint(path: Path, known: bool) -> bool:
+    """Return whether the bytes were held to checksums of the file, now or before."""
     if not path.exists():
         raise UserError(f"there is no file {path}")
     if path.is_dir():
@@ -377,7 +388,7 @@ def _refuse_what_is_no_checkpoint(path: Path) -> bool:
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             raise UserError(f"{path} ({size:,} bytes) {what}")
     if head.startswith(b"PK"):
-        return _verify_zip(path)
+        return _verify_zip(path, known)
     if tarfile.is_tarfile(path):
         raise UserError(f"{path} is a tar archive: unpack it first")
     elif not head.startswith(b"\x80"):
@@ -385,7 +396,7 @@ def _refuse_what_is_no_checkpoint(path: Path) -> bool:
     return False
 
 
-def _verify_zip(path: Path) -> bool:
+def _verify_zip(path: Path, known: bool) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -400,7 +411,7 @@ def _verify_zip(path: Path) -> bool:
                     f"{path} is a zip archive of other files ({listed(names)}), not "
                     "PyTorch's: if the checkpoint is in it, unpack it"
                 )
-            return verify_records(archive)
+            return known or verify_records(archive)
     except UserError:
         raise
     except Exception as error:  # of the archive, its records and how they are packed

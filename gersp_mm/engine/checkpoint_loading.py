@@ -17,7 +17,7 @@ from mmengine.fileio import get_file_backend
 from mmengine.runner import checkpoint as host
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint, require_finite
+from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint
 from gersp_mm.utils.errors import UserError
 
 REMEDY = f"A run reads plain files alone. Make one of it: {CONVERTER} {{}} OUT.pth --trust"
@@ -44,15 +44,10 @@ def read_weights(address: str) -> dict[str, Any]:
         The outermost dict of the file, on the CPU.
 
     Raises:
-        UserError: The file cannot be fetched or read, or tensors of it are not finite.
+        UserError: The file cannot be fetched or read.
     """
     with _local_file(address) as path:
         data = dict(read_checkpoint(path, remedy=REMEDY.format(path)).data)
-    state = data.get("state_dict", data)
-    if isinstance(state, dict):
-        require_finite(
-            address, {str(n): t for n, t in state.items() if isinstance(t, torch.Tensor)}
-        )
     if address.startswith("mmcls://"):
         data = host._process_mmcls_checkpoint(data)
     return data
