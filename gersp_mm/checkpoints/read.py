@@ -45,18 +45,31 @@ REAL: dict[str, Any] = {
     "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
 }
+
+
+class _Log(HistoryBuffer):
+    """A log buffer while it is read: it takes no functions from a file, and then is MMEngine's."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Leave out the functions that MMEngine's class would use from then on."""
+        self.__dict__.update({k: v for k, v in state.items() if k != "statistics_methods"})
+        self.__class__ = HistoryBuffer
+
+
 # MMEngine's log buffers, and the numpy scalars and arrays in them.
+METHODS = ("min", "max", "current", "mean")  # of a log buffer, which it pickles by name
+LOG = "mmengine.logging.history_buffer.HistoryBuffer"
 RECONSTRUCT, SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
 LOGS: dict[str, Any] = {
     "_codecs.encode": _codecs.encode,
-    "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
+    LOG: _Log,
+    **{f"{LOG}.{method}": getattr(HistoryBuffer, method) for method in METHODS},
     "numpy.dtype": np.dtype,
     "numpy.ndarray": np.ndarray,
     **{f"numpy.{core}.multiarray._reconstruct": RECONSTRUCT for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": SCALAR for core in ("core", "_core")},
     **{f"numpy.dtypes.{type(np.dtype(c)).__name__}": type(np.dtype(c)) for c in "?bBhHiIlLqQefd"},
 }
-METHODS = ("min", "max", "current", "mean")  # of a log buffer, which it pickles by name
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names in older pickles
 CONVERTER = "python tools/model_converters/convert_checkpoint.py"
 TRUST = "With --trust they are read as empty stand-ins"
@@ -284,7 +297,7 @@ def _say_unverified(path: Path) -> None:
 
 def _log_method(owner: Any, name: str) -> Any:
     """Take the place of ``getattr`` in a file, for the methods of a log buffer alone."""
-    if owner is HistoryBuffer and name in METHODS:
+    if owner is _Log and name in METHODS:
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f"builtins.getattr of {name!r}")
 
