@@ -10,10 +10,11 @@ import mmengine
 import mmpretrain
 import torch
 
+from gersp_mm.checkpoints.compare import not_finite
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.checkpoints.read import config_values
 from gersp_mm.constants import CHANNEL_ORDER
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import save_atomically
 from gersp_mm.version import __version__
 
@@ -108,7 +109,7 @@ def export_backbone(
         The ``meta`` that was written.
 
     Raises:
-        UserError: the state dict holds no ``backbone.`` entry.
+        UserError: the state dict holds no ``backbone.`` entry, or one with NaN or infinity.
     """
     backbone = {
         name: tensor.detach().cpu().contiguous().clone()
@@ -118,6 +119,12 @@ def export_backbone(
     if not backbone:
         raise UserError(
             f"nothing to export to {path}: the state dict has no entry starting with {PREFIX!r}"
+        )
+    broken = not_finite(backbone)
+    if broken:
+        raise UserError(
+            f"{path} was not written, because NaN or infinity is in {listed(broken)}. Export an "
+            "earlier checkpoint"
         )
     meta = describe_backbone(backbone, arch, method, mean, std, epoch, config, source_sha256)
     save_atomically(dict(state_dict=backbone, meta=meta), path)
