@@ -277,16 +277,26 @@ def test_what_shows_only_with_the_jobs(folder):
     with pytest.raises(UserError, match="two tasks give the same row"):
         benchmark.make_jobs(plan_of(twice))
     torch.save(dict(state_dict={}), "c.pth")
-    with pytest.raises(UserError, match=r"c\.pth is no exported backbone .*convert_checkpoint\.py"):
+    with pytest.raises(UserError, match=r"c\.pth holds no tensors; it has nothing"):
         benchmark.make_jobs(plan_of(PLAN.replace("b.pth", "c.pth")))
     scale = dict(mean=list(RGB_MEAN), std=list(RGB_STD))
     for arch, text in (
         ("Foo-7", r"plan\.yml: c\.pth is no ResNet: give its backbone as arch: {type"),
-        ("ResNet-18", r"c\.pth is no ResNet-18: \d+ tensors are missing \(conv1\.weight"),
+        ("ResNet-18", r"ResNet-18 cannot be loaded from c\.pth: 100 missing: conv1\.weight"),
     ):
         export_backbone({"backbone.x": torch.zeros(1)}, "c.pth", arch, "GeRSP", **scale)
         with pytest.raises(UserError, match=text):
             run(PLAN.replace("b.pth", "c.pth"))
+
+
+def test_weights_that_are_not_finite_give_no_row(folder):
+    content = torch.load("b.pth", weights_only=True)
+    content["state_dict"]["backbone.layer1.0.conv1.weight"][0] = float("nan")
+    del content["meta"]["weights_sha256"]
+    torch.save(content, "c.pth")
+    with pytest.raises(UserError, match=r"c\.pth: 1 tensors hold NaN .*layer1\.0\.conv1\.weight"):
+        run(PLAN.replace("b.pth", "c.pth"))
+    assert not list(folder.rglob("results.jsonl"))
 
 
 FINETUNE = f"""
