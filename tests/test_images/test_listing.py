@@ -63,7 +63,8 @@ def test_hidden_and_system_folders_are_neither_images_nor_classes(root, monkeypa
     assert len(MillionAID(str(root))) == 4
     # 8 entries of the folder, 2 in bird, 1 in dog; every later reader is silent
     (text,) = said
-    assert text.startswith(f"{root}: 4 images; passed over 11 hidden or system files and ")
+    expected_start = f"{root}: 4 images. Passed over hidden or system files and folders: 11 ("
+    assert text.startswith(expected_start)
 
 
 def test_ordinary_folders_have_the_order_and_labels_of_custom_dataset(tmp_path):
