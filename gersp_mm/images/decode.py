@@ -116,8 +116,8 @@ def find_loss(
         if content.startswith(JPEG_START):
             return None
         with unlimited_image_size():
-            return name_loss(content, np.asarray(image or _decode(content)))
-    except BadImageError:
+            return name_loss(content, lambda: np.asarray(image or _decode(content)))
+    except Exception:  # whether it can be read is not asked here
         return None
 
 

@@ -417,7 +417,9 @@ def test_tiffs_of_other_bands_are_named_with_the_fix(tmp_path, bands, dtype, byt
 
 
 def test_a_fourth_band_is_said_and_transparency_is_not(tmp_path):
-    Image.fromarray(np.full((5, 6, 4), 77, np.uint8), "RGBA").save(tmp_path / "alpha.tif")
+    Image.new("CMYK", (6, 5), (9, 8, 7, 6)).save(tmp_path / "cmyk.tif")
+    assert image_io.find_loss(str(tmp_path / "cmyk.tif")) is None
+    Image.new("RGBA", (6, 5), (77, 77, 77, 77)).save(tmp_path / "alpha.tif")
     content = (tmp_path / "alpha.tif").read_bytes()
     assert image_io.find_loss(str(tmp_path / "alpha.tif")) is None
     alpha, other = (struct.pack("<HHIHxx", 338, 3, 1, kind) for kind in (2, 0))
