@@ -19,7 +19,7 @@ import torchvision
 from mmpretrain.models import ResNetV1c
 
 from gersp_mm.backbones.convert import take_backbone, write_backbone
-from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.backbones.exported import describe_backbone, export_backbone
 from gersp_mm.backbones.verify import feature_difference
 from gersp_mm.checkpoints.read import read_checkpoint
 from gersp_mm.utils.errors import UserError
@@ -466,7 +466,8 @@ def test_exported_transformers_pass_through(tmp_path):
 def test_exported_nan_is_refused(tmp_path):
     path = tmp_path / "file.pth"
     state = {n: v.contiguous() for n, v in with_value(float("nan")).items()}
-    export_backbone(state, path, "ResNet-18", "GeRSP", [0.0], [1.0])
+    meta = describe_backbone(state, "ResNet-18", "GeRSP", [0.0], [1.0])
+    torch.save(dict(state_dict=state, meta=meta), path)
     with pytest.raises(UserError, match="hold NaN or infinity"):
         take_backbone(path)
 
