@@ -16,9 +16,8 @@ from mmengine.dist import init_dist, is_distributed
 from mmengine.utils.dl_utils import set_multi_processing
 
 from gersp_mm.checkpoints.find import latest_checkpoint
-from gersp_mm.checkpoints.read import read_checkpoint
 from gersp_mm.checkpoints.resume import require_training_state
-from gersp_mm.engine.checkpoint_loading import read_all_weights_safely
+from gersp_mm.engine.checkpoint_loading import read_all_weights_safely, read_weights
 from gersp_mm.engine.config import apply_switches, parse_options
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
@@ -142,8 +141,7 @@ def choose_checkpoint(cfg: Config, given: str | None) -> None:
         given = found
     elif not os.path.exists(given) and "://" not in given:
         raise UserError(f"--resume: there is no checkpoint {given}")
-    if "://" not in given:
-        require_training_state(read_checkpoint(given).data, given)
+    require_training_state(read_weights(given), given)
     cfg.resume, cfg.load_from = True, given
 
 
