@@ -79,6 +79,7 @@ class ViewAugmentation:
 
     takes_tensor = True  # results['img'] is a 3×H×W tensor, not a PIL image
     ratio = (3 / 4, 4 / 3)  # width to height of the crop
+    keyword_names = tuple(PRESETS["released"])  # of ``changes``
 
     def __init__(
         self,

@@ -8,11 +8,15 @@ import importlib.util
 import os
 import os.path as osp
 import re
+import sys
+from functools import partial
 
 import torch
 from mmengine.config import Config, ConfigDict
 
-from gersp_mm.engine.config import apply_switches, parse_options
+from gersp_mm.engine.config import read_config
+from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
+from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.memory import keep_freed_memory
@@ -38,14 +42,11 @@ def load_config(args: argparse.Namespace) -> Config:
         path = find_config(args.config)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
-    try:
-        cfg = Config.fromfile(path)
-        cfg.merge_from_dict(parse_options(args.cfg_options))
-    except Exception as error:  # a config is code, it may raise anything
-        raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
+    cfg, notes = read_config(path, args.cfg_options)
+    refuse_errors(notes + run_checks(CONFIG_CHECKS, cfg))
+    warn(notes, partial(print, file=sys.stderr))
     if not torch.cuda.is_available():
         keep_freed_memory()
-    apply_switches(cfg)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", path.stem)
     for name, hook in list(cfg.get("default_hooks", {}).items()):
@@ -55,6 +56,7 @@ def load_config(args: argparse.Namespace) -> Config:
         loader = cfg.get(name)
         if loader and not loader.get("num_workers"):
             loader.persistent_workers = False  # which PyTorch refuses without workers
+            loader.pop("prefetch_factor", None)
         if loader and not torch.cuda.is_available():
             loader.pin_memory = False
     if args.launcher != "none":

@@ -31,7 +31,7 @@ class Finding(NamedTuple):
     @property
     def text(self) -> str:
         """The problem and the fix in one line."""
-        return f"{self.problem} {self.fix}"
+        return f"{self.problem} {self.fix}".strip()
 
 
 Check = Callable[[Any], Iterable[Finding]]
@@ -60,7 +60,7 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
     Raises:
         UserError: At least one finding is an error.
     """
-    errors = [finding.text.strip() for finding in findings if finding.severity == "error"]
+    errors = [finding.text for finding in findings if finding.severity == "error"]
     if len(errors) == 1:
         raise UserError(errors[0])
     if errors:
@@ -79,4 +79,5 @@ def warn(findings: Iterable[Finding], say: Callable[[str], Any]) -> None:
     """
     for finding in findings:
         if finding.severity == "warning":
-            say(f"\n{RULE}\n  {finding.problem}\n  {finding.fix}\n{RULE}")
+            lines = [f"  {text}\n" for text in (finding.problem, finding.fix) if text]
+            say(f"\n{RULE}\n{''.join(lines)}{RULE}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from importlib import import_module
 from typing import Any
 
 from mmengine.config import Config
@@ -15,9 +18,9 @@ from gersp_mm.utils.errors import listed, nearest
 
 # Top-level keys that MMEngine or this package reads besides the parameters of `Runner`.
 TOP_LEVEL = {
-    "compile", "custom_imports", "data_preparation", "default_scope", "evaluation",
-    "find_unused_parameters", "frozen", "model_wrapper_cfg", "pretrained", "submission", "sync_bn",
-    "work_dir",
+    "activation_checkpointing", "compile", "custom_imports", "data_preparation", "default_scope",
+    "efficient_conv_bn_eval", "evaluation", "find_unused_parameters", "frozen",
+    "model_wrapper_cfg", "pretrained", "submission", "sync_bn", "work_dir",
 }  # fmt: skip
 # What sections take that name no type, or that are read by MMEngine's builders.
 SECTIONS: dict[str, set[str]] = {
@@ -59,9 +62,10 @@ TAKEN: dict[str, set[str]] = {
     "custom_hooks.*": {"priority"},
     "default_hooks.*": {"priority"},
     "optim_wrapper": {"constructor", "optimizer", "paramwise_cfg"},
-    "param_scheduler.*": {"convert_to_iter_based", "epoch_length"},
+    "param_scheduler*": {"convert_to_iter_based", "epoch_length"},
     "train_cfg": {"by_epoch"},
 }
+GIVEN = {"dataloader", "dataset", "optimizer", "runner", "self"}  # by the builders themselves
 REGISTRIES = {  # by the first name of a key, the likely ones
     "custom_hooks": ("HOOKS",),
     "default_hooks": ("HOOKS",),
@@ -70,11 +74,15 @@ REGISTRIES = {  # by the first name of a key, the likely ones
     "optim_wrapper": ("OPTIM_WRAPPERS", "OPTIMIZERS"),
     "param_scheduler": ("PARAM_SCHEDULERS",),
     "test_cfg": ("LOOPS",),
+    "test_evaluator": ("METRICS", "EVALUATOR"),
     "train_cfg": ("LOOPS",),
     "val_cfg": ("LOOPS",),
+    "val_evaluator": ("METRICS", "EVALUATOR"),
     "visualizer": ("VISUALIZERS", "VISBACKENDS"),
 }
-DATA_REGISTRIES = ("DATASETS", "TRANSFORMS", "DATA_SAMPLERS", "FUNCTIONS", "METRICS", "EVALUATOR")
+DATA_REGISTRIES = ("DATASETS", "TRANSFORMS", "DATA_SAMPLERS", "FUNCTIONS")
+# Sections whose builders take more than the class that they name.
+LAYERS = ("model.*.conv_cfg", "model.*.dcn", "model.*.plugins*", "model.*.upsample_cfg")
 
 
 def top_level_names() -> set[str]:
@@ -92,10 +100,9 @@ def check_options(shipped: Config, options: Mapping[str, Any]) -> list[Finding]:
         options: Values by dotted key.
     """
     changed = Config(shipped._cfg_dict.to_dict())
-    try:
-        changed.merge_from_dict(dict(options))
-    except (KeyError, TypeError):  # is told key by key
-        changed = shipped
+    for key, value in options.items():
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # is told key by key
+            changed.merge_from_dict({key: value})
     found = []
     for key, value in options.items():
         finding = _check_key(key, value, shipped, changed)
@@ -136,7 +143,7 @@ def _sections(cfg: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _check_key(key: str, value: Any, shipped: Config, changed: Config) -> Finding | None:
     names = key.split(".")
-    if names[0] not in top_level_names():
+    if names[0] not in top_level_names() or (names[0] == "frozen" and "frozen" not in shipped):
         return _check_top_level(key, value, shipped)
     before: Any = shipped
     after: Any = changed
@@ -172,16 +179,16 @@ def _check_number(section: str, name: str, held: Sequence[Any]) -> tuple[str, st
     if isinstance(held, tuple):
         return f"{section} is a tuple.", f"Replace it whole: {section}={_text(held)}"
     if not name.isdecimal() or int(name) >= len(held):
-        what = "is empty" if not held else f"has the numbers 0 to {len(held) - 1}"
-        return f"{section}.{name} does not exist, because {section} {what}.", (
-            "Choose one of them." if held else f"Replace it whole: {section}=[…]"
+        numbers = listed([f"{section}.{number}" for number in range(len(held))])
+        return f"{section}.{name} does not exist, because {section} is a list of {len(held)}.", (
+            f"Write {numbers}." if held else f"Replace it whole: {section}=[…]"
         )
     return None
 
 
 def _check_top_level(key: str, value: Any, shipped: Config) -> Finding:
     name, _, rest = key.partition(".")
-    known = top_level_names()
+    known = top_level_names() - {name}
     if name in shipped:
         holders = [path for path, _ in _holders(shipped, name)]
         problem = (
@@ -260,6 +267,7 @@ def _check_name(
         taken = [parameters(one) for one in found]
         allowed = allowed.union(*(names for names, _ in taken))
         opaque = not found or any(others for _, others in taken)
+        opaque = opaque or any(fnmatchcase(section, layer) for layer in LAYERS)
     if name in allowed:
         return None
     close = nearest(name, allowed, 0.75 if not opaque else 0.8)
@@ -274,7 +282,7 @@ def _check_name(
             key, value, f"{key}: whether {owner} reads {name} cannot be told.",
             "Check that the option has the effect that you want.", "warning",
         )  # fmt: skip
-    names = sorted(allowed - TAKEN["*"] - {"self"})
+    names = sorted(allowed - TAKEN["*"] - GIVEN)
     return Finding(
         key, value, f"{key} changes nothing: {owner} has no {name}.",
         f"Choose one of {listed(names, 12)}.",
@@ -286,8 +294,6 @@ def _default_type(section: str, after: Any) -> Any:
         return DEFAULT_TYPES[section]
     if section == "train_cfg" and isinstance(after, Mapping):
         return "EpochBasedTrainLoop" if after.get("by_epoch", True) else "IterBasedTrainLoop"
-    if section == "model.data_preprocessor":
-        return "gersp_mm.PairedDataPreprocessor"
     return None
 
 
@@ -304,7 +310,7 @@ def find_types(kind: Any, section: str, cfg: Any = None) -> list[Any]:
         cfg: That dict; its ``_scope_`` counts.
     """
     from mmengine import registry as registries
-    from mmengine.registry import DefaultScope, Registry
+    from mmengine.registry import DefaultScope
 
     if not isinstance(kind, str):
         return [kind]
@@ -313,26 +319,34 @@ def find_types(kind: Any, section: str, cfg: Any = None) -> list[Any]:
     scope = cfg.get("_scope_") if isinstance(cfg, (Mapping, Config)) else None
     current = DefaultScope.get_current_instance()
     scope = scope or (current.scope_name if current else None)
+    given, _, short = kind.rpartition(".")
     found = []
     for name in names:
-        registry: Registry = getattr(registries, name)
-        with registry.switch_scope_and_registry(scope) as chosen:
-            one = chosen.get(kind)
+        one = _registered(getattr(registries, name), given or scope, short)
         if one is not None and one not in found:
             found.append(one)
     return found
 
 
-def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
-    """Return the names that a class or function takes, and whether it takes others too.
+def _registered(root: Any, scope: str | None, name: str) -> Any:
+    """Look a name up in the registry of a library, or in MMEngine's, without a warning."""
+    if scope:
+        with contextlib.suppress(ImportError):
+            import_module(f"{scope}.registry")
+    child = root._search_child(scope) if scope else None
+    return (root if child is None else child).get(name)
 
-    A ``**kwargs`` of a class is followed along its bases. A class that checks its ``**kwargs``
-    itself lists their names in ``keyword_names``.
+
+def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
+    """Return the names that a class or function takes, and whether it may take others too.
+
+    A ``**kwargs`` of a class is followed along its bases as far as it is handed to them. A class
+    that checks its ``**kwargs`` itself lists their names in ``keyword_names``.
     """
-    own = set(getattr(function, "keyword_names", ()))
-    if not inspect.isclass(function):
-        layers: list[Any] = [function]
-    else:
+    names = set(getattr(function, "keyword_names", ()))
+    is_checked = bool(names)
+    layers: list[Any] = [function]
+    if inspect.isclass(function):
         layers = [
             base.__dict__["__init__"]
             for base in function.__mro__
@@ -342,11 +356,24 @@ def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
         try:
             taken = inspect.signature(layer).parameters.values()
         except (TypeError, ValueError):  # of a builtin
-            return own, True
-        own |= {p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-        if not any(p.kind is p.VAR_KEYWORD for p in taken):
-            return own, False
-    return own, bool(layers) and not hasattr(function, "keyword_names")
+            return names, True
+        names |= {p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        others = [p.name for p in taken if p.kind is p.VAR_KEYWORD]
+        if not others or is_checked:
+            return names, False
+        if not _hands_on(layer, others[0]):
+            return names, True
+    return names, bool(layers)
+
+
+def _hands_on(function: Any, keywords: str) -> bool:
+    """Whether an ``__init__`` gives its ``**kwargs`` to the one of its base."""
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        return False
+    call = r"super\([^)]*\)\.__init__\((?:[^()]|\([^()]*\))*\*\*" + re.escape(keywords)
+    return re.search(call, source) is not None
 
 
 def _text(value: Any) -> str:

@@ -68,7 +68,10 @@ share = partial(check_number, low=0)
 RULES: dict[str, Rule] = {
     "model": check_section,
     "*_dataloader": check_section,
-    "*_cfg": check_section,
+    "train_cfg": check_section,
+    "val_cfg": check_section,
+    "test_cfg": check_section,
+    "env_cfg": check_section,
     "optim_wrapper": check_section,
     "default_hooks": check_section,
     "randomness": check_section,
