@@ -26,7 +26,8 @@ from typing import Any
 from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.commands.options import add_common_arguments, run_tool
 from gersp_mm.engine.config import apply_switches
-from gersp_mm.engine.launch import load_config
+from gersp_mm.engine.launch import build_runner, load_config
+from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.resources import find_config, list_configs, resource
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
@@ -71,7 +72,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     from mmengine.dist import is_main_process
-    from mmengine.runner import Runner
 
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.evaluation import metrics as host_metrics
@@ -101,13 +101,14 @@ def run(args: argparse.Namespace) -> None:
     if args.show_dir:
         prepare_pictures(args, cfg, frozen_features)
     check_data(cfg, ["test"])
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     if not frozen_features:
         check_complete(args, unwrap(runner.model), checkpoint)
     pictures = add_pictures(args, runner) if args.show_dir else None
 
     started = time.perf_counter()
-    metrics = runner.test()
+    with told_in_one_line(cfg):
+        metrics = runner.test()
     seconds = time.perf_counter() - started
     if not is_main_process():
         return
@@ -142,9 +143,8 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
     Raises:
         UserError: it has none, or something else is asked for.
     """
-    from mmengine.runner import Runner
-
     from gersp_mm.engine.hooks import KNNEvalHook
+    from gersp_mm.engine.preflight.classes import fill_class_count
 
     for option in ("show_dir", "results"):
         if getattr(args, option):
@@ -153,7 +153,8 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
                 "no test of predictions"
             )
     cfg.load_from = args.checkpoint
-    runner = Runner.from_cfg(cfg)
+    fill_class_count(cfg, args.checkpoint)
+    runner = build_runner(cfg)
     hooks = [hook for hook in runner.hooks if isinstance(hook, KNNEvalHook)]
     if not hooks:
         raise UserError(

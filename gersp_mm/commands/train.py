@@ -59,8 +59,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mmengine.runner import Runner
-
     from gersp_mm.checkpoints import latest_checkpoint
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine import launch
@@ -70,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     if not cfg.get("train_cfg"):
         require_weights(cfg)
         check_data(cfg, ["test"])
-        Runner.from_cfg(cfg).test()
+        launch.build_runner(cfg).test()
         return
     if args.amp:
         launch.use_amp(cfg, args.amp)
@@ -94,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
             cfg.resume, cfg.load_from = True, checkpoint
     require_weights(cfg)
     check_data(cfg, ["train", "val"])
-    Runner.from_cfg(cfg).train()
+    launch.train(cfg)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -103,7 +103,7 @@ def apply_switches(cfg: Config) -> None:
             )
     if "frozen" in cfg:
         check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))
-        if cfg.model.backbone.frozen_stages != FROZEN_STAGES[cfg.frozen]:
+        if cfg.model.backbone.get("frozen_stages") != FROZEN_STAGES[cfg.frozen]:
             cfg.model.backbone.frozen_stages = FROZEN_STAGES[cfg.frozen]
             note = f"frozen={cfg.frozen}"
             if cfg.get("evaluation") and note not in cfg.evaluation.protocol:

@@ -13,9 +13,12 @@ from functools import partial
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
 
 from gersp_mm.engine.config import read_config
+from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
+from gersp_mm.engine.preflight.classes import fill_class_count
 from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
@@ -67,6 +70,28 @@ def load_config(args: argparse.Namespace) -> Config:
         join_cpu_processes(args.launcher)
         cfg.model_wrapper_cfg = dict(type="gersp_mm.CPUDistributedDataParallel")
     return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the run of a config, with as many classes as the data have where it leaves them open.
+
+    Raises:
+        UserError: A part cannot be built; the message names its key.
+    """
+    with told_in_one_line(cfg):
+        fill_class_count(cfg)
+        return Runner.from_cfg(cfg)
+
+
+def train(cfg: Config) -> None:
+    """Build the run of a config and train.
+
+    Raises:
+        UserError: A part cannot be built; the message names its key.
+    """
+    runner = build_runner(cfg)
+    with told_in_one_line(cfg):
+        runner.train()
 
 
 def join_cpu_processes(launcher: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.files import append_missing_entries
 
 
@@ -30,6 +30,7 @@ class BadImageHook(Hook):
     priority = "NORMAL"
 
     def __init__(self, max_share: float = 0.05) -> None:
+        check_number("BadImageHook: max_share", max_share, 0, 1, such_as=0.05)
         self.max_share = max_share
         self.known: set[str] = set()
 

@@ -18,13 +18,14 @@ AUTO = "auto"
 HEADS = ("auxiliary_head", "bbox_head", "decode_head", "head", "mask_head")
 
 
-def fill_class_count(cfg: Config) -> None:
+def fill_class_count(cfg: Config, checkpoint: str | None = None) -> None:
     """Replace ``model.natural_head.num_classes='auto'`` by the number of classes of the data.
 
     A run that is resumed or tested keeps the number of its checkpoint.
 
     Args:
         cfg: A config of pre-training; changed in place. Others are left alone.
+        checkpoint: The checkpoint whose number counts; that of a run that is resumed by default.
 
     Raises:
         UserError: The natural images cannot be listed, or the checkpoint cannot be read.
@@ -32,7 +33,9 @@ def fill_class_count(cfg: Config) -> None:
     head = value_at(cfg, HEAD)
     if not isinstance(head, Mapping) or head.get("num_classes") != AUTO:
         return
-    count = _count_of_checkpoint(cfg.load_from) if cfg.get("resume") else None
+    if checkpoint is None and cfg.get("resume"):
+        checkpoint = cfg.get("load_from")
+    count = _count_of_checkpoint(checkpoint) if checkpoint else None
     source = value_at(cfg, "train_dataloader.dataset.natural")
     if count is None and isinstance(source, Mapping):
         count = count_classes(source)
@@ -40,10 +43,10 @@ def fill_class_count(cfg: Config) -> None:
         cfg.merge_from_dict({f"{HEAD}.num_classes": count})
 
 
-def _count_of_checkpoint(path: str | None) -> int | None:
+def _count_of_checkpoint(path: str) -> int | None:
     from gersp_mm.checkpoints.read import read_checkpoint
 
-    data = read_checkpoint(path).data if path else {}
+    data = read_checkpoint(path).data
     state = data.get("state_dict", data)
     weight = state.get("natural_head.fc.weight")
     return None if weight is None else len(weight)

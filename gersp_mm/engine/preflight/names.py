@@ -270,7 +270,7 @@ def _check_name(
         opaque = opaque or any(fnmatchcase(section, layer) for layer in LAYERS)
     if name in allowed:
         return None
-    close = nearest(name, allowed, 0.75 if not opaque else 0.8)
+    close = nearest(name, allowed, 0.9 if opaque else 0.75)
     prefix = key[: len(section) + 1]
     if close is not None:
         return Finding(
