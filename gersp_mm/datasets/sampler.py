@@ -44,7 +44,8 @@ class PairedSampler(Sampler):
             shorter than the longer source is a random part of that source's pass.
 
     Raises:
-        UserError: an argument is none of its choices or out of its range, or there are fewer pairs than ranks.
+        UserError: an argument is none of its choices or out of its range, or there are fewer pairs
+            than ranks.
     """
 
     def __init__(

@@ -117,14 +117,14 @@ def learning_rates(cfg: Config, epoch_length: int, length: int | None = None) ->
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=base)
     schedulers = []
     for _, entry in schedulers_of(cfg):
-        entry = copy.deepcopy(dict(entry))
-        counts_epochs = entry.get("by_epoch", True)
-        entry.setdefault("end", epochs if counts_epochs and by_epoch else iterations)
+        paper = copy.deepcopy(dict(entry))
+        counts_epochs = paper.get("by_epoch", True)
+        paper.setdefault("end", epochs if counts_epochs and by_epoch else iterations)
         if not counts_epochs:
-            _shrink(entry, scale)
-        entry.pop("verbose", None)
+            _shrink(paper, scale)
+        paper.pop("verbose", None)
         default_args = dict(optimizer=optimizer, epoch_length=paper_epoch)
-        schedulers.append(PARAM_SCHEDULERS.build(entry, default_args=default_args))
+        schedulers.append(PARAM_SCHEDULERS.build(paper, default_args=default_args))
     rates = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the optimizer itself makes no steps
@@ -180,7 +180,9 @@ def fitted_options(cfg: Config, number: int, epoch_length: int = 1) -> dict[str,
     return options
 
 
-def _fitted(key: str, entry: Mapping[str, Any], end: float, whole: int) -> Iterator[tuple[str, Any]]:
+def _fitted(
+    key: str, entry: Mapping[str, Any], end: float, whole: int
+) -> Iterator[tuple[str, Any]]:
     begin = entry.get("begin", 0)
     if begin >= whole:
         begin = whole - 1

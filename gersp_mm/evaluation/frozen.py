@@ -63,7 +63,8 @@ class FrozenFeaturesLoop(BaseLoop):
                 "test_cfg.knn.temperature", knn.get("temperature", 0.07), above=0, such_as=0.07
             )
         if fewshot:
-            check_number("test_cfg.fewshot.draws", fewshot.get("draws", 5), 1, whole=True, such_as=5)
+            draws = fewshot.get("draws", 5)
+            check_number("test_cfg.fewshot.draws", draws, 1, whole=True, such_as=5)
             for shots in fewshot.get("shots", ()):
                 check_number("test_cfg.fewshot.shots", shots, 1, whole=True, such_as=5)
         super().__init__(runner, dataloader)

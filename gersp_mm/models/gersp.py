@@ -342,7 +342,8 @@ def _with_classes(head: dict[str, Any]) -> dict[str, Any]:
     if head.get("num_classes") == "auto":
         head["num_classes"] = IMAGENET_CLASSES
     if "num_classes" in head:
-        check_number("natural_head.num_classes", head["num_classes"], 1, whole=True, such_as="auto")
+        classes = head["num_classes"]
+        check_number("natural_head.num_classes", classes, 1, whole=True, such_as="'auto'")
         topk = head.get("topk")
         if isinstance(topk, (list, tuple)):
             head["topk"] = tuple(k for k in topk if k <= head["num_classes"]) or (1,)

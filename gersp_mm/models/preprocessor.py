@@ -42,7 +42,9 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
     ) -> None:
         for name, numbers in (("mean", mean), ("std", std)):
             if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) != 3:
-                raise UserError(f"{name} cannot be {numbers!r}. Set it to three numbers, one per channel.")
+                raise UserError(
+                    f"{name} cannot be {numbers!r}. Set it to three numbers, one per channel."
+                )
         for number in mean:
             check_number("mean", number, 0, 255, such_as=list(RGB_MEAN))
         for number in std:

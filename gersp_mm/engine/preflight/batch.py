@@ -43,6 +43,15 @@ def check_epoch(runner: Any) -> Iterator[Finding]:
             f"{images} samples, {batch} in a batch of all processes.",
             "Lower train_dataloader.batch_size or add images.",
         )
+    elif images < batch:
+        yield Finding(
+            "train_dataloader.batch_size",
+            loader.batch_size,
+            f"train_dataloader.batch_size={loader.batch_size} is more than the data have: an epoch "
+            f"is one batch of {images} samples.",
+            "Lower train_dataloader.batch_size or add images.",
+            "warning",
+        )
 
 
 def check_accumulation(runner: Any) -> Iterator[Finding]:

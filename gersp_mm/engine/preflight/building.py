@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from gersp_mm.engine.preflight.names import _flat, parameters
-from gersp_mm.utils.errors import UserError, nearest
+from gersp_mm.engine.preflight.names import _flat, nearest_type, parameters
+from gersp_mm.utils.errors import UserError, listed, nearest
 
 # Methods of MMEngine's Runner, and the section of the config that each of them reads.
 METHODS = {
@@ -72,14 +72,15 @@ def explain(error: Exception, cfg: Config) -> str | None:
     kind = part.get("type")
     name = f"{where} ({_name(kind)})" if where else _name(kind)
     if isinstance(error, UserError):
-        return f"{where}: {error}" if where else str(error)
+        is_loop = where in ("train_cfg", "val_cfg", "test_cfg")
+        return f"{where}: {error}" if where and not is_loop else str(error)
     registry = frame.f_locals.get("registry")
     function = frame.f_locals.get("obj_cls") or frame.f_locals.get("scheduler_cls")
     if function is None and isinstance(error, KeyError) and isinstance(kind, str):
-        close = nearest(kind.rpartition(".")[2], _registered(registry), 0.6)
+        close = nearest_type(kind, registry) if registry is not None else None
         hint = f"Did you mean {close}? " if close else ""
         field = f"{where}.type" if where else "type"
-        return f"{field}={kind!r} is not known ({registry.name}). {hint}Correct the name."
+        return f"{field}={kind!r} is not known. {hint}Correct the name."
     return _explain_call(error, name, where, function, part)
 
 
@@ -97,8 +98,11 @@ def _explain_call(
         hint = f"Did you mean {prefix}{close}? Correct the name" if close else "Remove it"
         return f"{name} has no argument {unexpected[1]}. {hint}."
     if missing and isinstance(error, TypeError):
-        return f"{name} needs {missing[1]}. Set {prefix}{missing[1].strip(chr(39)).split(chr(39))[0]}."
-    return f"{name} cannot be built: {first_line(error)}. Correct its values."
+        first = missing[1].split("'")[1]
+        return f"{name} needs {missing[1]}. Set {prefix}{first}."
+    values = [f"{k}={v!r}" for k, v in part.items() if k != "type" and not isinstance(v, Mapping)]
+    which = f": {listed(values, 4)}" if values else ""
+    return f"{name} cannot be built ({first_line(error)}). Correct its values{which}."
 
 
 def _explain_method(error: Exception, frames: list[FrameType], cfg: Config) -> str | None:
@@ -141,14 +145,6 @@ def _is_running(frame: FrameType) -> bool:
 
 def _name(kind: Any) -> str:
     return kind if isinstance(kind, str) else getattr(kind, "__name__", "a part of the config")
-
-
-def _registered(registry: Any) -> set[str]:
-    names: set[str] = set()
-    while registry is not None:
-        names.update(registry.module_dict)
-        registry = registry.parent
-    return names
 
 
 def find_field(cfg: Any, part: Mapping[str, Any]) -> str:

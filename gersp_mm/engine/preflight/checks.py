@@ -1,10 +1,11 @@
 """The checks before the first step. Each is quick, takes one subject and gives findings."""
 
-from gersp_mm.engine.preflight import batch, classes, names, schedule, teacher, values
+from gersp_mm.engine.preflight import batch, classes, names, schedule, shapes, teacher, values
 
 # Of a config, before anything is built.
 CONFIG_CHECKS = (
     names.check_config_names,
+    names.check_types,
     values.check_host,
     values.check_values,
     values.check_normalisation,
@@ -20,6 +21,7 @@ RUN_CHECKS = (
     batch.check_queue,
     batch.check_accumulation,
     batch.check_view_sizes,
+    shapes.check_shapes,
     batch.check_base_batch_size,
     teacher.check_colour,
     teacher.check_teacher_moves,

@@ -11,6 +11,7 @@ from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.model import unwrap
 
+
 @HOOKS.register_module()
 class PreflightHook(Hook):
     """Check config, data, model and optimizer against each other before the first iteration.

@@ -10,7 +10,9 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any
 
+from mmengine import registry as registries
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from gersp_mm.engine.options import value_at
 from gersp_mm.engine.preflight.findings import Finding
@@ -301,6 +303,40 @@ def _matching(table: Mapping[str, set[str]], section: str) -> set[str]:
     return set().union(*(names for key, names in table.items() if fnmatchcase(section, key)))
 
 
+def check_types(cfg: Config) -> Iterator[Finding]:
+    """Find types that MMEngine would report by an error that does not name them."""
+    import mmengine.dataset
+    import mmengine.optim  # noqa: F401  (registers the optimizers)
+
+    loaders = [f"{part}_dataloader.collate_fn" for part in ("train", "val", "test")]
+    for section in ["optim_wrapper.optimizer", *loaders]:
+        held = value_at(cfg, section)
+        kind = held.get("type") if isinstance(held, Mapping) else None
+        scope = cfg.get("default_scope")
+        if not isinstance(kind, str) or find_types(kind, section, dict(_scope_=scope)):
+            continue
+        name = "OPTIMIZERS" if section.startswith("optim") else "FUNCTIONS"
+        close = nearest_type(kind, getattr(registries, name), scope)
+        yield Finding(
+            f"{section}.type",
+            kind,
+            f"{section}.type={kind!r} is not known.",
+            f"Did you mean {close}? Correct the name." if close else "Correct the name.",
+        )
+
+
+def nearest_type(kind: str, registry: Any, scope: str | None = None) -> str | None:
+    """Return the registered type that is spelled most like ``kind``, with its scope."""
+    given, _, short = kind.rpartition(".")
+    child = registry.root._search_child(given or scope) if given or scope else registry
+    known: dict[str, str] = {}
+    while child is not None:
+        known.update({name.lower(): name for name in child.module_dict})
+        child = child.parent if not given else None
+    close = nearest(short.lower(), known, 0.6)
+    return None if close is None else ".".join(filter(None, (given, known[close])))
+
+
 def find_types(kind: Any, section: str, cfg: Any = None) -> list[Any]:
     """Return the classes and functions that a type's name may stand for in a section.
 
@@ -309,9 +345,6 @@ def find_types(kind: Any, section: str, cfg: Any = None) -> list[Any]:
         section: Dotted key of the dict that holds it.
         cfg: That dict; its ``_scope_`` counts.
     """
-    from mmengine import registry as registries
-    from mmengine.registry import DefaultScope
-
     if not isinstance(kind, str):
         return [kind]
     first = section.partition(".")[0]

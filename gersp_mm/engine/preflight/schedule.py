@@ -39,13 +39,14 @@ def compare_schedule(cfg: Config, epoch_length: int) -> Iterator[Finding]:
     curve = schedule.learning_rates(cfg, epoch_length)
     whole = schedule.learning_rates(cfg, epoch_length, max(1, round(planned)))
     has_cycles = any(entry.get("periods") for _, entry in entries)
-    unit = "epochs" if length.unit == "epochs" else "iterations"
+    unit = "epoch" if length.unit == "epochs" else "iteration"
+    plan = f"{planned:g} {unit}{'s' * (planned != 1)}"
     if planned < length.number:
         rises = curve.last > ANNEALED * whole.last
         then = f"rises to {curve.last:.3g}" if rises else f"stays at {curve.last:.3g}"
         effect = (
-            f"the learning rate reaches {whole.last:.3g} after {planned:g} {unit} and {then} for "
-            f"the last {length.number - planned:g}"
+            f"the learning rate reaches {whole.last:.3g} after {plan} and {then} in the remaining "
+            f"{length.number - planned:g}"
         )
     elif curve.last > ANNEALED * max(whole.last, 1e-12):
         effect = (
@@ -60,7 +61,7 @@ def compare_schedule(cfg: Config, epoch_length: int) -> Iterator[Finding]:
         length.key,
         length.number,
         f"{length.key}={length.number} does not fit the learning-rate schedule, which is made for "
-        f"{planned:g} {unit}: {effect}.",
+        f"{plan}: {effect}.",
         f"Fit the schedule with --cfg-options {options}",
         "error" if has_cycles and planned < length.number else "warning",
     )
@@ -74,7 +75,7 @@ def _check_counting(entries: Any, length: schedule.Length) -> Iterator[Finding]:
             yield Finding(
                 f"{key}.by_epoch",
                 entry.get("by_epoch", True),
-                f"{key} counts epochs, but the run counts iterations, so the learning rate is never "
-                "changed by it.",
+                f"{key} counts epochs, but the run counts iterations, so it never changes the "
+                "learning rate.",
                 f"Set {key}.by_epoch=False and give its lengths in iterations.",
             )

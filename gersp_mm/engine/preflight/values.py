@@ -20,7 +20,7 @@ Rule = Callable[[str, Any], None]
 def check_section(name: str, value: Any) -> None:
     """Raise a :class:`UserError` unless ``value`` is a section of a config."""
     if not isinstance(value, Mapping):
-        raise UserError(f"{name} cannot be {value!r}. Set it to a dict, or to None to leave it out.")
+        raise UserError(f"{name} cannot be {value!r}. Set it to a dict, or to None.")
 
 
 def check_fraction_pair(name: str, value: Any) -> None:
@@ -62,6 +62,11 @@ def check_log_level(name: str, value: Any) -> None:
         check_choice(name, value, ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 
 
+def check_start_method(name: str, value: Any) -> None:
+    """Raise a :class:`UserError` unless worker processes can be started so."""
+    check_choice(name, value, ("fork", "spawn", "forkserver"))
+
+
 count = partial(check_number, low=1, whole=True)
 share = partial(check_number, low=0)
 # The first pattern that matches a key decides. None passes, where MMEngine takes it.
@@ -101,6 +106,7 @@ RULES: dict[str, Rule] = {
     "param_scheduler.*.T_max": partial(check_number, above=0, such_as=100),
     "param_scheduler.*.gamma": partial(check_number, above=0, such_as=0.1),
     "randomness.seed": is_seed,
+    "env_cfg.mp_cfg.mp_start_method": check_start_method,
     "auto_scale_lr.base_batch_size": partial(check_number, above=0, such_as=256),
     "model.data_preprocessor.mean": check_per_channel,
     "model.data_preprocessor.std": check_per_channel,

@@ -13,6 +13,8 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="gersp_mm.AtomicCheckpointHook", interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    # stops at once where config, data and model do not fit each other
+    preflight=dict(type="gersp_mm.PreflightHook"),
     # stops at once unless all of the backbone came from the file, normalisation included
     pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),
     # stops at once if a file's classes are not the config's
