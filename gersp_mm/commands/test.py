@@ -71,9 +71,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmengine.config import Config
     from mmengine.dist import is_main_process
 
     from gersp_mm.datasets.annotations import check_data
+    from gersp_mm.engine.changes import as_note, changes_of_run
     from gersp_mm.evaluation import metrics as host_metrics
     from gersp_mm.results import store
 
@@ -98,6 +100,10 @@ def run(args: argparse.Namespace) -> None:
     evaluation = check_evaluation(args, cfg) if submission is None else None
     if submission is not None and args.results:
         raise UserError("--results: a submission gives no values, the test server does")
+    if evaluation:
+        shipped = Config.fromfile(find_config(args.config))
+        changes = changes_of_run(shipped, cfg, None if frozen_features else meta)
+        evaluation.protocol += as_note(changes)
     if args.show_dir:
         prepare_pictures(args, cfg, frozen_features)
     check_data(cfg, ["test"])
