@@ -118,15 +118,15 @@ def check_config_names(cfg: Config) -> Iterator[Finding]:
     known = top_level_names()
     for name in cfg:
         close = nearest(name, known, 0.9) if name not in known else None
-        if close is not None and close not in cfg:
+        if close is not None:
             yield Finding(
                 name, cfg[name], f"the config's {name} changes nothing.", f"Rename it to {close}."
             )
     for section, values in _sections(cfg):
         allowed = _matching(SECTIONS, section)
         for name in values:
-            close = nearest(str(name), allowed) if name not in allowed else None
-            if close is not None and close not in values:
+            close = nearest(str(name), allowed, 0.85) if name not in allowed else None
+            if close is not None:
                 yield Finding(
                     f"{section}.{name}",
                     values[name],
