@@ -54,8 +54,10 @@ def value_at(cfg: Any, key: str) -> Any:
 def parse_value(text: str) -> Any:
     """Read one value."""
     stripped = text.strip()
-    if len(stripped) > 1 and stripped[0] in "'\"" and stripped.find(stripped[0], 1) == (
-        len(stripped) - 1
+    if (
+        len(stripped) > 1
+        and stripped[0] in "'\""
+        and stripped.find(stripped[0], 1) == (len(stripped) - 1)
     ):
         return parse_value(stripped[1:-1])
     is_dict = stripped.startswith("dict(")
@@ -109,9 +111,11 @@ def _as_held(value: Any, held: Any) -> Any:
     """Turn lists into tuples where the config holds tuples."""
     if not isinstance(value, list) or not isinstance(held, (list, tuple)):
         return value
-    inner = [_as_held(item, held[min(n, len(held) - 1)]) for n, item in enumerate(value)] if (
-        held
-    ) else value
+    inner = (
+        [_as_held(item, held[min(n, len(held) - 1)]) for n, item in enumerate(value)]
+        if (held)
+        else value
+    )
     return tuple(inner) if isinstance(held, tuple) else inner
 
 

@@ -34,7 +34,7 @@ PRETRAIN = {
     f"{VIEW}.size=0": f"{VIEW}: size cannot be 0",
     f"{VIEW}.grayscale_prob=20": f"{VIEW}: grayscale_prob cannot be 20. Set it to .* 0 to 1",
     f"{VIEW}.scale=(1.0,0.2)": f"{VIEW}: scale=.* Give the smallest share of the image's area",
-    f"{VIEW}.scale=(0.2,7)": f"{VIEW}: scale cannot be 7. Set it to a number above 0 and of at most",
+    f"{VIEW}.scale=(0.2,7)": f"{VIEW}: scale cannot be 7. Set it to a number above 0 and of at m",
     f"{VIEW}.jitter=[0.1,0.1]": f"{VIEW}: jitter cannot be .* Set it to numbers like",
     f"{VIEW}.quarter_turns=90": f"{VIEW}: quarter_turns cannot be 90. Set it to True or False",
     "optim_wrapper.optimizer.lr=nan": "optim_wrapper.optimizer.lr cannot be nan. Set it to a numb",

@@ -167,5 +167,3 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0].rstrip(".") if lines else ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
