@@ -18,6 +18,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from gersp_mm.checkpoints.find import latest_checkpoint
 from gersp_mm.checkpoints.read import read_checkpoint
 from gersp_mm.checkpoints.resume import require_training_state
+from gersp_mm.engine.checkpoint_loading import read_all_weights_safely
 from gersp_mm.engine.config import apply_switches, parse_options
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
@@ -40,6 +41,7 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: the config file does not exist or cannot be read.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    read_all_weights_safely()
     try:
         path = find_config(args.config)
     except (FileNotFoundError, ValueError) as error:

@@ -211,15 +211,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
     # not the whole of a ResNet
     "a tensor missing": (
         saved(without("layer3.0.bn1.running_var")),
-        "1 tensors are missing (layer3.0.bn1.running_var)",
+        "is no complete ResNet-18: 1 missing: layer3.0.bn1.running_var.",
     ),
     "a block missing": (
-        saved(without("layer2.1.")), "10 tensors are missing (layer2.1.conv1.weight, layer2.1.bn1.",
+        saved(without("layer2.1.")), "10 missing: layer2.1.conv1.weight, layer2.1.bn1.weight",
     ),
-    "stem missing": (saved(without("backbone.conv1", "backbone.bn1")), "5 tensors are missing"),
+    "stem missing": (saved(without("backbone.conv1", "backbone.bn1")), "5 missing: conv1.weight"),
     "a block too many": (
         saved({**STATE, **renamed("layer4.1.", "layer4.2.")}),
-        "12 tensors are unexpected (layer4.2.conv1.weight",
+        "10 unexpected: layer4.2.conv1.weight",
     ),
     "blocks of no ResNet": (
         saved(without("layer4.1.", "layer3.1.")), "Its stages have 2-2-1-1 blocks",
@@ -234,11 +234,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "groups": (saved(network_state("resnext50_32x4d")), "grouped: it is a ResNeXt"),
     "bands": (
         saved({**STATE, "backbone.conv1.weight": torch.zeros(64, 13, 7, 7)}),
-        "1 have another shape (conv1.weight is 64x13x7x7, not 64x3x7x7). It takes 13 bands",
+        "1 of another shape: conv1.weight is 64x13x7x7 instead of 64x3x7x7. It takes 13 bands",
     ),
     "deep stem": (deep_stem, "has the deep stem of ResNetV1c"),
     "norms without statistics": (
-        saved(without("running_", "num_batches")), "40 tensors are missing (bn1.running_mean",
+        saved(without("running_", "num_batches")), "40 missing: bn1.running_mean",
     ),
     "Detectron's names": (
         saved(renamed("layer1", "res2")), "It has Detectron's names and so the caffe style",
