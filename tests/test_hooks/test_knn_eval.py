@@ -204,6 +204,6 @@ def test_images_that_cannot_be_decoded_are_named_before_the_first_step(pair_data
     for path in folder.rglob("*.jpg"):
         path.write_bytes(b"\xff\xd8\xff nothing")
     runner = build(narrow_with_knn(pair_data, tmp_path / "all", test=str(folder)))
-    with pytest.raises(UserError, match="24 of 24 images cannot be read, among them all of a class"):
+    with pytest.raises(UserError, match="24 of 24 images cannot be read, among them all of a cl"):
         runner.train()
     assert runner.iter == 0
