@@ -122,5 +122,5 @@ def test_a_downstream_run_with_the_hooks_of_its_host(downstream_data, tmp_path, 
     with pytest.raises(UserError, match=text) as caught:
         run(*start, longer, wider, "--resume")
     assert f"{work_dir / checkpoint} is of another run" in str(caught.value)
-    run(*start, longer, "--resume")
+    run(*start[:2], "--resume", "--cfg-options", longer)  # without any weights to start from
     assert (work_dir / checkpoint.replace("1", "2")).exists()
