@@ -153,7 +153,6 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
                 f"--{option.replace('_', '-')}: {args.config} has no test_dataloader, so there is "
                 "no test of predictions"
             )
-    checkpoint = read_weights(args.checkpoint)
     runner = Runner.from_cfg(cfg)
     hooks = [hook for hook in runner.hooks if isinstance(hook, KNNEvalHook)]
     if not hooks:
@@ -161,6 +160,7 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
             f"{args.config} has neither test_dataloader nor a KNNEvalHook: there is nothing to "
             "evaluate; add default_hooks.knn_eval as in configs/pretrain/gersp_r18_demo.py"
         )
+    checkpoint = read_weights(args.checkpoint)
     check_complete(args, runner, checkpoint)
     state = without_module(tensors_of(args.checkpoint, checkpoint))
     unwrap(runner.model).load_state_dict(state, strict=False)  # counters of batches may be missing

@@ -447,7 +447,8 @@ def plain_objects() -> dict[str, Any]:
         frozen=frozenset("ab"), complex=1 + 2j, slice=slice(3), span=range(3), raw=b"a",
         bytes=bytearray(b"a"), dtype=torch.float16, device=torch.device("cpu"),
         size=torch.Size([1]), namespace=argparse.Namespace(a=1), order=OrderedDict(a=1),
-        default=defaultdict(int, a=1), function=len, a_class=Settings, nested=[dict(at=datetime.date(2024, 1, 1), ok=1)],
+        default=defaultdict(int, a=1), function=len, a_class=Settings,
+        nested=[dict(at=datetime.date(2024, 1, 1), ok=1)],
     )  # fmt: skip
 
 
@@ -557,9 +558,12 @@ def test_exported_transformers_pass_through(tmp_path):
 
 def test_exported_nan_is_refused(tmp_path):
     path = tmp_path / "file.pth"
-    state = {n: v.contiguous() for n, v in with_value(float("nan")).items()}
-    export_backbone(state, path, "ResNet-18", "GeRSP", [0.0], [1.0])
-    with pytest.raises(UserError, match="hold NaN or infinity"):
+    wrong = with_value(float("nan"))["backbone.conv1.weight"]
+    path.write_bytes(exported(path, **{"backbone.conv1.weight": wrong}))
+    content = torch.load(path, weights_only=True)
+    content["meta"]["weights_sha256"] = weights_sha256(content["state_dict"])
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"NaN or infinity \(backbone.conv1.weight\)"):
         take_backbone(path)
 
 
