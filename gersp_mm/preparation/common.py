@@ -14,8 +14,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gersp_mm.images.decode import BadImageError, load_rgb
+from gersp_mm.images.listing import is_passed_over, write_list
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import replacing
+from gersp_mm.utils.files import escape_name, replacing, unescape_name
+
+__all__ = [
+    "count_table", "damaged_images", "decode_once", "findings_text", "folders_called",
+    "next_command", "read_reasons", "refuse_damaged", "unpack", "unpack_into", "write_list",
+    "write_reasons", "write_text",
+]  # fmt: skip
 
 SHOWN = 10  # files named in a message
 EXAMPLES = 5  # files named with a finding
@@ -26,29 +33,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a UTF-8 file so that no reader ever sees half of it; its folder is made if need be."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
-    """Write one entry a line.
-
-    Raises:
-        UserError: a file name cannot be held by a list.
-    """
-    for line in lines:
-        if line != line.strip() or len(line.splitlines()) != 1 or not _is_utf8(line):
-            raise UserError(
-                f"the file name in {line!r} has a line break, begins or ends with a space, or is "
-                "not UTF-8, which lists cannot hold: rename it"
-            )
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def count_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -84,7 +68,7 @@ def findings_text(findings: Mapping[str, Sequence[str]]) -> str:
 def folders_called(names: Collection[str], root: Path) -> list[Path]:
     """Return the folders of these names at any depth below ``root``, sorted; none inside another.
 
-    Hidden folders are left out. Linked folders are followed, each once.
+    Hidden and system folders are passed over. Linked folders are followed, each once.
     """
     found: list[Path] = []
     seen = set()
@@ -92,7 +76,7 @@ def folders_called(names: Collection[str], root: Path) -> list[Path]:
         real = os.path.realpath(folder)
         if real not in seen:
             found += [Path(folder, name) for name in subfolders if name in names]
-            inside = [name for name in subfolders if name not in names and name[0] != "."]
+            inside = [n for n in subfolders if n not in names and not is_passed_over(n)]
         subfolders[:] = [] if real in seen else inside
         seen.add(real)
     return sorted(found)
@@ -130,7 +114,7 @@ def decode_once(
     noted = record.read_bytes()
     complete = noted[: noted.rfind(b"\n") + 1]
     os.truncate(record, len(complete))  # killed while it wrote
-    done = set(complete.decode().splitlines())
+    done = set(map(unescape_name, complete.decode().split("\n")))
     pending = [name for name in names if name not in done]
     problems = (problem for _, problem in _problems([folder / n for n in pending], workers, None))
     bar = tqdm(problems, "decoding", len(names), initial=len(names) - len(pending), unit="img")
@@ -138,10 +122,23 @@ def decode_once(
     with open(record, "a", encoding="utf-8") as notes:
         for name, problem in zip(pending, bar):
             if problem is None:
-                notes.write(f"{name}\n")
+                notes.write(f"{escape_name(name)}\n")
             else:
                 unreadable[name] = problem
     return unreadable
+
+
+def write_reasons(path: Path, unreadable: Mapping[str, str]) -> None:
+    """Write a line ``name<tab>reason`` for each image, whatever its name holds."""
+    lines = (f"{escape_name(name)}\t{escape_name(reason)}\n" for name, reason in unreadable.items())
+    write_text(path, "".join(lines))
+
+
+def read_reasons(path: Path) -> dict[str, str]:
+    """Read what :func:`write_reasons` wrote."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    pairs = (line.partition("\t") for line in lines if "\t" in line)
+    return {unescape_name(name): unescape_name(reason) for name, _, reason in pairs}
 
 
 def _problems(

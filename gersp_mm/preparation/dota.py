@@ -54,7 +54,7 @@ from gersp_mm.datasets.dota import (
     format_labels,
     read_labels,
 )
-from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     count_table,
@@ -143,7 +143,7 @@ def read_split(data: Path, split: str, findings: Findings) -> Split:
     folder = data / split / "images"
     images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() not in IMAGE_EXTENSIONS or path.name.startswith("."):
+        if not is_image_name(path.name):
             continue
         if path.stem in images:
             raise UserError(f"{path} and {images[path.stem]} have one name: remove one of them")

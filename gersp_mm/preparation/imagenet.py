@@ -12,8 +12,9 @@ The archive holds one tar file a class; each has to be unpacked into a folder of
   cd data/ImageNet/train && tar xf ILSVRC2012_img_train.tar && rm ILSVRC2012_img_train.tar
   for f in n*.tar; do mkdir "${f%.tar}" && tar xf "$f" -C "${f%.tar}" && rm "$f"; done
 
-The label of an image is the number of its folder among all sorted folders of train/: one folder too
-few or too many shifts the labels of all after it. Nothing is written, except with --decode (which
+The label of an image is the number of its folder among all sorted folders of train/ that are not
+hidden or of the system (.ipynb_checkpoints, @eaDir): one folder too few or too many shifts the
+labels of all after it. Nothing is written, except with --decode (which
 takes hours): unreadable_<part>.txt, and decoded_<part>.txt, so that it may be interrupted.
 
 Other trees of the kind (a subset, Tiny-ImageNet with its train/<class>/images/, classes of your
@@ -30,27 +31,13 @@ import argparse
 import re
 from pathlib import Path
 
-from tqdm import tqdm
-
-from gersp_mm.images.listing import IMAGE_EXTENSIONS, list_images
-from gersp_mm.preparation.common import SHOWN, count_table, decode_once, write_list
+from gersp_mm.images.listing import find_classes, find_images, is_image_name
+from gersp_mm.preparation.common import SHOWN, count_table, decode_once, write_reasons
 from gersp_mm.utils.errors import UserError
 
 CLASSES = 1000
 TRAIN, VAL = 1_281_167, 50_000  # images
 WNID = re.compile(r"n\d{8}")
-
-
-def find_classes(folder: Path) -> dict[str, list[str]]:
-    """Return the images of each sub-folder, relative to ``folder``, in the order of the labels.
-
-    Hidden folders are classes too: the data sets that read the folder number them.
-    """
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return {
-        name: [f"{name}/{image}" for image in list_images(folder / name, progress=False)]
-        for name in tqdm(names, f"listing {folder}", unit="class")
-    }
 
 
 def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
@@ -62,7 +49,7 @@ def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
             f"{len(archives)} archives are not unpacked ({_some(archives)}): see --help for how"
         )
     loose = sorted(
-        path.name for path in train.iterdir() if path.name.lower().endswith(IMAGE_EXTENSIONS)
+        path.name for path in train.iterdir() if is_image_name(path.name) and path.is_file()
     )
     if loose:
         problems.append(f"{len(loose):,} images lie in no class folder ({_some(loose)}): not read")
@@ -92,7 +79,7 @@ def _some(names: list[str]) -> str:
 def describe_val(data: Path, train: dict[str, list[str]]) -> tuple[list[str], str]:
     """Return the images of val/, relative to it, and what they are good for."""
     val = data / "val"
-    images = list_images(val) if val.is_dir() else []
+    images = find_images(val, progress=True) if val.is_dir() else []
     if not images:
         return [], "not there; not needed for pre-training"
     folders = {name.split("/", 1)[0] for name in images if "/" in name}
@@ -109,8 +96,7 @@ def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
         return []
     record = folder.with_name(f"decoded_{folder.name}.txt")
     unreadable = decode_once(folder, names, record, workers)
-    lines = [f"{name}\t{reason}" for name, reason in unreadable.items()]
-    write_list(folder.with_name(f"unreadable_{folder.name}.txt"), lines)
+    write_reasons(folder.with_name(f"unreadable_{folder.name}.txt"), unreadable)
     return [f"{folder / name} cannot be read: {reason}" for name, reason in unreadable.items()]
 
 
@@ -150,7 +136,7 @@ def run(args: argparse.Namespace) -> None:
             f"there is no folder {train}: DATA holds train/ with one folder a class (in the "
             "tree of Kaggle it is ILSVRC/Data/CLS-LOC)"
         )
-    classes = find_classes(train)
+    classes = find_classes(train, progress=True)
     images = [name for names in classes.values() for name in names]
     if not images:
         raise UserError(

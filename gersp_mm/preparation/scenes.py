@@ -11,7 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Entry, Split
-from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.duplicates import check_parts, refuse_second_copies
+from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     count_table,
@@ -58,9 +59,10 @@ def prepare_scenes(
         The name of the split.
 
     Raises:
-        UserError: images are missing, unknown, damaged or of another size.
+        UserError: images are missing, unknown, damaged or of another size, or are there twice.
     """
     files = find_scenes(data, split.classes)
+    refuse_second_copies(list(files), data)
     parts = split.cut(files)
     name = split.name_of(parts)
     if name != split.name:
@@ -75,6 +77,8 @@ def prepare_scenes(
     if decode:
         refuse_damaged(list(files.values()), size=(side, side))
         report_identical(parts, files)
+        found = {p: [(str(files[e.path]), e.label) for e in listed] for p, listed in parts.items()}
+        check_parts(found, data, refuse=name != split.name)  # the published ones share a few
     folder = data / "splits" / name
     for part, entries in parts.items():
         lines = [f"{files[e.path].relative_to(data).as_posix()} {e.label}" for e in entries]
@@ -111,7 +115,7 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
         f"{name}/{file.name}": file
         for name, folder in sorted(folders.items())
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in IMAGE_EXTENSIONS and file.name[0] != "."
+        if is_image_name(file.name)
     }
 
 

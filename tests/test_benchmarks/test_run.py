@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gersp_mm import benchmark
 from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.benchmark import data as benchmark_data
 from gersp_mm.benchmark import finetuning, runner
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.datasets.splits import few_shot
+from gersp_mm.evaluation import features as features_module
 from gersp_mm.evaluation import linear_probe
 from gersp_mm.results import store
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256
-from tests.smoke import ROOT, write_images
+from tests.smoke import ROOT, write_classes, write_images
 
 CONFIG = "configs/downstream/eurosat/finetune_r18_eurosat.py"
 PLAN = """
@@ -75,6 +78,65 @@ def test_rows_cache_and_second_run(folder, capsys, monkeypatch):
     assert ran == 3 and len(more) == len(found) + 3 and more[: len(found)] == found
 
 
+def test_unreadable_images_are_left_out_said_and_noted_in_the_cache(folder, monkeypatch):
+    said: list[str] = []
+    for module in (runner, features_module):
+        monkeypatch.setattr(module, "print_log", lambda text, **_: said.append(text))
+    for part in ("train", "test"):
+        Path(part).unlink()  # a link to what other tests read
+    write_classes(Path("train"), 3, 6)
+    for label in range(3):
+        write_images(Path("test", f"class_{label}"), 3, seed=200 + label)
+    Path("train/class_1/002.jpg").write_bytes(b"no image")
+    Path("test/class_0/001.jpg").write_bytes(b"no image")
+    ran, found = run()
+    assert ran == 11 and len(said) == 6  # two parts of three networks
+    assert said[0].startswith("1 of 18 images cannot be read and are left out of the evaluation: ")
+    assert "(18 train, 9 test)" in found[0]["protocol"]
+    # a new process, which finds the features in the cache: the same values, and the same is said
+    said.clear()
+    assert [row["value"] for row in run(out="again.jsonl")[1]] == [row["value"] for row in found]
+    assert said[0] == (
+        "mine: 1 of 18 train images could not be read when their features were made, and are left "
+        "out: train/class_1/002.jpg"
+    )
+    # where such an image can be read by now, features are made anew
+    monkeypatch.setattr(runner, "load_rgb", lambda path: None)
+    said.clear()
+    run(out="third.jsonl")
+    assert said[0].startswith("1 of 18 images cannot be read")
+
+
+def test_one_class_list_and_pictures_of_one_part_alone(folder):
+    write_images(Path("other/class_1"), 3, seed=400)
+    write_images(Path("other/class_2"), 3, seed=500)
+    data = plan_of(PLAN.replace("test: test", "test: other")).data["mine"]
+    assert [label for _, label in data.parts["test"]] == [1, 1, 1, 2, 2, 2]
+    write_images(Path("other/airport"), 1, seed=600)
+    with pytest.raises(UserError, match="classes that the train images have not: airport"):
+        plan_of(PLAN.replace("test: test", "test: other"))
+    with pytest.raises(UserError, match="data: train and train: 18 of 18 test images are also in"):
+        plan_of(PLAN.replace("test: test", "test: train"))
+
+
+def test_a_second_copy_of_a_known_data_set_is_refused(folder, monkeypatch, capsys):
+    monkeypatch.setenv("GERSP_DATA", "data")
+    for number in range(21):
+        images = write_images(Path(f"data/ucmerced/Images/c{number:02d}"), 3, number, size=(8, 8))
+        for path in list(images.iterdir()):
+            with Image.open(path) as image:
+                image.save(path.with_suffix(".png"))
+    text = PLAN.replace("data: mine, k", "data: ucmerced, k")
+    with pytest.raises(UserError, match=r"ucmerced, every image is there twice, as .jpg and .png"):
+        plan_of(text)
+    for path in Path("data/ucmerced").rglob("*.png"):
+        path.unlink()
+    said: list[str] = []
+    monkeypatch.setattr(benchmark_data, "print_log", lambda text, **_: said.append(text))
+    plan_of(text)
+    assert said[0].startswith("data: UC Merced has 2,100 images, data/ucmerced has 63: ")
+
+
 def test_values_are_scikit_learns_on_the_same_features(folder):
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -122,12 +184,12 @@ def test_recorded_rows_count_as_done(folder):
     for part, count in (("train", 3), ("test", 2)):
         listed = Path("data/demo", f"sites_{part}.txt")
         listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.write_text("".join(f"{n}.jpg {n % 2}\n" for n in range(count)))
+        listed.write_text("".join(f"{part}_{n}.jpg {n % 2}\n" for n in range(count)))
         for label, number in itertools.product(range(2), range(count)):
             image = Path(f"data/NWPU-RESISC12/{part}/c{label}/{number}.jpg")
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes(bytes(10 + number))  # listed, not opened
-            (listed.parent / f"{number}.jpg").write_bytes(bytes(20 + number))
+            (listed.parent / f"{part}_{number}.jpg").write_bytes(bytes(20 + number))
     weights = Path("work_dirs/quickstart/gersp_r18_demo_backbone.pth")
     weights.parent.mkdir(parents=True)
     weights.symlink_to(folder / "b.pth")
@@ -160,18 +222,18 @@ def test_seeds_of_pretraining_pair_and_other_images_are_another_split(folder):
 def test_known_data_sets_and_their_splits(folder, monkeypatch):
     monkeypatch.setenv("GERSP_DATA", "data")
     for number in range(21):
-        write_images(Path("data/ucmerced/Images") / f"c{number:02d}", 10, size=(8, 8))
+        write_images(Path("data/ucmerced/Images") / f"c{number:02d}", 10, number, size=(8, 8))
     splits = Path("data/eurosat/splits/eurosat-gersp-1")
     splits.mkdir(parents=True)
     for part in ("train", "val", "test"):
-        (splits / f"{part}.txt").write_text("2750/Forest/1.jpg 1\n2750/River/2.jpg 8\n")
+        (splits / f"{part}.txt").write_text(f"2750/Forest/{part}.jpg 1\n2750/River/{part}.jpg 8\n")
     plan = plan_of(PLAN.replace("data: mine, k", "data: [eurosat, ucmerced], k"))
     data = plan.data["ucmerced"]
     assert {part: len(entries) for part, entries in data.parts.items()} == dict(
         train=147, val=21, test=42
     )
     assert re.match(r"ucmerced-gersp-1 \w{8} \(147 train, 21 val, 42 test\)", data.split)
-    assert plan.data["eurosat"].parts["val"][1] == ("data/eurosat/2750/River/2.jpg", 8)
+    assert plan.data["eurosat"].parts["val"][1] == ("data/eurosat/2750/River/val.jpg", 8)
     first = benchmark.make_jobs(plan)[0].what
     assert first["dataset"] == "EuroSAT"
     assert first["protocol"].endswith("k=5 T=0.07, 64 px, eurosat-gersp-1, test")
@@ -193,7 +255,7 @@ ERRORS = [
     ("sweep: [1e-2, 1]", "sweep: [-1]", "sweep must be a number above 0"),
     ("shots: [1, 2]", "shots: 1", "shots must be a list of different whole numbers"),
     ("size: 32", "size: big", "data: size must be a whole number from 1"),
-    ("train: train", "train: none", "data.train: none does not exist"),
+    ("train: train", "train: none", "data: train: none does not exist"),
     ("mine: {", "eurosat: {", "datasets.eurosat is the name of a known data set"),
     ("data: mine, k: 5", "data: aid", "aid is looked for in .*data/aid, which does not exist"),
     ("seeds: [0, 1]", "seeds: [0, 1", "plan.yml is no YAML"),

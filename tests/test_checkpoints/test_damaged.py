@@ -30,7 +30,7 @@ import torchvision
 from mmpretrain.models import ResNetV1c
 
 from gersp_mm.backbones.convert import take_backbone, write_backbone
-from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.backbones.exported import describe_backbone, export_backbone
 from gersp_mm.backbones.verify import feature_difference
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.checkpoints.read import read_checkpoint
@@ -558,12 +558,10 @@ def test_exported_transformers_pass_through(tmp_path):
 
 def test_exported_nan_is_refused(tmp_path):
     path = tmp_path / "file.pth"
-    wrong = with_value(float("nan"))["backbone.conv1.weight"]
-    path.write_bytes(exported(path, **{"backbone.conv1.weight": wrong}))
-    content = torch.load(path, weights_only=True)
-    content["meta"]["weights_sha256"] = weights_sha256(content["state_dict"])
-    torch.save(content, path)
-    with pytest.raises(UserError, match=r"NaN or infinity \(backbone.conv1.weight\)"):
+    state = {n: v.contiguous() for n, v in with_value(float("nan")).items()}
+    meta = describe_backbone(state, "ResNet-18", "GeRSP", [0.0], [1.0])
+    torch.save(dict(state_dict=state, meta=meta), path)
+    with pytest.raises(UserError, match="hold NaN or infinity"):
         take_backbone(path)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -11,8 +14,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from gersp_mm.commands import test as tool
-from gersp_mm.engine.hooks import KNNEvalHook
+from gersp_mm.engine.hooks.knn_eval import KNNEvalHook
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
+from gersp_mm.images import duplicates
 from gersp_mm.utils.errors import UserError
 from tests.runs import assert_same_training_state, build, demo_config, train
 from tests.smoke import CONFIGS, SIZE, smoke_twin, write_classes
@@ -59,6 +63,23 @@ def test_missing_images_are_named_before_the_first_step(pair_data, tmp_path):
     with pytest.raises(UserError, match="nowhere/test does not exist"):
         runner.train()
     assert runner.iter == 0
+
+
+def test_both_parts_have_one_class_list_and_shared_pictures_are_said(pair_data, tmp_path):
+    part = tmp_path / "test"
+    shutil.copytree(pair_data / "natural/class_1", part / "class_1")
+    runner = SimpleNamespace(rank=0, logger=logging.getLogger("gersp_test"))
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "print_log", lambda text, **_: said.append(text))
+        hook = KNNEvalHook(str(pair_data / "natural"), str(part), size=SIZE)
+        hook.before_train(runner)
+    assert set(hook.images["test"].labels.tolist()) == {1}
+    count = len(hook.images["test"])
+    assert f"{count} of {count} test images are also in train" in said[0]
+    shutil.copytree(pair_data / "natural/class_1", part / "airport")
+    with pytest.raises(UserError, match="classes that the train images have not: airport"):
+        KNNEvalHook(str(pair_data / "natural"), str(part)).before_train(runner)
 
 
 def test_tools_test_reports_what_training_reported(pair_data, tmp_path, capfd):
