@@ -159,20 +159,22 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
                 f"--{option.replace('_', '-')}: {args.config} has no test_dataloader, so there is "
                 "no test of predictions"
             )
-    checkpoint = read_weights(args.checkpoint)
-    fill_class_count(cfg, args.checkpoint)
-    runner = build_runner(cfg)
-    hooks = [hook for hook in runner.hooks if isinstance(hook, KNNEvalHook)]
-    if not hooks:
+    kinds = [hook.get("type") for hook in (cfg.get("default_hooks") or {}).values() if hook]
+    kinds += [hook.get("type") for hook in cfg.get("custom_hooks") or []]
+    if not any(str(kind).endswith("KNNEvalHook") for kind in kinds):
         raise UserError(
             f"{args.config} has neither test_dataloader nor a KNNEvalHook: there is nothing to "
             "evaluate; add default_hooks.knn_eval as in configs/pretrain/gersp_r18_demo.py"
         )
+    fill_class_count(cfg, args.checkpoint)
+    runner = build_runner(cfg)
+    checkpoint = read_weights(args.checkpoint)
     check_complete(args, runner, checkpoint)
     state = without_module(tensors_of(args.checkpoint, checkpoint))
     unwrap(runner.model).load_state_dict(state, strict=False)  # counters of batches may be missing
-    for hook in hooks:
-        hook.evaluate(runner)
+    for hook in runner.hooks:
+        if isinstance(hook, KNNEvalHook):
+            hook.evaluate(runner)
 
 
 # ----------------------------------------------------------------------------- what is tested
