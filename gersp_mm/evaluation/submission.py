@@ -19,7 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from gersp_mm.datasets.dota import DOTA_CLASSES
-from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.decode import unlimited_image_size
+from gersp_mm.images.listing import list_images
 from gersp_mm.registry import METRICS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing
@@ -120,11 +121,17 @@ def image_sizes(paths: Sequence[str | Path], tiles: bool) -> dict[str, tuple[int
     Args:
         paths: image files.
         tiles: whether ``P0006__1024__0___0.png`` is a tile of ``P0006``.
+
+    Raises:
+        UserError: A file is no image.
     """
     sizes = {}
     for path in map(Path, paths):
-        with Image.open(path) as image:
-            sizes[TILE.sub("", path.stem) if tiles else path.stem] = image.size
+        try:
+            with unlimited_image_size(), Image.open(path) as image:
+                sizes[TILE.sub("", path.stem) if tiles else path.stem] = image.size
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error}). Fetch it again.") from None
     return sizes
 
 
@@ -134,7 +141,7 @@ def images_below(folder: str | Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    found = [p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS]
+    found = [Path(folder, name) for name in list_images(Path(folder), progress=False)]
     if not found:
         raise UserError(f"--images {folder}: there is no image")
     return found

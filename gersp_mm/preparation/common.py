@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import lzma
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +19,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gersp_mm.images.decode import BadImageError, load_rgb
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import replacing
 
 SHOWN = 10  # files named in a message
 EXAMPLES = 5  # files named with a finding
 CHUNK = 10_000  # images handed to threads at once
+# Folders that desktops and network drives add to archives and data sets, next to hidden ones.
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
+ARCHIVE_ERRORS = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
+)  # fmt: skip
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -84,7 +94,7 @@ def findings_text(findings: Mapping[str, Sequence[str]]) -> str:
 def folders_called(names: Collection[str], root: Path) -> list[Path]:
     """Return the folders of these names at any depth below ``root``, sorted; none inside another.
 
-    Hidden folders are left out. Linked folders are followed, each once.
+    Hidden and system folders are left out. Linked folders are followed, each once.
     """
     found: list[Path] = []
     seen = set()
@@ -92,10 +102,92 @@ def folders_called(names: Collection[str], root: Path) -> list[Path]:
         real = os.path.realpath(folder)
         if real not in seen:
             found += [Path(folder, name) for name in subfolders if name in names]
-            inside = [name for name in subfolders if name not in names and name[0] != "."]
+            inside = [name for name in subfolders if name not in names and not is_system(name)]
         subfolders[:] = [] if real in seen else inside
         seen.add(real)
     return sorted(found)
+
+
+def is_system(name: str) -> bool:
+    """Tell whether a file or folder was left by a desktop or a network drive, or is hidden."""
+    return name in SYSTEM_FOLDERS or (name.startswith(".") and name not in (".", ".."))
+
+
+def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
+    """Add the option by which every converter takes a sample of its data set."""
+    parser.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="take a sample: report what differs from the complete data set, and go on",
+    )
+
+
+def refuse_incomplete(
+    data: Path, title: str, differences: Sequence[str], allowed: bool, consequence: str = ""
+) -> None:
+    """Report in what a data set differs from the complete one, and refuse it unless allowed.
+
+    Args:
+        data: Folder of the data set.
+        title: Name of the complete data set.
+        differences: What is missing or unknown, one text for each; nothing happens without any.
+        allowed: Whether ``--allow-incomplete`` was given.
+        consequence: What a sample means for results, as ``: …``.
+
+    Raises:
+        UserError: There are differences, and they are not allowed.
+    """
+    shown = [*differences[:SHOWN]]
+    if len(differences) > SHOWN:
+        shown.append(f"and {len(differences) - SHOWN:,} more")
+    if differences and not allowed:
+        named = "".join(f"\n  {text}" for text in shown)
+        raise UserError(
+            f"{data} is not the complete {title}:{named}\nFetch what is missing, or use "
+            f"--allow-incomplete to take a sample{consequence}"
+        )
+    for text in shown:
+        warn(text)
+
+
+def find_doubled(names: Iterable[str]) -> list[str]:
+    """Return the images that are there in several formats, as ``a/b.jpg = a/b.png``.
+
+    Args:
+        names: Paths; those with the same folder and stem are copies of one image.
+    """
+    copies: dict[str, list[str]] = {}
+    for name in names:
+        copies.setdefault(os.path.splitext(name)[0], []).append(name)
+    return [" = ".join(same) for same in copies.values() if len(same) > 1]
+
+
+def refuse_doubled(names: Iterable[str]) -> None:
+    """Refuse images that :func:`find_doubled` finds: train and test could share them.
+
+    Raises:
+        UserError: Names the first few.
+    """
+    doubled = find_doubled(names)
+    if doubled:
+        raise UserError(
+            f"{len(doubled):,} images are there in several formats: {listed(doubled, EXAMPLES)}. "
+            "Keep one file of each."
+        )
+
+
+def describe_counts(found: Mapping[str, int], official: Mapping[str, int]) -> list[str]:
+    """Return one text for each part whose number of images is not the official one."""
+    return [
+        f"{part} has {found[part]:,} images, the official one has {official[part]:,}"
+        for part in found
+        if found[part] != official[part]
+    ]
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    print(f"WARNING: {text}", file=sys.stderr)
 
 
 def damaged_images(
@@ -197,22 +289,36 @@ def unpack(archive: Path, target: Path) -> None:
         if archive.suffix.lower() == ".rar":
             raise UserError(f"{archive} is a RAR archive: unpack it yourself (unrar x, 7z x)")
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as content:
-                for member in tqdm(content.infolist(), f"unpacking {archive.name}", unit="file"):
-                    content.extract(member, partial)  # cleans names of leading / and ..
+            _unpack_zip(archive, partial)
         elif archive.is_file() and tarfile.is_tarfile(archive):
             with tarfile.open(archive) as content:
                 for member in tqdm(content, f"unpacking {archive.name}", unit="file"):
-                    content.extract(member, partial, filter="data")
+                    if not any(map(is_system, member.name.split("/"))):
+                        content.extract(member, partial, filter="data")
         else:
             raise UserError(f"{archive} is no zip or tar archive: was its download complete?")
         if target.is_dir():
             target.rmdir()
         os.replace(partial, target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except ARCHIVE_ERRORS as error:
         raise UserError(f"{archive} cannot be unpacked ({error}): fetch it again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unpack_zip(archive: Path, target: Path) -> None:
+    """Extract a zip archive without system files; tools of Windows write ``\\`` between folders."""
+    with zipfile.ZipFile(archive) as content:
+        for member in tqdm(content.infolist(), f"unpacking {archive.name}", unit="file"):
+            member.filename = member.filename.replace("\\", "/")
+            if any(map(is_system, member.filename.split("/"))):
+                continue
+            try:
+                content.extract(member, target)  # drops a leading / and .. from names
+            except (RuntimeError, NotImplementedError) as error:  # a password, Deflate64
+                raise UserError(
+                    f"{archive} cannot be unpacked here ({error}). Unpack it yourself (7z x)."
+                ) from None
 
 
 def unpack_into(data: Path, archives: Iterable[Path]) -> None:

@@ -9,8 +9,8 @@ nested as the archives have it:
   data/million_aid/test/P0000000.jpg ...       data/million_aid/train/...
 
 --archives unpacks zip and tar archives, each into test/<its name> (train/ for one called train...);
-the parts of a split archive (.z01, .001) have to be joined first. Folders of your own images are
-listed just as well.
+the parts of a split archive (.z01, .001) have to be joined first. A part of Million-AID, or a
+folder of your own images, is listed with --allow-incomplete.
 
 Written: data/million_aid/test/images.txt, the sorted paths of the images relative to test/.
 
@@ -22,6 +22,7 @@ as well. Training copes with unreadable images by itself, so this is not needed.
 Examples:
   python tools/dataset_converters/million_aid.py data/million_aid
   python tools/dataset_converters/million_aid.py data/million_aid --archives /downloads/test*.zip
+  python tools/dataset_converters/million_aid.py my_images --allow-incomplete
 """
 
 from __future__ import annotations
@@ -31,8 +32,20 @@ from pathlib import Path
 
 from gersp_mm.images.listing import list_images
 from gersp_mm.images.packed import LISTING
-from gersp_mm.preparation.common import SHOWN, count_table, decode_once, unpack_into, write_list
-from gersp_mm.utils.errors import UserError
+from gersp_mm.preparation.common import (
+    EXAMPLES,
+    SHOWN,
+    add_allow_incomplete,
+    count_table,
+    decode_once,
+    describe_counts,
+    find_doubled,
+    refuse_incomplete,
+    unpack_into,
+    write_list,
+)
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.text import read_text
 
 OFFICIAL = dict(train=10_000, test=990_848)  # images
 
@@ -53,7 +66,7 @@ def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) ->
         return unreadable
     if not record.is_file():
         return {}
-    lines = record.read_text(encoding="utf-8").splitlines()
+    lines = read_text(record).splitlines()
     noted = dict(line.split("\t", 1) for line in lines)
     return {name: noted[name] for name in names if name in noted}
 
@@ -69,6 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--decode", action="store_true", help="decode every image of test; takes hours"
     )
+    add_allow_incomplete(parser)
     parser.add_argument("--workers", type=int, default=0, help="threads of --decode; all cores")
     return parser.parse_args(argv)
 
@@ -86,6 +100,14 @@ def run(args: argparse.Namespace) -> None:
     names = list_images(test)
     if not names:
         raise UserError(f"{test} holds no image: are its archives unpacked (--archives)?")
+    differences = describe_counts(dict(test=len(names)), OFFICIAL)
+    doubled = find_doubled(names)
+    if doubled:
+        differences.append(
+            f"{len(doubled):,} images are there in several formats "
+            f"({listed(doubled, EXAMPLES)}), and would be drawn more often"
+        )
+    refuse_incomplete(data, "Million-AID", differences, args.allow_incomplete)
     train = len(list_images(data / "train")) if (data / "train").is_dir() else 0
     unreadable = find_unreadable(data, names, args.decode, args.workers)
     listed = [name for name in names if name not in unreadable]
@@ -96,11 +118,6 @@ def run(args: argparse.Namespace) -> None:
     print(count_table(["part", "images", "official", "unreadable", "listed"], rows))
     for name, reason in list(unreadable.items())[:SHOWN]:
         print(f"  left out: {name}: {reason}")
-    if len(names) != OFFICIAL["test"]:
-        print(
-            f"WARNING: test has {len(names):,} images, the official one {OFFICIAL['test']:,}; "
-            "pre-training takes any number"
-        )
     print(f"wrote {test / LISTING}; labels are not needed")
     source = "train_dataloader.dataset.remote_sensing"
     print(

@@ -14,13 +14,17 @@ from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Entry, S
 from gersp_mm.images.listing import IMAGE_EXTENSIONS
 from gersp_mm.preparation.common import (
     SHOWN,
+    add_allow_incomplete,
     count_table,
     folders_called,
+    is_system,
     next_command,
     refuse_damaged,
+    refuse_doubled,
+    refuse_incomplete,
     write_list,
 )
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 
 EUROSAT_CLASSES = EUROSAT_GERSP_1.classes
 RESISC45_CLASSES = RESISC45_GERSP_1.classes
@@ -30,11 +34,7 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that both converters take."""
     parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
     parser.add_argument("--archive", type=Path, help="zip or tar archive to unpack into DATA first")
-    parser.add_argument(
-        "--allow-incomplete",
-        action="store_true",
-        help="split what is there; the split is then named <name>-incomplete",
-    )
+    add_allow_incomplete(parser)
     parser.add_argument(
         "--no-decode",
         action="store_true",
@@ -58,23 +58,31 @@ def prepare_scenes(
         The name of the split.
 
     Raises:
-        UserError: images are missing, unknown, damaged or of another size.
+        UserError: Images are missing, unknown, doubled, damaged or of another size.
     """
     files = find_scenes(data, split.classes)
     parts = split.cut(files)
     name = split.name_of(parts)
     if name != split.name:
-        difference = describe_difference(files, split)
-        if not allow_incomplete:
-            raise UserError(
-                f"{data} is not the complete data set of {split.name}:\n{difference}\nFetch it "
-                f"again, or use --allow-incomplete: the split is then named {name}, and results on "
-                f"it are not comparable with those on {split.name}"
-            )
-        print(difference)
+        consequence = (
+            f": the split is then named {name}, and results on it are not comparable with those on "
+            f"{split.name}"
+        )
+        refuse_incomplete(
+            data,
+            f"data set of {split.name}",
+            describe_difference(files, split),
+            allow_incomplete,
+            consequence,
+        )
     if decode:
         refuse_damaged(list(files.values()), size=(side, side))
-        report_identical(parts, files)
+        shared = report_identical(parts, files)
+        if shared and name != split.name:  # the complete release is what it is
+            raise UserError(
+                f"{shared} images lie in two parts of {name}, so that a test would ask for what was "
+                "trained on (see above). Remove the copies."
+            )
     folder = data / "splits" / name
     for part, entries in parts.items():
         lines = [f"{files[e.path].relative_to(data).as_posix()} {e.label}" for e in entries]
@@ -92,7 +100,7 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
     """Return the image files of the class folders, by their path from the class name on.
 
     Raises:
-        UserError: there are no class folders, or one of them twice.
+        UserError: There are no class folders, or one of them or an image appears twice.
     """
     folders: dict[str, Path] = {}
     for folder in folders_called(classes, data):
@@ -107,15 +115,17 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
             f"{data} holds no class folder ({', '.join(classes[:3])} … are looked for, at any "
             "depth): see --help for where to download the data set"
         )
-    return {
+    files = {
         f"{name}/{file.name}": file
         for name, folder in sorted(folders.items())
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in IMAGE_EXTENSIONS and file.name[0] != "."
+        if file.suffix.lower() in IMAGE_EXTENSIONS and not is_system(file.name)
     }
+    refuse_doubled(files)
+    return files
 
 
-def describe_difference(files: Mapping[str, Path], split: Split) -> str:
+def describe_difference(files: Mapping[str, Path], split: Split) -> list[str]:
     """Say which images are missing or unknown: a count for each class concerned, some names."""
     expected = set(split.paths())
     missing, unknown = sorted(expected - set(files)), sorted(set(files) - expected)
@@ -124,29 +134,36 @@ def describe_difference(files: Mapping[str, Path], split: Split) -> str:
         counts = [sum(p.startswith(f"{name}/") for p in paths) for paths in (missing, unknown)]
         if any(counts):
             rows.append([name, size, size - counts[0] + counts[1], *counts])
-    lines = [count_table(["class", "expected", "found", "missing", "unknown"], rows)]
-    for what, paths in (("missing", missing), ("unknown", unknown)):
-        if paths:
-            rest = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
-            lines.append(f"{what}: {', '.join(paths[:SHOWN])}{rest}")
-    return "\n".join(lines)
+    table = count_table(["class", "expected", "found", "missing", "unknown"], rows)
+    return [
+        "\n  ".join(["images by class:", *table.splitlines()]),
+        *(f"{what}: {listed(paths, SHOWN)}" for what, paths in
+          (("missing", missing), ("unknown", unknown)) if paths),
+    ]  # fmt: skip
 
 
-def report_identical(parts: Mapping[str, Sequence[Entry]], files: Mapping[str, Path]) -> None:
-    """Print which files of equal content lie in two classes or two parts; nothing is changed."""
+def report_identical(parts: Mapping[str, Sequence[Entry]], files: Mapping[str, Path]) -> int:
+    """Print which files of equal content lie in two classes or two parts.
+
+    Returns:
+        How many contents lie in two parts.
+    """
     groups: dict[bytes, list[tuple[str, Entry]]] = defaultdict(list)
     entries = [(part, entry) for part, listed in parts.items() for entry in listed]
     for part, entry in tqdm(entries, "comparing", unit="img"):
         content = hashlib.sha256(files[entry.path].read_bytes()).digest()
         groups[content].append((part, entry))
+    counts = {}
     for what, kinds in (
         ("classes", lambda group: {entry.label for _, entry in group}),
         ("parts", lambda group: {part for part, _ in group}),
     ):
         found = [group for group in groups.values() if len(kinds(group)) > 1]
+        counts[what] = len(found)
         print(f"byte-identical images in two {what}: {len(found)}")
         for group in found[:SHOWN]:
             print("  " + " = ".join(f"{entry.path} ({part})" for part, entry in group))
+    return counts["parts"]
 
 
 def part_table(parts: Mapping[str, Sequence[Entry]], classes: Sequence[str]) -> str:

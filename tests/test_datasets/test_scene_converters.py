@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import shutil
 import subprocess
 import sys
@@ -24,12 +24,7 @@ CONVERTERS = ROOT / "tools" / "dataset_converters"
 
 
 def load_converter(name: str) -> ModuleType:
-    path = CONVERTERS / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"gersp_tool_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"gersp_mm.preparation.{name}")
 
 
 eurosat = load_converter("eurosat")
@@ -37,7 +32,7 @@ resisc45 = load_converter("resisc45")
 
 
 def convert(tool: ModuleType, *arguments: object) -> None:
-    tool.main(tool.parse_args([str(argument) for argument in arguments]))
+    tool.run(tool.parse_args([str(argument) for argument in arguments]))
 
 
 def contents(data: Path, name: str) -> dict[str, list[str]]:
