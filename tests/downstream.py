@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.constants import RGB_MEAN, RGB_STD
-from tests.smoke import CONFIGS, ROOT, write_images
+from tests.smoke import CONFIGS, write_images
 
 SIDE = 128  # px, of detection and segmentation images
 CHANNELS = [32, 64, 128, 256]  # of the four stages of a ResNet-50 with base_channels=8
@@ -126,11 +126,8 @@ def write_scenes(root: Path, classes: tuple[str, ...], side: int, per_class: int
 
 def convert(name: str, data: Path, *options: str) -> None:
     """Run a converter's command line in this process."""
-    path = ROOT / "tools" / "dataset_converters" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"convert_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main(module.parse_args([str(data), *options]))
+    module = importlib.import_module(f"gersp_mm.preparation.{name}")
+    module.run(module.parse_args([str(data), *options]))
 
 
 def write_all(root: Path) -> Path:
@@ -141,10 +138,10 @@ def write_all(root: Path) -> Path:
     write_scenes(root / "resisc45", RESISC45_CLASSES, 256, 3)
     convert("eurosat", root / "eurosat", "--allow-incomplete")
     convert("resisc45", root / "resisc45", "--allow-incomplete")
-    convert("dior", write_dior(root / "dior"))
-    convert("dota", write_dota(root / "dota"), "--protocol", "released")
-    convert("dota", root / "dota", "--protocol", "field")
-    convert("loveda", write_loveda(root / "loveda"))
+    convert("dior", write_dior(root / "dior"), "--allow-incomplete")
+    convert("dota", write_dota(root / "dota"), "--protocol", "released", "--allow-incomplete")
+    convert("dota", root / "dota", "--protocol", "field", "--allow-incomplete")
+    convert("loveda", write_loveda(root / "loveda"), "--allow-incomplete")
     return root
 
 

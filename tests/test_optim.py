@@ -9,6 +9,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from gersp_mm.engine.optim import BFloat16OptimWrapper, has_fused_form
+from gersp_mm.utils.errors import UserError
 from tests.runs import demo_config
 
 
@@ -63,6 +64,28 @@ def test_paramwise_options_are_kept_in_as_few_groups_as_they_need(model):
 
 def test_paramwise_options_that_change_nothing_leave_one_group(model):
     assert len(build(model, paramwise_cfg=dict(bias_decay_mult=1.0)).optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    "key, text",
+    [
+        ("backbne", "'backbne' matches no parameter of the model. .* such as 'backbone'"),
+        ("natural_head.fcc", "such as 'natural_head.fc'"),
+        ("teacher", "'teacher' matches frozen parameters alone"),
+    ],
+)
+def test_custom_keys_that_match_nothing_are_refused(model, key, text):
+    with pytest.raises(UserError, match=text):
+        build(model, paramwise_cfg=dict(custom_keys={"backbone": dict(lr_mult=0.1), key: {}}))
+
+
+def test_frozen_parameters_are_not_logged_one_by_one(model, monkeypatch):
+    lines = []
+    module = "mmengine.optim.optimizer.default_constructor.print_log"
+    monkeypatch.setattr(module, lambda text, *args, **kwargs: lines.append(text))
+    build(model, paramwise_cfg=dict(norm_decay_mult=0.0))
+    assert any("backbone" in line for line in lines)
+    assert not [line for line in lines if "teacher" in line or "is skipped" in line]
 
 
 def test_groups_step_and_reload(model):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mmengine.logging import print_log
+
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Split
 from gersp_mm.evaluation.features import read_source
-from gersp_mm.images.listing import list_images
+from gersp_mm.images.duplicates import Entry, check_parts, refuse_second_copies
+from gersp_mm.images.listing import find_images
 from gersp_mm.utils.errors import UserError
-
-Entry = tuple[str, int]  # path and label
 
 
 class Known(NamedTuple):
@@ -25,6 +27,7 @@ class Known(NamedTuple):
         size: pixels of the square crop.
         resize: pixels that the shorter side is brought to first.
         classes: how many it has.
+        images: how many it has.
         shares: per cent of a class in train, val and test, where the package has no lists.
         split: the named split, where it has.
     """
@@ -33,15 +36,16 @@ class Known(NamedTuple):
     size: int
     resize: int
     classes: int
+    images: int
     shares: Mapping[str, int]
     split: Split | None = None
 
 
 KNOWN = {
-    "eurosat": Known("EuroSAT", 64, 64, 10, EUROSAT_GERSP_1.shares, EUROSAT_GERSP_1),
-    "resisc45": Known("NWPU-RESISC45", 224, 256, 45, RESISC45_GERSP_1.shares, RESISC45_GERSP_1),
-    "ucmerced": Known("UC Merced", 224, 256, 21, dict(train=70, val=10, test=20)),
-    "aid": Known("AID", 224, 256, 30, dict(train=45, val=5, test=50)),
+    "eurosat": Known("EuroSAT", 64, 64, 10, 27_000, EUROSAT_GERSP_1.shares, EUROSAT_GERSP_1),
+    "resisc45": Known("NWPU-RESISC45", 224, 256, 45, 31_500, RESISC45_GERSP_1.shares, RESISC45_GERSP_1),
+    "ucmerced": Known("UC Merced", 224, 256, 21, 2_100, dict(train=70, val=10, test=20)),
+    "aid": Known("AID", 224, 256, 30, 10_000, dict(train=45, val=5, test=50)),
 }
 
 
@@ -89,8 +93,16 @@ def known_data(name: str) -> Data:
                 f"data: there is no {folder}: run python tools/dataset_converters/{name}.py {root}"
             )
         parts = {part: read_source(folder / f"{part}.txt", root) for part in known.shares}
+        check_parts(parts, f"data: {root}")
         return Data(known.title, f"{known.split.name}, test", parts, known.size, known.resize)
-    images = {"/".join(path.split("/")[-2:]): path for path in list_images(root, progress=False)}
+    paths = find_images(root)
+    images = {"/".join(path.split("/")[-2:]): path for path in paths}
+    if len(images) < len(paths):
+        raise UserError(
+            f"data: {root} holds {len(paths) - len(images)} images twice, in folders of one name: "
+            "keep one of them"
+        )
+    refuse_second_copies(paths, f"data: {root}")
     sizes: dict[str, int] = {}
     for path in sorted(images):
         sizes[path.split("/")[0]] = sizes.get(path.split("/")[0], 0) + 1
@@ -99,9 +111,17 @@ def known_data(name: str) -> Data:
             f"data: {known.title} has {known.classes} class folders, {root} has {len(sizes)}: "
             f"{', '.join(list(sizes)[:5])} ..."
         )
+    if len(images) != known.images:
+        print_log(
+            f"data: {known.title} has {known.images:,} images, {root} has {len(images):,}: results "
+            "on it are not comparable with those on the whole data set.",
+            logger="current",
+            level=logging.WARNING,
+        )
     split = Split(f"{name}-gersp-1", sizes, "", known.shares, "")
     cut = split.cut(images)
     parts = {p: [(str(root / images[e.path]), e.label) for e in cut[p]] for p in cut}
+    check_parts(parts, f"data: {root}")
     return Data(known.title, described(split.name, parts), parts, known.size, known.resize)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import print_log
 from tqdm import tqdm
 
 from gersp_mm.backbones.build import build_exported, build_random, inspect, read_exported
@@ -24,11 +26,29 @@ from gersp_mm.evaluation.features import EvalImages, extract_features
 from gersp_mm.evaluation.few_shot import few_shot_accuracies
 from gersp_mm.evaluation.knn import knn_accuracy
 from gersp_mm.evaluation.linear_probe import linear_probe
+from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.results import store
 from gersp_mm.utils import provenance
-from gersp_mm.utils.files import locked, save_atomically
+from gersp_mm.utils.errors import listed
+from gersp_mm.utils.files import escape_name, locked, save_atomically
 
-Features = Mapping[str, tuple[torch.Tensor, torch.Tensor]]  # N×D and labels N, of each part
+
+class Part(NamedTuple):
+    """Features of one part of a data set.
+
+    Attributes:
+        features: N×D.
+        labels: N.
+        left_out: Index in the part's list, path and reason of each image that cannot be read; it
+            has no features.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    left_out: Sequence[tuple[int, str, str]] = ()
+
+
+Features = Mapping[str, Part]
 
 
 class Runner:
@@ -123,34 +143,60 @@ class Runner:
         path = self.plan.work_dir / "features" / f"{digest}.pt"
         with _claimed(path.with_suffix(".lock"), wait=True):
             found = _read_features(path)
-            if found is None:
+            if found is None or _is_repaired(found):
                 backbone.to(self.device)
-                found = {
-                    part: extract_features(
+                found = {}
+                for part, entries in data.parts.items():
+                    images = EvalImages(entries, data.size, data.resize)
+                    extracted = extract_features(
                         backbone,
-                        EvalImages(entries, data.size, data.resize),
+                        images,
                         mean=mean,
                         std=std,
                         num_workers=self.num_workers,
                         progress=f"features of {job.pretraining}, {data.name} {part}",
                     )
-                    for part, entries in data.parts.items()
-                }
+                    found[part] = Part(*extracted, images.left_out)
                 after = weights_sha256({n: t.cpu() for n, t in backbone.state_dict().items()})
                 if after != before:
                     raise RuntimeError(f"{job.title}: extracting features changed the backbone")
-                save_atomically(found, path)
+                save_atomically({part: tuple(row) for part, row in found.items()}, path)
+            else:
+                _tell_left_out(found, data)
         self._features = (wanted, found)
         return found
 
 
 def _read_features(path: Path) -> Features | None:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return {part: Part(*row) for part, row in content.items()}
     except FileNotFoundError:
         return None
     except Exception:  # damaged: extracted again
         return None
+
+
+def _is_repaired(features: Features) -> bool:
+    """Tell whether an image that was left out can be read by now."""
+    for row in features.values():
+        for _, path, _ in row.left_out:
+            with contextlib.suppress(BadImageError):
+                load_rgb(path)
+                return True
+    return False
+
+
+def _tell_left_out(features: Features, data: Data) -> None:
+    for part, row in features.items():
+        if row.left_out:
+            names = listed([escape_name(path) for _, path, _ in row.left_out], 3)
+            print_log(
+                f"{data.name}: {len(row.left_out)} of {len(data.parts[part])} {part} images could "
+                f"not be read when their features were made, and are left out: {names}",
+                logger="current",
+                level=logging.WARNING,
+            )
 
 
 def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int) -> list[float]:
@@ -163,14 +209,17 @@ def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int)
         seed: of what is drawn: the part of train that C is chosen on where there is no validation
             list; few-shot's draws seed·draws to seed·draws + draws - 1.
     """
-    train, test = features["train"], features["test"]
+    parts = {part: Part(*row) for part, row in features.items()}
+    train, test = parts["train"][:2], parts["test"][:2]
     if task["protocol"] == "knn":
         return [knn_accuracy(*train, *test, k=task["k"], temperature=task["temperature"])]
     if task["protocol"] == "linear":
-        val = features.get("val")
+        val = parts["val"][:2] if "val" in parts else None
         options = dict(sweep=task["sweep"], seed=seed, val=val, progress="linear probe")
         return [linear_probe(*train, *test, **options).accuracy]
-    names = [path for path, _ in data.parts["train"]]
+    without = {index for index, _, _ in parts["train"].left_out}
+    listing = enumerate(data.parts["train"])
+    names = [path for index, (path, _) in listing if index not in without]
     draws = range(seed * task["draws"], (seed + 1) * task["draws"])
     values = []
     for shots in tqdm(task["shots"], "few-shot", unit="size", leave=False):
@@ -179,7 +228,7 @@ def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int)
     return values
 
 
-@contextmanager
+@contextlib.contextmanager
 def _claimed(path: Path, wait: bool) -> Iterator[bool]:
     """Hold a lock file; give False if another process holds it and ``wait`` is False."""
     path.parent.mkdir(parents=True, exist_ok=True)

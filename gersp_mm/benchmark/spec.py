@@ -14,7 +14,7 @@ import yaml
 from gersp_mm.benchmark.data import KNOWN, Data, described, known_data
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation import metrics
-from gersp_mm.evaluation.features import read_source
+from gersp_mm.evaluation.features import read_parts
 from gersp_mm.evaluation.linear_probe import DEFAULT_SWEEP
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
@@ -307,13 +307,11 @@ def _own_data(source: Any, key: str, where: str) -> Data:
         raise UserError(f"{where}: name is missing")
     size = fields.whole("size", 0)
     resize = fields.whole("resize", size, size)
-    parts = {}
-    for part in ("train", "val", "test"):
-        if fields.text(part):
-            try:
-                parts[part] = read_source(fields.get(part))
-            except UserError as error:
-                raise UserError(f"{where}.{part}: {error}") from None
+    sources = {part: fields.get(part) for part in ("train", "val", "test") if fields.text(part)}
+    try:
+        parts = {part: images.samples for part, images in read_parts(sources).items()}
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     listed = len({label for _, label in parts["train"]} | {label for _, label in parts["test"]})
     if listed < 2:
         raise UserError(f"{where}: {name} has fewer than two classes")

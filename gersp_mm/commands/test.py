@@ -248,7 +248,8 @@ def check_evaluation(args: argparse.Namespace, cfg: Any) -> Any:
     if missing:
         raise UserError(f"{args.config} has a test_dataloader but no {' and no '.join(missing)}")
     evaluation = cfg.get("evaluation")
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    evaluators = cfg.test_evaluator
+    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     if any(evaluator.get("format_only") for evaluator in evaluators):  # gives no values
         evaluation = None
     if evaluation and wanted_metrics(evaluation):

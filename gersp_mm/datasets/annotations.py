@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from gersp_mm.utils.errors import UserError
+from gersp_mm.images.listing import ImageList, is_passed_over
+from gersp_mm.utils.errors import UserError, listed
 
 PARTS = ("train", "val", "test")
+FOLDER_DATASETS = ("CustomDataset", "ImageNet", "LabelledImages")
 _checked: set[tuple[str, tuple[str, ...]]] = set()
 
 
@@ -21,7 +23,8 @@ def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> None:
 
     COCO files are compared with ``metainfo.classes`` in names and order (a host drops what it does
     not know and shifts the labels of the rest), DOTA folders in names, ``path label`` lists in
-    their labels. Where a config has folders alone, these have to hold files.
+    their labels. Where a config has folders alone, these have to hold files, and folders of classes
+    have to be the same in all parts, since each part numbers its own.
 
     Args:
         cfg: a config with ``<part>_dataloader.dataset``, wrapped ones included. What was looked at
@@ -31,10 +34,14 @@ def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> None:
     Raises:
         UserError: a file does not exist, or has other classes.
     """
+    folders: dict[str, tuple[str, list[str]]] = {}
     for part in parts:
         loader = cfg.get(f"{part}_dataloader")
         for dataset in _leaves((loader or {}).get("dataset")):
             _check_dataset(dataset, cfg.get("data_preparation"))
+            if (found := _class_folders(dataset)) is not None:
+                folders.setdefault(part, found)
+    _compare_folders(folders)
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:
@@ -70,7 +77,7 @@ def _check_dataset(dataset: Any, preparation: str | None) -> None:
     elif path.is_dir():
         _check_dota(path, classes)
     elif path.suffix == ".txt":
-        _check_labels(path, classes)
+        _check_labels(path, classes, str(dataset.get("type", "")).startswith("gersp_mm."))
     _checked.add(key)
 
 
@@ -108,12 +115,47 @@ def _check_dota(folder: Path, classes: tuple[str, ...]) -> None:
                 )
 
 
-def _check_labels(path: Path, classes: tuple[str, ...]) -> None:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        label = line.rpartition(" ")[2]
-        if line.strip() and not (label.isdecimal() and int(label) < len(classes)):
+def _class_folders(dataset: Any) -> tuple[str, list[str]] | None:
+    """Return folder and sub-folders of a data set that takes labels from folders."""
+    kind = str(dataset.get("type", "")).rpartition(".")[2]
+    if kind not in FOLDER_DATASETS or dataset.get("ann_file"):
+        return None
+    prefix = dataset.get("data_prefix") or ""
+    prefix = prefix.get("img_path", "") if isinstance(prefix, Mapping) else prefix
+    folder = Path(dataset.get("data_root") or "", prefix)
+    if not folder.is_dir() or dataset.get("with_label") is False:
+        return None
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if kind == "LabelledImages":
+        names = [name for name in names if not is_passed_over(name)]
+    return str(folder), names
+
+
+def _compare_folders(folders: Mapping[str, tuple[str, list[str]]]) -> None:
+    for part, (folder, names) in list(folders.items())[1:]:
+        first, (known_in, known) = next(iter(folders.items()))
+        if names != known:
+            sides = {f"only {first} has": set(known) - set(names)}
+            sides[f"only {part} has"] = set(names) - set(known)
+            what = "; ".join(f"{k} {listed(sorted(v))}" for k, v in sides.items() if v)
             raise UserError(
-                f"{path}, line {number}: {line!r} has no label from 0 to {len(classes) - 1}, as "
+                f"The class folders of {known_in} and {folder} differ ({what}), and each part "
+                "numbers its own, so that labels would be shifted. Give both the same folders, or "
+                "lists as ann_file."
+            )
+
+
+def _check_labels(path: Path, classes: tuple[str, ...], ours: bool) -> None:
+    images = ImageList.read(path, path.parent)
+    if images.oddities and not ours:
+        raise UserError(
+            f"{path} has {' and '.join(images.oddities)}, which mmpretrain does not read. Save it "
+            "as UTF-8 without a byte-order mark, and write / in its paths."
+        )
+    for name, label in zip(images.paths, images.labels or ()):
+        if label >= len(classes):
+            raise UserError(
+                f"{path}: {name!r} has the label {label}, not one from 0 to {len(classes) - 1}, as "
                 f"{len(classes)} classes in the config's metainfo.classes need"
             )
 

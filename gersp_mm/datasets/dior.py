@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from gersp_mm.images.listing import read_text
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.text import read_text
 
 DIOR_CLASSES = (
     "airplane",
@@ -81,7 +81,7 @@ def read_split(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path} does not exist: unpack DIOR's ImageSets into {path.parents[2]}")
     names: dict[int, str] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path)[0].splitlines(), 1):
         name = line.strip()
         if not name:
             continue

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gersp_mm.images.listing import read_text
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.text import read_text
 
 DOTA_CLASSES = (
     "plane",
@@ -78,7 +78,7 @@ def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[Label
         UserError: The file is no text, or a line has another form or an unknown class.
     """
     boxes = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path)[0].splitlines(), 1):
         fields = line.split()
         if not fields or HEADER.match(line):
             continue

@@ -20,6 +20,7 @@ from gersp_mm.datasets.sampler import PairIndex
 from gersp_mm.images.decode import BadImageError, load_pixels, unlimited_image_size
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import escape_name
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
 # How many images in a row may be unreadable before the source as a whole is taken for broken: this
@@ -28,19 +29,23 @@ MAX_BAD_IN_A_ROW = 100
 MAX_BAD_SHARE_IN_A_ROW = 0.05
 
 
+BadImage = tuple[str, str, str]  # source ("remote_sensing" or "natural"), path and reason
+
+
 class KeptImages(NamedTuple):
     """What the dataset knows of images that the training device keeps.
 
     Attributes:
         height, width: of every image, in pixels.
         usable: the image that stands for each: itself, or the next readable one.
-        bad: of each image that cannot be read, the paths and reasons up to the next readable one.
+        bad: of each image that cannot be read, the source, paths and reasons up to the next
+            readable one.
     """
 
     height: int
     width: int
     usable: np.ndarray
-    bad: dict[int, list[tuple[str, str]]]
+    bad: dict[int, list[BadImage]]
 
 
 @DATASETS.register_module()
@@ -139,7 +144,7 @@ class PairedDataset(Dataset):
     def _load(self, rs_index: int, natural_index: int) -> dict[str, Any]:
         views: dict[str, dict[str, Any]] = {}
         sample = DataSample()
-        bad: list[tuple[str, str]] = []
+        bad: list[BadImage] = []
         if self.remote_sensing is not None:
             results = self.read_usable("remote_sensing", rs_index, bad)
             views["rs_query"] = _view("rs_pipeline", self.rs_pipeline, results)
@@ -159,13 +164,13 @@ class PairedDataset(Dataset):
                 loaded[what] = found
         return loaded
 
-    def read_usable(self, name: str, index: int, bad: list[tuple[str, str]]) -> dict[str, Any]:
+    def read_usable(self, name: str, index: int, bad: list[BadImage]) -> dict[str, Any]:
         """Decode image ``index`` or the first readable one after it.
 
         Args:
             name: ``'remote_sensing'`` or ``'natural'``.
             index: number of the image in that source.
-            bad: gets path and reason of each image that could not be read.
+            bad: gets source, path and reason of each image that could not be read.
 
         Returns:
             What the source knows of the image, with ``img``, a 3×H×W uint8 RGB tensor (empty if
@@ -188,11 +193,11 @@ class PairedDataset(Dataset):
             try:
                 return {**info, "img": self._decode(info["img_path"]), "kept_as": chosen}
             except BadImageError as error:
-                bad.append((info["img_path"], str(error)))
-        path, reason = bad[-1]
+                bad.append((name, info["img_path"], str(error)))
+        _, path, reason = bad[-1]
         raise UserError(
             f"{offset + 1} images of {type(source).__name__} in a row cannot be read, the last one "
-            f"being {path} ({reason}): check the files and data_root"
+            f"being {escape_name(path)} ({reason}): check the files and data_root"
         )
 
     def _decode(self, path: str) -> torch.Tensor:

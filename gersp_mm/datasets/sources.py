@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from mmengine import fileio
 from mmengine.dataset import force_full_init
+from mmengine.logging import MMLogger
 from mmpretrain.datasets import CustomDataset
 
-from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.listing import IMAGE_EXTENSIONS, ImageList, find_classes, find_images
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING
 from gersp_mm.registry import DATASETS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 
 
 @DATASETS.register_module()
@@ -28,6 +29,8 @@ class MillionAID(CustomDataset):
         remote_sensing=dict(type='gersp_mm.MillionAID', data_root='/my/images')
 
     A folder that ``tools/dataset_converters/pack_images.py`` packed is read through the list in it.
+    Hidden and system files and folders are passed over, see
+    :func:`gersp_mm.images.listing.find_images`.
 
     The order is the sorted order of the paths, so it is the same on every machine.
 
@@ -67,7 +70,7 @@ class MillionAID(CustomDataset):
         return self._listed() or self._found()
 
     def _listed(self) -> list[str]:
-        """Return the lines of the list; none where there is no list but a folder."""
+        """Return the entries of the list; none where there is no list but a folder."""
         folder = self.folder
         if not self.ann_file and osp.isdir(osp.join(folder, DATABASE)):
             self.ann_file = osp.join(folder, self.listing)
@@ -80,21 +83,24 @@ class MillionAID(CustomDataset):
             )
         if not self.ann_file:
             return []
-        lines = map(str.strip, fileio.list_from_file(self.ann_file, encoding="utf-8-sig"))
-        entries = [line for line in lines if line]
-        if not entries:
+        images = ImageList.read(self.ann_file, folder, self.labelled)
+        if not images.paths:
             what = "`path label` lines" if self.labelled else "one path a line"
             raise UserError(f"{source} holds no image (looked for: {what})")
-        return entries
+        if images.labels is None:
+            return images.paths
+        return [f"{path} {label}" for path, label in zip(images.paths, images.labels)]
 
     def _found(self) -> list[str]:
         """Return what is in the folder."""
-        files = fileio.list_dir_or_file(self.folder, list_dir=False, recursive=True)
-        paths = sorted(name for name in files if self.is_valid_file(name))
+        paths = find_images(self.folder, self.extensions)
         if not paths:
-            endings = " ".join(self.extensions)
-            raise UserError(f"{self.folder} holds no image (looked for: {endings})")
+            raise self._no_image()
         return paths
+
+    def _no_image(self) -> UserError:
+        endings = " ".join(self.extensions)
+        return UserError(f"{self.folder} holds no image (looked for: {endings})")
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:
@@ -140,18 +146,27 @@ class LabelledImages(MillionAID):
     labelled = True
     listing = LABELLED_LISTING
 
-    def _listed(self) -> list[str]:
-        entries = super()._listed()
-        for entry in entries:
-            if not entry.rpartition(" ")[2].isdecimal() or " " not in entry:
-                raise UserError(
-                    f"{self.ann_file} has a line without a label: {entry!r}; write `path label` "
-                    "with a whole number from 0"
-                )
-        return entries
-
     def _found(self) -> list[str]:
-        return [f"{path} {label}" for path, label in self._find_samples()]
+        classes = find_classes(self.folder, self.extensions)
+        if not any(classes.values()):
+            raise self._no_image()
+        given = self.CLASSES
+        if given is not None and len(given) != len(classes):
+            raise UserError(
+                f"{self.folder} has {len(classes)} class folders ({listed(list(classes))}), and "
+                f"metainfo.classes names {len(given)} classes. Make both the same, or leave "
+                "metainfo.classes out."
+            )
+        if given is None:
+            self._metainfo["classes"] = tuple(classes)
+        self.folder_to_idx = {name: label for label, name in enumerate(classes)}
+        if empty := [name for name, paths in classes.items() if not paths]:
+            MMLogger.get_current_instance().warning(
+                f"{self.folder}: {len(empty)} class folders hold no image: {listed(empty)}"
+            )
+        return [
+            f"{path} {label}" for label, paths in enumerate(classes.values()) for path in paths
+        ]
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
 from gersp_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from gersp_mm.utils.errors import UserError
 from gersp_mm.version import version_key
 
 
@@ -23,12 +25,28 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
     ``paramwise_cfg`` makes a group of every single parameter, which fused optimizers step through
     one by one. Here groups of equal options are one group. Optimizers that PyTorch has a fused
     form of use it; ``fused=False`` in the optimizer's config keeps them from it.
+
+    Raises:
+        UserError: A key of ``paramwise_cfg.custom_keys`` matches no trained parameter.
     """
 
     optimizer_cfg: dict
+    paramwise_cfg: dict | None
+
+    def add_params(
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = "",
+        is_dcn_module: int | float | None = None,
+    ) -> None:
+        """Add the groups of a module, without a line in the log for each frozen parameter."""
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            super().add_params(params, module, prefix, is_dcn_module)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper for ``model``."""
+        check_custom_keys(model, (self.paramwise_cfg or {}).get("custom_keys") or {})
         chosen = {"fused", "foreach"} & self.optimizer_cfg.keys()
         if not chosen and has_fused_form(self.optimizer_cfg.get("type"), model):
             self.optimizer_cfg = {**self.optimizer_cfg, "fused": True}
@@ -40,6 +58,39 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
             target["params"] += [p for p in group["params"] if p.requires_grad]
         wrapper.optimizer.param_groups[:] = [g for g in merged.values() if g["params"]]
         return wrapper
+
+
+def check_custom_keys(model: nn.Module, custom_keys: Iterable[str]) -> None:
+    """Refuse a key of ``paramwise_cfg.custom_keys`` that no trained parameter's name contains.
+
+    MMEngine's constructors accept such a key, and its options are then used nowhere.
+
+    Args:
+        model: The model whose parameters are trained.
+        custom_keys: Parts of parameter names.
+
+    Raises:
+        UserError: A key matches no name, or frozen parameters alone. The nearest part of a name is
+            offered.
+    """
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    for key in custom_keys:
+        if any(key in name for name in trained):
+            continue
+        field = f"optim_wrapper.paramwise_cfg.custom_keys: {key!r}"
+        if any(key in name for name in frozen):
+            raise UserError(
+                f"{field} matches frozen parameters alone, which are never trained. Remove the key "
+                "or unfreeze these parameters."
+            )
+        parts = {".".join(name.split(".")[: key.count(".") + 1]) for name in trained}
+        parts |= {part for name in trained for part in name.split(".")}
+        near = get_close_matches(key, sorted(parts), n=1, cutoff=0)
+        raise UserError(
+            f"{field} matches no parameter of the model. Use a part of a parameter's name"
+            + (f", such as {near[0]!r}." if near else ".")
+        )
 
 
 def has_fused_form(optimizer: Any, model: nn.Module) -> bool:

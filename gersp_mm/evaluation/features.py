@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import dist
+from mmengine.logging import print_log
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision import transforms as T
-from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.images.decode import BadImageError, load_rgb
-from gersp_mm.utils.errors import UserError
+from gersp_mm.images.duplicates import Entry, check_parts
+from gersp_mm.images.listing import ImageList, find_classes
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.files import escape_name
 from gersp_mm.utils.model import unwrap
+
+
+class UnreadableImage(UserError):
+    """An image of an evaluation that cannot be decoded.
+
+    Args:
+        path: Path of the image.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} cannot be read ({reason}): repair or remove it")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason)
 
 
 class EvalImages(Dataset):
@@ -36,6 +58,11 @@ class EvalImages(Dataset):
             antialiasing); ``size`` by default, so that nothing but the ends of the longer side is
             cut off.
         limit: use only this many images, spread evenly over the list.
+
+    Attributes:
+        samples: Path and label of each image.
+        left_out: Index among all images, path and reason of each image that :meth:`leave_out`
+            removed.
 
     Raises:
         UserError: the source does not exist, holds no image or has a line that cannot be read.
@@ -54,6 +81,7 @@ class EvalImages(Dataset):
         self.samples: list[tuple[str, int]] = (
             read_source(source) if isinstance(source, (str, os.PathLike)) else list(source)
         )
+        self.left_out: list[tuple[int, str, str]] = []
         if limit is not None and limit < len(self.samples):
             chosen = torch.linspace(0, len(self.samples) - 1, limit).round().long().tolist()
             self.samples = [self.samples[i] for i in chosen]
@@ -70,17 +98,52 @@ class EvalImages(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """Return (uint8 RGB tensor 3×size×size, label)."""
+        """Return (uint8 RGB tensor 3×size×size, label).
+
+        Raises:
+            UnreadableImage: The file cannot be decoded.
+        """
         path, label = self.samples[index]
         try:
             return self.transform(load_rgb(path)), label
         except BadImageError as error:
-            raise UserError(f"{path} cannot be read ({error}): repair or remove it") from None
+            raise UnreadableImage(path, str(error)) from None
+
+    def leave_out(self, unreadable: Mapping[int, str]) -> None:
+        """Remove images, and say how many and which.
+
+        Args:
+            unreadable: The reason for each index.
+
+        Raises:
+            UserError: No image of a class would be left.
+        """
+        if not unreadable:
+            return
+        bad = {index: self.samples[index] for index in sorted(unreadable)}
+        left = [sample for index, sample in enumerate(self.samples) if index not in bad]
+        named = [f"{escape_name(path)} ({unreadable[i]})" for i, (path, _) in bad.items()]
+        said = f"{len(bad)} of {len(self.samples)} images cannot be read"
+        gone = {label for _, label in bad.values()} - {label for _, label in left}
+        if gone:
+            count = Counter(label for _, label in bad.values())
+            classes = listed([f"{count[label]} of label {label}" for label in sorted(gone)])
+            raise UserError(
+                f"{said}, among them all of a class ({classes}): {listed(named, 3)}. Repair or "
+                "remove them."
+            )
+        print_log(
+            f"{said} and are left out of the evaluation: {listed(named, 3)}",
+            logger="current",
+            level=logging.WARNING,
+        )
+        self.left_out += [(index, path, unreadable[index]) for index, (path, _) in bad.items()]
+        self.samples = left
 
 
 def read_source(
     source: str | os.PathLike, root: str | os.PathLike | None = None
-) -> list[tuple[str, int]]:
+) -> list[Entry]:
     """Return (path, label) of each image of a folder of classes or of a list.
 
     Args:
@@ -90,28 +153,135 @@ def read_source(
     Raises:
         UserError: the source does not exist, holds no image or has a line that cannot be read.
     """
-    source = Path(source)
+    return _read(Path(source), root)[0]
+
+
+def read_parts(
+    sources: Mapping[str, str | os.PathLike],
+    size: int = 224,
+    resize: int | None = None,
+    limit: int | None = None,
+    refuse_shared: bool = True,
+) -> dict[str, EvalImages]:
+    """Read the parts of an evaluation, all with the labels of the first one's classes.
+
+    Args:
+        sources: Folder or list of each part, see :class:`EvalImages`; the training part first. In
+            lists, the folders of the images count as names of the classes where each label has one
+            of its own.
+        size: Side of the square crop in pixels.
+        resize: See :class:`EvalImages`.
+        limit: Use only this many images of each part.
+        refuse_shared: Whether many pictures that two parts share are an error, see
+            :func:`gersp_mm.images.duplicates.check_parts`; otherwise they are a warning.
+
+    Raises:
+        UserError: A part cannot be read, or has a class or label that the training part has not;
+            or too many pictures are in two parts.
+    """
+    read = {}
+    for part, source in sources.items():
+        try:
+            read[part] = _read(Path(source))
+        except UserError as error:
+            raise UserError(f"{part}: {error}") from None
+    training, *others = read
+    entries, numbers = read[training]
+    for part in others:
+        read[part] = _follow(read[part], (sources[part], part), numbers, entries, training)
+    images = {part: EvalImages(found, size, resize, limit) for part, (found, _) in read.items()}
+    where = " and ".join(str(source) for source in sources.values())
+    check_parts({part: found.samples for part, found in images.items()}, where, refuse_shared)
+    return images
+
+
+_Read = tuple[list[Entry], dict[str, int]]  # images, and the labels of classes that have names
+
+
+def _read(source: Path, root: str | os.PathLike | None = None) -> _Read:
     root = source.parent if root is None else Path(root)
     if source.is_dir():
-        try:
-            return list(ImageFolder(str(source)).samples)
-        except FileNotFoundError as error:
+        classes = find_classes(source)
+        entries = [
+            (str(source / path), label)
+            for label, paths in enumerate(classes.values())
+            for path in paths
+        ]
+        if not entries:
             raise UserError(
-                f"{source}: {error}; expected one sub-folder of images a class"
-            ) from None
+                f"{source} holds no class with images; expected one sub-folder of images a class"
+            )
+        return entries, {
+            name: label for label, (name, paths) in enumerate(classes.items()) if paths
+        }
     if not source.is_file():
         raise UserError(f"{source} does not exist: give a folder of classes, or a list of images")
-    samples = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        path, _, label = line.strip().rpartition(" ")
-        if not path or not label.isdecimal():
-            raise UserError(f"{source}, line {number}: expected `path label`, found {line!r}")
-        samples.append((str(root / path), int(label)))
-    if not samples:
+    images = ImageList.read(source, root)
+    if not images.paths:
         raise UserError(f"{source} lists no image")
-    return samples
+    assert images.labels is not None
+    entries = [(str(root / path), label) for path, label in zip(images.paths, images.labels)]
+    return entries, _named_by_folders(entries)
+
+
+def _named_by_folders(entries: Sequence[Entry]) -> dict[str, int]:
+    """Return the label of each folder of images; nothing where labels and folders do not agree."""
+    labels: dict[str, set[int]] = defaultdict(set)
+    for path, label in entries:
+        labels[os.path.basename(os.path.dirname(path))].add(label)
+    numbers = {name: next(iter(own)) for name, own in labels.items()}
+    one_to_one = all(len(own) == 1 for own in labels.values())
+    return numbers if one_to_one and len(set(numbers.values())) == len(numbers) else {}
+
+
+def _follow(
+    read: _Read,
+    named: tuple[str | os.PathLike, str],
+    numbers: Mapping[str, int],
+    training: Sequence[Entry],
+    training_part: str,
+) -> _Read:
+    """Number the classes of a part as the training part does.
+
+    Args:
+        read: Images of the part, and the labels that its classes have by themselves.
+        named: Source and name of the part, for messages.
+        numbers: Labels of the training part's classes.
+        training: Images of the training part.
+        training_part: Name of the training part, for messages.
+    """
+    source, part = named
+    entries, own = read
+    known = {label for _, label in training}
+    if os.path.isdir(source):
+        unknown = sorted(set(own) - set(numbers))
+        if numbers and unknown:
+            raise UserError(
+                f"The {part} images ({source}) have classes that the {training_part} images have "
+                f"not: {listed(unknown)}. Remove them, or add training images of them."
+            )
+        if numbers:
+            labels = {label: numbers[name] for name, label in own.items()}
+            return [(path, labels[label]) for path, label in entries], dict(numbers)
+        if set(own.values()) != known:
+            raise UserError(
+                f"The {part} images ({source}) have {len(own)} class folders, the {training_part} "
+                f"images {len(known)} labels without names of classes, so that the folders cannot "
+                f"be numbered. Give the {part} images as a list as well."
+            )
+    for name in own.keys() & numbers.keys():
+        if own[name] != numbers[name]:
+            raise UserError(
+                f"The {part} images ({source}) give the class {name} the label {own[name]}, the "
+                f"{training_part} images {numbers[name]}. Write both with one list of classes."
+            )
+    for path, label in entries:
+        if label not in known:
+            raise UserError(
+                f"The {part} images ({source}) have the label {label}, which no {training_part} "
+                f"image has: {escape_name(path)}. Remove them, or add training images of the class."
+            )
+    return read
 
 
 @contextlib.contextmanager
@@ -141,8 +311,9 @@ def extract_features(
     """Run a frozen backbone over a dataset.
 
     The model is in eval mode meanwhile, so BatchNorm statistics stay as they are, and each of its
-    modules is given its mode back. Under ``torch.distributed`` every rank runs its share, and all
-    ranks return the features of the whole dataset, in its order.
+    modules is given its mode back. Images that cannot be read are left out, with a warning, and are
+    removed from ``dataset``, so that its items and the features agree. Under ``torch.distributed``
+    every rank runs its share, and all ranks return the features of the whole dataset, in its order.
 
     Args:
         model: a backbone, or a model with a ``backbone``, whose output (the last one of several)
@@ -170,27 +341,67 @@ def extract_features(
         device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     rank, world_size = dist.get_dist_info()
     mine = range(rank, total, world_size)
-    loader = DataLoader(Subset(dataset, mine), batch_size, num_workers=num_workers)
+    guarded = Subset(_Guarded(dataset), mine)
+    loader = DataLoader(guarded, batch_size, num_workers=num_workers, collate_fn=_collate)
     shift, scale = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))
     bar = tqdm(total=len(mine), desc=progress, unit="img", disable=progress is None or rank > 0)
 
     features: torch.Tensor | None = None
     labels = torch.zeros(len(mine), dtype=torch.long)
+    unreadable: dict[int, str] = {}
     done = 0
     with evaluating(backbone), bar:
-        for images, targets in loader:
-            images = images.to(device, torch.float32).sub(shift).div(scale)
-            batch = pool(backbone(images)).cpu()
-            if features is None:
-                features = torch.empty(len(mine), batch.shape[1])
-            features[done : done + len(batch)] = batch
-            labels[done : done + len(batch)] = targets
-            done += len(batch)
-            bar.update(len(batch))
+        for batch, bad in loader:
+            unreadable.update((mine[done + place], reason) for place, reason in bad.items())
+            if batch is not None:
+                images, targets = batch
+                images = images.to(device, torch.float32).sub(shift).div(scale)
+                output = pool(backbone(images)).cpu()
+                if features is None:
+                    features = torch.zeros(len(mine), output.shape[1])
+                size = len(output) + len(bad)
+                places = [done + place for place in range(size) if place not in bad]
+                features[places] = output
+                labels[places] = targets
+            else:
+                size = len(bad)
+            done += size
+            bar.update(size)
+    if world_size > 1:
+        for found in dist.all_gather_object(unreadable):
+            unreadable.update(found)
+    if len(unreadable) == total:
+        reason = next(iter(unreadable.values()))
+        raise UserError(f"None of the {total} images can be read, the first one for: {reason}")
     if world_size == 1:
         assert features is not None
-        return features, labels
-    return _gather(features, labels, total, world_size, torch.device(device))
+    else:
+        features, labels = _gather(features, labels, total, world_size, torch.device(device))
+    if unreadable:
+        dataset.leave_out(unreadable)  # type: ignore[attr-defined]  # only such raise the error
+        kept = [index for index in range(total) if index not in unreadable]
+        features, labels = features[kept], labels[kept]
+    return features, labels
+
+
+class _Guarded(Dataset):
+    """A dataset that gives the reason in place of an image that cannot be read."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except UnreadableImage as error:
+            return error.reason
+
+
+def _collate(items: Sequence[Any]) -> tuple[Any, dict[int, str]]:
+    """Return a batch of what could be read, None if nothing, and reasons by place in the batch."""
+    bad = {place: item for place, item in enumerate(items) if isinstance(item, str)}
+    good = [item for item in items if not isinstance(item, str)]
+    return (default_collate(good) if good else None), bad
 
 
 def pool(output: Any) -> torch.Tensor:

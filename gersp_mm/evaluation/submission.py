@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import zipfile
 from collections import Counter
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from gersp_mm.datasets.dota import DOTA_CLASSES
 from gersp_mm.images.decode import unlimited_image_size
-from gersp_mm.images.listing import list_images
+from gersp_mm.images.listing import find_images
 from gersp_mm.registry import METRICS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing
@@ -141,7 +142,7 @@ def images_below(folder: str | Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    found = [Path(folder, name) for name in list_images(Path(folder), progress=False)]
+    found = [Path(folder, name) for name in find_images(folder)] if os.path.isdir(folder) else []
     if not found:
         raise UserError(f"--images {folder}: there is no image")
     return found

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import re
+import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.io import decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
+from gersp_mm.images.bands import describe_tiff, name_loss
 from gersp_mm.images.packed import read_file
 from gersp_mm.utils.errors import UserError
 
@@ -22,6 +27,23 @@ except ImportError:  # an optional extra
     simplejpeg = None
 
 JPEG_START = b"\xff\xd8\xff"
+
+# A header that claims more pixels is not believed. Million-AID's largest image has 381 million.
+MAX_PIXELS = 2**29
+# Below this number of pixels (200 MB when decoded) a claim is cheap to try in any case.
+CHEAP_PIXELS = 2**26
+# Deflate packs at most 1,032 bytes into one, so that 8-bit PNG and TIFF images of one constant
+# colour stay below this; JPEGs do too, with at least one bit for each block of 64 pixels.
+MAX_PIXELS_PER_BYTE = 1_100
+
+# What libjpeg says of damaged pixels. Its other warnings are about odd headers.
+_DAMAGE = re.compile(r"(Corrupt JPEG data: |Premature end of JPEG file)[^\n]*")
+_TRUNCATED = "Image is incomplete or truncated"  # torchvision's words for the latter
+_stderr_lock = threading.Lock()
+
+CONVERT = (
+    "convert it to 8-bit RGB, for example with gdal_translate -ot Byte -scale -b 1 -b 2 -b 3"
+)
 
 # What the EXIF orientation tag asks for. PIL's own `exif_transpose` also rewrites the other tags,
 # and fails on those that are malformed.
@@ -45,8 +67,8 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
     """Decode one image file to 8-bit RGB.
 
     Greyscale, palette, CMYK, RGBA and 16-bit greyscale images are converted (transparency is
-    dropped, 16 bit are scaled to 8) and EXIF rotation is applied. The size is not limited:
-    Million-AID holds an image of 381 million pixels.
+    dropped, 16 bit are scaled to 8) and EXIF rotation is applied. The size may be up to
+    :data:`MAX_PIXELS`: Million-AID holds an image of 381 million pixels.
 
     Args:
         path: a file of any storage that ``mmengine.fileio`` reads, or an entry of an LMDB
@@ -54,18 +76,16 @@ def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
         backend_args: see ``mmengine.fileio.get``.
 
     Raises:
-        BadImageError: the file is missing, empty, truncated, no image, or of a kind without a
-            defined 8-bit meaning (floating point).
+        BadImageError: the file is missing, empty, truncated or damaged, no image, of a kind
+            without a defined 8-bit meaning (floating point), or needs more memory than there is;
+            or its header claims more pixels than :data:`MAX_PIXELS`, or more than the bytes behind
+            it can hold.
     """
-    return _decode_with_pil(_read(path, backend_args))
+    return _decode(_read(path, backend_args))
 
 
 def load_pixels(path: str, backend_args: dict | None = None) -> torch.Tensor:
-    """Decode one image file as :func:`load_rgb` does, JPEGs faster, to a 3×H×W uint8 RGB tensor.
-
-    JPEGs are decoded by simplejpeg where it is installed and by torchvision elsewhere, which give
-    PIL's values to the last bit. What they do not do as PIL does (CMYK, EXIF rotation, saying what
-    is wrong with a file) is left to PIL.
+    """Decode one image file as :func:`load_rgb` does, to a 3×H×W uint8 RGB tensor.
 
     Args:
         path: see :func:`load_rgb`.
@@ -74,22 +94,150 @@ def load_pixels(path: str, backend_args: dict | None = None) -> torch.Tensor:
     Raises:
         BadImageError: see :func:`load_rgb`.
     """
-    content = _read(path, backend_args)
-    if content.startswith(JPEG_START) and b"Exif\0\0" not in content:
-        with contextlib.suppress(RuntimeError, ValueError):  # PIL says whether and why it is bad
-            return _decode_jpeg(content)
-    return pil_to_tensor(_decode_with_pil(content))
+    decoded = _decode(_read(path, backend_args), as_tensor=True)
+    return decoded if isinstance(decoded, torch.Tensor) else pil_to_tensor(decoded)
 
 
-def _decode_jpeg(content: bytes) -> torch.Tensor:
-    """Decode a greyscale or RGB JPEG to 3×H×W; raise ValueError or RuntimeError for any other."""
-    if simplejpeg is None:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        return pixels if len(pixels) == 3 else pixels.expand(3, -1, -1)
-    if simplejpeg.decode_jpeg_header(content)[2] not in ("YCbCr", "Gray", "RGB"):
-        raise ValueError("not RGB")
-    array = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
-    return torch.from_numpy(array).permute(2, 0, 1)
+def find_loss(path: str, backend_args: dict | None = None) -> str | None:
+    """Say what :func:`load_rgb` leaves out of an image file: grey levels, or a fourth band.
+
+    Args:
+        path: see :func:`load_rgb`.
+        backend_args: see :func:`load_rgb`.
+
+    Returns:
+        The words; None if nothing is left out, or the file cannot be read.
+    """
+    try:
+        content = _read(path, backend_args)
+        if content.startswith(JPEG_START):
+            return None
+        with unlimited_image_size():
+            return name_loss(content, np.asarray(_decode(content)))
+    except BadImageError:
+        return None
+
+
+def _decode(content: bytes, as_tensor: bool = False) -> Any:
+    """Decode an image to a PIL image or, at the decoder's choice, to a 3×H×W tensor.
+
+    JPEGs are decoded by simplejpeg where it is installed and by torchvision elsewhere, which give
+    PIL's values to the last bit and, unlike PIL, say what is wrong with a file. PIL decodes the
+    kinds of JPEG that they do not (CMYK).
+    """
+    try:
+        if content.startswith(JPEG_START):
+            check_size(*_jpeg_size(content), len(content))
+            pixels = _decode_jpeg(content)
+            turned = b"Exif\0\0" in content
+            if pixels is not None and as_tensor and not turned:
+                return pixels.permute(2, 0, 1)
+            if pixels is not None:
+                image = Image.fromarray(pixels.contiguous().numpy())
+                return _upright(image, content) if turned else image
+        return _decode_with_pil(content)
+    except MemoryError as error:
+        raise BadImageError("not enough memory to decode it") from error
+
+
+def check_size(width: int, height: int, size: int) -> None:
+    """Refuse an image whose header claims more pixels than there can be.
+
+    Args:
+        width: In pixels, as the header says.
+        height: In pixels, as the header says.
+        size: Length of the file in bytes.
+
+    Raises:
+        BadImageError: The image has more than :data:`MAX_PIXELS` pixels, or more than
+            :data:`CHEAP_PIXELS` and more than :data:`MAX_PIXELS_PER_BYTE` for each byte.
+    """
+    pixels = width * height
+    claim = f"its header claims {width:,} x {height:,} pixels in {size:,} bytes"
+    if pixels > MAX_PIXELS:
+        raise BadImageError(f"{claim}, more than the limit of {MAX_PIXELS:,} pixels")
+    if pixels > CHEAP_PIXELS and pixels > MAX_PIXELS_PER_BYTE * size:
+        raise BadImageError(
+            f"{claim}, more than the limit of {MAX_PIXELS_PER_BYTE:,} pixels for each byte"
+        )
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    """Return the width and height that a JPEG's header claims; (0, 0) where it has none."""
+    at = 2
+    while at + 9 < len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of a frame
+            height, width = content[at + 5 : at + 7], content[at + 7 : at + 9]
+            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+        elif marker == 0xDA:  # the pixels begin
+            break
+        else:
+            at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return 0, 0
+
+
+def _decode_jpeg(content: bytes) -> torch.Tensor | None:
+    """Decode a greyscale or RGB JPEG to H×W×3; give None for any other kind.
+
+    Raises:
+        BadImageError: libjpeg found the pixels damaged.
+    """
+    if simplejpeg is not None:
+        try:
+            if simplejpeg.decode_jpeg_header(content)[2] in ("YCbCr", "Gray", "RGB"):
+                array = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
+                return torch.from_numpy(array)
+        except ValueError as error:
+            _refuse_damage(str(error))
+    with _decoder_messages() as said:
+        try:
+            pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        except RuntimeError as error:
+            pixels = None
+            said.append(str(error))
+    _refuse_damage("".join(said))
+    if pixels is None or len(pixels) not in (1, 3):
+        return None
+    return pixels.expand(3, -1, -1).permute(1, 2, 0)
+
+
+def _refuse_damage(message: str) -> None:
+    if found := _DAMAGE.search(message):
+        raise BadImageError(found[0])
+    if _TRUNCATED in message:
+        raise BadImageError("Premature end of JPEG file")
+
+
+@contextlib.contextmanager
+def _decoder_messages() -> Iterator[list[str]]:
+    """Collect the warnings that libjpeg writes to the standard error, and nothing else.
+
+    One thread at a time: the descriptor belongs to the process. What others write in the meantime
+    is passed on.
+    """
+    said: list[str] = []
+    with _stderr_lock:
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed: nobody hears the warnings
+            yield said
+            return
+        reader, writer = os.pipe()
+        os.dup2(writer, 2)
+        os.close(writer)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            with open(reader, "rb") as messages:
+                text = messages.read().decode("utf-8", "surrogateescape")
+            said.append(text)
+            if others := _DAMAGE.sub("", text).strip():
+                os.write(2, others.encode("utf-8", "surrogateescape"))
 
 
 def _read(path: str, backend_args: dict | None) -> bytes:
@@ -109,35 +257,47 @@ def _decode_with_pil(content: bytes) -> Image.Image:
         with warnings.catch_warnings(), unlimited_image_size():
             warnings.simplefilter("ignore")  # odd metadata does not make an image unusable
             with Image.open(io.BytesIO(content)) as image:
+                check_size(*image.size, len(content))
                 image.load()
-                return _upright(_to_rgb(image), image)
-    except BadImageError:
+                return _turned(_to_rgb(image, content), image)
+    except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:  # its own text holds a memory address
-        raise BadImageError("not an image of a known format") from error
+        kind = describe_tiff(content)
+        if kind is None:
+            raise BadImageError("not an image of a known format") from error
+        raise BadImageError(f"a TIFF of {kind}, which is not read; {CONVERT}") from error
     except Exception as error:  # decoders raise nearly every type on damaged files
         raise BadImageError(f"{type(error).__name__}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, content: bytes) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit greyscale, which PIL may hold in 32 bits
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise BadImageError(
-                f"integer image with values from {values.min()} to {values.max()}; convert it to "
-                "8 bit or unsigned 16 bit"
+                f"{describe_tiff(content) or 'integer image'} with values from {values.min()} to "
+                f"{values.max()}; {CONVERT}"
             )
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
-        raise BadImageError("floating-point image; convert it to 8 or 16 bit")
+        raise BadImageError(f"{describe_tiff(content) or 'floating-point image'}; {CONVERT}")
     elif image.mode == "P":
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
+def _upright(pixels: Image.Image, content: bytes) -> Image.Image:
+    with contextlib.suppress(Exception), unlimited_image_size(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # malformed metadata says nothing about the pixels
+        with Image.open(io.BytesIO(content)) as source:
+            return _turned(pixels, source)
+    return pixels
+
+
+def _turned(pixels: Image.Image, source: Image.Image) -> Image.Image:
     turn = None
-    with contextlib.suppress(Exception):  # malformed metadata says nothing about the pixels
+    with contextlib.suppress(Exception):  # as above
         turn = ORIENTATIONS.get(source.getexif().get(ORIENTATION_TAG, 1))
     return pixels if turn is None else pixels.transpose(turn)
 

@@ -1,40 +1,428 @@
-"""Which files are images, and in which order."""
+"""Which files are images, in which order, and how lists of them are read and written."""
 
 from __future__ import annotations
 
+import codecs
 import os
-from pathlib import Path
+import os.path as osp
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from mmengine import fileio
+from mmengine.logging import print_log
 from tqdm import tqdm
+
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.files import escape_name, replacing
 
 # What image folders are searched for; the content decides how a file is decoded, not its name.
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
+# What desktops, network drives and archives leave in folders, in lower case. Names that begin with
+# a dot (.ipynb_checkpoints, .Trash-1000, ._x.jpg, .DS_Store) are passed over as well.
+SYSTEM_NAMES = frozenset({
+    "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "__macosx", "thumbs.db",
+    "ehthumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "recycler", "recycled",
+    "system volume information", "__pycache__",
+})  # fmt: skip
 
-def list_images(folder: Path, progress: bool = True) -> list[str]:
-    """Return the images at any depth below a folder, as sorted relative paths with ``/``.
+_told: set[tuple[str, str]] = set()
 
-    Hidden files and folders are left out. Linked folders are followed, each once.
+
+def is_passed_over(name: str) -> bool:
+    """Tell whether a file or folder of this name is hidden or belongs to the system.
+
+    Args:
+        name: The last component of a path.
     """
-    found: list[str] = []
-    seen = set()
-    pending = [("", str(folder))]
-    with tqdm(desc=f"listing {folder}", unit="img", disable=not progress) as bar:
-        while pending:
-            prefix, path = pending.pop()
-            real = os.path.realpath(path)
-            if real in seen:
+    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
+
+
+def is_image_name(name: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
+    """Tell whether a file of this name is taken for an image.
+
+    Args:
+        name: The last component of a path.
+        extensions: File-name endings, in any case.
+    """
+    endings = tuple(ending.lower() for ending in extensions)
+    return name.lower().endswith(endings) and not is_passed_over(name)
+
+
+def find_images(
+    folder: str | os.PathLike,
+    extensions: Sequence[str] = IMAGE_EXTENSIONS,
+    progress: bool = False,
+) -> list[str]:
+    """List the images at any depth below a folder, as sorted relative paths with ``/``.
+
+    Hidden and system files and folders are passed over, and the log says once how many. Linked
+    folders are followed; a folder that several paths lead to is listed once, by the path without
+    links where there is one, so that circles of links come to an end.
+
+    Args:
+        folder: A local folder, or one of any storage that ``mmengine.fileio`` lists.
+        extensions: File-name endings to look for, in any case.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: A folder cannot be listed.
+    """
+    folder = os.fspath(folder)
+    if "://" in folder:
+        return sorted(_remote_images(folder, extensions))
+    walk = _Walk(folder, extensions, progress)
+    walk.run([("", folder, walk.root)])
+    walk.tell()
+    return sorted(walk.found)
+
+
+def find_classes(
+    folder: str | os.PathLike,
+    extensions: Sequence[str] = IMAGE_EXTENSIONS,
+    progress: bool = False,
+) -> dict[str, list[str]]:
+    """List the images of each class of a folder that has one sub-folder per class.
+
+    The classes come in the order of their labels, which is that of their sorted names, and the
+    images of a class sorted by their paths: the numbers and the order of mmpretrain's
+    ``CustomDataset``, apart from the hidden and system folders that it takes for classes.
+
+    Args:
+        folder: See :func:`find_images`.
+        extensions: File-name endings to look for, in any case.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        For each class the paths of its images relative to ``folder``, with ``/``. A sub-folder
+        without images is a class without images.
+
+    Raises:
+        UserError: A folder cannot be listed.
+    """
+    folder = os.fspath(folder)
+    if "://" in folder:
+        below = fileio.list_dir_or_file(folder, list_file=False)
+        classes = sorted(name for name in below if not is_passed_over(name))
+        found = _remote_images(folder, extensions)
+    else:
+        walk = _Walk(folder, extensions, progress)
+        classes = walk.run_classes()
+        walk.tell()
+        found = walk.found
+    images: dict[str, list[str]] = {name: [] for name in classes}
+    for path in found:
+        name, separator, _ = path.partition("/")
+        if separator:
+            images[name].append(path)
+    for paths in images.values():
+        paths.sort()
+    return images
+
+
+def _remote_images(folder: str, extensions: Sequence[str]) -> list[str]:
+    endings = tuple(ending.lower() for ending in extensions)
+    paths = fileio.list_dir_or_file(folder, list_dir=False, recursive=True)
+    return [
+        path.replace(os.sep, "/")
+        for path in paths
+        if path.lower().endswith(endings) and not any(map(is_passed_over, path.split("/")))
+    ]
+
+
+class _Walk:
+    """One pass over a folder: images, and what was passed over.
+
+    Args:
+        folder: The folder, which has to be a local one.
+        extensions: File-name endings to look for, in any case.
+        progress: Whether to show a progress bar.
+    """
+
+    def __init__(self, folder: str, extensions: Sequence[str], progress: bool) -> None:
+        self.folder = folder
+        self.root = osp.realpath(folder)
+        self.extensions = tuple(ending.lower() for ending in extensions)
+        self.found: list[str] = []
+        self.seen: set[str] = set()  # real paths of the folders that are listed
+        self.hidden: list[str] = []
+        self.links: list[str] = []  # links to folders that are listed by another path
+        self.bar = tqdm(desc=f"listing {folder}", unit="img", disable=not progress)
+
+    def run(self, folders: list[tuple[str, str, str]]) -> None:
+        """List folders, given as (prefix of the relative paths, path, real path)."""
+        with self.bar:
+            links = self._real(folders)
+            while links:
+                links.sort()
+                prefix, path = links.pop(0)
+                if self._is_listed(real := osp.realpath(path)):
+                    self.links.append(prefix[:-1])
+                else:
+                    links += self._real([(prefix, path, real)])
+
+    def run_classes(self) -> list[str]:
+        """List all folders inside the folder, and return the sorted names of the classes."""
+        self.seen.add(self.root)
+        classes: list[tuple[str, str, str]] = []
+        links: list[tuple[str, str]] = []
+        for entry in self._entries(self.folder):
+            if not _is_folder(entry):
                 continue
-            seen.add(real)
+            if entry.is_symlink():
+                links.append((entry.name, entry.path))
+            else:
+                classes.append((f"{entry.name}/", entry.path, osp.join(self.root, entry.name)))
+        reals = {real for _, _, real in classes}
+        for name, path in sorted(links):
+            real = osp.realpath(path)
+            if real in reals or self._is_listed(real):
+                self.links.append(name)
+            else:
+                reals.add(real)
+                classes.append((f"{name}/", path, real))
+        self.run(classes)
+        return sorted(prefix[:-1] for prefix, _, _ in classes)
+
+    def _real(self, folders: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
+        """List folders without following links, and return the linked folders in them."""
+        links = []
+        pending = list(folders)
+        while pending:
+            prefix, path, real = pending.pop()
+            if real in self.seen:
+                continue
+            self.seen.add(real)
+            before = len(self.found)
+            for entry in self._entries(path):
+                if _is_folder(entry):
+                    if entry.is_symlink():
+                        links.append((f"{prefix}{entry.name}/", entry.path))
+                    else:
+                        inside = f"{real}{os.sep}{entry.name}"
+                        pending.append((f"{prefix}{entry.name}/", entry.path, inside))
+                elif entry.name.lower().endswith(self.extensions) and _is_file(entry):
+                    self.found.append(prefix + entry.name)
+            self.bar.update(len(self.found) - before)
+        return links
+
+    def _entries(self, path: str) -> Iterator[os.DirEntry[str]]:
+        try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        pending.append((f"{prefix}{entry.name}/", entry.path))
-                    elif entry.name.lower().endswith(IMAGE_EXTENSIONS) and entry.is_file():
-                        found.append(prefix + entry.name)
-                        bar.update()
-    return sorted(found)
+                    if is_passed_over(entry.name):
+                        self.hidden.append(entry.name)
+                    else:
+                        yield entry
+        except OSError as error:
+            raise UserError(
+                f"The folder {path} cannot be listed ({error.strerror}). Make it readable, or "
+                "remove it."
+            ) from None
+
+    def _is_listed(self, real: str) -> bool:
+        """Tell whether a folder is listed already, or has the listed folder inside it."""
+        return real in self.seen or f"{self.root}{os.sep}".startswith(real.rstrip(os.sep) + os.sep)
+
+    def tell(self) -> None:
+        """Log what was passed over, once for each folder."""
+        parts = []
+        if self.hidden:
+            kinds = sorted(set(self.hidden))
+            parts.append(f"{len(self.hidden)} hidden or system files and folders ({_some(kinds)})")
+        if self.links:
+            links = sorted(self.links)
+            parts.append(f"{len(links)} links to folders that are listed already ({_some(links)})")
+        text = " and ".join(parts)
+        if text and (self.root, text) not in _told:
+            _told.add((self.root, text))
+            print_log(f"{self.folder}: passed over {text}.", logger="current")
+
+
+def _some(names: Sequence[str]) -> str:
+    return listed([escape_name(name) for name in names])
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------ lists
+
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8", "a UTF-8 byte-order mark"),
+    (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF32_BE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
+    (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
+)
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images in an order, with their labels.
+
+    Attributes:
+        paths: Paths of the images, as they are written.
+        labels: Their labels; None for a list of paths alone.
+        oddities: What other readers would stumble over: a byte-order mark, UTF-16, backslashes.
+    """
+
+    paths: list[str]
+    labels: list[int] | None = None
+    oddities: tuple[str, ...] = ()
+
+    @classmethod
+    def read(
+        cls, path: str | os.PathLike, root: str | os.PathLike = "", labelled: bool | None = True
+    ) -> ImageList:
+        r"""Read a text file with a line ``path label`` or ``path`` per image.
+
+        UTF-8, with a byte-order mark or without, and UTF-16 are read, with any kind of line end.
+        ``\`` in paths becomes ``/`` where the files exist so, or no path of the list has a ``/``.
+
+        Args:
+            path: The list, in any storage that ``mmengine.fileio`` reads.
+            root: Folder that the paths are relative to.
+            labelled: Whether lines have labels; None where the list decides: it is labelled if
+                every line ends with a whole number.
+
+        Raises:
+            UserError: The file does not exist, is no text, or has a line without a label.
+        """
+        text, oddities = read_text(path)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        lines = list(map(str.strip, text.split("\n")))
+        if labelled is None:
+            filled = [line for line in lines if line]
+            labelled = bool(filled) and all(_split(line)[1] for line in filled)
+        paths: list[str] = []
+        labels: list[int] = []
+        if labelled:
+            for number, line in enumerate(lines, 1):
+                if not line:
+                    continue
+                name, label = _split(line)
+                if not label:
+                    raise UserError(
+                        f"{path}, line {number}: expected `path label`, found {line!r}. Write "
+                        "the path, a space and a whole number from 0."
+                    )
+                paths.append(name)
+                labels.append(int(label))
+        else:
+            paths = [line for line in lines if line]
+        if "\\" in text and _is_of_windows(paths, root):
+            paths = [name.replace("\\", "/") for name in paths]
+            oddities = (*oddities, "backslashes in its paths")
+        _refuse_other_encodings(path, paths, root)
+        return cls(paths, labels if labelled else None, oddities)
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write the list as :meth:`read` takes it, whole or not at all.
+
+        Raises:
+            UserError: A list cannot hold one of the paths.
+        """
+        labels = self.labels
+        ends = [""] * len(self.paths) if labels is None else [f" {label}" for label in labels]
+        write_list(path, [name + end for name, end in zip(self.paths, ends)])
+
+
+def _split(line: str) -> tuple[str, str]:
+    """Return path and label of a line; an empty label where there is none."""
+    path, _, label = line.rpartition(" ")
+    if not (path and label.isdecimal()):
+        path, _, label = line.replace("\t", " ").rpartition(" ")
+    return (path.rstrip(), label) if path and label.isdecimal() else (line, "")
+
+
+def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
+    """Write a list with one entry per line, whole or not at all.
+
+    Raises:
+        UserError: A list cannot hold one of the file names.
+    """
+    for line in lines:
+        try:
+            line.encode()
+            fits = line == line.strip() and len(line.splitlines()) == 1
+        except UnicodeEncodeError:
+            fits = False
+        if not fits or line.startswith("\ufeff"):
+            raise UserError(
+                f"the file name in {line!r} has a line break, begins or ends with a space, or is "
+                "not UTF-8, which lists cannot hold: rename it"
+            )
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+
+
+def read_text(path: str | os.PathLike) -> tuple[str, tuple[str, ...]]:
+    """Read a text file in UTF-8, or in UTF-16 or UTF-32 where a byte-order mark says so.
+
+    Returns:
+        The text, and what other readers would stumble over.
+
+    Raises:
+        UserError: The file cannot be read or is no text.
+    """
+    try:
+        content = fileio.get(os.fspath(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from None
+    for mark, encoding, name in MARKS:
+        if content.startswith(mark):
+            try:
+                return content.decode(encoding).removeprefix("\ufeff"), (name,)
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path} begins as {name}, but is not ({error.reason}). Save it as UTF-8."
+                ) from None
+    if b"\0" in content:
+        raise UserError(
+            f"{path} is no text in UTF-8: it holds zero bytes, as UTF-16 without a byte-order mark "
+            "and binary files do. Save it as UTF-8."
+        )
+    return content.decode("utf-8", "surrogateescape"), ()
+
+
+def _is_of_windows(paths: Sequence[str], root: str | os.PathLike) -> bool:
+    r"""Tell whether ``\`` separates folders; on other systems it may be part of a name."""
+    first = next((path for path in paths if "\\" in path), None)
+    if first is None or os.sep == "\\" or osp.lexists(osp.join(root, first)):
+        return False
+    if osp.lexists(osp.join(root, first.replace("\\", "/"))):
+        return True
+    return not any("/" in path for path in paths)
+
+
+def _refuse_other_encodings(
+    path: str | os.PathLike, paths: Sequence[str], root: str | os.PathLike
+) -> None:
+    """Refuse bytes that are not UTF-8, unless they name a file."""
+    for name in paths:
+        if name.isascii():
+            continue
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            if not osp.lexists(osp.join(root, name)):
+                raise UserError(
+                    f"{path} is not UTF-8: its line {escape_name(name)!r} names no file below "
+                    f"{root}. Save the list as UTF-8."
+                ) from None
+            return

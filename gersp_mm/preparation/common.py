@@ -19,14 +19,20 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gersp_mm.images.decode import BadImageError, load_rgb
-from gersp_mm.utils.errors import UserError, listed
-from gersp_mm.utils.files import replacing
+from gersp_mm.images.listing import is_passed_over, write_list
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import escape_name, replacing, unescape_name
+
+__all__ = [
+    "add_allow_incomplete", "count_table", "damaged_images", "decode_once", "describe_counts",
+    "findings_text", "folders_called", "next_command", "read_reasons", "refuse_damaged",
+    "refuse_incomplete", "unpack", "unpack_into", "warn", "write_list", "write_reasons",
+    "write_text",
+]  # fmt: skip
 
 SHOWN = 10  # files named in a message
 EXAMPLES = 5  # files named with a finding
 CHUNK = 10_000  # images handed to threads at once
-# Folders that desktops and network drives add to archives and data sets, next to hidden ones.
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 ARCHIVE_ERRORS = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
 )  # fmt: skip
@@ -36,29 +42,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a UTF-8 file so that no reader ever sees half of it; its folder is made if need be."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
-    """Write one entry a line.
-
-    Raises:
-        UserError: a file name cannot be held by a list.
-    """
-    for line in lines:
-        if line != line.strip() or len(line.splitlines()) != 1 or not _is_utf8(line):
-            raise UserError(
-                f"the file name in {line!r} has a line break, begins or ends with a space, or is "
-                "not UTF-8, which lists cannot hold: rename it"
-            )
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def count_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -94,7 +77,7 @@ def findings_text(findings: Mapping[str, Sequence[str]]) -> str:
 def folders_called(names: Collection[str], root: Path) -> list[Path]:
     """Return the folders of these names at any depth below ``root``, sorted; none inside another.
 
-    Hidden and system folders are left out. Linked folders are followed, each once.
+    Hidden and system folders are passed over. Linked folders are followed, each once.
     """
     found: list[Path] = []
     seen = set()
@@ -102,15 +85,10 @@ def folders_called(names: Collection[str], root: Path) -> list[Path]:
         real = os.path.realpath(folder)
         if real not in seen:
             found += [Path(folder, name) for name in subfolders if name in names]
-            inside = [name for name in subfolders if name not in names and not is_system(name)]
+            inside = [n for n in subfolders if n not in names and not is_passed_over(n)]
         subfolders[:] = [] if real in seen else inside
         seen.add(real)
     return sorted(found)
-
-
-def is_system(name: str) -> bool:
-    """Tell whether a file or folder was left by a desktop or a network drive, or is hidden."""
-    return name in SYSTEM_FOLDERS or (name.startswith(".") and name not in (".", ".."))
 
 
 def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
@@ -148,32 +126,6 @@ def refuse_incomplete(
         )
     for text in shown:
         warn(text)
-
-
-def find_doubled(names: Iterable[str]) -> list[str]:
-    """Return the images that are there in several formats, as ``a/b.jpg = a/b.png``.
-
-    Args:
-        names: Paths; those with the same folder and stem are copies of one image.
-    """
-    copies: dict[str, list[str]] = {}
-    for name in names:
-        copies.setdefault(os.path.splitext(name)[0], []).append(name)
-    return [" = ".join(same) for same in copies.values() if len(same) > 1]
-
-
-def refuse_doubled(names: Iterable[str]) -> None:
-    """Refuse images that :func:`find_doubled` finds: train and test could share them.
-
-    Raises:
-        UserError: Names the first few.
-    """
-    doubled = find_doubled(names)
-    if doubled:
-        raise UserError(
-            f"{len(doubled):,} images are there in several formats: {listed(doubled, EXAMPLES)}. "
-            "Keep one file of each."
-        )
 
 
 def describe_counts(found: Mapping[str, int], official: Mapping[str, int]) -> list[str]:
@@ -222,7 +174,7 @@ def decode_once(
     noted = record.read_bytes()
     complete = noted[: noted.rfind(b"\n") + 1]
     os.truncate(record, len(complete))  # killed while it wrote
-    done = set(complete.decode().splitlines())
+    done = set(map(unescape_name, complete.decode().split("\n")))
     pending = [name for name in names if name not in done]
     problems = (problem for _, problem in _problems([folder / n for n in pending], workers, None))
     bar = tqdm(problems, "decoding", len(names), initial=len(names) - len(pending), unit="img")
@@ -230,10 +182,23 @@ def decode_once(
     with open(record, "a", encoding="utf-8") as notes:
         for name, problem in zip(pending, bar):
             if problem is None:
-                notes.write(f"{name}\n")
+                notes.write(f"{escape_name(name)}\n")
             else:
                 unreadable[name] = problem
     return unreadable
+
+
+def write_reasons(path: Path, unreadable: Mapping[str, str]) -> None:
+    """Write a line ``name<tab>reason`` for each image, whatever its name holds."""
+    lines = (f"{escape_name(name)}\t{escape_name(reason)}\n" for name, reason in unreadable.items())
+    write_text(path, "".join(lines))
+
+
+def read_reasons(path: Path) -> dict[str, str]:
+    """Read what :func:`write_reasons` wrote."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    pairs = (line.partition("\t") for line in lines if "\t" in line)
+    return {unescape_name(name): unescape_name(reason) for name, _, reason in pairs}
 
 
 def _problems(
@@ -293,7 +258,7 @@ def unpack(archive: Path, target: Path) -> None:
         elif archive.is_file() and tarfile.is_tarfile(archive):
             with tarfile.open(archive) as content:
                 for member in tqdm(content, f"unpacking {archive.name}", unit="file"):
-                    if not any(map(is_system, member.name.split("/"))):
+                    if not any(map(_is_foreign, member.name.split("/"))):
                         content.extract(member, partial, filter="data")
         else:
             raise UserError(f"{archive} is no zip or tar archive: was its download complete?")
@@ -311,7 +276,7 @@ def _unpack_zip(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as content:
         for member in tqdm(content.infolist(), f"unpacking {archive.name}", unit="file"):
             member.filename = member.filename.replace("\\", "/")
-            if any(map(is_system, member.filename.split("/"))):
+            if any(map(_is_foreign, member.filename.split("/"))):
                 continue
             try:
                 content.extract(member, target)  # drops a leading / and .. from names
@@ -319,6 +284,10 @@ def _unpack_zip(archive: Path, target: Path) -> None:
                 raise UserError(
                     f"{archive} cannot be unpacked here ({error}). Unpack it yourself (7z x)."
                 ) from None
+
+
+def _is_foreign(part: str) -> bool:
+    return part not in ("", ".", "..") and is_passed_over(part)
 
 
 def unpack_into(data: Path, archives: Iterable[Path]) -> None:

@@ -278,10 +278,10 @@ def refuse_other_layout(data: Path, images: Sequence[Path]) -> None:
         other = [n for n in sorted(present) if wanted.get(Path(n).stem, n) not in present]
         if other:
             ending = Path(other[0]).suffix
+            rename = f'for f in *{ending}; do mv "$f" "${{f%{ending}}}.jpg"; done'
             raise UserError(
-                f"{folder} has {len(other):,} images that end with {ending} instead of .jpg, such as "
-                f"{other[0]}. Rename them: cd {folder} && for f in *{ending}; do mv \"$f\" "
-                f"\"${{f%{ending}}}.jpg\"; done"
+                f"{folder} has {len(other):,} images that end with {ending} instead of .jpg, the "
+                f"first being {other[0]}. Rename them: cd {folder} && {rename}"
             )
 
 

@@ -59,7 +59,7 @@ from gersp_mm.datasets.dota import (
     read_labels,
 )
 from gersp_mm.images.decode import unlimited_image_size
-from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
@@ -100,6 +100,7 @@ PROGRESS = re.compile(r"\([\d.]+% (\d+):\d+\) - Filename: ")
 PNG_END = b"IEND\xaeB`\x82"
 
 LEAST_AREA = 1e-6  # square pixels in the image; less is rounding
+ROUNDING = 1e-3  # pixels
 TILE = re.compile(r"(?P<image>.+)__[\d.]+__(?P<left>\d+)___(?P<top>\d+)")  # names of the splitter
 
 Findings = defaultdict[str, list[str]]
@@ -155,7 +156,7 @@ def read_split(data: Path, split: str, findings: Findings) -> Split:
     folder = data / split / "images"
     images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() not in IMAGE_EXTENSIONS or path.name.startswith("."):
+        if not is_image_name(path.name):
             continue
         if path.stem in images:
             raise UserError(f"{path} and {images[path.stem]} have one name: remove one of them")
@@ -231,7 +232,7 @@ def check_boxes(
             findings["boxes outside the image, left out"].append(where)
             continue
         left, top, right, bottom = box.around
-        if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
+        if min(left, top, size[0] - right, size[1] - bottom) < -ROUNDING:
             findings["boxes that reach out of the image, kept whole"].append(where)
         kept.append(box)
     return kept

@@ -30,35 +30,21 @@ import argparse
 import re
 from pathlib import Path
 
-from tqdm import tqdm
-
-from gersp_mm.images.listing import IMAGE_EXTENSIONS, list_images
+from gersp_mm.images.duplicates import second_copies
+from gersp_mm.images.listing import find_classes, find_images, is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
     count_table,
     decode_once,
-    find_doubled,
     refuse_incomplete,
-    write_list,
+    write_reasons,
 )
 from gersp_mm.utils.errors import UserError
 
 CLASSES = 1000
 TRAIN, VAL = 1_281_167, 50_000  # images
 WNID = re.compile(r"n\d{8}")
-
-
-def find_classes(folder: Path) -> dict[str, list[str]]:
-    """Return the images of each sub-folder, relative to ``folder``, in the order of the labels.
-
-    Hidden folders are classes too: the data sets that read the folder number them.
-    """
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return {
-        name: [f"{name}/{image}" for image in list_images(folder / name, progress=False)]
-        for name in tqdm(names, f"listing {folder}", unit="class")
-    }
 
 
 def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
@@ -70,7 +56,7 @@ def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
             f"{len(archives)} archives are not unpacked ({_some(archives)}): see --help for how"
         )
     loose = sorted(
-        path.name for path in train.iterdir() if path.name.lower().endswith(IMAGE_EXTENSIONS)
+        path.name for path in train.iterdir() if is_image_name(path.name) and path.is_file()
     )
     if loose:
         problems.append(f"{len(loose):,} images lie in no class folder ({_some(loose)}): not read")
@@ -83,9 +69,10 @@ def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
     empty = [name for name, images in classes.items() if not images]
     if empty:
         problems.append(f"{len(empty)} folders hold no image ({_some(empty)})")
-    doubled = find_doubled(name for names in classes.values() for name in names)
-    if doubled:
-        problems.append(f"{len(doubled):,} images are there in several formats ({_some(doubled)})")
+    copies = second_copies(name for names in classes.values() for name in names)
+    if copies:
+        pair = " and ".join(copies[0])
+        problems.append(f"{len(copies):,} images are there twice, in two formats ({pair})")
     images = sum(map(len, classes.values()))
     for found, official, what in ((len(classes), CLASSES, "classes"), (images, TRAIN, "images")):
         if found != official:
@@ -103,7 +90,7 @@ def _some(names: list[str]) -> str:
 def describe_val(data: Path, train: dict[str, list[str]]) -> tuple[list[str], str]:
     """Return the images of val/, relative to it, and what they are good for."""
     val = data / "val"
-    images = list_images(val) if val.is_dir() else []
+    images = find_images(val, progress=True) if val.is_dir() else []
     if not images:
         return [], "not there; not needed for pre-training"
     folders = {name.split("/", 1)[0] for name in images if "/" in name}
@@ -120,8 +107,7 @@ def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
         return []
     record = folder.with_name(f"decoded_{folder.name}.txt")
     unreadable = decode_once(folder, names, record, workers)
-    lines = [f"{name}\t{reason}" for name, reason in unreadable.items()]
-    write_list(folder.with_name(f"unreadable_{folder.name}.txt"), lines)
+    write_reasons(folder.with_name(f"unreadable_{folder.name}.txt"), unreadable)
     return [f"{folder / name} cannot be read: {reason}" for name, reason in unreadable.items()]
 
 
@@ -144,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
             f"there is no folder {train}: DATA holds train/ with one folder a class (in the "
             "tree of Kaggle it is ILSVRC/Data/CLS-LOC)"
         )
-    classes = find_classes(train)
+    classes = find_classes(train, progress=True)
     images = [name for names in classes.values() for name in names]
     if not images:
         raise UserError(

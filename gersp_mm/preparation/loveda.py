@@ -38,15 +38,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from gersp_mm.images.decode import BadImageError, load_rgb
+from gersp_mm.images.duplicates import refuse_second_copies
+from gersp_mm.images.listing import is_passed_over
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
     count_table,
     describe_counts,
     folders_called,
-    is_system,
     next_command,
-    refuse_doubled,
     refuse_incomplete,
     unpack_into,
 )
@@ -105,14 +105,14 @@ def find_part(data: Path, part: str) -> list[Pair]:
 
 def _pictures(folder: Path) -> dict[str, Path]:
     """Return the PNG files of a folder by their names with ``.png`` in small letters."""
-    files = [file for file in sorted(folder.iterdir()) if not is_system(file.name)]
+    files = [file for file in sorted(folder.iterdir()) if not is_passed_over(file.name)]
     found = [file for file in files if file.suffix.lower() == ".png"]
     if files and not found:
         raise UserError(
             f"{folder} holds no PNG files but {files[0].name}. Fetch the official archives, which "
             "have PNG files: masks do not survive other formats."
         )
-    refuse_doubled(str(file) for file in found)
+    refuse_second_copies([file.name for file in found], folder)
     return {f"{file.stem}.png": file for file in found}
 
 

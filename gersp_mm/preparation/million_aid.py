@@ -30,22 +30,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gersp_mm.images.listing import list_images
+from gersp_mm.images.duplicates import second_copies
+from gersp_mm.images.listing import find_images
 from gersp_mm.images.packed import LISTING
 from gersp_mm.preparation.common import (
-    EXAMPLES,
     SHOWN,
     add_allow_incomplete,
     count_table,
     decode_once,
     describe_counts,
-    find_doubled,
+    read_reasons,
     refuse_incomplete,
     unpack_into,
     write_list,
+    write_reasons,
 )
-from gersp_mm.utils.errors import UserError, listed
-from gersp_mm.utils.text import read_text
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import escape_name
 
 OFFICIAL = dict(train=10_000, test=990_848)  # images
 
@@ -62,12 +63,11 @@ def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) ->
     record = data / "unreadable_test.txt"
     if decode:
         unreadable = decode_once(data / "test", names, data / "decoded_test.txt", workers)
-        write_list(record, [f"{name}\t{reason}" for name, reason in unreadable.items()])
+        write_reasons(record, unreadable)
         return unreadable
     if not record.is_file():
         return {}
-    lines = read_text(record).splitlines()
-    noted = dict(line.split("\t", 1) for line in lines)
+    noted = read_reasons(record)
     return {name: noted[name] for name in names if name in noted}
 
 
@@ -97,27 +97,30 @@ def run(args: argparse.Namespace) -> None:
         if archives:
             remedy = f"unpack {', '.join(archives[:SHOWN])} with --archives"
         raise UserError(f"there is no folder {test}: {remedy}")
-    names = list_images(test)
+    names = find_images(test, progress=True)
     if not names:
         raise UserError(f"{test} holds no image: are its archives unpacked (--archives)?")
     differences = describe_counts(dict(test=len(names)), OFFICIAL)
-    doubled = find_doubled(names)
-    if doubled:
-        differences.append(
-            f"{len(doubled):,} images are there in several formats "
-            f"({listed(doubled, EXAMPLES)}), and would be drawn more often"
-        )
+    if copies := second_copies(names):
+        pair = " and ".join(copies[0])
+        differences.append(f"{len(copies):,} images are there twice, in two formats ({pair})")
     refuse_incomplete(data, "Million-AID", differences, args.allow_incomplete)
-    train = len(list_images(data / "train")) if (data / "train").is_dir() else 0
+    train = len(find_images(data / "train")) if (data / "train").is_dir() else 0
     unreadable = find_unreadable(data, names, args.decode, args.workers)
     listed = [name for name in names if name not in unreadable]
+    if not listed:
+        name, reason = next(iter(unreadable.items()))
+        raise UserError(
+            f"None of the {len(names):,} images of {test} can be read, {name} for: {reason}. Fetch "
+            "them again; no list is written."
+        )
     write_list(test / LISTING, listed)
 
     rows = [["train (not used)", train, OFFICIAL["train"], "", ""]]
     rows.append(["test", len(names), OFFICIAL["test"], len(unreadable), len(listed)])
     print(count_table(["part", "images", "official", "unreadable", "listed"], rows))
     for name, reason in list(unreadable.items())[:SHOWN]:
-        print(f"  left out: {name}: {reason}")
+        print(f"  left out: {escape_name(name)}: {reason}")
     print(f"wrote {test / LISTING}; labels are not needed")
     source = "train_dataloader.dataset.remote_sensing"
     print(

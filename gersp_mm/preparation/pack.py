@@ -37,15 +37,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine import fileio
-from mmpretrain.datasets.custom import find_folders
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gersp_mm.images.decode import load_rgb
-from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.listing import (
+    IMAGE_EXTENSIONS,
+    ImageList,
+    find_classes,
+    find_images,
+    write_list,
+)
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
+from gersp_mm.preparation.common import write_reasons
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing
 
@@ -72,7 +77,7 @@ class Packed(NamedTuple):
 # -------------------------------------------------------------------------------- what there is
 
 
-def find_images(source: Path, listing: Path | None) -> tuple[list[str], dict[str, int]]:
+def find_names(source: Path, listing: Path | None) -> tuple[list[str], dict[str, int]]:
     """List the images in the order of ``images.txt``, and the labels of those that have one.
 
     Raises:
@@ -84,14 +89,10 @@ def find_images(source: Path, listing: Path | None) -> tuple[list[str], dict[str
     if listing is not None:
         names, labels = _read_list(source, listing)
     else:
-        found = fileio.list_dir_or_file(str(source), list_dir=False, recursive=True)
-        names = sorted(
-            n.replace(os.sep, "/") for n in found if n.lower().endswith(IMAGE_EXTENSIONS)
-        )
+        names = find_images(source)
         if all("/" in name for name in names):
-            _, numbers = find_folders(str(source))
-            by_class = sorted(names, key=lambda name: name.split("/", 1))  # as CustomDataset
-            labels = {name: numbers[name.split("/", 1)[0]] for name in by_class}
+            classes = find_classes(source).values()
+            labels = {name: label for label, paths in enumerate(classes) for name in paths}
     if not names:
         looked_for = "one path a line" if listing else " ".join(IMAGE_EXTENSIONS)
         raise UserError(f"{listing or source} holds no image (looked for: {looked_for})")
@@ -101,21 +102,16 @@ def find_images(source: Path, listing: Path | None) -> tuple[list[str], dict[str
 def _read_list(source: Path, listing: Path) -> tuple[list[str], dict[str, int]]:
     if not listing.is_file():
         raise UserError(f"{listing} is no file: --list takes a text file, one image path a line")
-    lines = map(str.strip, listing.read_text(encoding="utf-8-sig").splitlines())
-    paths = [line for line in lines if line]
-    matches = [re.fullmatch(r"(.*\S)\s+(\d+)", path) for path in paths]
-    labelled = all(matches)
+    images = ImageList.read(listing, source, labelled=None)
     names: dict[str, int] = {}
-    for path, match in zip(paths, matches):
-        if labelled and match:
-            path = match[1]
+    for path, label in zip(images.paths, images.labels or [-1] * len(images.paths)):
         name = osp.relpath(osp.join(source, path), source).replace(os.sep, "/")
         if name.startswith("../"):
             raise UserError(f"{listing}: {path} is outside of {source}; choose SRC above it")
         if name in names:
             raise UserError(f"{listing} names {name} twice; both would get the same name in DST")
-        names[name] = int(match[2]) if labelled and match else -1
-    return list(names), names if labelled else {}
+        names[name] = label
+    return list(names), {} if images.labels is None else names
 
 
 def check_names(names: Sequence[str], longest: int | None) -> None:
@@ -318,19 +314,27 @@ def store(batch: Sequence[Packed], database: Any, progress: Any) -> None:
 def write_lists(
     target: Path, packed: dict[str, Packed], names: Sequence[str], labels: dict[str, int]
 ) -> None:
-    """Write what the datasets read, and the list of bad images."""
+    """Write what the datasets read, and the list of bad images.
 
-    def write(file: str, lines: list[str]) -> None:
-        with replacing(target / file) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    Raises:
+        UserError: No image can be read; the other lists are not written.
+    """
 
     folder = DATABASE if (target / DATABASE).exists() else FOLDER
-    good = {name for name in names if packed[name].kind != "bad"}
+    bad = {name: packed[name].reason for name in names if packed[name].kind == "bad"}
+    write_reasons(target / "bad_images.txt", bad)
+    if len(bad) == len(names):
+        name, reason = next(iter(bad.items()))
+        raise UserError(
+            f"None of the {len(names):,} images can be read, {name} for: {reason}. Repair them "
+            f"{GO_ON}; no list is written."
+        )
     if labels:
-        listed = [f"{folder}/{name} {label}" for name, label in labels.items() if name in good]
-        write(LABELLED_LISTING, listed)
-    write("bad_images.txt", [f"{n}\t{packed[n].reason}" for n in names if n not in good])
-    write(LISTING, [f"{folder}/{name}" for name in names if name in good])  # last: now it is whole
+        good = [name for name in labels if name not in bad]
+        paths = [f"{folder}/{name}" for name in good]
+        ImageList(paths, [labels[name] for name in good]).write(target / LABELLED_LISTING)
+    listed = [f"{folder}/{name}" for name in names if name not in bad]
+    write_list(target / LISTING, listed)  # last: now it is whole
 
 
 def count_table(packed: Sequence[Packed]) -> str:
@@ -375,7 +379,7 @@ def pack(
         raise UserError(f"{target} is inside {source}: choose a DST outside of SRC")
     if any(part.endswith(".lmdb") for part in target.parts):
         raise UserError(f"DST is a folder that gets {DATABASE}: leave the ending .lmdb away")
-    names, labels = find_images(source, listing)
+    names, labels = find_names(source, listing)
     check_names(names, LONGEST_KEY if to_lmdb else None)
     settings = dict(
         source=str(source), shorter_side=shorter_side, quality=quality,

@@ -11,16 +11,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Entry, Split
-from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.duplicates import check_parts, refuse_second_copies
+from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
     count_table,
     folders_called,
-    is_system,
     next_command,
     refuse_damaged,
-    refuse_doubled,
     refuse_incomplete,
     write_list,
 )
@@ -58,9 +57,10 @@ def prepare_scenes(
         The name of the split.
 
     Raises:
-        UserError: Images are missing, unknown, doubled, damaged or of another size.
+        UserError: Images are missing, unknown, damaged or of another size, or are there twice.
     """
     files = find_scenes(data, split.classes)
+    refuse_second_copies(list(files), data)
     parts = split.cut(files)
     name = split.name_of(parts)
     if name != split.name:
@@ -77,12 +77,9 @@ def prepare_scenes(
         )
     if decode:
         refuse_damaged(list(files.values()), size=(side, side))
-        shared = report_identical(parts, files)
-        if shared and name != split.name:  # the complete release is what it is
-            raise UserError(
-                f"{shared} images lie in two parts of {name}, so that a test would ask for what was "
-                "trained on (see above). Remove the copies."
-            )
+        report_identical(parts, files)
+        found = {p: [(str(files[e.path]), e.label) for e in listed] for p, listed in parts.items()}
+        check_parts(found, data)
     folder = data / "splits" / name
     for part, entries in parts.items():
         lines = [f"{files[e.path].relative_to(data).as_posix()} {e.label}" for e in entries]
@@ -115,14 +112,12 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
             f"{data} holds no class folder ({', '.join(classes[:3])} … are looked for, at any "
             "depth): see --help for where to download the data set"
         )
-    files = {
+    return {
         f"{name}/{file.name}": file
         for name, folder in sorted(folders.items())
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in IMAGE_EXTENSIONS and not is_system(file.name)
+        if is_image_name(file.name)
     }
-    refuse_doubled(files)
-    return files
 
 
 def describe_difference(files: Mapping[str, Path], split: Split) -> list[str]:
@@ -142,28 +137,21 @@ def describe_difference(files: Mapping[str, Path], split: Split) -> list[str]:
     ]  # fmt: skip
 
 
-def report_identical(parts: Mapping[str, Sequence[Entry]], files: Mapping[str, Path]) -> int:
-    """Print which files of equal content lie in two classes or two parts.
-
-    Returns:
-        How many contents lie in two parts.
-    """
+def report_identical(parts: Mapping[str, Sequence[Entry]], files: Mapping[str, Path]) -> None:
+    """Print which files of equal content lie in two classes or two parts; nothing is changed."""
     groups: dict[bytes, list[tuple[str, Entry]]] = defaultdict(list)
     entries = [(part, entry) for part, listed in parts.items() for entry in listed]
     for part, entry in tqdm(entries, "comparing", unit="img"):
         content = hashlib.sha256(files[entry.path].read_bytes()).digest()
         groups[content].append((part, entry))
-    counts = {}
     for what, kinds in (
         ("classes", lambda group: {entry.label for _, entry in group}),
         ("parts", lambda group: {part for part, _ in group}),
     ):
         found = [group for group in groups.values() if len(kinds(group)) > 1]
-        counts[what] = len(found)
         print(f"byte-identical images in two {what}: {len(found)}")
         for group in found[:SHOWN]:
             print("  " + " = ".join(f"{entry.path} ({part})" for part, entry in group))
-    return counts["parts"]
 
 
 def part_table(parts: Mapping[str, Sequence[Entry]], classes: Sequence[str]) -> str:

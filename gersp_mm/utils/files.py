@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -77,26 +78,65 @@ def file_sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def append_missing_entries(path: str | os.PathLike, entries: Mapping[str, str]) -> int:
+def escape_name(name: str) -> str:
+    r"""Write a file name in one line of UTF-8 text, from which :func:`unescape_name` reads it.
+
+    Line breaks, tabs and other control characters become ``\\n``, ``\\t``, ``\\u2028`` and so on, a
+    byte that is not UTF-8 becomes ``\\xe9``, and a backslash becomes two.
+    """
+    return name if name.isprintable() and "\\" not in name else _ODD.sub(_escaped, name)
+
+
+def unescape_name(text: str) -> str:
+    """Return the file name that :func:`escape_name` wrote."""
+    return _ESCAPE.sub(_meant, text)
+
+
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
+_LONG = {text: character for character, text in _SHORT.items()}
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\\\\]")
+_ESCAPE = re.compile(r"\\(?:[nrt\\]|x[0-9a-f]{2}|u[0-9a-f]{4})")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    if character in _SHORT:
+        return _SHORT[character]
+    code = ord(character)  # a byte that is not UTF-8 is read as U+DC80 to U+DCFF
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def _meant(match: re.Match[str]) -> str:
+    text = match[0]
+    if text in _LONG:
+        return _LONG[text]
+    return chr(int(text[2:], 16) + (0xDC00 if text[1] == "x" else 0))
+
+
+def append_missing_entries(
+    path: str | os.PathLike, entries: Mapping[str, str]
+) -> dict[str, str]:
     """Append a line ``key<tab>value`` for each key that the file does not hold yet.
 
     Safe with several processes at once, and after one that was killed while it wrote.
 
     Args:
-        path: created when it does not exist; its folder has to.
-        entries: neither keys nor values may hold a line break, nor values a tab.
+        path: Created when it does not exist; its folder has to.
+        entries: Keys are file names of any kind, values any texts; both are escaped.
 
     Returns:
-        The number of keys that the file now has, whichever process wrote them.
+        All entries that the file now has, whichever process wrote them.
     """
     with open(path, "a+b") as file, locked(file):
         file.seek(0)
         *lines, unfinished = os.fsdecode(file.read()).split("\n")
-        known = {line.rpartition("\t")[0] for line in lines if "\t" in line}
-        fresh = [f"{key}\t{value}\n" for key, value in entries.items() if key not in known]
-        file.write(os.fsencode("".join(["\n" if unfinished else "", *fresh])))
+        pairs = (line.rpartition("\t") for line in lines if "\t" in line)
+        known = {unescape_name(key): unescape_name(value) for key, _, value in pairs}
+        fresh = {key: value for key, value in entries.items() if key not in known}
+        text = "".join(f"{escape_name(k)}\t{escape_name(v)}\n" for k, v in fresh.items())
+        file.write(("\n" if unfinished else "").encode() + text.encode())
         file.flush()
-        return len(known) + len(fresh)
+        return {**known, **fresh}
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from gersp_mm.backbones.build import Backbone
 from gersp_mm.evaluation.features import EvalImages, pool
 from gersp_mm.evaluation.linear_probe import linear_probe
-from gersp_mm.images.listing import IMAGE_EXTENSIONS, list_images
+from gersp_mm.images.listing import IMAGE_EXTENSIONS, find_images, is_passed_over
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import (
     add_backbone_arguments,
@@ -202,12 +202,14 @@ def shown_images(
         UserError: a file does not exist, or the classes are others than the training images'.
     """
     first = sources[0]
-    plain = first.is_dir() and not any(path.is_dir() for path in first.iterdir())
+    plain = first.is_dir() and not any(
+        path.is_dir() and not is_passed_over(path.name) for path in first.iterdir()
+    )
     if len(sources) == 1 and not plain and first.suffix.lower() not in IMAGE_EXTENSIONS:
         images = labelled_images(first, size, limit=rows)
         follow_classes(first, images, names, train)
         return images
-    paths = [p / name for p in sources if p.is_dir() for name in list_images(p, False)][:rows]
+    paths = [p / name for p in sources if p.is_dir() for name in find_images(p)][:rows]
     paths += [path for path in sources if not path.is_dir()]
     for path in paths:
         if not path.is_file():

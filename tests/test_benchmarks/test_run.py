@@ -122,12 +122,12 @@ def test_recorded_rows_count_as_done(folder):
     for part, count in (("train", 3), ("test", 2)):
         listed = Path("data/demo", f"sites_{part}.txt")
         listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.write_text("".join(f"{n}.jpg {n % 2}\n" for n in range(count)))
+        listed.write_text("".join(f"{part}_{n}.jpg {n % 2}\n" for n in range(count)))
         for label, number in itertools.product(range(2), range(count)):
             image = Path(f"data/NWPU-RESISC12/{part}/c{label}/{number}.jpg")
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes(bytes(10 + number))  # listed, not opened
-            (listed.parent / f"{number}.jpg").write_bytes(bytes(20 + number))
+            (listed.parent / f"{part}_{number}.jpg").write_bytes(bytes(20 + number))
     weights = Path("work_dirs/quickstart/gersp_r18_demo_backbone.pth")
     weights.parent.mkdir(parents=True)
     weights.symlink_to(folder / "b.pth")
@@ -160,18 +160,18 @@ def test_seeds_of_pretraining_pair_and_other_images_are_another_split(folder):
 def test_known_data_sets_and_their_splits(folder, monkeypatch):
     monkeypatch.setenv("GERSP_DATA", "data")
     for number in range(21):
-        write_images(Path("data/ucmerced/Images") / f"c{number:02d}", 10, size=(8, 8))
+        write_images(Path("data/ucmerced/Images") / f"c{number:02d}", 10, number, size=(8, 8))
     splits = Path("data/eurosat/splits/eurosat-gersp-1")
     splits.mkdir(parents=True)
     for part in ("train", "val", "test"):
-        (splits / f"{part}.txt").write_text("2750/Forest/1.jpg 1\n2750/River/2.jpg 8\n")
+        (splits / f"{part}.txt").write_text(f"2750/Forest/{part}.jpg 1\n2750/River/{part}.jpg 8\n")
     plan = plan_of(PLAN.replace("data: mine, k", "data: [eurosat, ucmerced], k"))
     data = plan.data["ucmerced"]
     assert {part: len(entries) for part, entries in data.parts.items()} == dict(
         train=147, val=21, test=42
     )
     assert re.match(r"ucmerced-gersp-1 \w{8} \(147 train, 21 val, 42 test\)", data.split)
-    assert plan.data["eurosat"].parts["val"][1] == ("data/eurosat/2750/River/2.jpg", 8)
+    assert plan.data["eurosat"].parts["val"][1] == ("data/eurosat/2750/River/val.jpg", 8)
     first = benchmark.make_jobs(plan)[0].what
     assert first["dataset"] == "EuroSAT"
     assert first["protocol"].endswith("k=5 T=0.07, 64 px, eurosat-gersp-1, test")
@@ -193,7 +193,7 @@ ERRORS = [
     ("sweep: [1e-2, 1]", "sweep: [-1]", "sweep must be a number above 0"),
     ("shots: [1, 2]", "shots: 1", "shots must be a list of different whole numbers"),
     ("size: 32", "size: big", "data: size must be a whole number from 1"),
-    ("train: train", "train: none", "data.train: none does not exist"),
+    ("train: train", "train: none", "data: train: none does not exist"),
     ("mine: {", "eurosat: {", "datasets.eurosat is the name of a known data set"),
     ("data: mine, k: 5", "data: aid", "aid is looked for in .*data/aid, which does not exist"),
     ("seeds: [0, 1]", "seeds: [0, 1", "plan.yml is no YAML"),

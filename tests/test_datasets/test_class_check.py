@@ -96,7 +96,7 @@ def test_lists_of_labels(tmp_path):
     class_check._checked.clear()
     (tmp_path / "train.txt").write_text("a/1.jpg 0\nb/2.jpg 3\n")
     with pytest.raises(
-        UserError, match=r"train\.txt, line 2: 'b/2.jpg 3' has no label from 0 to 2"
+        UserError, match=r"train\.txt: 'b/2.jpg' has the label 3, not one from 0 to 2"
     ):
         check_data(config(tmp_path, "train.txt"))
 

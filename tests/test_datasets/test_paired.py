@@ -23,6 +23,9 @@ from gersp_mm.datasets import (
     collate_pairs,
     paired,
 )
+from gersp_mm.datasets import (
+    sampler as sampler_module,
+)
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
 from tests.smoke import write_images, write_pair
@@ -94,7 +97,7 @@ def test_ranks_share_the_pairs_of_one_process(monkeypatch, total, ranks):
     alone = epoch_of(sampler_of(total, total // 2), 2)
     shares = []
     for rank in range(ranks):
-        monkeypatch.setattr(paired, "get_dist_info", lambda rank=rank: (rank, ranks))
+        monkeypatch.setattr(sampler_module, "get_dist_info", lambda rank=rank: (rank, ranks))
         sampler = sampler_of(total, total // 2)
         assert len(sampler) == total // ranks
         shares.append(epoch_of(sampler, 2))
@@ -106,7 +109,7 @@ def test_ranks_share_the_pairs_of_one_process(monkeypatch, total, ranks):
 
 
 def test_fewer_pairs_than_ranks_is_refused(monkeypatch):
-    monkeypatch.setattr(paired, "get_dist_info", lambda: (0, 8))
+    monkeypatch.setattr(sampler_module, "get_dist_info", lambda: (0, 8))
     with pytest.raises(UserError, match="5 pairs cannot be shared by 8 ranks"):
         sampler_of(5, 3)
 
@@ -166,7 +169,7 @@ def test_skip_goes_on_exactly_and_once(done):
 
 
 def test_skip_counts_the_pairs_of_this_rank(monkeypatch):
-    monkeypatch.setattr(paired, "get_dist_info", lambda: (1, 3))
+    monkeypatch.setattr(sampler_module, "get_dist_info", lambda: (1, 3))
     sampler = sampler_of(30, 11)
     whole = epoch_of(sampler)
     sampler.skip(4)

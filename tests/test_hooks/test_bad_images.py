@@ -6,9 +6,11 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
+from PIL import Image
 
 from gersp_mm.engine.hooks.bad_images import BadImageHook
 from gersp_mm.utils.errors import UserError
@@ -18,7 +20,7 @@ from tests.smoke import write_pair
 REASONS = {
     "rs/002.jpg": "empty file",
     "rs/017.jpg": "not an image of a known format",
-    "natural/class_1/005.jpg": "OSError: image file is truncated",
+    "natural/class_1/005.jpg": "Premature end of JPEG file",
 }
 
 
@@ -57,7 +59,7 @@ def test_each_bad_file_is_listed_once_over_epochs_and_workers(data, tmp_path):
     log = Path(runner.log_dir, f"{runner.timestamp}.log").read_text()
     for name in REASONS:
         assert log.count(f"unreadable image replaced by the next one: {data / name} (") == 1
-    assert f"listed in {tmp_path / 'run' / 'bad_images.txt'}: 3" in log
+    assert f"listed in {tmp_path / 'run' / 'bad_images.txt'}: 3 (" in log
 
 
 def test_run_stops_above_the_allowed_share(data, tmp_path):
@@ -65,15 +67,88 @@ def test_run_stops_above_the_allowed_share(data, tmp_path):
         train(config(data, tmp_path / "run", epochs=2, max_share=0.05))
     listing = tmp_path / "run" / "bad_images.txt"
     assert str(error.value) == (
-        "3 of 48 images cannot be read, more than the allowed share of 5%: mend or remove the "
-        f"files listed in {listing}, or raise default_hooks.bad_images.max_share"
+        "2 of 24 remote-sensing images cannot be read, more than the allowed share of 5%: repair "
+        f"or remove the files listed in {listing}, or raise default_hooks.bad_images.max_share"
     )
-    assert len(listed(tmp_path / "run")) == 3
+    reasons = dict(listed(tmp_path / "run"))
+    assert reasons[str(data / "rs/002.jpg")] == "empty file [remote-sensing]"
 
 
-def batch(*paths: str) -> dict:
-    sample = DataSample(metainfo=dict(bad_images=[(path, "why\n not") for path in paths]))
-    return dict(data_samples=[sample, DataSample()])
+def test_names_of_any_kind_are_one_line_each_in_list_and_log(tmp_path):
+    odd = ["two\nlines.jpg", "caf\udce9.jpg", "a\ttab.jpg", "back\\slash.jpg", "\u2028.jpg"]
+    hook, runner, log = process(tmp_path, total=1000)
+    hook.after_train_iter(runner, 0, batch(*odd))
+    text = (tmp_path / "bad_images.txt").read_bytes().decode("utf-8")
+    assert len(text.splitlines()) == len(odd)
+    assert "two\\nlines.jpg\twhy not [natural]\n" in text and "caf\\xe9.jpg\t" in text
+    assert len(log) == len(odd)
+    for line in log:
+        assert len(line.encode("utf-8").splitlines()) == 1
+    resumed, runner, log = process(tmp_path, iteration=3, total=1000)
+    resumed.after_train_iter(runner, 3, batch(*odd, "new.jpg"))
+    resumed.after_train(runner)
+    assert len(listed(tmp_path)) == len(odd) + 1
+    assert log[-1].endswith("bad_images.txt: 6 (6 natural)")
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (dict(remote_sensing=13), "13 of 100 remote-sensing images cannot be read"),
+        (dict(natural=41), "41 of 800 natural images cannot be read"),
+        (
+            dict(remote_sensing=6, natural=41),
+            "6 of 100 remote-sensing images and 41 of 800 natural images cannot be read",
+        ),
+        (dict(remote_sensing=5, natural=40), None),
+    ],
+)
+def test_each_source_is_counted_by_itself(tmp_path, bad, expected):
+    hook, runner, _ = process(tmp_path)
+    hook.max_share = 0.05
+    runner.train_dataloader.dataset.sizes = (100, 800)
+    batches = [
+        batch(*(f"{source}/{number}.jpg" for number in range(count)), source=source)
+        for source, count in bad.items()
+    ]
+    together = dict(data_samples=[sample for b in batches for sample in b["data_samples"]])
+    if expected is None:
+        hook.after_train_iter(runner, 0, together)
+    else:
+        with pytest.raises(UserError, match=f"^{expected}, more than the allowed share of 5%"):
+            hook.after_train_iter(runner, 0, together)
+
+
+def test_what_8_bits_leave_out_is_said_before_the_first_step(tmp_path):
+    ramp = np.linspace(0, 2047, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "11_bit.png")
+    Image.fromarray(ramp * 32).save(tmp_path / "16_bit.png")
+    Image.fromarray((ramp // 512) * 16000).save(tmp_path / "mask.png")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "transparent.png")
+
+    def said(*names: str) -> list[str]:
+        _, runner, log = process(tmp_path)
+        infos = [dict(img_path=str(tmp_path / name)) for name in names]
+        source = Source(infos)
+        dataset = SimpleNamespace(sizes=(len(infos), 0), remote_sensing=source, natural=None)
+        runner.train_dataloader.dataset = dataset
+        BadImageHook().before_train(runner)
+        return log
+
+    (line,) = said("11_bit.png", "16_bit.png", "mask.png")
+    assert line.startswith("1 of 3 remote-sensing images looked at lose something")
+    assert "11_bit.png (16-bit, of which only the high byte is used: 8 grey levels remain)" in line
+    assert said("16_bit.png", "mask.png", "transparent.png", "missing.png") == []
+
+
+class Source(list):
+    def get_data_info(self, index: int) -> dict:
+        return self[index]
+
+
+def batch(*paths: str, source: str = "natural") -> dict:
+    bad = [(source, path, "why\n not") for path in paths]
+    return dict(data_samples=[DataSample(metainfo=dict(bad_images=bad)), DataSample()])
 
 
 def process(work_dir: Path, rank: int = 0, iteration: int = 0, total: int = 100):
@@ -84,7 +159,7 @@ def process(work_dir: Path, rank: int = 0, iteration: int = 0, total: int = 100)
         rank=rank,
         iter=iteration,
         logger=SimpleNamespace(warning=log.append),
-        train_dataloader=SimpleNamespace(dataset=SimpleNamespace(sizes=(total, 0))),
+        train_dataloader=SimpleNamespace(dataset=SimpleNamespace(sizes=(0, total))),
     )
     hook = BadImageHook(max_share=0.03)
     hook.before_train(runner)
@@ -98,22 +173,22 @@ def test_ranks_and_resumed_runs_share_one_list(tmp_path):
         hook.after_train_iter(
             runner, 1, batch("a.jpg", f"{runner.rank}.jpg") if runner.rank else batch()
         )
-    assert listed(tmp_path) == [("a.jpg", "why not"), ("b.jpg", "why not"), ("1.jpg", "why not")]
+    assert listed(tmp_path) == [(name, "why not [natural]") for name in ("a.jpg", "b.jpg", "1.jpg")]
     resumed, runner, log = process(tmp_path, iteration=7)
     resumed.after_train_iter(runner, 7, batch("b.jpg"))
     resumed.after_train(runner)
     assert Counter(path for path, _ in listed(tmp_path)) == {"a.jpg": 1, "b.jpg": 1, "1.jpg": 1}
-    assert log[-1].endswith("bad_images.txt: 3")
+    assert log[-1].endswith("bad_images.txt: 3 (3 natural)")
     # the share counts what all of them found
-    with pytest.raises(UserError, match="4 of 100 images cannot be read"):
+    with pytest.raises(UserError, match="4 of 100 natural images cannot be read"):
         resumed.after_train_iter(runner, 8, batch("c.jpg"))
 
 
 def test_a_new_run_starts_the_list_anew_and_good_images_leave_none(tmp_path):
-    (tmp_path / "bad_images.txt").write_text("mended.jpg\tempty file\n")
+    (tmp_path / "bad_images.txt").write_text("repaired.jpg\tempty file\n")
     hook, runner, log = process(tmp_path)
     hook.after_train_iter(runner, 0, batch("a.jpg"))
-    assert listed(tmp_path) == [("a.jpg", "why not")]
+    assert listed(tmp_path) == [("a.jpg", "why not [natural]")]
     hook, runner, log = process(tmp_path)
     hook.after_train_iter(runner, 0, batch())
     hook.after_train(runner)

@@ -185,7 +185,7 @@ def test_bad_arguments(data: Path, tmp_path: Path):
         run(neighbours, data, data / "images", "--train", data / "images", "--k", 19, out=out)
     with pytest.raises(UserError, match="--device abacus cannot be used"):
         args = [str(data / "images"), "--checkpoints", str(data / "a.pth"), "--device", "abacus"]
-        tsne.main(tsne.parse_args(args))
+        tsne.run(tsne.parse_args(args))
     with pytest.raises(UserError, match=r"there is no image .*nowhere\.jpg"):
         run(cam_grid, data, tmp_path / "nowhere.jpg", "--train", data / "images", out=out)
     assert not out.exists()
@@ -290,7 +290,7 @@ def test_sizes_that_a_network_does_not_take_are_named(data: Path, tmp_path: Path
     arguments = (data / "images", "--train", data / "images", "--rows", 1, "--size", 224)
     out = tmp_path / "cam.png"
     files = ["--checkpoints", str(data / "swin.pth"), "--out", str(out)]
-    cam_grid.main(cam_grid.parse_args([*map(str, arguments), *files, "--device", "cpu"]))
+    cam_grid.run(cam_grid.parse_args([*map(str, arguments), *files, "--device", "cpu"]))
     assert out.is_file()
 
 

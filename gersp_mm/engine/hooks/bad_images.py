@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.hooks import Hook
 
+from gersp_mm.images.decode import find_loss
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import append_missing_entries
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.files import append_missing_entries, escape_name
+
+SOURCES = {"remote_sensing": "remote-sensing", "natural": "natural"}  # as datasets, in words
+LOOKED_AT = 8  # images of a source that are looked at before the first step
+_SOURCE = re.compile(rf" \[({'|'.join(SOURCES.values())})\]$")
 
 
 @HOOKS.register_module()
 class BadImageHook(Hook):
-    """List every unreadable image once in ``<work_dir>/bad_images.txt`` and stop if they are many.
+    r"""List every unreadable image once in ``<work_dir>/bad_images.txt`` and stop if they are many.
 
     The images themselves were replaced by :class:`gersp_mm.PairedDataset`. A line of the list is
-    the path, a tab and the reason. A resumed run goes on with the list, a new one starts it anew.
+    the path, a tab, the reason and the source in brackets; line breaks, tabs and bytes that are not
+    UTF-8 are escaped in it (``\n``, ``\xe9``). A resumed run goes on with the list, a new one
+    starts it anew.
+
+    Before the first step, some images of each source are looked at, and a warning says what
+    reading them as 8-bit RGB leaves out.
 
     Args:
-        max_share: stop when more than this share of all images of the run, in [0, 1], turned out
-            to be unreadable.
+        max_share: Stop when more than this share of the images of either source, in [0, 1], turned
+            out to be unreadable.
 
     Raises:
-        UserError: more than ``max_share`` of the images are unreadable.
+        UserError: More than ``max_share`` of the images of a source are unreadable.
     """
 
     priority = "NORMAL"
@@ -34,32 +47,59 @@ class BadImageHook(Hook):
         self.known: set[str] = set()
 
     def before_train(self, runner: Any) -> None:
-        """Remove the list of an earlier run, whose images may have been mended."""
-        if runner.rank == 0 and runner.iter == 0:
+        """Remove the list of an earlier run, whose images may have been repaired."""
+        if runner.rank != 0:
+            return
+        if runner.iter == 0:
             _listing(runner).unlink(missing_ok=True)
+        for name, words in SOURCES.items():
+            if source := getattr(runner.train_dataloader.dataset, name, None):
+                self._look(runner, source, words)
+
+    def _look(self, runner: Any, source: Any, words: str) -> None:
+        """Warn of grey levels and bands that are not used."""
+        chosen = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).round().astype(int))
+        paths = [source.get_data_info(int(index))["img_path"] for index in chosen]
+        losses = {path: loss for path in paths if (loss := find_loss(path))}
+        if losses:
+            path, loss = next(iter(losses.items()))
+            runner.logger.warning(
+                f"{len(losses)} of {len(paths)} {words} images looked at lose something when they "
+                f"are read as 8-bit RGB, as {escape_name(path)} ({loss}). Convert them to 8-bit "
+                "RGB with a stretch of your choice."
+            )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Collect what the samples of this batch report."""
         found = {
-            path: " ".join(reason.split())
+            path: (SOURCES[source], " ".join(reason.split()))
             for sample in data_batch["data_samples"]
-            for path, reason in sample.get("bad_images", ())
+            for source, path, reason in sample.get("bad_images", ())
             if path not in self.known
         }
         if not found:
             return
         self.known.update(found)
         listing = _listing(runner)
-        count = append_missing_entries(listing, found)
-        for path, reason in found.items():
-            runner.logger.warning(f"unreadable image replaced by the next one: {path} ({reason})")
-        total = sum(runner.train_dataloader.dataset.sizes)
-        if count > self.max_share * total:
+        lines = {path: f"{reason} [{source}]" for path, (source, reason) in found.items()}
+        entries = append_missing_entries(listing, lines)
+        for path, (_, reason) in found.items():
+            runner.logger.warning(
+                f"unreadable image replaced by the next one: {escape_name(path)} ({reason})"
+            )
+        counts = _count(entries)
+        totals = dict(zip(SOURCES.values(), runner.train_dataloader.dataset.sizes))
+        many = [
+            f"{counts[source]} of {total} {source} images"
+            for source, total in totals.items()
+            if counts[source] > self.max_share * total
+        ]
+        if many:
             raise UserError(
-                f"{count} of {total} images cannot be read, more than the allowed share of "
-                f"{self.max_share:.0%}: mend or remove the files listed in {listing}, or raise "
+                f"{' and '.join(many)} cannot be read, more than the allowed share of "
+                f"{self.max_share:.0%}: repair or remove the files listed in {listing}, or raise "
                 "default_hooks.bad_images.max_share"
             )
 
@@ -67,8 +107,18 @@ class BadImageHook(Hook):
         """Say how many images were replaced in the whole run."""
         listing = _listing(runner)
         if listing.exists():
-            count = append_missing_entries(listing, {})
-            runner.logger.warning(f"unreadable images, replaced and listed in {listing}: {count}")
+            entries = append_missing_entries(listing, {})
+            sources = [f"{count} {source}" for source, count in _count(entries).items()]
+            runner.logger.warning(
+                f"unreadable images, replaced and listed in {listing}: {len(entries)} "
+                f"({listed(sources)})"
+            )
+
+
+def _count(entries: dict[str, str]) -> Counter[str]:
+    """Return the number of entries of each source."""
+    found = (_SOURCE.search(reason) for reason in entries.values())
+    return Counter(match[1] for match in found if match)
 
 
 def _listing(runner: Any) -> Path:

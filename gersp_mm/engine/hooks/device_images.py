@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from tqdm import tqdm
 
 from gersp_mm.augmentation.view import ViewAugmentation
-from gersp_mm.datasets.paired import KeptImages, PairedDataset
+from gersp_mm.datasets.paired import BadImage, KeptImages, PairedDataset
 from gersp_mm.models.preprocessor import PairedDataPreprocessor
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
@@ -84,7 +84,7 @@ class DeviceImagesHook(Hook):
         images: torch.Tensor | None = None
         usable, bad = np.arange(count), {}
         for index in tqdm(range(count), f"keeping {name}", unit="image", disable=not progress):
-            reasons: list[tuple[str, str]] = []
+            reasons: list[BadImage] = []
             found = dataset.read_usable(name, index, reasons)
             pixels, usable[index] = found["img"], found["kept_as"]
             if reasons:

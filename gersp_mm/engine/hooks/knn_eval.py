@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
+from gersp_mm.evaluation.features import read_parts
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.model import unwrap
 
@@ -22,7 +23,7 @@ class KNNEvalHook(Hook):
     Args:
         train: images that vote: a folder with one sub-folder a class, or a list of
             ``path label`` lines.
-        test: images that are classified, likewise.
+        test: images that are classified, likewise; numbered by the classes of ``train``.
         interval: epochs between two evaluations; the last epoch is always evaluated.
         k: number of neighbours that vote.
         temperature: T of their weights exp(similarity / T).
@@ -61,10 +62,7 @@ class KNNEvalHook(Hook):
     @cached_property
     def images(self) -> dict[str, EvalImages]:
         """Both parts, listed at their first use."""
-        return {
-            part: EvalImages(source, size=self.size, limit=self.limit)
-            for part, source in self.sources.items()
-        }
+        return read_parts(self.sources, self.size, limit=self.limit, refuse_shared=False)
 
     def before_train(self, runner: Any) -> None:
         """Make sure that the images are there."""

@@ -1,0 +1,218 @@
+"""Whether two parts of a data set hold the same pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import PurePath
+
+import numpy as np
+from mmengine.logging import print_log
+from PIL import Image
+
+from gersp_mm.images.decode import BadImageError, load_rgb
+from gersp_mm.images.packed import read_file
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.files import escape_name
+
+Entry = tuple[str, int]  # path and label
+
+TAIL = 256  # bytes at the end of a file that are compared before the whole is hashed
+THUMBNAIL = 32  # pixels a side
+CLOSE = 1.0  # grey levels by which thumbnails of one picture may differ, in the mean
+CONTRAST = 4  # times the difference that a picture's contrast has to be
+TRIED = 50  # pairs of one name and one format that are looked at first
+MAX_SHARED = 0.05  # of a part; beyond it results are not believed
+
+
+def second_copies(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the files of one folder that have the same name but for its ending.
+
+    Args:
+        paths: Relative or absolute paths.
+
+    Returns:
+        For each file that another one precedes, the first one and this one.
+    """
+    first: dict[str, str] = {}
+    found = []
+    for path in sorted(paths):
+        kept = first.setdefault(os.path.splitext(path)[0], path)
+        if kept != path:
+            found.append((kept, path))
+    return found
+
+
+def refuse_second_copies(paths: Sequence[str], where: str | os.PathLike) -> None:
+    """Refuse a data set that has images twice, in two formats.
+
+    Raises:
+        UserError: There are such images; the message has their number.
+    """
+    found = second_copies(paths)
+    if not found:
+        return
+    one, other = map(escape_name, found[0])
+    images = len(paths) - len(found)
+    every = "every image" if 2 * len(found) == len(paths) else f"{len(found)} of {images} images"
+    endings = sorted({PurePath(path).suffix for pair in found for path in pair})
+    raise UserError(
+        f"In {where}, {every} is there twice, as {' and '.join(endings)} ({one} and {other}), so "
+        "that training and test would share pictures. Remove one of the two formats."
+    )
+
+
+def shared_images(one: Sequence[Entry], other: Sequence[Entry]) -> list[tuple[str, str]]:
+    """Return the pictures of ``other`` that are also in ``one``, as pairs of their paths.
+
+    A picture is the same if the bytes of its files are, or if class and file name (without the
+    ending) are and the pixels agree but for what lossy compression changes. Images of one colour
+    are only the same if they are one file: two places may look so. Files that cannot be read are
+    left out.
+
+    Args:
+        one: Path and label of each image of a part.
+        other: Path and label of each image of another part.
+
+    Returns:
+        For each shared picture its path in ``one`` and its path in ``other``.
+    """
+    found = _same_bytes([path for path, _ in one], [path for path, _ in other])
+    named: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for path, label in one:
+        named[label, PurePath(path).stem.casefold()].append(path)
+    alike: dict[bool, list[tuple[str, str]]] = {True: [], False: []}  # by whether of one format
+    for path, label in other:
+        if path not in found:
+            for match in named.get((label, PurePath(path).stem.casefold()), ()):
+                one_format = _suffix(path) == _suffix(match)
+                alike[one_format].append((match, path))
+    # Data sets may number the images of each part anew, so that all names are there twice.
+    step = max(1, len(alike[True]) // TRIED)
+    if not any(_same_pixels(*pair) for pair in alike[True][::step]):
+        alike[True] = []
+    for match, path in alike[False] + alike[True]:
+        if path not in found and _same_pixels(match, path):
+            found[path] = match
+    return [(found[path], path) for path, _ in other if path in found]
+
+
+def check_parts(
+    parts: Mapping[str, Sequence[Entry]], where: str | os.PathLike, refuse: bool = True
+) -> None:
+    """Say how many pictures two parts of a data set share.
+
+    Args:
+        parts: Path and label of each image, for each part; the later ones are tested on.
+        where: Name of the data set, for the message.
+        refuse: Whether more than :data:`MAX_SHARED` of a part is an error; fewer are a warning,
+            as published data sets have some.
+
+    Raises:
+        UserError: More than :data:`MAX_SHARED` of a part are also in an earlier one.
+    """
+    for one, other in combinations(parts, 2):
+        shared = shared_images(parts[one], parts[other])
+        if not shared:
+            continue
+        pairs = [f"{escape_name(b)} is {escape_name(a)}" for a, b in shared[:3]]
+        said = (
+            f"{where}: {len(shared)} of {len(parts[other])} {other} images are also in {one}, in "
+            f"this or another format or folder ({listed(pairs)})."
+        )
+        if refuse and len(shared) > MAX_SHARED * len(parts[other]):
+            raise UserError(f"{said} Results would be too good. Remove them from one part.")
+        said += " Results are too good by that much."
+        print_log(said, logger="current", level=logging.WARNING)
+
+
+def _same_bytes(one: Sequence[str], other: Sequence[str]) -> dict[str, str]:
+    """Return a path of ``one`` for each path of ``other`` whose file has the same content."""
+    found = {path: path for path in set(one) & set(other)}
+    sizes: dict[int, list[str]] = defaultdict(list)
+    for path in other:
+        if path not in found:
+            sizes[_size(path)].append(path)
+    sizes.pop(-1, None)
+    ends: dict[tuple[int, bytes], list[str]] = defaultdict(list)
+    for size, paths in sizes.items():
+        for path in paths:
+            ends[size, _tail(path)].append(path)
+    candidates: dict[tuple[int, bytes], list[str]] = defaultdict(list)
+    for path in one:
+        if (size := _size(path)) in sizes and (size, tail := _tail(path)) in ends:
+            candidates[size, tail].append(path)
+    for key, paths in candidates.items():
+        contents = {_digest(path): path for path in reversed(paths)}
+        for path in ends[key]:
+            if (match := contents.get(_digest(path))) and not _is_of_one_colour(path):
+                found[path] = match
+    return found
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return len(_content(path)) or -1
+
+
+def _tail(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL))
+            return file.read()
+    except OSError:
+        return _content(path)[-TAIL:]
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(_content(path)).digest()
+
+
+def _content(path: str) -> bytes:
+    """Return the content of a file, also one in a database; nothing if it cannot be read."""
+    try:
+        return read_file(path)
+    except UserError:
+        raise
+    except Exception:  # storage backends raise errors of their own
+        return b""
+
+
+def _is_of_one_colour(path: str) -> bool:
+    try:
+        return _is_constant(load_rgb(path))
+    except BadImageError:
+        return True
+
+
+def _is_constant(image: Image.Image) -> bool:
+    return len(image.getcolors(1) or ()) == 1
+
+
+def _same_pixels(one: str, other: str) -> bool:
+    try:
+        first, second = load_rgb(one), load_rgb(other)
+    except BadImageError:
+        return False
+    if _is_constant(first):
+        return False
+    if first.size == second.size and first.tobytes() == second.tobytes():
+        return True
+    pixels = [
+        np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), np.float32)
+        for image in (first, second)
+    ]
+    difference = float(np.abs(pixels[0] - pixels[1]).mean())
+    contrast = float(pixels[0].std((0, 1)).mean())
+    return difference <= CLOSE and contrast >= CONTRAST * difference
+
+
+def _suffix(path: str) -> str:
+    return PurePath(path).suffix.casefold()
