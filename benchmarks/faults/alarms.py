@@ -36,7 +36,7 @@ def find_alarms(text: str) -> list[str]:
         if not ALARM.search(line):
             continue
         if line.endswith(FRAME) or line.endswith("WARNING -"):
-            line = f"{line} {' '.join(lines[number + 1 : number + 3])}"
+            line = f"{line} {' '.join(lines[number + 1 : number + 4])}"
         if not NO_ALARMS.search(line):
             found.setdefault(re.sub(r"^.* - (WARNING|ERROR|CRITICAL) - !*\s*", "", line))
     if CRASH in text:

@@ -135,6 +135,14 @@ class Workshop:
         self.folder = folder
         self._lock = threading.RLock()
 
+    def data(self) -> Path:
+        """Return the folder of the healthy data, written if need be."""
+        with self._lock:
+            folder = self.folder / "healthy" / "data"
+            if not folder.is_dir():
+                write_healthy(folder)
+            return folder
+
     def healthy(self, start: str) -> Path:
         """Return the folder of a healthy run, which is made if need be.
 
@@ -142,14 +150,11 @@ class Workshop:
             RuntimeError: The healthy run failed, so that faults would prove nothing.
         """
         with self._lock:
-            data = self.folder / "healthy" / "data"
-            if not data.is_dir():
-                write_healthy(data)
             case = self.folder / "healthy" / start
             if (case / "done").is_file():
                 return case
             shutil.rmtree(case, ignore_errors=True)
-            shutil.copytree(data, case / "data")
+            shutil.copytree(self.data(), case / "data")
             if start != "pretrain":
                 shutil.copy(self.healthy("pretrain") / "weights.pth", case)
             done = call(STARTS[start], case)
@@ -166,8 +171,9 @@ class Workshop:
         """Make the folder of a case: data, weights, a healthy run if asked for, and the fault."""
         case = self.folder / side / name.replace("/", "-")
         shutil.rmtree(case, ignore_errors=True)
-        shutil.copytree(self.healthy("pretrain") / "data", case / "data")
-        shutil.copy(self.healthy("pretrain") / "weights.pth", case)
+        shutil.copytree(self.data(), case / "data")
+        if needs_weights(entry):
+            shutil.copy(self.healthy("pretrain") / "weights.pth", case)
         if entry.get("start"):
             shutil.copytree(self.healthy(entry["start"]) / "run", case / "run")
         for step in entry.get("inject") or ():
@@ -182,6 +188,12 @@ class Workshop:
             return case, call(entry["run"], case)
         with _Beside(entry["beside"], case):
             return case, call(entry["run"], case)
+
+
+def needs_weights(entry: Mapping[str, Any]) -> bool:
+    """Tell whether an entry uses the exported backbone of the healthy run."""
+    words = ("{weights}", "{finetune}", "{classifier}", "weights.pth")
+    return any(word in str(entry) for word in words)
 
 
 class _Beside:
@@ -267,7 +279,7 @@ def judge(entry: Mapping[str, Any], case: Path, done: Done, ours: bool) -> dict[
         ``outcome`` (``refused``, ``warned``, ``harmless``, ``crashed``, ``hung`` or ``unnoticed``),
         ``when`` (``before``, ``step`` or ``never``), ``step`` and ``message``.
     """
-    output: Output = read_output(done.text)
+    output: Output = read_output(done.text.replace(str(case), ""))  # it has the fault's name
     message = find_message(output, entry["noticed"])
     hung = done.code == -signal.SIGKILL
     if message is None:

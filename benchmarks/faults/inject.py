@@ -196,7 +196,7 @@ def write_loveda(case: Path, folder: str, shift: int) -> None:
             top = case / folder / part / area
             name = f"{2 * number + (area == 'Urban')}.png"
             save(picture(number, 64), top / "images_png" / name)
-            mask = np.tile(np.repeat(np.arange(1, 9, dtype=np.uint8).clip(1, 7), 8), (64, 1))
+            mask = np.tile(np.repeat(np.arange(1, 9).clip(1, 7), 8), (64, 1))
             save(Image.fromarray((mask + shift).astype(np.uint8)), top / "masks_png" / name)
 
 

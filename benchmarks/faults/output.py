@@ -11,7 +11,7 @@ STAMP = re.compile(r"\d\d/\d\d \d\d:\d\d:\d\d - ")
 # is only repeated there is not a message about it.
 DUMPS = ("Config:", "Hooks will be executed in the following order:", "System environment:")
 NUMBERS = re.compile(r"Epoch\((train|val|test)\)|Iter\((train|val|test)\)")
-FRAME = re.compile(r'\s+File ".*", line \d+')
+SAID = re.compile(r"(error|warning|note): |error$", re.IGNORECASE)  # what tools print without a log
 CRASH = "Traceback (most recent call last)"
 
 
@@ -51,8 +51,10 @@ def read_output(text: str) -> Output:
             continue
         if STAMP.match(line):
             dump, trace = line.endswith(DUMPS), False
+        elif SAID.match(line):
+            dump = False
         if line.startswith(CRASH):
-            trace = True
+            dump, trace = False, True
             continue
         if trace and line.startswith(" "):
             continue

@@ -277,7 +277,6 @@ def run_all(tasks: Sequence[Task], args: argparse.Namespace, folder: Path) -> No
     shared = dict(
         commit=provenance.commit(), hardware=provenance.hardware(), versions=provenance.versions()
     )
-    shop.healthy("pretrain")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with (
         ThreadPoolExecutor(args.jobs) as pool,
@@ -286,11 +285,18 @@ def run_all(tasks: Sequence[Task], args: argparse.Namespace, folder: Path) -> No
     ):
         runs = {pool.submit(run_task, task, shop): task for task in tasks}
         for future in as_completed(runs):
-            task, row = runs[future], future.result()
+            task = runs[future]
+            try:
+                row = future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                print(f"\n{task.name} ({task.side}) could not be run:", file=sys.stderr)
+                raise
             file.write(json.dumps({**row, **shared}) + "\n")
             file.flush()
             said = row["outcome"] if task.side == HEALTHY else cell(row)
             bar.write(f"{task.side:13} {task.name:38} {said:24} {row.get('message', '')[:110]}")
+            sys.stdout.flush()
             bar.update()
 
 

@@ -551,6 +551,7 @@ def convert(
         labels = whole[part].labels
         if labels is not None and not any(labels.values()):
             raise UserError(f"no label file of {', '.join(sources)} in {data} has a box")
+    join([*whole.values()], data)  # which refuses an image of two parts
     differences = describe_counts(counts, DOTA_IMAGES)
     if differences and not allow_incomplete:
         differences += findings_text(findings).splitlines()

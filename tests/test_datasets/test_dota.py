@@ -439,6 +439,18 @@ def test_refused(data, spoil, message):
     assert not (data / "tiles_1024_200").exists()
 
 
+@pytest.mark.parametrize("protocol", ["released", "field"])
+def test_an_image_of_two_parts_is_refused(data, protocol):
+    if protocol == "released":
+        write_image(data, "val", "P1", 1000, 600)
+        write_label(data, "val", "P1")
+    else:
+        write_image(data, "test", "P1", 1000, 600)
+    with pytest.raises(UserError, match="P1 in more than one split"):
+        convert(data, protocol)
+    assert not list(data.glob("tiles_*"))
+
+
 def test_where_the_splitter_is(tmp_path, monkeypatch):
     def installed(origin: Path | None) -> None:
         spec = origin and importlib.util.spec_from_file_location("mmrotate", origin)
