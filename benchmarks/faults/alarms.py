@@ -6,7 +6,7 @@ import re
 
 from output import CRASH, read_output
 
-ALARM = re.compile(r" - (WARNING|ERROR|CRITICAL) - |^(WARNING|error|ERROR)\b|Warning: ")
+ALARM = re.compile(r" - (WARNING|ERROR|CRITICAL) -( |$)|^(WARNING|error|ERROR)\b|Warning: ")
 FRAME = "!" * 96  # around warnings of several lines, which begin on the line after it
 # What the hosts say of themselves in every run, and what is true of every run on one process.
 NO_ALARMS = re.compile(

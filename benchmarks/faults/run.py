@@ -95,7 +95,10 @@ def all_tasks(sides: Sequence[str]) -> list[Task]:
 
 def missing_package(task: Task) -> str | None:
     """Return the package that a task needs and that is not installed."""
-    needed = [task.entry.get("needs"), task.side if task.side in ("mmpretrain", "lightly") else None]
+    needed = [
+        task.entry.get("needs"),
+        task.side if task.side in ("mmpretrain", "lightly") else None,
+    ]
     return next((n for n in needed if n and importlib.util.find_spec(n) is None), None)
 
 
@@ -184,9 +187,7 @@ def matrix(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[list[str]]
 def summary(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
     """Count what was noticed, for each side, and the false alarms."""
     for side, title in SIDES.items():
-        ran = [
-            row for (_, of), row in rows.items() if of == side and row["outcome"] != "skipped"
-        ]
+        ran = [row for (_, of), row in rows.items() if of == side and row["outcome"] != "skipped"]
         if not ran:
             yield f"{title}: nothing was run"
             continue
@@ -203,8 +204,8 @@ def summary(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
         )
     healthy = [row for (_, of), row in rows.items() if of == HEALTHY]
     alarms = [row["fault"] for row in healthy if row["outcome"] == "alarm"]
-    named_alarms = f": {', '.join(alarms)}" if alarms else ""
-    yield f"false alarms: {len(alarms)} of {len(healthy)} healthy runs and shipped configs{named_alarms}"
+    where = f": {', '.join(alarms)}" if alarms else ""
+    yield f"false alarms: {len(alarms)} of {len(healthy)} healthy runs and shipped configs{where}"
 
 
 def print_matrix(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
@@ -242,11 +243,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults, runs or configs")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="SIDE",
-                        help=f"of {', '.join(SIDES)} (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        default=list(SIDES),
+        metavar="SIDE",
+        help=f"of {', '.join(SIDES)} (default: all)",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
-    parser.add_argument("--out", type=Path, default=HERE / "rows.jsonl", metavar="FILE.jsonl",
-                        help="gets one row for each run (default: rows.jsonl beside this)")  # fmt: skip
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE / "rows.jsonl",
+        metavar="FILE.jsonl",
+        help="gets a row for each run (default: rows.jsonl beside this)",
+    )
     parser.add_argument("--again", action="store_true", help="run what has a row already")
     parser.add_argument("--work", type=Path, help="keep data and outputs of all cases here")
     parser.add_argument("--print", action="store_true", help="print the rows of --out, run nothing")

@@ -151,7 +151,10 @@ def write_weights(folder: Path) -> None:
 def write_data(folder: Path) -> None:
     """Write a few images of every data set in the layout that the configs read."""
     write_healthy(folder)
-    for split, name, side in ((EUROSAT_GERSP_1, "eurosat", 64), (RESISC45_GERSP_1, "resisc45", 256)):
+    for split, name, side in (
+        (EUROSAT_GERSP_1, "eurosat", 64),
+        (RESISC45_GERSP_1, "resisc45", 256),
+    ):
         lines = []
         for label, scene in enumerate(split.classes):
             for number in range(2):
@@ -182,9 +185,7 @@ def write_data(folder: Path) -> None:
             save(Image.fromarray(mask), folder / "loveda" / "ann_dir" / part / f"{number}.png")
 
 
-def _write_boxes(
-    root: Path, file: str, images: str, ending: str, classes: tuple[str, ...]
-) -> None:
+def _write_boxes(root: Path, file: str, images: str, ending: str, classes: tuple[str, ...]) -> None:
     left, top, right, bottom = BOX
     size = right - left, bottom - top
     entries: list[dict[str, Any]] = []

@@ -137,7 +137,7 @@ def test_the_name_of_a_case_is_no_message(cases, tmp_path):
 def test_alarms_are_warnings_and_errors_but_for_known_ones():
     from alarms import find_alarms
 
-    quiet = "11/28 10:00:00 - mmengine - WARNING - Failed to search registry with scope \"mmdet\""
+    quiet = '11/28 10:00:00 - mmengine - WARNING - Failed to search registry with scope "mmdet"'
     assert find_alarms(f"{quiet}\n11/28 10:00:00 - mmengine - INFO - error-free\n") == []
     framed = "11/28 10:00:00 - mmengine - WARNING - \n" + "!" * 96 + "\n  It is odd.\n  Fix it.\n"
     assert len(find_alarms(framed)) == 1 and "It is odd. Fix it." in find_alarms(framed)[0]

@@ -12,7 +12,9 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         to_rgb=True,
     ),
-    backbone=dict(type="ResNet", depth=18, stem_channels=4, base_channels=4, norm_cfg=dict(type="BN")),
+    backbone=dict(
+        type="ResNet", depth=18, stem_channels=4, base_channels=4, norm_cfg=dict(type="BN")
+    ),
     neck=dict(
         type="MoCoV2Neck", in_channels=32, hid_channels=32, out_channels=32, with_avg_pool=True
     ),
