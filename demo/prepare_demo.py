@@ -39,6 +39,12 @@ JPEG = dict(quality=95, subsampling=0)
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+# As gersp_mm.images.listing, which this script runs without; a test compares the two.
+SYSTEM_NAMES = frozenset({
+    "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "__macosx", "thumbs.db",
+    "ehthumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "recycler", "recycled",
+    "system volume information", "__pycache__",
+})  # fmt: skip
 KINDS = dict(remote_sensing="remote sensing, unlabelled", natural="natural, labelled")
 OWN_FOLDERS = (
     "or use images of your own: --remote-sensing DIR --natural DIR (the natural ones in one "
@@ -278,20 +284,38 @@ def copy_photographs(archive: zipfile.ZipFile, out: Path) -> list[tuple[str, int
 # -------------------------------------------------------------------------------- own folders
 
 
+def is_passed_over(name: str) -> bool:
+    """Tell whether a file or folder of this name is hidden or belongs to the system."""
+    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
+
+
 def find_images(folder: Path, option: str) -> list[Path]:
     """List the image files in a folder and its sub-folders, sorted, as absolute paths.
+
+    Hidden and system files and folders are passed over. Linked folders are followed, each once.
 
     Raises:
         DemoError: it is no folder or holds no image; the message names the option.
     """
     if not folder.is_dir():
         raise DemoError(f"{option} {folder}: there is no such folder")
-    paths = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder.resolve(), followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
-    ]
+    root = os.path.realpath(folder)
+    paths: list[Path] = []
+    seen: set[str] = set()
+    pending = [root]
+    while pending:  # links come after the folders that they may lead to
+        for parent, folders, names in os.walk(pending.pop(0)):
+            real = os.path.realpath(parent)
+            above = real != root and f"{root}/".startswith(real.rstrip("/") + "/")
+            if real in seen or above:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if not is_passed_over(name)]
+            inside = (os.path.join(parent, name) for name in folders)
+            pending += sorted(path for path in inside if os.path.islink(path))
+            images = (name for name in names if name.lower().endswith(IMAGE_EXTENSIONS))
+            paths += [Path(parent, name) for name in images if not is_passed_over(name)]
     if not paths:
         endings = " ".join(IMAGE_EXTENSIONS)
         raise DemoError(f"{option} {folder}: no image in it (looked for {endings})")

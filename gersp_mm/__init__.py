@@ -28,6 +28,7 @@ _LAZY = {
     "ExportBackboneHook": "engine.hooks",
     "KNNEvalHook": "engine.hooks",
     "PretrainedCheckHook": "engine.hooks",
+    "CheckpointCheckHook": "engine.hooks",
     "ClassCheckHook": "engine.hooks",
     "RNGStateHook": "engine.hooks",
     "CollapseMonitorHook": "engine.hooks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
+from gersp_mm.checkpoints import latest_checkpoint
 from gersp_mm.engine.launch import join_cpu_processes
 from gersp_mm.models import key_exchange
 from gersp_mm.utils.model import unwrap
-from tests.runs import build, demo_config
+from tests.runs import build, demo_config, load, resumed
 from tests.smoke import CONFIGS, narrow, smoke_twin
 
 GLOBAL_BATCH = 4
@@ -136,6 +138,48 @@ def exchanged(n: int, precision: str) -> dict[str, Any]:
     )
 
 
+class Die(Exception):
+    """Takes the place of a kill: nothing of the run is used afterwards but its files."""
+
+
+class DieAt(Hook):
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            raise Die
+
+
+def killed_and_resumed(counts: int, data: Path, work_dir: Path) -> dict[str, Any]:
+    """Three epochs of four iterations that accumulate, saved every five iterations.
+
+    Returns:
+        The last checkpoint of a run that was never interrupted, that of one which died in
+        iteration 11 and was resumed, and the name of the file that it was resumed from.
+    """
+
+    def config(name: str) -> Config:
+        cfg = paired_config(data, work_dir / name, 2)
+        cfg.train_cfg.max_epochs = 3
+        cfg.optim_wrapper.accumulative_counts = counts
+        cfg.default_hooks.checkpoint.update(by_epoch=False, interval=5)
+        return cfg
+
+    build(config("whole")).train()
+    with contextlib.suppress(Die):
+        build(config("killed"), DieAt(11)).train()
+    torch.distributed.barrier()
+    newest = latest_checkpoint(work_dir / "killed")
+    assert newest is not None
+    build(resumed(config("killed"), newest)).train()
+    torch.distributed.barrier()
+    ends = {name: load(work_dir / name / "iter_12.pth") for name in ("whole", "killed")}
+    parts = ("state_dict", "optimizer", "param_schedulers")
+    states = {name: {part: end[part] for part in parts} for name, end in ends.items()}
+    return dict(states, resumed_from=Path(newest).name)
+
+
 def main(data: Path, out: Path) -> None:
     join_cpu_processes("pytorch")
     results: dict[str, Any] = {}
@@ -162,6 +206,8 @@ def main(data: Path, out: Path) -> None:
     runner.train()
     results["accumulating"] = dict(gradients=hook.gradients)
 
+    for counts in (2, 3):
+        results["killed", counts] = killed_and_resumed(counts, data, out / f"killed_{counts}")
     for name in BASELINES:
         results[name] = baseline(name, data, out / name)
     results["shuffle"] = shuffled_keys(data, out / "shuffle")

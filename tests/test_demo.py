@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gersp_mm.images import listing
 from tests.smoke import ROOT, write_classes, write_images
 
 TOOL = ROOT / "demo" / "prepare_demo.py"
@@ -311,3 +312,17 @@ def test_useless_own_folders(tool, tmp_path: Path, capsys, option, make, expecte
     message = capsys.readouterr().err
     assert f"{option} {folder}" in message and expected in message
     assert not (tmp_path / "demo").exists()
+
+
+def test_own_folders_are_listed_as_the_package_lists_them(tmp_path):
+    module = load_tool()
+    assert module.SYSTEM_NAMES == listing.SYSTEM_NAMES
+    assert module.IMAGE_EXTENSIONS == listing.IMAGE_EXTENSIONS
+    for name in ("a/0.jpg", "b/sub/1.PNG", "@eaDir/0.jpg", ".Trash-1/x.jpg", "b/._1.png", "c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, target in {"a/link": "../b", "a/up": "..", "b/top": "/", "z": "a/self"}.items():
+        (tmp_path / name).symlink_to(target)
+    found = module.find_images(tmp_path, "--natural")
+    assert [p.relative_to(tmp_path).as_posix() for p in found] == listing.find_images(tmp_path)
+    assert len(found) == 2

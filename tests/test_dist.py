@@ -21,7 +21,7 @@ from tests.dist_worker import (
     run,
     without_batch_norm,
 )
-from tests.runs import demo_config, load
+from tests.runs import assert_same, demo_config, load
 from tests.smoke import ROOT
 
 pytestmark = pytest.mark.dist
@@ -161,6 +161,14 @@ def launch(config, work_dir, *arguments):
         [*command, *arguments], cwd=ROOT, env=dict(environment(), PYTHON=sys.executable),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("counts, checkpoint", [(2, "iter_10.pth"), (3, "iter_6.pth")])
+def test_killed_between_two_steps_and_resumed_the_run_ends_the_same(ranks, counts, checkpoint):
+    """Saves every 5 iterations wait for the step; no gradients of rank 0 stand for both."""
+    first = ranks[0]["killed", counts]
+    assert first["resumed_from"] == checkpoint
+    assert_same(first["killed"], first["whole"])
 
 
 @pytest.mark.slow

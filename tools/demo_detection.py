@@ -195,11 +195,9 @@ def one_run(folder, start, seed, epochs, args, options):
 
 def read_pretrained(checkpoint):
     """Return what a trained checkpoint says it started from."""
-    import torch
+    from gersp_mm.checkpoints.read import read_checkpoint
 
-    return torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["meta"][
-        "pretrained"
-    ]
+    return read_checkpoint(checkpoint).data["meta"]["pretrained"]
 
 
 def result_table(runs, epochs):

@@ -221,24 +221,16 @@ def evaluate(cfg, exported, folder, seed):
     import torch
 
     warnings.filterwarnings("ignore", message="Fail to import", module="mmcv")  # no operators here
-    from mmengine.logging import MMLogger
-    from mmengine.registry import init_default_scope
-    from mmpretrain.registry import MODELS
 
+    from gersp_mm.backbones.build import build_exported, build_random, read_exported
     from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy, linear_probe
-    from gersp_mm.utils.randomness import seed_everything
 
-    init_default_scope("mmpretrain")
-    MMLogger.get_current_instance().setLevel("WARNING")  # how every tensor was initialised
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = [EvalImages(folder / f"sites_{part}.txt", EVAL_SIZE) for part in ("train", "test")]
-    meta = torch.load(exported, map_location="cpu", weights_only=True)["meta"]
+    state, meta = read_exported(exported)
     scale = {name: meta["normalisation"][name] for name in ("mean", "std")}
 
-    def measure(name, draw, **init):
-        seed_everything(draw)
-        backbone = MODELS.build({**cfg.model.backbone, **init})
-        backbone.init_weights()
+    def measure(name, draw, backbone):
         backbone.to(device)
         (x, y), (x_test, y_test) = (
             extract_features(backbone, part, progress=f"   {name}, {side}", **scale)
@@ -256,9 +248,9 @@ def evaluate(cfg, exported, folder, seed):
     rows = dict(random=[], gersp=[])
     for number in range(RANDOM_DRAWS):
         name = f"random {number + 1} of {RANDOM_DRAWS}"
-        rows["random"].append(measure(name, 1000 * (seed + 1) + number))
-    pretrained = dict(type="Pretrained", checkpoint=str(exported), prefix="backbone.")
-    rows["gersp"].append(measure("GeRSP", seed, init_cfg=pretrained))
+        draw = 1000 * (seed + 1) + number
+        rows["random"].append(measure(name, draw, build_random(cfg.model.backbone, name, draw)))
+    rows["gersp"].append(measure("GeRSP", seed, build_exported(exported, state, meta)))
     return rows
 
 

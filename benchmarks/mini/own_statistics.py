@@ -67,7 +67,7 @@ def write_with_own_statistics(source: Path, target: Path, views: torch.Tensor) -
         list(scale["mean"]),
         list(scale["std"]),
         meta["epoch"],
-        meta["config"],
+        meta["config_text"],
         file_sha256(source),
     )
 

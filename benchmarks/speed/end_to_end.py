@@ -124,9 +124,9 @@ def shrink(cfg: Config, args: argparse.Namespace, folder: Path) -> Config:
 
 def use_images(cfg: Config, images: Path, pairs: int, folder: Path) -> None:
     """Take both sources from one folder, listed often enough for an epoch of ``pairs``."""
-    from gersp_mm.images.listing import IMAGE_EXTENSIONS
+    from gersp_mm.images.listing import find_images
 
-    found = sorted(p for p in images.rglob("*") if p.name.lower().endswith(IMAGE_EXTENSIONS))
+    found = [images / name for name in find_images(images)]
     if not found:
         raise SystemExit(f"no images below {images}: give another --images")
     cfg.default_hooks.pop("knn_eval", None)  # has images of its own

@@ -51,7 +51,7 @@ import gersp_mm
 from gersp_mm.augmentation.view import PRESETS
 from gersp_mm.datasets import collate_pairs
 from gersp_mm.datasets.sampler import PairIndex
-from gersp_mm.images.listing import IMAGE_EXTENSIONS
+from gersp_mm.images.listing import find_images
 from gersp_mm.utils.memory import keep_freed_memory
 
 # name: width and height of the files, side of the views
@@ -100,8 +100,7 @@ def write_sources(
     as detailed as real ones; smaller images are enlarged. JPEG files of that very size are taken as
     they are.
     """
-    extensions = tuple(IMAGE_EXTENSIONS)
-    found = sorted(p for p in images.rglob("*") if p.name.lower().endswith(extensions))
+    found = [images / name for name in find_images(images)]
     if not found:
         raise SystemExit(f"no images below {images}: run demo/prepare_demo.py, or give --images")
     rng = random.Random(0)

@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 
-from gersp_mm.utils.errors import UserError
+from gersp_mm.checkpoints.compare import COUNTER, compare
+from gersp_mm.utils.errors import UserError, listed
 
 DEPTHS = (18, 34, 50, 101, 152)
-COUNTER = "num_batches_tracked"  # PyTorch before 0.4.1 had none
 TRANSFORMER = re.compile(r"(^|\.)(patch_embed|cls_token|class_token|(blocks|layers)\.\d+)")
 OWN = (
     "Of other backbones than ResNets only exported files of this package are taken, such as the "
     "<config>_backbone.pth beside a run's checkpoints"
 )
-SHOWN = 5  # names in a message
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,27 +60,18 @@ def require_resnet(shapes: Shapes, depth: int, what: str) -> None:
         what: what is looked at, the start of the message.
     """
     reference = resnet_shapes(depth)
-    missing = [n for n in reference if n not in shapes and not n.endswith(COUNTER)]
-    extra = [name for name in shapes if name not in reference]
-    other = [
-        f"{name} is {_size(shapes[name])}, not {_size(reference[name])}"
-        for name in shapes
-        if name in reference and shapes[name] != reference[name]
-    ]
-    problems = [
-        f"{len(names)} {words} ({', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)})"
-        for words, names in (
-            ("tensors are missing", missing),
-            ("tensors are unexpected", extra),
-            ("have another shape", other),
-        )
-        if names
-    ]
-    if problems:
+    found = compare(_without_values(shapes), _without_values(reference))
+    counters = [n for n in shapes if n.endswith(COUNTER) and n not in reference]
+    if found or counters:
+        text = found or f"{len(counters)} unexpected: {listed(counters)}"
         raise UserError(
-            f"{what} is no complete {arch_words(depth)}: {'; '.join(problems)}. "
+            f"{what} is no complete {arch_words(depth)}: {text}. "
             f"{_reason(shapes, depth)}".rstrip()
         )
+
+
+def _without_values(shapes: Shapes) -> dict[str, torch.Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _reason(shapes: Shapes, depth: int) -> str:
@@ -116,10 +106,6 @@ def _reason(shapes: Shapes, depth: int) -> str:
 def _blocks(names: Iterable[str]) -> str:
     found = {tuple(name.split(".")[:2]) for name in names if name.startswith("layer")}
     return "-".join(str(sum(layer == f"layer{i}" for layer, *_ in found)) for i in (1, 2, 3, 4))
-
-
-def _size(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
 
 
 def arch_name(backbone: Any) -> str:

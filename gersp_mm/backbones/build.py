@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import functools
 import os
@@ -13,21 +12,32 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from gersp_mm.backbones.architectures import COUNTER, arch_name
+from gersp_mm.backbones.agreement import likely_reason, require_same_tensors
+from gersp_mm.backbones.architectures import arch_name
 from gersp_mm.backbones.exported import PREFIX
-from gersp_mm.checkpoints.read import read_checkpoint
+from gersp_mm.checkpoints.read import (
+    CONVERTER,
+    UNREAD,
+    config_values,
+    read_checkpoint,
+    require_finite,
+    tensors_of,
+)
 from gersp_mm.constants import CHANNEL_ORDER
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
 RANDOM = "random"
-CONVERTER = "python tools/model_converters/convert_checkpoint.py"
 TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # what a file's config may have built
-SHOWN = 3  # names in a message
+# Arguments by which a network would load another file, or MMEngine import a module.
+NOT_ARCHITECTURE = (
+    "init_cfg", "pretrained", "pretrained_cfg", "checkpoint", "checkpoint_path", "_scope_",
+)  # fmt: skip
 
 
 class Backbone(NamedTuple):
@@ -124,17 +134,12 @@ def read_exported(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dic
     Raises:
         UserError: the file cannot be read, or is something else.
     """
-    hint = f"{CONVERTER} {path} OUT.pth --trust makes an exported backbone of it"
-    try:
-        data = read_checkpoint(path).data
-    except UserError as error:
-        raise UserError(f"{error}   ({hint})" if "--trust" in str(error) else str(error)) from None
-    state, meta = data.get("state_dict"), data.get("meta")
+    remedy = f"Make an exported backbone of it: {CONVERTER} {path} OUT.pth --trust"
+    data = read_checkpoint(path, remedy=remedy).data
+    state, meta = tensors_of(path, data), data.get("meta")
     scale = meta.get("normalisation") if isinstance(meta, Mapping) else None
     if not (
-        isinstance(state, Mapping)
-        and state
-        and all(str(name).startswith(PREFIX) for name in state)
+        all(name.startswith(PREFIX) for name in state)
         and isinstance(meta, Mapping)
         and isinstance(scale, Mapping)
         and {"mean", "std"} <= set(scale)
@@ -144,6 +149,7 @@ def read_exported(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dic
             f"{path} is no exported backbone ({PREFIX}… alone, and meta with arch and "
             f"normalisation): {CONVERTER} {path} OUT.pth makes one of it"
         )
+    require_finite(path, state)
     if scale.get("channel_order", CHANNEL_ORDER) != CHANNEL_ORDER:
         raise UserError(f"{path} takes {scale['channel_order']} images, not {CHANNEL_ORDER}")
     return {name[len(PREFIX) :]: tensor for name, tensor in state.items()}, dict(meta)
@@ -183,15 +189,14 @@ def architecture(path: str | os.PathLike, meta: Mapping[str, Any]) -> dict[str, 
     Raises:
         UserError: the file's config is not taken.
     """
-    cfg = None if meta.get("source") else _backbone_config(meta.get("config"))
+    cfg = None if meta.get("source") else _backbone_config(meta.get("config_text"))
     if cfg is None:
         resnet = re.fullmatch(r"ResNet-(\d+)", str(meta["arch"]))
         return dict(type="ResNet", depth=int(resnet[1])) if resnet else None
     for kind in _types(cfg):
         if not TYPES.fullmatch(str(kind)):
             raise UserError(f"{path}: its config names the type {kind!r}, which is not built")
-    cfg.pop("init_cfg", None)
-    return cfg
+    return _architecture_alone(cfg)
 
 
 def _own_arch(path: str | os.PathLike, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,19 +250,13 @@ def build_exported(
         UserError: the architecture is none that mmpretrain has, or the config does not describe it.
     """
     network = _build(arch or _own_arch(path, meta), _built(path, meta))
-    name = arch_name(network)
+    own = network.state_dict()
+    advice = likely_reason(own, state)
+    require_same_tensors(f"the {arch_name(network)}", str(path), own, state, advice=advice)
     try:
-        result = network.load_state_dict(dict(state), strict=False)
-    except RuntimeError as error:  # other shapes
-        text = " ".join(str(error).split("\n")[1:2]).strip()
-        raise UserError(f"{path} is no {name}: {text}") from None
-    missing = [key for key in result.missing_keys if not key.endswith(COUNTER)]
-    for problem, names in (("are missing", missing), ("are too many", result.unexpected_keys)):
-        if names:
-            raise UserError(
-                f"{path} is no {name}: {len(names)} tensors {problem} "
-                f"({', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)})"
-            )
+        network.load_state_dict(dict(state), strict=False)  # old files lack counters of batches
+    except RuntimeError as error:  # of a network's own hooks
+        raise UserError(f"{path} cannot be loaded: {error}") from error
     network.eval()
     return network
 
@@ -266,6 +265,15 @@ def _build(arch: Mapping[str, Any], what: str) -> nn.Module:
     from mmpretrain.registry import MODELS
 
     init_default_scope("mmpretrain")
+    kinds = _types(dict(arch))
+    if "Pretrained" in kinds:
+        raise UserError(f"{what} names other weights in its init_cfg. Remove that")
+    classes = [MODELS.get(kind) if isinstance(kind, str) else kind for kind in kinds]
+    for kind, found in zip(kinds, classes):
+        if not isinstance(found, (type, type(None))):  # a function may fetch any other model
+            raise UserError(f"{what} cannot be built: {kind} is no network of mmpretrain")
+    if isinstance(classes[0], type) and issubclass(classes[0], BaseModel):
+        raise UserError(f"{what} cannot be built: {kinds[0]} is a whole model, no backbone")
     MMLogger.get_current_instance().setLevel("WARNING")  # how every tensor was initialised
     try:
         return MODELS.build(copy.deepcopy(dict(arch)))
@@ -275,28 +283,29 @@ def _build(arch: Mapping[str, Any], what: str) -> nn.Module:
 
 
 def _backbone_config(text: Any) -> dict[str, Any] | None:
-    """Read ``model.backbone`` out of a config's text, not running it."""
-    try:
-        statements = ast.parse(text).body if isinstance(text, str) else []
-        models = [
-            _value(statement.value)
-            for statement in statements
-            if isinstance(statement, ast.Assign)
-            and any(getattr(target, "id", "") == "model" for target in statement.targets)
-        ]
-    except (SyntaxError, ValueError):
+    model = config_values(text).get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    if not isinstance(backbone, dict) or "type" not in backbone:
         return None
-    backbone = models[-1].get("backbone") if models and isinstance(models[-1], dict) else None
-    return backbone if isinstance(backbone, dict) and "type" in backbone else None
+    return None if any(value is UNREAD for value in _leaves(backbone)) else backbone
 
 
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict":
-        return {key.arg: _value(key.value) for key in node.keywords if key.arg}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        items = [_value(item) for item in node.elts]
-        return items if isinstance(node, ast.List) else tuple(items)
-    return ast.literal_eval(node)
+def _architecture_alone(value: Any) -> Any:
+    """Return a copy of a config without what would load another file, at any depth."""
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if key not in NOT_ARCHITECTURE}
+        return {key: _architecture_alone(item) for key, item in kept.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_architecture_alone(item) for item in value)
+    return value
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]
 
 
 def _types(value: Any) -> list[Any]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 
 from gersp_mm.backbones import sources
 from gersp_mm.backbones.architectures import (
-    COUNTER,
     DEPTHS,
     OWN,
     TRANSFORMER,
@@ -24,9 +24,18 @@ from gersp_mm.backbones.architectures import (
     require_resnet,
     resnet_shapes,
 )
-from gersp_mm.backbones.exported import PREFIX, describe_backbone, weights_sha256
-from gersp_mm.checkpoints.read import HARMLESS, StandIn, read_checkpoint
-from gersp_mm.utils.errors import UserError, check_choice
+from gersp_mm.backbones.exported import PREFIX, Normalisation, describe_backbone
+from gersp_mm.checkpoints.compare import COUNTER
+from gersp_mm.checkpoints.integrity import weights_sha256
+from gersp_mm.checkpoints.read import (
+    HARMLESS,
+    StandIn,
+    config_values,
+    read_checkpoint,
+    require_finite,
+)
+from gersp_mm.constants import CHANNEL_ORDER
+from gersp_mm.utils.errors import UserError, check_choice, listed
 from gersp_mm.utils.files import file_sha256, replacing, save_atomically
 
 TARGETS = ("mmlab", "torchvision", "timm")
@@ -41,7 +50,6 @@ GROUPS = {  # of what is left out, by name; the first that fits
     "projector": r"(.*\.)?(proj\w*|\w+_projector|heads_q|neck|predictor|fc\.\d)\.|encoder_q\.fc\.",
     "classifier": r"(.*\.)?(fc|pred_q|\w*head|classifier|last_linear)\.",
 }
-SHOWN = 5  # names in a message
 
 Tensors = dict[str, torch.Tensor]
 
@@ -98,7 +106,7 @@ def take_backbone(
     state, beside = _unwrap(path, content.data)
     tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
     if not tensors:
-        raise UserError(f"{path} holds no tensors; it has {_shown(map(str, state)) or 'nothing'}")
+        raise UserError(f"{path} holds no tensors; it has {listed(list(state)) or 'nothing'}")
     exported = _exported(path, content.data, tensors, arch, teacher)
     if exported is not None:
         return exported
@@ -121,8 +129,9 @@ def take_backbone(
     backbone, more = _cleaned(path, renamed, depth)
     notes += more
     if unread := [name for name in content.stand_ins if name not in HARMLESS]:
-        notes.append(f"left unread: {_shown(unread)}")
-    if "mean" in facts:
+        notes.append(f"left unread: {listed(unread)}")
+    scale = facts.get("scale")
+    if scale is not None:
         notes.append("mean and std are those of the config in the file")
     if row.quirk:
         notes.append(row.quirk)
@@ -134,8 +143,8 @@ def take_backbone(
         backbone,
         arch=arch_words(depth),
         method=f"{method} (teacher)" if teacher else method,
-        mean=[float(value) for value in facts.get("mean", row.mean)],
-        std=[float(value) for value in facts.get("std", row.std)],
+        mean=list(scale.mean if scale else row.mean),
+        std=list(scale.std if scale else row.std),
         epoch=_epoch(content.data, row.first_epoch),
         config=facts.get("config"),
         source=dict(name=row.name, file=path.name, images=row.images or None),
@@ -204,12 +213,19 @@ def _exported(
             raise UserError(f"{_side_file(path)} is no JSON ({error}): remove it") from error
     if not isinstance(meta, Mapping) or "weights_sha256" not in meta:
         return None
+    if not all(name.startswith(PREFIX) for name in named):
+        return None  # renamed since
     if weights_sha256(named) != meta["weights_sha256"]:
         raise UserError(
             f"the weights of {path} are not those that were exported: their hash is not the "
             f"weights_sha256 of its meta. The file was damaged or changed{stale}"
         )
-    _refuse_non_finite(path, named)
+    require_finite(path, named)
+    unread: list[str] = []
+    meta = _plain(meta, "meta", unread)
+    lacking = [key for key in ("arch", "method", "epoch", "normalisation") if key not in meta]
+    if lacking:
+        raise UserError(f"{path} has a meta without {listed(lacking)}: export or convert it again")
     if teacher:
         raise UserError(f"{path} is an exported backbone: it holds no teacher")
     bare = {name[len(PREFIX) :]: tensor for name, tensor in named.items()}
@@ -219,9 +235,34 @@ def _exported(
     if arch not in ("auto", f"resnet{depth}"):
         raise UserError(f"{path} holds a {meta['arch']}, not --arch {arch}")
     return Conversion(
-        named, dict(meta), bare, False, depth, {"backbone": len(named)},
+        named, meta, bare, False, depth, {"backbone": len(named)},
         reasons=("this package exported or converted it: its meta says so and its hash fits",),
+        notes=(f"left unread: {listed(unread)}",) if unread else (),
     )  # fmt: skip
+
+
+def _plain(value: Any, name: str, unread: list[str]) -> Any:
+    """Return plain Python for a written ``meta``, without stand-ins, whose places are noted."""
+    if isinstance(value, Mapping):
+        kept = {k: v for k, v in value.items() if not _left_out(k, v, f"{name}.{k}", unread)}
+        return {
+            "config" if k == "config_text" else k: _plain(v, f"{name}.{k}", unread)
+            for k, v in kept.items()
+        }
+    if isinstance(value, (list, tuple, set)):
+        kept_items = [v for v in value if not _left_out(None, v, name, unread)]
+        return type(value)(_plain(v, name, unread) for v in kept_items)
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return value
+
+
+def _left_out(key: Any, value: Any, name: str, unread: list[str]) -> bool:
+    found = isinstance(key, StandIn) or isinstance(value, (StandIn, HistoryBuffer))
+    found = found or isinstance(value, type) and issubclass(value, StandIn)
+    if found:
+        unread.append(name)
+    return found
 
 
 def _without_wrappers(path: Path, tensors: Tensors) -> tuple[Tensors, list[str]]:
@@ -261,7 +302,7 @@ def _find(path: Path, tensors: Tensors, teacher: bool) -> tuple[sources.Layout, 
         groups = sorted({_group(name) for name in tensors})
         reason = f"it holds {' and '.join(groups)} alone"
     else:
-        reason = f"its tensors are called {_shown(tensors)}"
+        reason = f"its tensors are called {listed(tensors)}"
     raise UserError(f"{path} has no backbone that could be converted: {reason}")
 
 
@@ -285,7 +326,7 @@ def _refuse_differing_copies(path: Path, tensors: Tensors, backbone: Tensors) ->
         if differ:
             raise UserError(
                 f"{path}: backbone.* and {prefix}* are two names of one network, but differ "
-                f"({_shown(differ)}): the file was changed"
+                f"({listed(differ)}): the file was changed"
             )
 
 
@@ -308,17 +349,8 @@ def _cleaned(path: Path, tensors: Tensors, depth: int) -> tuple[Tensors, list[st
             changed[f"tensors of type {str(tensor.dtype)[6:]} are stored as float32"] += 1
         target = torch.int64 if counter else torch.float32
         clean[PREFIX + name] = tensor.detach().to(target).contiguous().clone()
-    _refuse_non_finite(path, clean)
+    require_finite(path, clean)
     return clean, [f"{number} {what}" for what, number in changed.items()]
-
-
-def _refuse_non_finite(path: Path, tensors: Tensors) -> None:
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise UserError(
-            f"{path}: {len(bad)} tensors hold NaN or infinity ({_shown(bad)}): its training "
-            "diverged, or the file is damaged"
-        )
 
 
 def _counts(
@@ -343,42 +375,18 @@ def _group(name: str) -> str:
 
 def _config_facts(meta: Any) -> dict[str, Any]:
     """Read what the config in an mmengine or mmcv checkpoint says of the model, not running it."""
-    text = (meta.get("cfg") or meta.get("config")) if isinstance(meta, Mapping) else None
-    try:
-        statements = ast.parse(text).body if isinstance(text, str) else []
-    except (SyntaxError, ValueError):
-        return {}
-    values = {
-        target.id: _literal(statement.value)
-        for statement in statements
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
-    facts: dict[str, Any] = dict(config=text) if statements else {}
-    model = _table(values.get("model"))
-    if "type" in model:
+    text = (meta.get("cfg") or meta.get("config_text")) if isinstance(meta, Mapping) else None
+    values = config_values(text)
+    model, facts = _table(values.get("model")), dict[str, Any](config=text) if values else {}
+    if model.get("type"):
         facts["type"] = str(model["type"]).rpartition(".")[2]
     facts["style"] = _table(model.get("backbone")).get("style")
-    inputs = _table(model.get("data_preprocessor") or values.get("data_preprocessor"))
-    if inputs.get("mean") and inputs.get("std"):
-        ours = str(inputs.get("type")).startswith("gersp_mm.")  # which is RGB always
-        rgb = ours or inputs.get("to_rgb", inputs.get("bgr_to_rgb", False))
-        facts.update(mean=inputs["mean"], std=inputs["std"], rgb=rgb)
+    facts["scale"] = Normalisation.in_config(values)
     return facts
 
 
 def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict":
-        return {key.arg: _literal(key.value) for key in node.keywords if key.arg}
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
 
 
 def _refuse_other_input(path: Path, facts: Mapping[str, Any]) -> None:
@@ -387,7 +395,8 @@ def _refuse_other_input(path: Path, facts: Mapping[str, Any]) -> None:
             f"{path} is of the caffe style: its strides are elsewhere and its images BGR, although "
             "the tensors look the same. It is another network"
         )
-    if facts.get("rgb") is False:
+    scale = facts.get("scale")
+    if scale is not None and scale.channel_order != CHANNEL_ORDER:
         raise UserError(f"{path} was trained on BGR images: backbones here take RGB")
 
 
@@ -395,8 +404,3 @@ def _epoch(data: Mapping[str, Any], first: int) -> int | None:
     meta = data.get("meta")
     epoch = meta.get("epoch") if isinstance(meta, Mapping) else data.get("epoch")
     return epoch + first if isinstance(epoch, int) else None
-
-
-def _shown(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + ", …" * (len(names) > SHOWN)

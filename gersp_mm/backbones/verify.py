@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gersp_mm.backbones.architectures import COUNTER
 from gersp_mm.backbones.convert import Conversion
 from gersp_mm.backbones.exported import PREFIX
+from gersp_mm.checkpoints.compare import compare
 from gersp_mm.utils.errors import UserError
 
 TOLERANCE = 1e-6
@@ -36,10 +36,9 @@ def feature_difference(conversion: Conversion, size: int = 224) -> float:
     else:
         network.fc = nn.Identity()
     state = {name: tensor.float() for name, tensor in conversion.raw.items()}
-    result = network.load_state_dict(state, strict=False, assign=True)
-    missing = [name for name in result.missing_keys if not name.endswith(COUNTER)]
-    if missing or result.unexpected_keys:
-        raise UserError(f"--verify: the source's network lacks {missing or result.unexpected_keys}")
+    if found := compare(state, network.state_dict()):
+        raise UserError(f"--verify: the file does not fit the source's network: {found}")
+    network.load_state_dict(state, strict=False, assign=True)
     converted = ResNet(conversion.depth)
     converted.load_state_dict({n[len(PREFIX) :]: t for n, t in conversion.backbone.items()})
 

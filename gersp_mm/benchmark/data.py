@@ -43,7 +43,9 @@ class Known(NamedTuple):
 
 KNOWN = {
     "eurosat": Known("EuroSAT", 64, 64, 10, 27_000, EUROSAT_GERSP_1.shares, EUROSAT_GERSP_1),
-    "resisc45": Known("NWPU-RESISC45", 224, 256, 45, 31_500, RESISC45_GERSP_1.shares, RESISC45_GERSP_1),
+    "resisc45": Known(
+        "NWPU-RESISC45", 224, 256, 45, 31_500, RESISC45_GERSP_1.shares, RESISC45_GERSP_1
+    ),
     "ucmerced": Known("UC Merced", 224, 256, 21, 2_100, dict(train=70, val=10, test=20)),
     "aid": Known("AID", 224, 256, 30, 10_000, dict(train=45, val=5, test=50)),
 }

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import _codecs
+import ast
+import contextlib
 import os
 import pickle
 import tarfile
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer, print_log
 
-from gersp_mm.utils.errors import UserError
+from gersp_mm.checkpoints.compare import not_finite
+from gersp_mm.checkpoints.integrity import (
+    Identity,
+    identity,
+    named_after_its_hash,
+    verify_records,
+    weights_sha256,
+)
+from gersp_mm.utils.errors import UserError, listed
 
 # Plain data of well-known libraries, which training checkpoints hold beside their tensors. Like all
 # classes that are not in REAL they are read as stand-ins, but without --trust.
 HARMLESS = {
-    "_codecs.encode", "argparse.Namespace", "builtins.getattr", "builtins.object",
-    "mmengine.logging.history_buffer.HistoryBuffer", "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar", "numpy.dtype", "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Int64DType", "numpy.ndarray", "pathlib.Path", "pathlib.PosixPath",
+    "argparse.Namespace", "builtins.object", "pathlib.Path", "pathlib.PosixPath",
     "pathlib.WindowsPath", "yacs.config.CfgNode",
 }  # fmt: skip
 REAL: dict[str, Any] = {
@@ -36,8 +45,34 @@ REAL: dict[str, Any] = {
     "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
 }
+
+
+class _Log(HistoryBuffer):
+    """A log buffer while it is read: it takes no functions from a file, and then is MMEngine's."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Leave out the functions that MMEngine's class would use from then on."""
+        self.__dict__.update({k: v for k, v in state.items() if k != "statistics_methods"})
+        self.__class__ = HistoryBuffer
+
+
+# MMEngine's log buffers, and the numpy scalars and arrays in them.
+METHODS = ("min", "max", "current", "mean")  # of a log buffer, which it pickles by name
+LOG = "mmengine.logging.history_buffer.HistoryBuffer"
+RECONSTRUCT, SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+LOGS: dict[str, Any] = {
+    "_codecs.encode": _codecs.encode,
+    LOG: _Log,
+    **{f"{LOG}.{method}": getattr(HistoryBuffer, method) for method in METHODS},
+    "numpy.dtype": np.dtype,
+    "numpy.ndarray": np.ndarray,
+    **{f"numpy.{core}.multiarray._reconstruct": RECONSTRUCT for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": SCALAR for core in ("core", "_core")},
+    **{f"numpy.dtypes.{type(np.dtype(c)).__name__}": type(np.dtype(c)) for c in "?bBhHiIlLqQefd"},
+}
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names in older pickles
-SHOWN = 5  # names in a message
+CONVERTER = "python tools/model_converters/convert_checkpoint.py"
+TRUST = "With --trust they are read as empty stand-ins"
 
 WEB_PAGE = (
     "is a web page (HTML), which Google Drive, Baidu and Hugging Face give in place of a file: "
@@ -64,7 +99,7 @@ class Content(NamedTuple):
     """What a checkpoint file holds.
 
     Attributes:
-        data: the outermost dict.
+        data: the outermost dict; the text of a config is ``data['meta']['config_text']``.
         stand_ins: names of the classes whose objects are empty stand-ins in it.
     """
 
@@ -72,39 +107,211 @@ class Content(NamedTuple):
     stand_ins: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | os.PathLike, trust: bool = False) -> Content:
-    """Read a checkpoint file, by ``torch.load(weights_only=True)`` where that is enough.
+def read_checkpoint(
+    path: str | os.PathLike, trust: bool = False, remedy: str = TRUST
+) -> Content:
+    """Read a checkpoint file and make sure that its bytes are those that were written.
 
-    No code of the file runs, whatever ``trust`` is: where ``weights_only=True`` refuses, objects
-    of all classes but tensors and plain Python become empty stand-ins, and nothing is imported.
-    So Lightning's files can be read where Lightning is not installed.
+    ``torch.load(weights_only=True)`` reads what it can, with MMEngine's log buffers and numpy's
+    scalars allowed. Where that refuses, objects of all classes but those, tensors and plain Python
+    become empty stand-ins, and nothing is imported. So no code of the file runs, whatever
+    ``trust`` is, and Lightning's files can be read where Lightning is not installed.
+
+    ``meta['config']``, which ``Runner.resume`` of MMEngine would run, becomes
+    ``meta['config_text']``.
+
+    The bytes are held to the checksums of the zip file and to ``meta['weights_sha256']``; of a file
+    that has neither this is said once, in the log.
 
     Args:
-        path: a file of ``torch.save`` (zip or older format), or safetensors.
-        trust: also accept a file with stand-ins for other classes than those in ``HARMLESS``.
+        path: A file of ``torch.save`` (zip or older format), or safetensors.
+        trust: Also accept a file with stand-ins for other classes than those in ``HARMLESS``.
+        remedy: What to do where ``trust`` is missing, a sentence without its full stop.
 
     Raises:
-        UserError: the file is something else, damaged, or needs ``trust``.
+        UserError: The file is something else, damaged, or needs ``trust``.
     """
     path = Path(path)
-    _refuse_what_is_no_checkpoint(path)
-    if _is_safetensors(path):
-        return Content(_read_safetensors(path))
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        stand_ins: tuple[str, ...] = ()
-    except Exception as error:  # of zip files, pickles and storages
-        data, stand_ins = _read_with_stand_ins(path, error)
-        _refuse_untrusted(path, stand_ins, trust)
-        if isinstance(data, Exception):
-            raise UserError(
-                f"{path} cannot be read ({_first_line(data)}): was its download complete?"
-            ) from error
+        known = path.is_file() and identity(path) in _verified  # read before by this process
+        verified = _refuse_what_is_no_checkpoint(path, known)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Check its rights") from error
+    stand_ins: tuple[str, ...] = ()
+    if _is_safetensors(path):
+        data: Any = _read_safetensors(path)
+    else:
+        try:
+            with _logs_allowed():
+                data = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # of zip files, pickles and storages
+            data, stand_ins = _read_with_stand_ins(path, error)
+            _refuse_untrusted(path, stand_ins, trust, remedy)
+            if isinstance(data, Exception):
+                raise UserError(
+                    f"{path} cannot be read ({_first_line(data)}): was its download complete?"
+                ) from error
     if not isinstance(data, Mapping):
         what = type(data).__name__
         whole = f"a whole pickled {what}" if isinstance(data, StandIn) else f"a {what}"
         raise UserError(f"{path} holds {whole}, no dict of weights: save its state_dict() instead")
+    data = _without_code(data)
+    if known or _has_stored_hash(path, data) or verified or named_after_its_hash(path):
+        if (name := identity(path)) is not None:
+            _verified.add(name)
+    else:
+        _say_unverified(path)
     return Content(data, stand_ins)
+
+
+def tensors_of(path: str | os.PathLike, data: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors that MMEngine loads: those below ``state_dict``, or of the file itself.
+
+    Args:
+        path: Of the file, for messages.
+        data: What :func:`read_checkpoint` gives.
+
+    Raises:
+        UserError: There are none; with what the file holds.
+    """
+    state = data.get("state_dict", data)
+    found = _tensors(state)
+    if found:
+        return found
+    place = next((key for key, value in data.items() if key != "meta" and _tensors(value)), None)
+    if place is not None:
+        raise UserError(
+            f"{path} holds its weights below {place!r}, where MMEngine does not look. Make a plain "
+            f"file of it: {CONVERTER} {path} OUT.pth"
+        )
+    keys = list(state) if isinstance(state, Mapping) else []
+    raise UserError(
+        f"{path} holds no tensors; it has {listed(keys) or 'nothing'}. Name the file that the "
+        "weights were saved to"
+    )
+
+
+def require_finite(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise a :class:`UserError` that names the tensors which hold NaN or infinity, if any do."""
+    if bad := not_finite(tensors):
+        raise UserError(
+            f"{path}: {len(bad)} tensors hold NaN or infinity ({listed(bad)}): its training "
+            "diverged, or the file is damaged. Use a checkpoint from before"
+        )
+
+
+class Unread:
+    """Stands for a value of a config that is no plain data; false."""
+
+    def __bool__(self) -> bool:
+        """Return False, so that ``value or default`` gives the default."""
+        return False
+
+
+UNREAD = Unread()
+
+
+def config_values(text: Any) -> dict[str, Any]:
+    """Return the variables of a config's text without running it.
+
+    Args:
+        text: What ``meta['cfg']`` or ``meta['config_text']`` holds.
+
+    Returns:
+        Values by name, nested dicts and lists included; ``UNREAD`` in place of an expression that
+        is more than plain data. Empty if this is no config.
+    """
+    try:
+        statements = ast.parse(text).body if isinstance(text, str) else []
+        return {
+            target.id: _value(statement.value)
+            for statement in statements
+            if isinstance(statement, ast.Assign)
+            for target in statement.targets
+            if isinstance(target, ast.Name)
+        }
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict":
+        given = [_value(argument) for argument in node.args]
+        if not all(isinstance(value, dict) for value in given):
+            return UNREAD
+        named = {word.arg: _value(word.value) for word in node.keywords if word.arg}
+        return {key: value for part in (*given, named) for key, value in part.items()}
+    if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
+        keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+        return dict(zip(keys, map(_value, node.values)))
+    if isinstance(node, (ast.List, ast.Tuple)):
+        items = [_value(item) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return UNREAD
+
+
+def _tensors(state: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(state, Mapping):
+        return {}
+    return {str(name): t for name, t in state.items() if isinstance(t, torch.Tensor)}
+
+
+def _without_code(data: Mapping[str, Any]) -> dict[str, Any]:
+    meta = data.get("meta")
+    if isinstance(meta, Mapping) and "config" in meta:
+        meta = {"config_text" if key == "config" else key: value for key, value in meta.items()}
+        return {**data, "meta": meta}
+    return dict(data)
+
+
+def _has_stored_hash(path: Path, data: Mapping[str, Any]) -> bool:
+    """Compare with the hash in the file, if there is one, and say whether."""
+    meta = data.get("meta")
+    stored = meta.get("weights_sha256") if isinstance(meta, Mapping) else None
+    if not isinstance(stored, str):
+        return False
+    if weights_sha256(_tensors(data.get("state_dict"))) != stored:
+        raise UserError(
+            f"the weights of {path} are not those that were exported: their hash is not the "
+            "weights_sha256 of its meta. The file was damaged or changed; export it again"
+        )
+    return True
+
+
+_verified: set[Identity | None] = set()  # as `identity` gives them
+_unverified: set[Path] = set()
+
+
+def _say_unverified(path: Path) -> None:
+    if path not in _unverified:
+        _unverified.add(path)
+        print_log(
+            f"{path} holds no checksums, so changed bytes in it would not be noticed",
+            logger="current",
+            level=30,
+        )
+
+
+def _log_method(owner: Any, name: str) -> Any:
+    """Take the place of ``getattr`` in a file, for the methods of a log buffer alone."""
+    if owner is _Log and name in METHODS:
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f"builtins.getattr of {name!r}")
+
+
+@contextlib.contextmanager
+def _logs_allowed() -> Iterator[None]:
+    entries: list[Any] = [(value, name) for name, value in LOGS.items()]
+    context: Any
+    try:
+        context = torch.serialization.safe_globals([*entries, (_log_method, "builtins.getattr")])
+    except (TypeError, AttributeError):  # torch < 2.6 has no names of one's own
+        context = contextlib.nullcontext()
+    with context:
+        yield
 
 
 class StandIn:
@@ -137,13 +344,21 @@ class StandIn:
 def _read_with_stand_ins(path: Path, reason: Exception) -> tuple[Any, tuple[str, ...]]:
     met: dict[str, type] = {}
 
+    def attribute(owner: Any, name: str) -> Any:
+        try:
+            return _log_method(owner, name)
+        except pickle.UnpicklingError:
+            return met.setdefault("builtins.getattr", type("getattr", (StandIn,), {}))()
+
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             full = f"{PYTHON_2.get(module, module)}.{name}"
             if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
                 return getattr(torch, name)
-            if full in REAL:
-                return REAL[full]
+            if full in REAL or full in LOGS:
+                return REAL.get(full) or LOGS[full]
+            if full == "builtins.getattr":
+                return attribute
             return met.setdefault(full, type(name.rpartition(".")[2], (StandIn,), {}))
 
     def load(file: Any, **kwargs: Any) -> Any:
@@ -159,18 +374,18 @@ def _read_with_stand_ins(path: Path, reason: Exception) -> tuple[Any, tuple[str,
     return data, tuple(sorted(met))
 
 
-def _refuse_untrusted(path: Path, stand_ins: tuple[str, ...], trust: bool) -> None:
+def _refuse_untrusted(path: Path, stand_ins: tuple[str, ...], trust: bool, remedy: str) -> None:
     unknown = [name for name in stand_ins if name not in HARMLESS]
     if unknown and not trust:
-        more = ", …" * (len(unknown) > SHOWN)
         raise UserError(
-            f"{path} needs more than tensors and plain Python: {', '.join(unknown[:SHOWN])}{more}. "
+            f"{path} needs more than tensors and plain Python: {listed(unknown)}. "
             "Training frameworks pickle such objects (Lightning its hyper-parameters), but so does "
-            "a file that is to run code. With --trust they are read as empty stand-ins"
+            f"a file that is to run code. {remedy}"
         )
 
 
-def _refuse_what_is_no_checkpoint(path: Path) -> None:
+def _refuse_what_is_no_checkpoint(path: Path, known: bool) -> bool:
+    """Return whether the bytes were held to checksums of the file, now or before."""
     if not path.exists():
         raise UserError(f"there is no file {path}")
     if path.is_dir():
@@ -179,21 +394,22 @@ def _refuse_what_is_no_checkpoint(path: Path) -> None:
     if size == 0:
         raise UserError(f"{path} is empty (0 bytes): download it again")
     if _is_safetensors(path):
-        return
+        return False
     with open(path, "rb") as file:
         head = file.read(512)
     for start, what in STARTS.items():
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             raise UserError(f"{path} ({size:,} bytes) {what}")
     if head.startswith(b"PK"):
-        _refuse_bad_zip(path)
-    elif tarfile.is_tarfile(path):
+        return _verify_zip(path, known)
+    if tarfile.is_tarfile(path):
         raise UserError(f"{path} is a tar archive: unpack it first")
     elif not head.startswith(b"\x80"):
         raise UserError(f"{path} starts with {head[:8]!r}: this is no PyTorch checkpoint")
+    return False
 
 
-def _refuse_bad_zip(path: Path) -> None:
+def _verify_zip(path: Path, known: bool) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -205,15 +421,13 @@ def _refuse_bad_zip(path: Path) -> None:
                 )
             if "data.pkl" not in ends:
                 raise UserError(
-                    f"{path} is a zip archive of other files ({', '.join(names[:SHOWN])}), not "
+                    f"{path} is a zip archive of other files ({listed(names)}), not "
                     "PyTorch's: if the checkpoint is in it, unpack it"
                 )
-            for entry in archive.infolist():
-                if entry.CRC:  # 0 where torch.save was told to leave it out
-                    with archive.open(entry) as record:
-                        while record.read(2**20):
-                            pass
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+            return known or verify_records(archive)
+    except UserError:
+        raise
+    except Exception as error:  # of the archive, its records and how they are packed
         raise UserError(
             f"{path} is damaged or cut off ({_first_line(error)}): was its download complete?"
         ) from error

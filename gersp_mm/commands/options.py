@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from typing import Any, Callable
 
 from gersp_mm.utils.errors import UserError
+
+# What the system says of a disk that is full and of paths that cannot be written to.
+UNWRITABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+    errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO,
+}  # fmt: skip
 
 
 class CfgOptions(argparse.Action):
@@ -39,13 +46,23 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run a tool; a :class:`UserError` becomes one line on stderr and exit code 2."""
+    """Run a tool; bad input or a full disk become one line on stderr and exit code 2."""
     try:
         main(args)
     except UserError as error:
         # From a worker process it comes with that process's traceback in front.
         text = str(error).rsplit(f"{UserError.__module__}.UserError: ", 1)[-1].strip()
         print(f"\nerror: {text}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(
+            f"\nerror: {error.filename or 'a file'} cannot be written or opened "
+            f"({error.strerror}). Make room or choose another path; the files written before are "
+            "whole",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

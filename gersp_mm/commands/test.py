@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gersp_mm.backbones.agreement import require_same_input, require_whole_model, without_module
 from gersp_mm.checkpoints.origin import origin_of
+from gersp_mm.checkpoints.read import config_values, tensors_of
 from gersp_mm.commands.options import add_common_arguments, run_tool
+from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.engine.launch import load_config
 from gersp_mm.resources import find_config, list_configs, resource
@@ -37,7 +39,6 @@ HOST_HOOKS = {
     "mmdet": ("mmdet.DetVisualizationHook", "DetLocalVisualizer"),
     "mmrotate": ("mmdet.DetVisualizationHook", "RotLocalVisualizer"),
 }
-SHOWN = 5  # names in a message
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     if args.submission is None and not cfg.get("test_dataloader"):
         evaluate_pretraining(args, cfg)
         return
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = read_weights(args.checkpoint)
     meta = checkpoint.get("meta") or {}
     frozen_features = "pretrained" in cfg and not cfg.get("train_cfg")
     if frozen_features:
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     check_data(cfg, ["test"])
     runner = Runner.from_cfg(cfg)
     if not frozen_features:
-        check_complete(args, unwrap(runner.model), checkpoint)
+        check_complete(args, runner, checkpoint)
     pictures = add_pictures(args, runner) if args.show_dir else None
 
     started = time.perf_counter()
@@ -152,7 +153,7 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
                 f"--{option.replace('_', '-')}: {args.config} has no test_dataloader, so there is "
                 "no test of predictions"
             )
-    cfg.load_from = args.checkpoint
+    checkpoint = read_weights(args.checkpoint)
     runner = Runner.from_cfg(cfg)
     hooks = [hook for hook in runner.hooks if isinstance(hook, KNNEvalHook)]
     if not hooks:
@@ -160,7 +161,9 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
             f"{args.config} has neither test_dataloader nor a KNNEvalHook: there is nothing to "
             "evaluate; add default_hooks.knn_eval as in configs/pretrain/gersp_r18_demo.py"
         )
-    runner.load_checkpoint(args.checkpoint, strict=True)
+    check_complete(args, runner, checkpoint)
+    state = without_module(tensors_of(args.checkpoint, checkpoint))
+    unwrap(runner.model).load_state_dict(state, strict=False)  # counters of batches may be missing
     for hook in hooks:
         hook.evaluate(runner)
 
@@ -168,55 +171,19 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
 # ----------------------------------------------------------------------------- what is tested
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint file as MMEngine does.
-
-    Raises:
-        UserError: it is none.
-    """
-    from mmengine.runner.checkpoint import CheckpointLoader
-
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
-    except Exception as error:  # pickle raises anything
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}): was its download "
-            "complete?"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} holds no state dict but a {type(checkpoint).__name__}")
-    return checkpoint
-
-
-def check_complete(args: argparse.Namespace, model: Any, checkpoint: Mapping[str, Any]) -> None:
-    """Make sure that every tensor of the model comes from the checkpoint.
+def check_complete(args: argparse.Namespace, runner: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Make sure that the model is the checkpoint's, tensor for tensor, and gets the same input.
 
     MMEngine itself warns of missing tensors, leaves them random, and goes on.
 
     Raises:
-        UserError: one does not, with the likely reason.
+        UserError: it is not, with the likely reason.
     """
-    state = checkpoint.get("state_dict", checkpoint)
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    own = model.state_dict()
-    missing = [name for name in own if name not in state]
-    other = [
-        f"{name} {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if not missing and not other:
-        return
-    texts = [f"{args.checkpoint} does not fit the model of {args.config}"]
-    for what, names in (("missing", missing), ("of another shape", other)):
-        if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            texts.append(f"{what} are {', '.join(names[:SHOWN])}{more}")
-    if state and all(name.startswith("backbone.") for name in state):
-        hint = "this is a backbone file: it starts a training, see tools/train.py"
-    else:
-        hint = "it belongs to another config"
-    raise UserError(f"{'; '.join(texts)} ({len(own)} tensors in all): {hint}")
+    model = unwrap(runner.model)
+    given = without_module(tensors_of(args.checkpoint, checkpoint))
+    require_whole_model(args.checkpoint, model.state_dict(), given, args.config)
+    part = getattr(model, "backbone", None)
+    require_same_input(args.checkpoint, checkpoint.get("meta"), model.data_preprocessor, part)
 
 
 def check_switches(cfg: Any, meta: Mapping[str, Any], checkpoint: str) -> None:
@@ -225,11 +192,11 @@ def check_switches(cfg: Any, meta: Mapping[str, Any], checkpoint: str) -> None:
     Raises:
         UserError: other layers were frozen than the config says.
     """
-    found = re.search(r"^frozen = '(\w+)'", str(meta.get("cfg")), re.M)
-    if found and cfg.get("frozen", found[1]) != found[1]:
+    frozen = config_values(meta.get("cfg")).get("frozen")
+    if isinstance(frozen, str) and cfg.get("frozen", frozen) != frozen:
         raise UserError(
-            f"{checkpoint} was trained with frozen={found[1]}, not {cfg.frozen}: add --cfg-options "
-            f"frozen={found[1]}"
+            f"{checkpoint} was trained with frozen={frozen}, not {cfg.frozen}: add --cfg-options "
+            f"frozen={frozen}"
         )
 
 

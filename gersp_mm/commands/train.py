@@ -15,7 +15,6 @@ Configs that only evaluate frozen features (knn, fewshot) are evaluated.
 from __future__ import annotations
 
 import argparse
-import os
 
 from gersp_mm.commands.options import add_common_arguments, run_tool
 from gersp_mm.engine.launch import load_config
@@ -33,7 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CKPT",
-        help="go on from a checkpoint, without a value from the newest in the work directory",
+        help="resume from CKPT; without a value, from the checkpoint in the work directory that is "
+        "furthest in training",
     )
     parser.add_argument(
         "--amp",
@@ -61,17 +61,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     from mmengine.runner import Runner
 
-    from gersp_mm.checkpoints import latest_checkpoint
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine import launch
     from gersp_mm.engine.config import require_weights
+    from gersp_mm.engine.runs import sole_run
 
     cfg = load_config(args)
     if not cfg.get("train_cfg"):
         require_weights(cfg)
         check_data(cfg, ["test"])
-        Runner.from_cfg(cfg).test()
+        launch.join_processes(cfg)
+        with sole_run(cfg.work_dir):
+            Runner.from_cfg(cfg).test()
         return
+    launch.check_accumulation(cfg)
     if args.amp:
         launch.use_amp(cfg, args.amp)
     if args.auto_scale_lr:
@@ -82,19 +85,12 @@ def run(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get("accumulative_counts", 1)
     for name in args.log_to:
         launch.log_to(cfg, name)
-    if args.resume:
-        checkpoint = args.resume
-        if checkpoint == "auto":
-            checkpoint = latest_checkpoint(cfg.work_dir)
-        elif not os.path.isfile(checkpoint):
-            raise UserError(f"--resume: there is no checkpoint {checkpoint}")
-        if checkpoint is None:
-            print(f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning")
-        else:
-            cfg.resume, cfg.load_from = True, checkpoint
-    require_weights(cfg)
-    check_data(cfg, ["train", "val"])
-    Runner.from_cfg(cfg).train()
+    launch.join_processes(cfg)
+    with sole_run(cfg.work_dir):
+        launch.choose_checkpoint(cfg, args.resume)
+        require_weights(cfg)
+        check_data(cfg, ["train", "val"])
+        Runner.from_cfg(cfg).train()
 
 
 def main(argv: list[str] | None = None) -> None:

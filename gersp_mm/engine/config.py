@@ -47,8 +47,10 @@ def apply_switches(cfg: Config) -> None:
             cfg.pretrained = None
             backbone.pop("init_cfg", None)  # the host's own for random weights remains
         elif cfg.pretrained != NOT_GIVEN:
+            named = backbone.get("init_cfg")  # a prefix may have been given to it
+            prefix = named.get("prefix", PREFIX) if isinstance(named, Mapping) else PREFIX
             backbone.init_cfg = dict(
-                type="Pretrained", checkpoint=str(cfg.pretrained), prefix=PREFIX
+                type="Pretrained", checkpoint=str(cfg.pretrained), prefix=prefix
             )
     if "frozen" in cfg:
         check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))

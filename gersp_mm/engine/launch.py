@@ -8,10 +8,16 @@ import importlib.util
 import os
 import os.path as osp
 import re
+import sys
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import init_dist, is_distributed
+from mmengine.utils.dl_utils import set_multi_processing
 
+from gersp_mm.checkpoints.find import latest_checkpoint
+from gersp_mm.checkpoints.resume import require_training_state
+from gersp_mm.engine.checkpoint_loading import read_all_weights_safely, read_weights
 from gersp_mm.engine.config import apply_switches, parse_options
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
@@ -34,6 +40,7 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: the config file does not exist or cannot be read.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    read_all_weights_safely()
     try:
         path = find_config(args.config)
     except (FileNotFoundError, ValueError) as error:
@@ -51,6 +58,8 @@ def load_config(args: argparse.Namespace) -> Config:
     for name, hook in list(cfg.get("default_hooks", {}).items()):
         if hook is None and name not in MMENGINE_HOOKS:
             cfg.default_hooks.pop(name)  # which MMEngine does for its own alone
+    check = dict(type="gersp_mm.CheckpointCheckHook")  # also where the config is not one of ours
+    cfg.setdefault("default_hooks", ConfigDict()).setdefault("checkpoint_check", check)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(name)
         if loader and not loader.get("num_workers"):
@@ -81,6 +90,67 @@ def join_cpu_processes(launcher: str) -> None:
     _check_environment(launcher, *names, "MASTER_ADDR", "MASTER_PORT")
     rank, world_size = (int(os.environ[name]) for name in names)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+
+
+def join_processes(cfg: Config) -> None:
+    """Start the process group of a config's launcher, as MMEngine's Runner does a little later."""
+    if cfg.launcher == "none" or is_distributed():
+        return
+    environment = cfg.get("env_cfg", {})
+    set_multi_processing(**environment.get("mp_cfg", {}), distributed=True)
+    init_dist(cfg.launcher, **environment.get("dist_cfg", {}))
+
+
+def check_accumulation(cfg: Config) -> None:
+    """Refuse a number of accumulated iterations that is no positive whole number.
+
+    Raises:
+        UserError: With the field and the value.
+    """
+    counts = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
+    if not isinstance(counts, int) or isinstance(counts, bool) or counts < 1:
+        raise UserError(
+            "optim_wrapper.accumulative_counts must be a whole number of at least 1, got "
+            f"{counts!r}. It is the number of iterations whose gradients make one step"
+        )
+
+
+def choose_checkpoint(cfg: Config, given: str | None) -> None:
+    """Set ``cfg.resume`` and ``cfg.load_from`` to the checkpoint that a run is resumed from.
+
+    Args:
+        cfg: Changed in place; its ``resume`` and ``load_from`` count where ``given`` is None.
+        given: A path; ``'auto'`` for the checkpoint of the work directory that is furthest in
+            training, if there is one; None.
+
+    Raises:
+        UserError: The file does not exist, is damaged or is no checkpoint of a training.
+    """
+    if given is None and cfg.get("resume"):
+        given = cfg.get("load_from") or "auto"
+    if given is None:
+        return
+    cfg.resume = False
+    if given == "auto":
+        folder = checkpoint_folder(cfg)
+        found = latest_checkpoint(folder, lambda text: print(f"warning: {text}", file=sys.stderr))
+        if found is None:
+            cfg.load_from = None
+            print(f"--resume: no checkpoint in {folder} yet, starting from the beginning")
+            return
+        given = found
+    elif not os.path.exists(given) and "://" not in given:
+        raise UserError(f"--resume: there is no checkpoint {given}")
+    require_training_state(read_weights(given), given)
+    cfg.resume, cfg.load_from = True, given
+
+
+def checkpoint_folder(cfg: Config) -> str:
+    """Return the folder that MMEngine's checkpoint hook writes to."""
+    out_dir = (cfg.get("default_hooks", {}).get("checkpoint") or {}).get("out_dir")
+    if out_dir is None or out_dir == cfg.work_dir:
+        return cfg.work_dir
+    return osp.join(out_dir, osp.basename(cfg.work_dir.rstrip(osp.sep)))
 
 
 def _leave_processes() -> None:

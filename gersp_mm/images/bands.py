@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -11,9 +12,11 @@ from PIL import Image, TiffImagePlugin
 PNG_START = b"\x89PNG\r\n\x1a\n"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NUMBERS = {1: "uint", 2: "int", 3: "float", 5: "complex int", 6: "complex float"}
-BITS, BANDS, EXTRA, FORMAT, NODATA = 258, 277, 338, 339, 42113  # tags
+BITS, PHOTOMETRIC, BANDS, EXTRA, FORMAT, NODATA = 258, 262, 277, 338, 339, 42113  # tags
+CMYK = 5  # as the photometric interpretation
 ALPHA = (1, 2)  # kinds of extra band that mean transparency
 FEW_LEVELS = 128  # of 256; an ordinary image has more
+LOOKED_AT = 2048  # rows and columns of a large image, evenly spread
 
 
 def describe_tiff(content: bytes) -> str | None:
@@ -34,14 +37,14 @@ def describe_tiff(content: bytes) -> str | None:
     return f"{words}, nodata {nodata}" if nodata else words
 
 
-def name_loss(content: bytes, pixels: np.ndarray) -> str | None:
+def name_loss(content: bytes, decode: Callable[[], np.ndarray]) -> str | None:
     """Say what 8-bit RGB leaves out of a file: grey levels of 16 bits, or a fourth band.
 
     Transparency is no loss, and the lower halves of 16-bit values that use their range are none.
 
     Args:
         content: The bytes of an image file.
-        pixels: What was read from it, H×W×3 uint8.
+        decode: Gives what is read from it, H×W×3 uint8; called where the header asks for it.
 
     Returns:
         The words, or None if nothing is lost.
@@ -50,22 +53,27 @@ def name_loss(content: bytes, pixels: np.ndarray) -> str | None:
     extra = tags.get(EXTRA, ()) if tags else ()
     bands, bits, _ = _layout(tags) if tags else (0, 0, "")
     transparent = any(kind in ALPHA for kind in (extra if isinstance(extra, tuple) else (extra,)))
-    if bits == 8 and bands > 3 and not transparent:
-        return f"{bands} bands x uint8, of which only the first 3 are used"
+    colours = 4 if tags and tags.get(PHOTOMETRIC) == CMYK else 3
+    if bits == 8 and bands > colours and not transparent:
+        return f"{bands} bands x uint8, of which only the first {colours} are used"
     is_png = content.startswith(PNG_START) and content[24:25] == b"\x10"
     if not (is_png or bits > 8):
         return None
-    left = max(len(np.unique(pixels[..., band])) for band in range(3))
-    if left >= FEW_LEVELS or left >= _grey_levels(content):
+    pixels = decode()
+    step = max(1, max(pixels.shape) // LOOKED_AT)
+    left = max(len(np.unique(pixels[::step, ::step, band])) for band in range(3))
+    if left >= FEW_LEVELS or left >= _grey_levels(content, step):
         return None
     kind = describe_tiff(content) or "16-bit"
     return f"{kind}, of which only the high byte is used: {left} grey levels remain"
 
 
-def _grey_levels(content: bytes) -> float:
+def _grey_levels(content: bytes, step: int) -> float:
     """Return how many values a greyscale image has; infinity for other images."""
     with Image.open(io.BytesIO(content)) as image:
-        return len(np.unique(np.asarray(image))) if image.mode.startswith("I") else np.inf
+        if not image.mode.startswith("I"):
+            return np.inf
+        return len(np.unique(np.asarray(image)[::step, ::step]))
 
 
 def _tags(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:

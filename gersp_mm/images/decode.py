@@ -98,12 +98,15 @@ def load_pixels(path: str, backend_args: dict | None = None) -> torch.Tensor:
     return decoded if isinstance(decoded, torch.Tensor) else pil_to_tensor(decoded)
 
 
-def find_loss(path: str, backend_args: dict | None = None) -> str | None:
+def find_loss(
+    path: str, backend_args: dict | None = None, image: Image.Image | None = None
+) -> str | None:
     """Say what :func:`load_rgb` leaves out of an image file: grey levels, or a fourth band.
 
     Args:
         path: see :func:`load_rgb`.
         backend_args: see :func:`load_rgb`.
+        image: What :func:`load_rgb` gave for the file; decoded here by default.
 
     Returns:
         The words; None if nothing is left out, or the file cannot be read.
@@ -113,8 +116,8 @@ def find_loss(path: str, backend_args: dict | None = None) -> str | None:
         if content.startswith(JPEG_START):
             return None
         with unlimited_image_size():
-            return name_loss(content, np.asarray(_decode(content)))
-    except BadImageError:
+            return name_loss(content, lambda: np.asarray(image or _decode(content)))
+    except Exception:  # whether it can be read is not asked here
         return None
 
 

@@ -22,9 +22,11 @@ from gersp_mm.utils.files import escape_name
 Entry = tuple[str, int]  # path and label
 
 TAIL = 256  # bytes at the end of a file that are compared before the whole is hashed
-THUMBNAIL = 32  # pixels a side
-CLOSE = 1.0  # grey levels by which thumbnails of one picture may differ, in the mean
-CONTRAST = 4  # times the difference that a picture's contrast has to be
+THUMBNAIL = 16  # pixels a side
+# Thumbnails of one picture differ by at most so many grey levels in the mean, and by so small a
+# share of their standard deviation: lossy compression changes them by less, and tiles of water or
+# sand, which are all alike, are far from it.
+CLOSE, SHARE = 4.0, 1 / 16
 TRIED = 50  # pairs of one name and one format that are looked at first
 MAX_SHARED = 0.05  # of a part; beyond it results are not believed
 
@@ -58,10 +60,10 @@ def refuse_second_copies(paths: Sequence[str], where: str | os.PathLike) -> None
         return
     one, other = map(escape_name, found[0])
     images = len(paths) - len(found)
-    every = "every image" if 2 * len(found) == len(paths) else f"{len(found)} of {images} images"
+    every = "every image is" if len(found) == images else f"{len(found)} of {images} images are"
     endings = sorted({PurePath(path).suffix for pair in found for path in pair})
     raise UserError(
-        f"In {where}, {every} is there twice, as {' and '.join(endings)} ({one} and {other}), so "
+        f"In {where}, {every} there twice, as {' and '.join(endings)} ({one} and {other}), so "
         "that training and test would share pictures. Remove one of the two formats."
     )
 
@@ -211,7 +213,7 @@ def _same_pixels(one: str, other: str) -> bool:
     ]
     difference = float(np.abs(pixels[0] - pixels[1]).mean())
     contrast = float(pixels[0].std((0, 1)).mean())
-    return difference <= CLOSE and contrast >= CONTRAST * difference
+    return difference <= min(CLOSE, SHARE * contrast)
 
 
 def _suffix(path: str) -> str:

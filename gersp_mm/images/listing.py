@@ -231,14 +231,15 @@ class _Walk:
         parts = []
         if self.hidden:
             kinds = sorted(set(self.hidden))
-            parts.append(f"{len(self.hidden)} hidden or system files and folders ({_some(kinds)})")
+            parts.append(f"hidden or system files and folders: {len(self.hidden)} ({_some(kinds)})")
         if self.links:
             links = sorted(self.links)
-            parts.append(f"{len(links)} links to folders that are listed already ({_some(links)})")
-        text = " and ".join(parts)
+            parts.append(f"links to folders that are listed already: {len(links)} ({_some(links)})")
+        text = "; ".join(parts)
         if text and (self.root, text) not in _told:
             _told.add((self.root, text))
-            print_log(f"{self.folder}: passed over {text}.", logger="current")
+            where = self.folder.rstrip(os.sep)
+            print_log(f"{where}: {len(self.found)} images. Passed over {text}", logger="current")
 
 
 def _some(names: Sequence[str]) -> str:

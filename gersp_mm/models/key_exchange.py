@@ -9,7 +9,7 @@ bytes, and no rank has to agree with the others about the order first.
 from __future__ import annotations
 
 import torch
-from mmengine.dist import all_gather, get_dist_info
+from mmengine.dist import all_gather, get_backend, get_dist_info
 from torch import distributed
 
 
@@ -57,8 +57,9 @@ def gather_keys(keys: torch.Tensor) -> torch.Tensor:
     """
     if get_dist_info()[1] == 1:
         return keys
-    dtype = autocast_dtype(keys.device.type)
-    return torch.cat(all_gather(keys.to(dtype or keys.dtype)))
+    dtype = autocast_dtype(keys.device.type) or keys.dtype
+    parts = all_gather(_sendable(keys.to(dtype).contiguous()))
+    return torch.cat([part.view(dtype) for part in parts])
 
 
 def exchanged_bytes(images: torch.Tensor) -> int:
@@ -91,5 +92,14 @@ def _shares(n: int) -> tuple[list[int], list[int]]:
 
 def _exchange(rows: torch.Tensor, send: list[int], receive: list[int]) -> torch.Tensor:
     result = torch.empty_like(rows)
-    distributed.all_to_all_single(result, rows, receive, send)
+    distributed.all_to_all_single(_sendable(result), _sendable(rows), receive, send)
     return result
+
+
+def _sendable(rows: torch.Tensor) -> torch.Tensor:
+    """Return a view of contiguous rows in a type that the process group can send.
+
+    Gloo of torch 2.1 knows no bfloat16, so its bytes are sent, which changes no value.
+    """
+    bytewise = rows.dtype == torch.bfloat16 and get_backend() == "gloo"
+    return rows.view(torch.uint8) if bytewise else rows

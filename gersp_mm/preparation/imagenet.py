@@ -12,8 +12,9 @@ The archive holds one tar file a class; each has to be unpacked into a folder of
   cd data/ImageNet/train && tar xf ILSVRC2012_img_train.tar && rm ILSVRC2012_img_train.tar
   for f in n*.tar; do mkdir "${f%.tar}" && tar xf "$f" -C "${f%.tar}" && rm "$f"; done
 
-The label of an image is the number of its folder among all sorted folders of train/: one folder too
-few or too many shifts the labels of all after it. Nothing is written, except with --decode (which
+The label of an image is the number of its folder among all sorted folders of train/ that are not
+hidden or of the system (.ipynb_checkpoints, @eaDir): one folder too few or too many shifts the
+labels of all after it. Nothing is written, except with --decode (which
 takes hours): unreadable_<part>.txt, and decoded_<part>.txt, so that it may be interrupted.
 
 Other trees of the kind (a subset, Tiny-ImageNet with its train/<class>/images/, classes of your

@@ -11,7 +11,8 @@ DST gets images/ or images.lmdb/, and lists that every dataset reads (as ann_fil
   images.txt       the images; gersp_mm.MillionAID takes DST without naming the list
   labelled.txt     `path label`, where SRC has one sub-folder a class (labels as mmpretrain's
                    CustomDataset numbers them: the sorted folders' numbers) or --list has labels
-  bad_images.txt   images that cannot be read and are left out, with the reason
+  bad_images.txt   images that cannot be read and are left out, with the reason; line breaks and
+                   bytes that are not UTF-8 are escaped in names
   progress.jsonl   what is done
 
 It may be interrupted at any moment, killed included: the same command goes on where it stopped.
@@ -41,7 +42,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from gersp_mm.images.decode import load_rgb
+from gersp_mm.images.decode import find_loss, load_rgb
 from gersp_mm.images.listing import (
     IMAGE_EXTENSIONS,
     ImageList,
@@ -52,7 +53,7 @@ from gersp_mm.images.listing import (
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.preparation.common import write_reasons
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import remove_temporaries, replacing
+from gersp_mm.utils.files import escape_name, remove_temporaries, replacing
 
 FOLDER = "images"
 PROGRESS = "progress.jsonl"
@@ -166,7 +167,8 @@ class Packer(Dataset):
         content = self.shrink(image)
         kind = "copied" if content is None else "shrunk"
         content = content or original
-        packed = Packed(name, kind, len(original), len(content))
+        loss = find_loss(str(path), image=image) if kind == "shrunk" else None
+        packed = Packed(name, kind, len(original), len(content), loss or "")
         if self.target is None:
             return packed._replace(content=content)
         try:
@@ -437,4 +439,10 @@ def run(args: argparse.Namespace) -> None:
         args.workers,
     )  # fmt: skip
     print(count_table(list(packed.values())))
+    losses = [row for row in packed.values() if row.kind == "shrunk" and row.reason]
+    if losses:
+        print(
+            f"WARNING: {len(losses)} images lost something when they were shrunk to 8-bit RGB, the "
+            f"first being {escape_name(losses[0].name)} ({losses[0].reason})"
+        )
     print(f"wrote {args.target / LISTING}")

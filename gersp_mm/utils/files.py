@@ -19,19 +19,29 @@ TEMPORARY_SUFFIX = ".tmp"
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` and move it into place when the block succeeds."""
+    """Give a temporary path beside ``path`` and move it into place when the block succeeds.
+
+    Raises:
+        OSError: The file cannot be written. The error names ``path``, not the temporary file.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
-    os.close(handle)
+    name = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
+        os.close(handle)
         yield Path(name)
         with open(name, "r+b") as written:
             os.fsync(written.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
+    except OSError as error:
+        if error.errno is None or str(error.filename or TEMPORARY_SUFFIX)[-4:] != TEMPORARY_SUFFIX:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
 
 
 def save_atomically(content: Any, path: str | os.PathLike) -> None:

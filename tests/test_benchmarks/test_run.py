@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gersp_mm import benchmark
 from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.benchmark import data as benchmark_data
 from gersp_mm.benchmark import finetuning, runner
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.datasets.splits import few_shot
+from gersp_mm.evaluation import features as features_module
 from gersp_mm.evaluation import linear_probe
 from gersp_mm.results import store
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256
-from tests.smoke import ROOT, write_images
+from tests.smoke import ROOT, write_classes, write_images
 
 CONFIG = "configs/downstream/eurosat/finetune_r18_eurosat.py"
 PLAN = """
@@ -73,6 +76,65 @@ def test_rows_cache_and_second_run(folder, capsys, monkeypatch):
     assert [r["value"] for r in again] == [r["value"] for r in found]
     ran, more = run(PLAN.replace("k: 5", "k: 3"))  # another protocol is another row
     assert ran == 3 and len(more) == len(found) + 3 and more[: len(found)] == found
+
+
+def test_unreadable_images_are_left_out_said_and_noted_in_the_cache(folder, monkeypatch):
+    said: list[str] = []
+    for module in (runner, features_module):
+        monkeypatch.setattr(module, "print_log", lambda text, **_: said.append(text))
+    for part in ("train", "test"):
+        Path(part).unlink()  # a link to what other tests read
+    write_classes(Path("train"), 3, 6)
+    for label in range(3):
+        write_images(Path("test", f"class_{label}"), 3, seed=200 + label)
+    Path("train/class_1/002.jpg").write_bytes(b"no image")
+    Path("test/class_0/001.jpg").write_bytes(b"no image")
+    ran, found = run()
+    assert ran == 11 and len(said) == 6  # two parts of three networks
+    assert said[0].startswith("1 of 18 images cannot be read and are left out of the evaluation: ")
+    assert "(18 train, 9 test)" in found[0]["protocol"]
+    # a new process, which finds the features in the cache: the same values, and the same is said
+    said.clear()
+    assert [row["value"] for row in run(out="again.jsonl")[1]] == [row["value"] for row in found]
+    assert said[0] == (
+        "mine: 1 of 18 train images could not be read when their features were made, and are left "
+        "out: train/class_1/002.jpg"
+    )
+    # where such an image can be read by now, features are made anew
+    monkeypatch.setattr(runner, "load_rgb", lambda path: None)
+    said.clear()
+    run(out="third.jsonl")
+    assert said[0].startswith("1 of 18 images cannot be read")
+
+
+def test_one_class_list_and_pictures_of_one_part_alone(folder):
+    write_images(Path("other/class_1"), 3, seed=400)
+    write_images(Path("other/class_2"), 3, seed=500)
+    data = plan_of(PLAN.replace("test: test", "test: other")).data["mine"]
+    assert [label for _, label in data.parts["test"]] == [1, 1, 1, 2, 2, 2]
+    write_images(Path("other/airport"), 1, seed=600)
+    with pytest.raises(UserError, match="classes that the train images have not: airport"):
+        plan_of(PLAN.replace("test: test", "test: other"))
+    with pytest.raises(UserError, match="data: train and train: 18 of 18 test images are also in"):
+        plan_of(PLAN.replace("test: test", "test: train"))
+
+
+def test_a_second_copy_of_a_known_data_set_is_refused(folder, monkeypatch, capsys):
+    monkeypatch.setenv("GERSP_DATA", "data")
+    for number in range(21):
+        images = write_images(Path(f"data/ucmerced/Images/c{number:02d}"), 3, number, size=(8, 8))
+        for path in list(images.iterdir()):
+            with Image.open(path) as image:
+                image.save(path.with_suffix(".png"))
+    text = PLAN.replace("data: mine, k", "data: ucmerced, k")
+    with pytest.raises(UserError, match=r"ucmerced, every image is there twice, as .jpg and .png"):
+        plan_of(text)
+    for path in Path("data/ucmerced").rglob("*.png"):
+        path.unlink()
+    said: list[str] = []
+    monkeypatch.setattr(benchmark_data, "print_log", lambda text, **_: said.append(text))
+    plan_of(text)
+    assert said[0].startswith("data: UC Merced has 2,100 images, data/ucmerced has 63: ")
 
 
 def test_values_are_scikit_learns_on_the_same_features(folder):
@@ -215,16 +277,26 @@ def test_what_shows_only_with_the_jobs(folder):
     with pytest.raises(UserError, match="two tasks give the same row"):
         benchmark.make_jobs(plan_of(twice))
     torch.save(dict(state_dict={}), "c.pth")
-    with pytest.raises(UserError, match=r"c\.pth is no exported backbone .*convert_checkpoint\.py"):
+    with pytest.raises(UserError, match=r"c\.pth holds no tensors; it has nothing"):
         benchmark.make_jobs(plan_of(PLAN.replace("b.pth", "c.pth")))
     scale = dict(mean=list(RGB_MEAN), std=list(RGB_STD))
     for arch, text in (
         ("Foo-7", r"plan\.yml: c\.pth is no ResNet: give its backbone as arch: {type"),
-        ("ResNet-18", r"c\.pth is no ResNet-18: \d+ tensors are missing \(conv1\.weight"),
+        ("ResNet-18", r"ResNet-18 cannot be loaded from c\.pth: 100 missing: conv1\.weight"),
     ):
         export_backbone({"backbone.x": torch.zeros(1)}, "c.pth", arch, "GeRSP", **scale)
         with pytest.raises(UserError, match=text):
             run(PLAN.replace("b.pth", "c.pth"))
+
+
+def test_weights_that_are_not_finite_give_no_row(folder):
+    content = torch.load("b.pth", weights_only=True)
+    content["state_dict"]["backbone.layer1.0.conv1.weight"][0] = float("nan")
+    del content["meta"]["weights_sha256"]
+    torch.save(content, "c.pth")
+    with pytest.raises(UserError, match=r"c\.pth: 1 tensors hold NaN .*layer1\.0\.conv1\.weight"):
+        run(PLAN.replace("b.pth", "c.pth"))
+    assert not list(folder.rglob("results.jsonl"))
 
 
 FINETUNE = f"""

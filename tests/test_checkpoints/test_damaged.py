@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import enum
 import io
 import os
 import pickle
+import re
 import struct
 import sys
 import tarfile
 import zipfile
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Hashable
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from mmpretrain.models import ResNetV1c
 
 from gersp_mm.backbones.convert import take_backbone, write_backbone
-from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.backbones.exported import describe_backbone, export_backbone
 from gersp_mm.backbones.verify import feature_difference
+from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.checkpoints.read import read_checkpoint
+from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.utils.errors import UserError
 from tests.test_checkpoints.builders import (
     backbone,
@@ -211,15 +224,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
     # not the whole of a ResNet
     "a tensor missing": (
         saved(without("layer3.0.bn1.running_var")),
-        "1 tensors are missing (layer3.0.bn1.running_var)",
+        "is no complete ResNet-18: 1 missing: layer3.0.bn1.running_var.",
     ),
     "a block missing": (
-        saved(without("layer2.1.")), "10 tensors are missing (layer2.1.conv1.weight, layer2.1.bn1.",
+        saved(without("layer2.1.")), "10 missing: layer2.1.conv1.weight, layer2.1.bn1.weight",
     ),
-    "stem missing": (saved(without("backbone.conv1", "backbone.bn1")), "5 tensors are missing"),
+    "stem missing": (saved(without("backbone.conv1", "backbone.bn1")), "5 missing: conv1.weight"),
     "a block too many": (
         saved({**STATE, **renamed("layer4.1.", "layer4.2.")}),
-        "12 tensors are unexpected (layer4.2.conv1.weight",
+        "10 unexpected: layer4.2.conv1.weight",
     ),
     "blocks of no ResNet": (
         saved(without("layer4.1.", "layer3.1.")), "Its stages have 2-2-1-1 blocks",
@@ -234,11 +247,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "groups": (saved(network_state("resnext50_32x4d")), "grouped: it is a ResNeXt"),
     "bands": (
         saved({**STATE, "backbone.conv1.weight": torch.zeros(64, 13, 7, 7)}),
-        "1 have another shape (conv1.weight is 64x13x7x7, not 64x3x7x7). It takes 13 bands",
+        "1 of another shape: conv1.weight is 64x13x7x7 instead of 64x3x7x7. It takes 13 bands",
     ),
     "deep stem": (deep_stem, "has the deep stem of ResNetV1c"),
     "norms without statistics": (
-        saved(without("running_", "num_batches")), "40 tensors are missing (bn1.running_mean",
+        saved(without("running_", "num_batches")), "40 missing: bn1.running_mean",
     ),
     "Detectron's names": (
         saved(renamed("layer1", "res2")), "It has Detectron's names and so the caffe style",
@@ -413,6 +426,85 @@ def test_unknown_classes_are_named_and_left_unread_if_trusted(tmp_path):
     assert "AttributeDict" in note and "pytorch_lightning" not in sys.modules
 
 
+class Settings(dict):
+    """A dict of another library."""
+
+
+class Level(enum.Enum):
+    """An enumeration."""
+
+    LOW = 1
+
+
+def plain_objects() -> dict[str, Any]:
+    table = Settings(lr=0.1)
+    table.note = "attribute"
+    return dict(
+        date=datetime.datetime(2024, 1, 1), path=Path("a"), level=Level.LOW, table=table,
+        scalar=np.float32(0.5), array=np.arange(3), text=np.str_("a"), counter=Counter("aab"),
+        queue=deque([1, 2]), number=Decimal("1.5"), share=Fraction(1, 3), name=UUID(int=3),
+        space=SimpleNamespace(a=1), part=partial(int, base=2), pattern=re.compile("a"), set={1, 2},
+        frozen=frozenset("ab"), complex=1 + 2j, slice=slice(3), span=range(3), raw=b"a",
+        bytes=bytearray(b"a"), dtype=torch.float16, device=torch.device("cpu"),
+        size=torch.Size([1]), namespace=argparse.Namespace(a=1), order=OrderedDict(a=1),
+        default=defaultdict(int, a=1), function=len, a_class=Settings, nested=[dict(at=datetime.date(2024, 1, 1), ok=1)],
+    )  # fmt: skip
+
+
+def odd_meta(form: str, path: Path) -> Any:
+    objects = plain_objects()
+    if form == "training":
+        return dict(epoch=3, **objects)
+    if form == "exported":
+        path.write_bytes(exported(path))
+        return {**torch.load(path, weights_only=True)["meta"], **objects}
+    if form == "keys":
+        return {key: 1 for key in objects.values() if isinstance(key, Hashable)}
+    return objects[form]
+
+
+@pytest.mark.parametrize("form", ["training", "exported", "keys", "table", "space", "date"])
+def test_any_plain_object_in_meta_is_survived(form, tmp_path):
+    meta = odd_meta(form, tmp_path / "exported.pth")
+    state = {n: v.contiguous() for n, v in STATE.items()}
+    torch.save(dict(meta=meta, state_dict=state), tmp_path / "file.pth")
+    conversion = take_backbone(tmp_path / "file.pth", trust=True)
+    write_backbone(conversion, tmp_path / "written.pth")
+    written = torch.load(tmp_path / "written.pth", weights_only=True)  # plain Python alone
+    assert written["state_dict"].keys() == STATE.keys()
+    if form == "exported":
+        assert written["meta"]["weights_sha256"] == meta["weights_sha256"]
+        kept = {name: written["meta"][name] for name in ("scalar", "array", "set", "order")}
+        assert kept == dict(scalar=0.5, array=[0, 1, 2], set={1, 2}, order=OrderedDict(a=1))
+        assert written["meta"]["nested"] == [dict(ok=1)]
+        assert "date" not in written["meta"]
+
+
+def test_what_is_left_out_of_meta_is_said(tmp_path):
+    path = tmp_path / "file.pth"
+    path.write_bytes(exported(path))
+    content = torch.load(path, weights_only=True)
+    content["meta"]["when"] = dict(start=datetime.date(2024, 1, 1), seconds=np.float64(3.5))
+    torch.save(content, path)
+    conversion = take_backbone(path, trust=True)
+    assert conversion.notes == ("left unread: meta.when.start",)
+    assert conversion.meta["when"] == dict(seconds=3.5)
+    del content["meta"]["method"]
+    torch.save(content, path)
+    with pytest.raises(UserError, match="has a meta without method: export or convert it again"):
+        take_backbone(path, trust=True)
+
+
+def test_renamed_exports_are_converted_anew(tmp_path):
+    path = tmp_path / "file.pth"
+    export_backbone(STATE, path, "ResNet-18", "GeRSP", list(RGB_MEAN), list(RGB_STD))
+    content = torch.load(path, weights_only=True)
+    bare = {n.removeprefix("backbone."): v for n, v in content["state_dict"].items()}
+    meta = {**content["meta"], "weights_sha256": weights_sha256(bare)}
+    torch.save(dict(state_dict=bare, meta=meta), path)
+    assert take_backbone(path).backbone.keys() == STATE.keys()
+
+
 @pytest.mark.parametrize("wrapper", ["model", None])
 def test_whole_network_is_refused_even_if_trusted(wrapper, tmp_path):
     path = tmp_path / "file.pth"
@@ -466,7 +558,8 @@ def test_exported_transformers_pass_through(tmp_path):
 def test_exported_nan_is_refused(tmp_path):
     path = tmp_path / "file.pth"
     state = {n: v.contiguous() for n, v in with_value(float("nan")).items()}
-    export_backbone(state, path, "ResNet-18", "GeRSP", [0.0], [1.0])
+    meta = describe_backbone(state, "ResNet-18", "GeRSP", [0.0], [1.0])
+    torch.save(dict(state_dict=state, meta=meta), path)
     with pytest.raises(UserError, match="hold NaN or infinity"):
         take_backbone(path)
 

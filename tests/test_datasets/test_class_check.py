@@ -101,6 +101,41 @@ def test_lists_of_labels(tmp_path):
         check_data(config(tmp_path, "train.txt"))
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("a/1.jpg 0\n".encode("utf-8-sig"), "a UTF-8 byte-order mark"),
+        ("a/1.jpg 0\n".encode("utf-16"), "UTF-16"),
+        (b"a\\1.jpg 0\r\n", "backslashes in its paths"),
+    ],
+)
+def test_lists_that_the_host_misreads_are_refused(tmp_path, content, found):
+    (tmp_path / "train.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"train.txt has {found}, which mmpretrain does not read"):
+        check_data(config(tmp_path, "train.txt"))
+    check_data(config(tmp_path, "train.txt", type="gersp_mm.LabelledImages"))
+
+
+def test_parts_that_number_other_class_folders_are_refused(tmp_path):
+    def parts(kind: str) -> Config:
+        loaders = {
+            f"{part}_dataloader": dict(dataset=dict(type=kind, data_root=str(tmp_path / part)))
+            for part in ("train", "test")
+        }
+        return Config(loaders)
+
+    for name in ("train/a", "train/b", "train/c", "test/b", "test/c"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"train and .*test differ \(only train has a\), and each"):
+        check_data(parts("CustomDataset"))
+    (tmp_path / "test/a").mkdir()
+    check_data(parts("CustomDataset"))
+    (tmp_path / "test/.ipynb_checkpoints").mkdir()
+    check_data(parts("gersp_mm.LabelledImages"))  # which passes it over
+    with pytest.raises(UserError, match=r"only test has .ipynb_checkpoints"):
+        check_data(parts("mmpretrain.CustomDataset"))
+
+
 def test_data_that_are_not_there_name_the_converter(tmp_path):
     with pytest.raises(
         UserError, match=r"train\.json does not exist.*converters/dior\.py"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -174,9 +176,9 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, grey16):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (np.float32([[0.5, 1e6]]), "floating-point image; convert it to 8 or 16 bit"),
-        (np.int16([[-3, 7]]), "integer image with values from -3 to 7; convert it to 8 bit"),
-        (np.int32([[0, 70000]]), "integer image with values from 0 to 70000; convert it to 8 bit"),
+        (np.float32([[0.5, 1e6]]), "1 band x float32; convert it to 8-bit RGB"),
+        (np.int16([[-3, 7]]), "1 band x int16 with values from -3 to 7; convert it to 8-bit RGB"),
+        (np.int32([[0, 70000]]), "1 band x int32 with values from 0 to 70000; convert it to 8-bit"),
     ],
 )
 def test_numbers_without_an_8_bit_meaning_are_refused(tmp_path, values, expected):
@@ -241,6 +243,190 @@ def test_malformed_metadata_does_not_make_an_image_unusable(tmp_path, pixels, ex
         warnings.simplefilter("error")
         shape = read(tmp_path / "a.jpg").shape
     assert shape == ((WIDTH, HEIGHT, 3) if turned else (HEIGHT, WIDTH, 3))
+
+
+# ------------------------------------------------------------------------------- damaged JPEGs
+
+
+@pytest.fixture(params=["simplejpeg", "torchvision"])
+def decoder(request, monkeypatch) -> str:
+    if request.param == "torchvision":
+        monkeypatch.setattr(image_io, "simplejpeg", None)
+    return request.param
+
+
+def photograph(side: int = 96, **options: object) -> bytes:
+    rng = np.random.default_rng(5)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    image = coarse.resize((side, side), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.convert(options.pop("mode", "RGB")).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    """Copies of a JPEG whose pixels are wrong, though PIL finds nothing."""
+    start = content.rindex(b"\xff\xda")  # of the last scan
+    body = len(content) - start
+    a, b = start + body * 35 // 100, start + body * 65 // 100
+    scan = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+    return {
+        "middle zeroed": content[:a] + bytes(b - a) + content[b:],
+        "block missing": content[:a] + content[b:],
+        "header and end": content[:scan] + b"\xff\xd9",
+        "cut off and ended": content[:b] + b"\xff\xd9",
+        "cut off and filled up": content[:a] + bytes(len(content) - a),
+        "truncated": content[:b],
+        "end alone missing": content[:-2],
+    }
+
+
+KINDS = [
+    dict(), dict(subsampling=0), dict(mode="L"), dict(mode="CMYK"), dict(optimize=True),
+    dict(restart_marker_rows=1), dict(exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_damaged_jpegs_are_refused_with_the_decoders_words(tmp_path, decoder, options, capfd):
+    content = photograph(quality=80, **options)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    assert read(path).shape == (96, 96, 3)
+    for kind, broken in damaged(content).items():
+        path.write_bytes(broken)
+        words = reason(path)
+        assert words.startswith(("Corrupt JPEG data: ", "Premature end of JPEG file")), kind
+    assert capfd.readouterr().err == ""
+
+
+def test_odd_but_whole_jpegs_are_used(tmp_path, decoder):
+    content = photograph(quality=80)
+    expected = np.asarray(Image.open(io.BytesIO(content)))
+    path = tmp_path / "a.jpg"
+    for odd in (
+        content + bytes(range(256)) * 8,  # bytes after the end
+        content + b"\xff\xd8" + content[:300],  # a broken second image after the end
+        content[:2] + b"\xff\xff\xff" + content[2:],  # fill bytes
+        content[:2] + b"\xff\xfe\x00\x0acomments" + content[2:],
+    ):
+        path.write_bytes(odd)
+        assert np.array_equal(read(path), expected)
+    path.write_bytes(photograph(quality=80, progressive=True))
+    assert read(path).shape == (96, 96, 3)
+
+
+def test_what_others_write_to_stderr_is_passed_on(tmp_path, decoder, capfd, monkeypatch):
+    def decode(data):
+        os.write(2, b"another thread\nCorrupt JPEG data: bad Huffman code\nspeaks\n")
+        raise RuntimeError("as torchvision does")
+
+    monkeypatch.setattr(image_io, "simplejpeg", None)
+    monkeypatch.setattr(image_io, "decode_jpeg", decode)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(photograph())
+    with pytest.raises(BadImageError, match="^Corrupt JPEG data: bad Huffman code$"):
+        load_pixels(str(path))
+    assert capfd.readouterr().err.split() == ["another", "thread", "speaks"]
+
+
+# ------------------------------------------------------------------------------------------ size
+
+
+def claiming(kind: str, width: int, height: int) -> bytes:
+    """A small image file whose header claims another size."""
+    small = Image.new("RGB", (8, 8), (9, 8, 7))
+    buffer = io.BytesIO()
+    small.save(buffer, kind)
+    content = bytearray(buffer.getvalue())
+    if kind == "PNG":
+        content[16:24] = struct.pack(">II", width, height)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    elif kind == "BMP":
+        content[18:26] = struct.pack("<ii", width, height)
+    elif kind == "PPM":
+        return f"P6 {width} {height} 255\n".encode() + bytes(192)
+    elif kind == "TIFF":
+        for tag, claim in ((256, width), (257, height)):
+            for form, number in (("<HHIHxx", 3), ("<HHII", 4)):
+                new = struct.pack("<HHII", tag, 4, 1, claim)
+                content = content.replace(struct.pack(form, tag, number, 1, 8), new)
+    else:
+        at = content.index(b"\xff\xc0")
+        content[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "PPM", "TIFF"])
+@pytest.mark.parametrize(
+    ("size", "limit"),
+    [((40_000, 40_000), "limit of 536,870,912 pixels"), ((20_000, 9_000), "pixels for each byte")],
+)
+def test_bombs_are_refused_from_their_header(tmp_path, decoder, kind, size, limit, monkeypatch):
+    path = tmp_path / "bomb"
+    path.write_bytes(claiming(kind, *size))
+    monkeypatch.setattr(Image.Image, "load", None)  # nothing is decoded
+    for name in ("simplejpeg", "decode_jpeg"):
+        monkeypatch.setattr(image_io, name, None)
+    words = reason(path)
+    assert f"claims {size[0]:,} x {size[1]:,} pixels in {path.stat().st_size:,} bytes" in words
+    assert words.endswith(limit)
+
+
+def test_limits_leave_room_for_real_images():
+    image_io.check_size(24_000, 15_900, 40_000_000)  # the largest of Million-AID
+    image_io.check_size(8_192, 8_192, 20)  # cheap, whatever is behind it
+    side, raw = 20_000, 20_000 * 20_001
+    image_io.check_size(side, side, raw // 1_032)  # 8-bit grey of one colour, as a PNG
+    with pytest.raises(BadImageError, match="pixels for each byte"):
+        image_io.check_size(side, side, raw // 1_032 // 8)  # 1 bit of one colour
+
+
+@pytest.mark.parametrize("where", ["simplejpeg.decode_jpeg", "Image.open"])
+def test_too_little_memory_makes_a_bad_image(tmp_path, where, monkeypatch, pixels):
+    path = tmp_path / "a.img"
+    Image.fromarray(pixels).save(path, "JPEG" if "jpeg" in where else "PNG")
+
+    def fail(*args, **kwargs):
+        raise np._core._exceptions._ArrayMemoryError((65000, 65000, 3), np.dtype("uint8"))
+
+    owner, name = where.split(".")
+    monkeypatch.setattr(getattr(image_io, owner), name, fail)
+    assert reason(path) == "not enough memory to decode it"
+
+
+# ----------------------------------------------------------------------------------------- bands
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "byte_order"),
+    [(4, np.uint16, "<"), (13, np.uint16, ">"), (5, np.float32, "<"), (3, np.int16, "<")],
+)
+def test_tiffs_of_other_bands_are_named_with_the_fix(tmp_path, bands, dtype, byte_order):
+    path = write_tiff(tmp_path / "a.tif", np.ones((6, 5 * bands), dtype), byte_order)
+    content = path.read_bytes()
+    tag = byte_order + "HHIHxx"
+    content = content.replace(struct.pack(tag, 277, 3, 1, 1), struct.pack(tag, 277, 3, 1, bands))
+    long = byte_order + "HHII"
+    content = content.replace(
+        struct.pack(long, 256, 4, 1, 5 * bands), struct.pack(long, 256, 4, 1, 5)
+    )
+    path.write_bytes(content)
+    kind = f"{bands} bands x {np.dtype(dtype).name}"
+    assert reason(path).startswith(f"a TIFF of {kind}, which is not read; convert it to 8-bit RGB")
+
+
+def test_a_fourth_band_is_said_and_transparency_is_not(tmp_path):
+    Image.new("CMYK", (6, 5), (9, 8, 7, 6)).save(tmp_path / "cmyk.tif")
+    assert image_io.find_loss(str(tmp_path / "cmyk.tif")) is None
+    Image.new("RGBA", (6, 5), (77, 77, 77, 77)).save(tmp_path / "alpha.tif")
+    content = (tmp_path / "alpha.tif").read_bytes()
+    assert image_io.find_loss(str(tmp_path / "alpha.tif")) is None
+    alpha, other = (struct.pack("<HHIHxx", 338, 3, 1, kind) for kind in (2, 0))
+    assert content.count(alpha) == 1
+    (tmp_path / "infrared.tif").write_bytes(content.replace(alpha, other))
+    expected = "4 bands x uint8, of which only the first 3 are used"
+    assert image_io.find_loss(str(tmp_path / "infrared.tif")) == expected
 
 
 def test_very_wide_image_is_used(tmp_path):

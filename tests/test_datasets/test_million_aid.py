@@ -140,5 +140,5 @@ def test_labelled_images_are_custom_datasets(pair_data, tmp_path, indices, seria
 @pytest.mark.parametrize("line", ["a.jpg", "a.jpg cat", "a.jpg -1", "7"])
 def test_a_line_without_a_label_is_named(tmp_path, line):
     (tmp_path / "list.txt").write_text(f"b.jpg 0\n{line}\n")
-    with pytest.raises(UserError, match=f"list.txt has a line without a label: '{line}'"):
+    with pytest.raises(UserError, match=f"list.txt, line 2: expected `path label`, found '{line}'"):
         LabelledImages(str(tmp_path), ann_file="list.txt")

@@ -424,8 +424,8 @@ def test_bad_images_are_replaced_by_the_next_and_named(damaged):
     sample = dataset[PairIndex(3, 1, seed=4)]
     assert sample["data_samples"].rs_path.endswith("005.jpg")
     assert sample["data_samples"].bad_images == [
-        (str(damaged / "rs/003.jpg"), "empty file"),
-        (str(damaged / "rs/004.jpg"), "not an image of a known format"),
+        ("remote_sensing", str(damaged / "rs/003.jpg"), "empty file"),
+        ("remote_sensing", str(damaged / "rs/004.jpg"), "not an image of a known format"),
     ]
     good = dataset[PairIndex(5, 1, seed=4)]
     assert good["data_samples"].bad_images == []
@@ -435,7 +435,8 @@ def test_bad_images_are_replaced_by_the_next_and_named(damaged):
     sample = dataset[PairIndex(11, 0, seed=0)]["data_samples"]
     assert sample.rs_path.endswith("000.jpg")
     assert sample.natural_path.endswith("class_0/001.jpg") and sample.gt_label.item() == 0
-    assert [Path(path).name for path, _ in sample.bad_images] == ["011.jpg", "000.jpg"]
+    found = [(source, Path(path).name) for source, path, _ in sample.bad_images]
+    assert found == [("remote_sensing", "011.jpg"), ("natural", "000.jpg")]
 
 
 def test_label_goes_with_the_image_that_is_used(damaged):

@@ -167,6 +167,20 @@ def test_million_aid_that_is_not_there(tmp_path):
         take(tmp_path)
 
 
+def test_million_aid_without_a_readable_image_gets_no_list(tmp_path):
+    odd = os.fsdecode(b"caf\xe9.jpg")
+    touch(tmp_path / "test", odd, "two\nlines.jpg")
+    with pytest.raises(UserError, match="None of the 2 images of .*test can be read"):
+        convert(million_aid, tmp_path, "--decode")
+    assert not (tmp_path / "test" / "images.txt").exists()
+    noted = (tmp_path / "unreadable_test.txt").read_text(encoding="utf-8").splitlines()
+    assert noted == ["caf\\xe9.jpg\tempty file", "two\\nlines.jpg\tempty file"]
+    # such names may be left out of the list, and good images are listed
+    write_images(tmp_path / "test", 1)
+    convert(million_aid, tmp_path)
+    assert lines(tmp_path / "test" / "images.txt") == ["000.jpg"]
+
+
 # --------------------------------------------------------------------------------------- ImageNet
 
 WNIDS = ("n01440764", "n01443537", "n02102040")
@@ -242,21 +256,22 @@ def test_what_is_missing_is_said_and_refused(data, capsys):
 
 
 def test_folders_that_shift_the_labels_are_found(data):
-    (data / "train" / ".ipynb_checkpoints").mkdir()
+    (data / "train" / "empty").mkdir()
+    touch(data / "train", ".ipynb_checkpoints/a.JPEG", "@eaDir/b.JPEG", "__MACOSX/._c.JPEG")
     touch(data / "train", "misc/a.JPEG", "loose.JPEG", "n02110185.tar")
     with pytest.raises(UserError) as refusal:
         convert(imagenet, data)
     assert [line.strip() for line in str(refusal.value).splitlines()[1:-1]] == [
         "1 archives are not unpacked (n02110185.tar): see --help for how",
         "1 images lie in no class folder (loose.JPEG): not read",
-        "2 folders are not called as ImageNet's classes (.ipynb_checkpoints, misc): each is "
-        "counted as a class and shifts the labels after it",
-        "1 folders hold no image (.ipynb_checkpoints)",
+        "2 folders are not called as ImageNet's classes (empty, misc): each is counted as a class "
+        "and shifts the labels after it",
+        "1 folders hold no image (empty)",
         "5 classes instead of 3: 2 too many",
         "8 images instead of 7: 1 too many",
     ]
     # and that is what they do
-    assert labels(data / "train")[f"{WNIDS[0]}/{WNIDS[0]}_0.JPEG"] == 2
+    assert labels(data / "train")[f"{WNIDS[2]}/{WNIDS[2]}_0.JPEG"] == 4
 
 
 def test_tiny_imagenet_is_read_with_the_right_labels(tmp_path, capsys):

@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gersp_mm.evaluation import EvalImages, extract_features
-from gersp_mm.evaluation.features import pool
+from gersp_mm.evaluation import features as features_module
+from gersp_mm.evaluation.features import UnreadableImage, pool, read_parts
 from gersp_mm.utils.errors import UserError
-from tests.smoke import write_classes
+from tests.smoke import write_classes, write_images
 
 MEAN, STD = (100.0, 110.0, 120.0), (50.0, 40.0, 30.0)
 
@@ -116,6 +117,18 @@ def test_empty_dataset():
         extract_features(make_backbone(), make_dataset(0), progress=None)
 
 
+class FailingImages(TensorDataset):
+    """Items 1 and 4 cannot be read."""
+
+    def __getitem__(self, index):
+        if index in (1, 4):
+            raise UnreadableImage(f"{index}.jpg", "empty file")
+        return super().__getitem__(index)
+
+    def leave_out(self, unreadable: dict[int, str]) -> None:
+        self.left_out = unreadable
+
+
 COUNTS = (1, 7)  # fewer images than ranks; a last uneven share
 
 
@@ -129,6 +142,11 @@ def _extract_in_process(rank: int, world: int, folder: str) -> None:
             make_backbone(), make_dataset(count), mean=MEAN, std=STD, batch_size=2, progress=None
         )
         torch.save(result, f"{folder}/{count}_{rank}.pt")
+    failing = FailingImages(*make_dataset(6).tensors)
+    result = extract_features(
+        make_backbone(), failing, mean=MEAN, std=STD, batch_size=2, progress=None
+    )
+    torch.save((*result, failing.left_out), f"{folder}/failing_{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -144,6 +162,12 @@ def test_two_processes_give_the_whole_in_order(tmp_path: Path):
             assert got.shape == expected.shape
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
             assert torch.equal(got_labels, labels)
+    whole = extract_features(make_backbone(), make_dataset(6), mean=MEAN, std=STD, progress=None)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"failing_{rank}.pt", weights_only=True)
+        assert found[2] == {1: "empty file", 4: "empty file"}
+        for got, expected in zip(found, whole):
+            torch.testing.assert_close(got, expected[[0, 2, 3, 5]], rtol=1e-5, atol=1e-6)
 
 
 def test_images_of_a_folder_and_of_a_list(tmp_path: Path):
@@ -187,6 +211,136 @@ def test_bad_lists(tmp_path: Path, content, expected):
         listing.write_text(content)
     with pytest.raises(UserError, match=expected):
         EvalImages(listing)
+
+
+# ----------------------------------------------------------------------------- several parts
+
+
+def write_parts(folder: Path, train: str = "abc", test: str = "abc") -> dict[str, Path]:
+    """Write two folders with a sub-folder of different pictures for each letter."""
+    for number, (part, names) in enumerate((("train", train), ("test", test))):
+        for name in names:
+            write_images(folder / part / name, 3, seed=10 * ord(name) + number)
+    return {part: folder / part for part in ("train", "test")}
+
+
+def rows(images: EvalImages, root: Path) -> list[tuple[str, int]]:
+    return [(Path(path).relative_to(root).parts[1], label) for path, label in images.samples]
+
+
+def as_list(folder: Path, numbers: dict[str, int]) -> Path:
+    """Write a list of the images of a part, its classes numbered as said."""
+    listing = folder.with_suffix(".txt")
+    paths = sorted(folder.glob("*/*.jpg"))
+    listing.write_text(
+        "".join(f"{p.relative_to(folder.parent)} {numbers[p.parent.name]}\n" for p in paths)
+    )
+    return listing
+
+
+def test_a_test_part_is_numbered_by_the_classes_of_training(tmp_path: Path):
+    sources = write_parts(tmp_path, "abcd", "bd")
+    images = read_parts(sources, size=16)
+    assert sorted(set(rows(images["test"], tmp_path))) == [("b", 1), ("d", 3)]
+    assert images["train"].labels.unique().tolist() == [0, 1, 2, 3]
+    # by a list of the training images, whose folders name the classes
+    numbers = dict(a=7, b=5, c=3, d=1)
+    by_list = read_parts(dict(sources, train=as_list(sources["train"], numbers)), size=16)
+    assert sorted(set(rows(by_list["test"], tmp_path))) == [("b", 5), ("d", 1)]
+    assert len(read_parts(sources, size=16, limit=4)["test"]) == 4
+
+
+def test_a_class_that_training_lacks_is_refused_by_name(tmp_path: Path):
+    sources = write_parts(tmp_path, "abc", "abx")
+    with pytest.raises(UserError, match="classes that the train images have not: x. Remove"):
+        read_parts(sources)
+    (tmp_path / "test" / "x").rename(tmp_path / "x")
+    (tmp_path / "test" / "empty").mkdir()  # a folder without images is no class to be tested
+    assert read_parts(sources)["test"].labels.unique().tolist() == [0, 1]
+    (tmp_path / "some.txt").write_text("test/b/000.jpg 1\ntest/b/001.jpg 4\n")
+    with pytest.raises(UserError, match="have the label 4, which no train image has: .*b/001.jpg"):
+        read_parts(dict(sources, test=tmp_path / "some.txt"))
+
+
+def test_lists_that_were_numbered_apart_are_refused(tmp_path: Path):
+    sources = write_parts(tmp_path, "abc", "bc")
+    apart = as_list(sources["test"], dict(b=0, c=1))  # as the folders of test by themselves
+    for train in (sources["train"], as_list(sources["train"], dict(a=0, b=1, c=2))):
+        with pytest.raises(UserError, match="give the class [bc] the label [01], the train images"):
+            read_parts(dict(train=train, test=apart))
+    right = read_parts(dict(sources, test=as_list(sources["test"], dict(b=1, c=2))))
+    assert right["test"].labels.unique().tolist() == [1, 2]
+
+
+def test_folders_beside_a_list_without_names_are_refused_unless_they_agree(tmp_path: Path):
+    sources = write_parts(tmp_path, "abc", "bc")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted((tmp_path / "train").glob("*/*.jpg"))):
+        path.rename(flat / f"{number}.jpg")
+    listing = tmp_path / "flat.txt"
+    listing.write_text("".join(f"flat/{number}.jpg {number // 3}\n" for number in range(9)))
+    with pytest.raises(UserError, match="have 2 class folders, the train images 3 labels without"):
+        read_parts(dict(train=listing, test=sources["test"]))
+
+
+def test_pictures_in_both_parts_are_refused_or_said(tmp_path: Path):
+    sources = write_parts(tmp_path)
+    for name in "abc":
+        with Image.open(tmp_path / f"train/{name}/000.jpg") as image:
+            image.save(tmp_path / f"test/{name}/000.png")
+        (tmp_path / f"test/{name}/000.jpg").unlink()
+    with pytest.raises(UserError, match="3 of 9 test images are also in train"):
+        read_parts(sources)
+    assert len(read_parts(sources, refuse_shared=False)["test"]) == 9
+
+
+# ------------------------------------------------------------------------------ unreadable images
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_unreadable_images_are_left_out_and_the_rest_stays_aligned(
+    tmp_path: Path, num_workers, monkeypatch
+):
+    said: list[str] = []
+    monkeypatch.setattr(features_module, "print_log", lambda text, **_: said.append(text))
+    folder = write_classes(tmp_path, classes=3, per_class=4)
+    options = dict(mean=MEAN, std=STD, batch_size=2, progress=None)
+    whole = EvalImages(folder, size=16)
+    expected, labels = extract_features(make_backbone(), whole, **options)
+    bad = {0: b"", 4: b"no image", 5: None, 11: Path(whole.samples[11][0]).read_bytes()[:300]}
+    for index, content in bad.items():  # a whole batch is among them
+        path = Path(whole.samples[index][0])
+        path.unlink() if content is None else path.write_bytes(content)
+    images = EvalImages(folder, size=16)
+    images.samples = list(whole.samples)
+    found, found_labels = extract_features(
+        make_backbone(), images, num_workers=num_workers, **options
+    )
+    kept = [index for index in range(12) if index not in bad]
+    torch.testing.assert_close(found, expected[kept], rtol=1e-5, atol=1e-6)
+    assert found_labels.tolist() == labels[kept].tolist() == images.labels.tolist()
+    assert [path for path, _ in images.samples] == [whole.samples[index][0] for index in kept]
+    assert [index for index, _, _ in images.left_out] == list(bad)
+    (text,) = said
+    assert text.startswith("4 of 12 images cannot be read and are left out of the evaluation: ")
+    assert f"{whole.samples[0][0]} (empty file), " in text and text.endswith(" and 1 more")
+    # the next evaluation has the same images and says nothing any more
+    again, _ = extract_features(make_backbone(), images, **options)
+    assert len(again) == 8 and len(said) == 1
+
+
+def test_a_class_of_which_nothing_can_be_read_is_an_error(tmp_path: Path):
+    folder = write_classes(tmp_path, classes=2, per_class=2)
+    for path in (folder / "class_1").iterdir():
+        path.write_bytes(b"no image")
+    images = EvalImages(folder, size=16)
+    with pytest.raises(UserError, match=r"2 of 4 .*all of a class \(2 of label 1\): .*class_1/000"):
+        extract_features(make_backbone(), images, progress=None)
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="None of the 4 images can be read, .*: empty file"):
+        extract_features(make_backbone(), EvalImages(folder, size=16), progress=None)
 
 
 def test_bad_folder_size_and_file(tmp_path: Path):

@@ -5,7 +5,7 @@ import torch
 from mmpretrain.models import ResNet
 
 from gersp_mm.backbones.architectures import arch_name
-from gersp_mm.backbones.exported import weights_sha256
+from gersp_mm.backbones.exported import export_backbone, weights_sha256
 from gersp_mm.utils.errors import UserError
 from tests.runs import build, demo_config, load, train
 
@@ -82,3 +82,14 @@ def test_missing_normalisation_is_refused_before_the_first_step(pair_data, tmp_p
 )
 def test_arch_name(attributes, name):
     assert arch_name(type("Net", (), attributes)()) == name
+
+
+def test_what_is_not_finite_is_not_exported(tmp_path):
+    path = tmp_path / "backbone.pth"
+    arguments = (path, "Net", "GeRSP", [0.0] * 3, [1.0] * 3)
+    good = {"backbone.a": torch.ones(2), "neck.b": torch.tensor([float("nan")])}
+    export_backbone(good, *arguments)
+    written = path.read_bytes()
+    with pytest.raises(UserError, match="because NaN or infinity is in backbone.a"):
+        export_backbone({"backbone.a": torch.tensor([1.0, float("inf")])}, *arguments)
+    assert path.read_bytes() == written

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from gersp_mm.commands import test as tool
+from gersp_mm.engine.hooks.knn_eval import KNNEvalHook
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
+from gersp_mm.images import duplicates
 from gersp_mm.utils.errors import UserError
-from tests.smoke import CONFIGS, SIZE, smoke_twin
+from tests.runs import assert_same_training_state, build, demo_config, train
+from tests.smoke import CONFIGS, SIZE, smoke_twin, write_classes
 
 
 def twin_with_knn(pair_data, work_dir, **changes):
@@ -55,6 +65,23 @@ def test_missing_images_are_named_before_the_first_step(pair_data, tmp_path):
     assert runner.iter == 0
 
 
+def test_both_parts_have_one_class_list_and_shared_pictures_are_said(pair_data, tmp_path):
+    part = tmp_path / "test"
+    shutil.copytree(pair_data / "natural/class_1", part / "class_1")
+    runner = SimpleNamespace(rank=0, logger=logging.getLogger("gersp_test"))
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "print_log", lambda text, **_: said.append(text))
+        hook = KNNEvalHook(str(pair_data / "natural"), str(part), size=SIZE)
+        hook.before_train(runner)
+    assert set(hook.images["test"].labels.tolist()) == {1}
+    count = len(hook.images["test"])
+    assert f"{count} of {count} test images are also in train" in said[0]
+    shutil.copytree(pair_data / "natural/class_1", part / "airport")
+    with pytest.raises(UserError, match="classes that the train images have not: airport"):
+        KNNEvalHook(str(pair_data / "natural"), str(part)).before_train(runner)
+
+
 def test_tools_test_reports_what_training_reported(pair_data, tmp_path, capfd):
     cfg = twin_with_knn(pair_data, tmp_path / "train")
     Runner.from_cfg(cfg).train()
@@ -87,3 +114,96 @@ def test_tools_test_says_what_is_missing(arguments, text, tmp_path, pair_data):
         twin.dump(config := str(tmp_path / "twin.py"))
     with pytest.raises(UserError, match=text):
         tool.run(tool.parse_args([config, arguments[1], "--work-dir", str(tmp_path / "w")]))
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        (dict(k=0), "k must be a whole number of at least 1, got 0"),
+        (dict(k=2.5), "k must be a whole number of at least 1, got 2.5"),
+        (dict(size="32"), "size must be a whole number of at least 1, got '32'"),
+        (dict(interval=0), "interval must be a whole number of at least 1, got 0"),
+        (dict(batch_size=-4), "batch_size must be a whole number of at least 1, got -4"),
+        (dict(limit=0), "limit must be a whole number of at least 1, got 0"),
+        (dict(num_workers=-1), "num_workers must be a whole number of at least 0, got -1"),
+        (dict(temperature=0), "temperature must be a positive number, got 0"),
+        (dict(temperature=float("nan")), "temperature must be a positive number, got nan"),
+    ],
+)
+def test_a_number_outside_its_range_is_refused_when_the_hook_is_made(options, text):
+    with pytest.raises(UserError, match=f"default_hooks.knn_eval.{text}"):
+        KNNEvalHook("train", "test", **options)
+
+
+def narrow_with_knn(pair_data, work_dir, epochs=1, **changes):
+    cfg = demo_config(pair_data, work_dir, iterations=1, epochs=epochs)
+    wide = twin_with_knn(pair_data, work_dir, **changes)
+    cfg.default_hooks.knn_eval = wide.default_hooks.knn_eval
+    return cfg
+
+
+def test_the_last_epoch_alone(pair_data, tmp_path):
+    train(narrow_with_knn(pair_data, tmp_path, epochs=2, interval=-1))
+    assert scalars(tmp_path).count("knn_top1") == 1
+
+
+class Order(Hook):
+    """Notes which checkpoints are there whenever the kNN evaluation looks at an image."""
+
+    def before_train(self, runner):
+        (hook,) = (hook for hook in runner.hooks if isinstance(hook, KNNEvalHook))
+        evaluate, self.seen = hook.evaluate, []
+
+        def noted(runner):
+            self.seen.append(sorted(p.name for p in Path(runner.work_dir).glob("epoch_*.pth")))
+            return self.instead(runner) if self.instead else evaluate(runner)
+
+        hook.evaluate = noted
+
+    instead = None
+
+
+def test_a_checkpoint_is_saved_before_its_evaluation(pair_data, tmp_path):
+    order = Order()
+    train(narrow_with_knn(pair_data, tmp_path, epochs=2, interval=1), order)
+    assert order.seen == [["epoch_1.pth"], ["epoch_1.pth", "epoch_2.pth"]]
+
+
+def test_an_evaluation_that_fails_costs_that_evaluation_alone(pair_data, tmp_path):
+    """The run goes on and ends with the weights that it has without any evaluation."""
+    failures = iter([UserError("x.jpg cannot be read"), RuntimeError("out of memory")])
+
+    def fail(runner):
+        raise next(failures)
+
+    order = Order()
+    order.instead = fail
+    runner = build(narrow_with_knn(pair_data, tmp_path / "with", epochs=2, interval=1), order)
+    with mock.patch.object(runner.logger, "warning") as warning:
+        runner.train()
+    texts = [c.args[0] for c in warning.call_args_list if "kNN evaluation after" in c.args[0]]
+    assert "epoch 1 failed and has no result; the training goes on" in texts[0]
+    assert "UserError: x.jpg cannot be read" in texts[0]
+    assert "epoch 2" in texts[1] and "RuntimeError: out of memory" in texts[1]
+    train(demo_config(pair_data, tmp_path / "without", iterations=1, epochs=2))
+    assert_same_training_state(tmp_path / "with/epoch_2.pth", tmp_path / "without/epoch_2.pth")
+
+
+def test_images_that_cannot_be_decoded_are_named_before_the_first_step(pair_data, tmp_path):
+    folder = write_classes(tmp_path / "test")
+    bad = sorted(folder.rglob("*.jpg"))[5]
+    bad.write_bytes(bad.read_bytes()[:600])
+    runner = build(narrow_with_knn(pair_data, tmp_path / "one", test=str(folder)))
+    with mock.patch.object(runner.logger, "warning") as warning:
+        runner.train()
+    texts = [call.args[0] for call in warning.call_args_list]
+    text = f"1 of 24 images of default_hooks.knn_eval.test that were tried cannot be decoded: {bad}"
+    assert any(t.startswith(text) for t in texts)
+    assert (tmp_path / "one/epoch_1.pth").exists()
+
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"\xff\xd8\xff nothing")
+    runner = build(narrow_with_knn(pair_data, tmp_path / "all", test=str(folder)))
+    with pytest.raises(UserError, match="24 of 24 images of default_hooks.knn_eval.test"):
+        runner.train()
+    assert runner.iter == 0

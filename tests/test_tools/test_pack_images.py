@@ -327,3 +327,43 @@ def test_worker_that_is_ended_from_outside_is_explained(source, tmp_path, monkey
     monkeypatch.setattr(tool, "load_rgb", lambda path: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match="lack of memory: use fewer --workers"):
         tool.pack(source, tmp_path / "dst", workers=1)
+
+
+def test_nothing_usable_is_an_error_and_writes_no_list(tmp_path, capsys):
+    folder = tmp_path / "src"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"no image")
+    (folder / "b.png").touch()
+    arguments = tool.parse_args([str(folder), str(tmp_path / "dst"), "--workers", "0"])
+    with pytest.raises(UserError, match="None of the 2 images can be read, a.jpg for: not an im"):
+        tool.run(arguments)
+    listed = sorted(path.name for path in (tmp_path / "dst").iterdir())
+    assert listed == ["bad_images.txt", "progress.jsonl"]
+    assert len((tmp_path / "dst" / "bad_images.txt").read_text().splitlines()) == 2
+    picture(30, 20).save(folder / "a.jpg")
+    tool.run(arguments)
+    assert (tmp_path / "dst" / "images.txt").read_text() == "images/a.jpg\n"
+
+
+def test_system_folders_and_circles_of_links_are_not_packed(tmp_path):
+    folder = tmp_path / "src"
+    for name in ("a", "b", "@eaDir/x.jpg", ".ipynb_checkpoints", "__MACOSX"):
+        (folder / name).mkdir(parents=True)
+        picture(30, 20).save(folder / name / "0.jpg")
+    (folder / "b" / "up").symlink_to("..")
+    (folder / "loop").symlink_to(".")
+    tool.pack(folder, tmp_path / "dst")
+    assert (tmp_path / "dst/labelled.txt").read_text() == "images/a/0.jpg 0\nimages/b/0.jpg 1\n"
+    assert (tmp_path / "dst/bad_images.txt").read_text() == ""
+
+
+def test_grey_levels_that_are_lost_are_said(tmp_path, capsys):
+    folder = tmp_path / "src"
+    folder.mkdir()
+    values = np.linspace(0, 2047, 100 * 100).reshape(100, 100).astype(np.uint16)
+    Image.fromarray(values).save(folder / "11 bit.png")
+    arguments = [str(folder), str(tmp_path / "dst"), "--shorter-side", "50", "--workers", "0"]
+    for _ in range(2):  # also where it was done before
+        tool.run(tool.parse_args(arguments))
+        printed = capsys.readouterr().out
+        assert "WARNING: 1 images lost something" in printed and "8 grey levels remain" in printed

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from gersp_mm.backbones import export_backbone
-from gersp_mm.backbones.build import Backbone, load_backbones
+from gersp_mm.backbones.build import Backbone, architecture, build_random, load_backbones
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.evaluation import EvalImages
 from gersp_mm.utils.errors import UserError
@@ -116,8 +116,48 @@ def test_what_is_no_exported_backbone_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"is of the arch Foo-7, which cannot be built"):
         load_backbones([str(path)])
     write_backbone(path, config=None)  # narrower than the standard one
-    with pytest.raises(UserError, match=r"file\.pth is no ResNet-18: size mismatch"):
+    with pytest.raises(UserError, match=r"cannot be loaded .*file\.pth: .* another shape: conv1"):
         load_backbones([str(path)])
+
+
+def test_what_is_not_finite_is_refused(data: Path, tmp_path: Path):
+    content = torch.load(data / "a.pth", weights_only=True)
+    content["state_dict"]["backbone.layer2.0.bn1.running_var"][3] = float("inf")
+    del content["meta"]["weights_sha256"]
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=r"NaN or infinity \(backbone.layer2.0.bn1.running_var\)"):
+        load_backbones([str(tmp_path / "file.pth")])
+
+
+def test_the_architecture_alone_is_built_from_a_files_config():
+    """A file could name others, which MMEngine would load, or modules, which it would import."""
+    text = (
+        "model = dict(backbone=dict(type='ResNet', depth=18, _scope_='evil', pretrained='a.pth', "
+        "init_cfg=dict(type='Pretrained', checkpoint='b.pth'), plugins=[dict(cfg=dict("
+        "type='ContextBlock', ratio=0.5, init_cfg=[dict(type='Pretrained', checkpoint='c.pth')]), "
+        "stages=(True, False))], norm_cfg=dict(type='BN', checkpoint_path='d.pth')))"
+    )
+    found = architecture("file.pth", dict(arch="ResNet-18", config_text=text))
+    plugin = dict(cfg=dict(type="ContextBlock", ratio=0.5), stages=(True, False))
+    assert found == dict(type="ResNet", depth=18, plugins=[plugin], norm_cfg=dict(type="BN"))
+
+
+@pytest.mark.parametrize(
+    ("arch", "reason"),
+    [
+        (dict(type="ImageClassifier", backbone=dict(type="ResNet", depth=18)), "a whole model, no"),
+        (dict(type="Fetched"), "Fetched is no network of mmpretrain"),
+        (dict(type="ResNet", depth=18, norm_cfg=dict(type="Fetched")), "Fetched is no network"),
+        (dict(type="ResNet", depth=18, init_cfg=dict(type="Pretrained")), "names other weights"),
+    ],
+)
+def test_what_is_no_plain_architecture_is_not_built(arch, reason, monkeypatch):
+    from mmpretrain.registry import MODELS
+
+    fetch = dict(MODELS.module_dict, Fetched=lambda **_: pytest.fail("was called"))
+    monkeypatch.setattr(MODELS, "_module_dict", fetch)
+    with pytest.raises(UserError, match=reason):
+        build_random(arch, "file.pth", 0)
 
 
 def test_no_code_of_a_file_is_run(tmp_path: Path):

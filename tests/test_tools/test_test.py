@@ -189,6 +189,36 @@ def other_model(task: Task) -> None:
     task.save({f"x.{name}": tensor for name, tensor in task.state.items()})
 
 
+def more_layers(task: Task) -> None:
+    """A deeper network holds all tensors of this one."""
+    task.save({**task.state, "backbone.layer4.2.conv1.weight": torch.zeros(64, 64, 3, 3)})
+
+
+def not_a_number(task: Task) -> None:
+    task.save({**task.state, "head.fc.bias": torch.tensor([0.0, float("nan"), 0.0])})
+
+
+def other_mean(task: Task) -> None:
+    half = [127.5] * 3
+    task.save(normalisation=dict(mean=half, std=half, channel_order="RGB"))
+
+
+def other_mean_of_old(task: Task) -> None:
+    task.save(cfg=f"model = dict(data_preprocessor=dict(mean={MEAN}, std=[1, 1, 1], to_rgb=True))")
+
+
+def other_order_of_old(task: Task) -> None:
+    task.save(cfg=f"data_preprocessor = dict(mean={MEAN}, std={STD})")
+
+
+def no_tensors(task: Task) -> None:
+    task.save({})
+
+
+def below_model(task: Task) -> None:
+    torch.save(dict(model=task.state, epoch=2), task.checkpoint)
+
+
 def frozen_otherwise(task: Task) -> None:
     task.cfg.frozen = "none"
     task.cfg.model.backbone.frozen_stages = -1
@@ -218,12 +248,20 @@ def unknown_scope(task: Task) -> None:
 
 REFUSED = {
     no_file: ([], r"there is no checkpoint .*epoch_1\.pth"),
-    garbage: ([], r"epoch_1\.pth cannot be read as a checkpoint .* was its download complete"),
-    list_of_tensors: ([], r"holds no state dict but a list"),
-    backbone_only: ([], r"epoch_1\.pth does not fit .*_data\.py; missing are head\.fc\.weight, "
-                        r"head\.fc\.bias .*this is a backbone file: it starts a training"),
-    other_head: ([], r"of another shape are head\.fc\.weight \(10, 64\), not \(3, 64\) .*another"),
-    other_model: ([], r"missing are backbone\.conv1\.weight, .* and \d+ more .*another config"),
+    garbage: ([], r"epoch_1\.pth \(16 bytes\) is a web page \(HTML\)"),
+    list_of_tensors: ([], r"holds a list, no dict of weights: save its state_dict"),
+    backbone_only: ([], r"epoch_1\.pth does not fit .*_data\.py: 2 missing: head\.fc\.weight, "
+                        r"head\.fc\.bias .*This is a backbone file: it starts a training"),
+    other_head: ([], r"1 of another shape: head\.fc\.weight is 10x64 instead of 3x64 .*another co"),
+    other_model: ([], r"missing: backbone\.conv1\.weight, .* and \d+ more; .*"
+                      r"Its names start with 'x\.', which MMEngine does not remove"),
+    more_layers: ([], r"1 unexpected: backbone\.layer4\.2\.conv1\.weight .*another config"),
+    not_a_number: ([], r"epoch_1\.pth: 1 tensors hold NaN or infinity \(head\.fc\.bias\)"),
+    other_mean: ([], r"was trained with mean=\[127\.5, 127\.5, 127\.5\] \(RGB\), but .* has \[123"),
+    other_mean_of_old: ([], r"was trained with std=\[1\.0, 1\.0, 1\.0\] \(RGB\), but .* has \[58"),
+    other_order_of_old: ([], r"was trained on BGR images, but model\.data_preprocessor gives RGB"),
+    no_tensors: ([], r"epoch_1\.pth holds no tensors; it has nothing"),
+    below_model: ([], r"holds its weights below 'model', where MMEngine does not look"),
     frozen_otherwise: ([], r"was trained with frozen=stem_and_stage1, not none: add --cfg-options"),
     no_evaluator: ([], r"has a test_dataloader but no test_evaluator"),
     unknown_metric: ([], r"evaluation\.metrics: whether 'f1'"),

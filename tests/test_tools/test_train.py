@@ -118,15 +118,15 @@ def refusals(pair_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad_input")
     config = str(write_config(pair_data, folder))
 
-    def run(arguments: list[str]) -> subprocess.CompletedProcess:
-        return call(*(config if a == "CONFIG" else a for a in arguments), cwd=folder)
+    def run(case: str) -> subprocess.CompletedProcess:
+        arguments = [config if a == "CONFIG" else a for a in BAD_INPUT[case][0]]
+        return call(*arguments, "--work-dir", folder / case, cwd=folder)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(os.cpu_count()) as pool:
         for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             patch.delenv(name, raising=False)
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        done = pool.map(run, (arguments for arguments, _ in BAD_INPUT.values()))
-        return dict(zip(BAD_INPUT, done))
+        return dict(zip(BAD_INPUT, pool.map(run, BAD_INPUT)))
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)

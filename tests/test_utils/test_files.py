@@ -12,10 +12,12 @@ import torch
 
 from gersp_mm.utils.files import (
     append_missing_entries,
+    escape_name,
     file_sha256,
     remove_temporaries,
     replacing,
     save_atomically,
+    unescape_name,
 )
 
 
@@ -81,27 +83,45 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
 
 def test_each_key_is_appended_once(tmp_path):
     path = tmp_path / "list.txt"
-    assert append_missing_entries(path, {"a.jpg": "empty", "b.jpg": "text"}) == 2
-    assert append_missing_entries(path, {"b.jpg": "another reason", "c.jpg": "empty"}) == 3
-    assert append_missing_entries(path, {}) == 3
+    assert append_missing_entries(path, {"a.jpg": "empty", "b.jpg": "text"}) == {
+        "a.jpg": "empty", "b.jpg": "text"
+    }  # fmt: skip
+    assert append_missing_entries(path, {"b.jpg": "another reason", "c.jpg": "empty"}) == {
+        "a.jpg": "empty", "b.jpg": "text", "c.jpg": "empty"
+    }  # fmt: skip
+    assert len(append_missing_entries(path, {})) == 3
     assert path.read_text() == "a.jpg\tempty\nb.jpg\ttext\nc.jpg\tempty\n"
 
 
 def test_keys_may_be_any_file_names(tmp_path):
     path = tmp_path / "list.txt"
     odd = ["with space.jpg", "tab\there.jpg", "Zürich.jpg", "line\u2028sep.jpg", "form\x0cfeed.jpg"]
-    odd.append(os.fsdecode(b"latin-\xfc.jpg"))
+    odd += [os.fsdecode(b"latin-\xfc.jpg"), "two\nlines\\n.jpg"]
     entries = dict.fromkeys(odd, "broken")
     for _ in range(2):
-        assert append_missing_entries(path, entries) == len(odd)
-    lines = os.fsdecode(path.read_bytes()).split("\n")
-    assert lines == [*(f"{key}\tbroken" for key in odd), ""]
+        assert append_missing_entries(path, entries) == entries
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines == [
+        "with space.jpg\tbroken", "tab\\there.jpg\tbroken", "Zürich.jpg\tbroken",
+        "line\\u2028sep.jpg\tbroken", "form\\u000cfeed.jpg\tbroken", "latin-\\xfc.jpg\tbroken",
+        "two\\nlines\\\\n.jpg\tbroken",
+    ]  # fmt: skip
+
+
+def test_escaped_names_come_back():
+    odd = ["\\n", "\n\\", "\\\\x41", "\udce9\udcff", "a\\udce9", "\t\r\x00\x85\ufeff", ""]
+    for name in ("a.jpg", *odd):
+        text = escape_name(name)
+        assert text.encode("utf-8").decode().splitlines() == ([text] if text else [])
+        assert unescape_name(text) == name
 
 
 def test_goes_on_after_a_line_cut_short(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("a.jpg\tempty\nb.j")
-    assert append_missing_entries(path, {"a.jpg": "empty", "b.jpg": "empty"}) == 2
+    assert append_missing_entries(path, {"a.jpg": "empty", "b.jpg": "empty"}) == {
+        "a.jpg": "empty", "b.jpg": "empty"
+    }  # fmt: skip
     assert path.read_text() == "a.jpg\tempty\nb.j\nb.jpg\tempty\n"
 
 

@@ -6,6 +6,7 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     checkpoint=dict(type="gersp_mm.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
+    checkpoint_check=dict(type="gersp_mm.CheckpointCheckHook"),
     preflight=dict(type="gersp_mm.PreflightHook"),
     # for a start from other weights: --cfg-options pretrained=PATH
     pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),

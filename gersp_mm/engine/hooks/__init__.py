@@ -3,6 +3,7 @@
 from gersp_mm.engine.hooks.alpha_schedule import AlphaScheduleHook
 from gersp_mm.engine.hooks.bad_images import BadImageHook
 from gersp_mm.engine.hooks.checkpoint import AtomicCheckpointHook
+from gersp_mm.engine.hooks.checkpoint_check import CheckpointCheckHook
 from gersp_mm.engine.hooks.class_check import ClassCheckHook
 from gersp_mm.engine.hooks.collapse_monitor import CollapseMonitorHook
 from gersp_mm.engine.hooks.device_images import DeviceImagesHook
@@ -18,6 +19,7 @@ __all__ = [
     "AlphaScheduleHook",
     "AtomicCheckpointHook",
     "BadImageHook",
+    "CheckpointCheckHook",
     "ClassCheckHook",
     "CollapseMonitorHook",
     "DeferredRuntimeInfoHook",

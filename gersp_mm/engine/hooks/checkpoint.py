@@ -10,6 +10,8 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
+from gersp_mm.engine.preflight.disk import check_free_space
+from gersp_mm.engine.runs import together
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing
@@ -35,17 +37,21 @@ class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook`` with checkpoints moved into place when they are complete.
 
     A run killed while it saves leaves the checkpoints before, all of them readable. A checkpoint
-    from between two optimizer steps also holds the gradients accumulated so far.
+    from the end of an epoch that is between two optimizer steps also holds the gradients
+    accumulated so far; a checkpoint by iteration waits for the optimizer step, because every rank
+    has gradients of its own and rank 0 alone saves.
 
     Args:
         **kwargs: as for ``CheckpointHook``. ``max_keep_ckpts`` must not be 1: the old checkpoint
             is removed before the new one is complete, and a kill between the two would lose both.
 
     Raises:
-        UserError: ``max_keep_ckpts`` is 1.
+        UserError: ``max_keep_ckpts`` is 1, or a number is of another type or below its range; the
+            disk has no room for a checkpoint.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        _check_numbers(kwargs)
         if kwargs.get("max_keep_ckpts") == 1:
             raise UserError(
                 "default_hooks.checkpoint.max_keep_ckpts must be 2 or more (or -1 for all): with "
@@ -54,12 +60,16 @@ class AtomicCheckpointHook(CheckpointHook):
         kwargs.setdefault("backend_args", dict(backend=ATOMIC_BACKEND))
         super().__init__(**kwargs)
         self._gradients: dict[str, torch.Tensor] = {}
+        self._due = False
 
     def before_train(self, runner: Any) -> None:
         """Remove what an earlier run left half-written, and take over its gradients."""
         super().before_train(runner)
-        if runner.rank == 0 and osp.isdir(self.out_dir):
-            remove_temporaries(self.out_dir)
+        with together():
+            if runner.rank == 0 and "://" not in self.out_dir:
+                if osp.isdir(self.out_dir):
+                    remove_temporaries(self.out_dir)
+                check_free_space(runner, self, self.out_dir)
         if not runner.optim_wrapper.should_update():
             for name, parameter in unwrap(runner.model).named_parameters():
                 if name in self._gradients:
@@ -73,6 +83,29 @@ class AtomicCheckpointHook(CheckpointHook):
                 all_reduce(gradient, "mean")
         super().after_train_epoch(runner)
 
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Save by iteration, at the first optimizer step from then on."""
+        if self.by_epoch:
+            return
+        last = self.save_last and self.is_last_train_iter(runner)
+        self._due |= last or self.every_n_train_iters(runner, self.interval, self.save_begin)
+        if self._due and runner.optim_wrapper.should_update():
+            self._due = False
+            runner.logger.info(f"Saving checkpoint at {runner.iter + 1} iterations")
+            self._save_checkpoint(runner)
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        """Save; where rank 0 cannot, all ranks end."""
+        with together():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        """Do the same for the best checkpoint."""
+        with together():
+            super()._save_best_checkpoint(runner, metrics)
+
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add the gradients that the next optimizer step is going to use."""
         if not runner.optim_wrapper.should_update():
@@ -81,6 +114,17 @@ class AtomicCheckpointHook(CheckpointHook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Keep the gradients until training starts."""
         self._gradients = checkpoint.get("gradients", {})
+
+
+def _check_numbers(options: dict[str, Any]) -> None:
+    for name, lowest in (("interval", -1), ("max_keep_ckpts", -1), ("save_begin", 0)):
+        value = options.get(name, lowest)
+        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+            meaning = {-1: " (-1 for none but the last)" if name == "interval" else " (-1 for all)"}
+            raise UserError(
+                f"default_hooks.checkpoint.{name} must be a whole number of at least "
+                f"{lowest}{meaning.get(lowest, '')}, got {value!r}"
+            )
 
 
 def _gradients(runner: Any) -> dict[str, torch.Tensor]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 
+from gersp_mm.engine.runs import together
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.evaluation.features import read_parts
+from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.registry import HOOKS
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.model import unwrap
+
+RULE = "!" * 96
+TRIED = 256  # images of a part that are decoded before the first step
 
 
 @HOOKS.register_module()
@@ -20,11 +28,14 @@ class KNNEvalHook(Hook):
     The features are those of the student's backbone in eval mode. The result goes to the log and
     to every visualisation backend as ``knn_top1``, in per cent. All ranks share the work.
 
+    The evaluation comes after the checkpoint of its epoch. In a run of one process, an evaluation
+    that fails is reported and the training goes on.
+
     Args:
         train: images that vote: a folder with one sub-folder a class, or a list of
             ``path label`` lines.
         test: images that are classified, likewise; numbered by the classes of ``train``.
-        interval: epochs between two evaluations; the last epoch is always evaluated.
+        interval: epochs between two evaluations, or -1; the last epoch is always evaluated.
         k: number of neighbours that vote.
         temperature: T of their weights exp(similarity / T).
         size: side of the images in pixels.
@@ -33,10 +44,11 @@ class KNNEvalHook(Hook):
         limit: use at most this many images of either part, to save time.
 
     Raises:
-        UserError: before the first step, when the images are not there.
+        UserError: before the first step, when a number is of another type or outside its range,
+            when the images are not there, or when none of those that are tried can be decoded.
     """
 
-    priority = "LOW"
+    priority = "LOWEST"  # after the checkpoint hook
 
     def __init__(
         self,
@@ -50,6 +62,13 @@ class KNNEvalHook(Hook):
         num_workers: int = 0,
         limit: int | None = None,
     ) -> None:
+        counts = dict(k=k, size=size, batch_size=batch_size, limit=1 if limit is None else limit)
+        for name, value in counts.items():
+            _check_number(name, value, value_is_whole=True, lowest=1)
+        _check_number("num_workers", num_workers, value_is_whole=True, lowest=0)
+        if interval != -1:
+            _check_number("interval", interval, value_is_whole=True, lowest=1)
+        _check_number("temperature", temperature, value_is_whole=False, lowest=1e-6)
         self.sources = dict(train=train, test=test)
         self.interval = interval
         self.k = k
@@ -65,14 +84,48 @@ class KNNEvalHook(Hook):
         return read_parts(self.sources, self.size, limit=self.limit, refuse_shared=False)
 
     def before_train(self, runner: Any) -> None:
-        """Make sure that the images are there."""
+        """Make sure that the images are there and that some of them can be decoded."""
         counts = {part: len(images) for part, images in self.images.items()}
         runner.logger.info(f"kNN evaluation every {self.interval} epochs on {counts} images")
+        with together():
+            if runner.rank == 0:
+                for part in self.sources:
+                    self._try_images(runner, part)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Evaluate when it is time."""
-        if self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner):
+        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            return
+        try:
             self.evaluate(runner)
+        except Exception as error:
+            if get_world_size() > 1:  # the other ranks wait for the features of this one
+                raise
+            runner.logger.warning(
+                f"\n{RULE}\n  The kNN evaluation after epoch {runner.epoch + 1} failed and has no "
+                f"result; the training goes on.\n  {type(error).__name__}: {error}\n{RULE}",
+                exc_info=not isinstance(error, UserError),
+            )
+
+    def _try_images(self, runner: Any, part: str) -> None:
+        """Decode some images of a part, spread evenly over it."""
+        paths = [path for path, _ in self.images[part].samples]
+        tried = paths[:: max(len(paths) // TRIED, 1)]
+        bad = {}
+        for path in tried:
+            try:
+                load_rgb(path)
+            except BadImageError as error:
+                bad[path] = str(error)
+        if bad:
+            texts = [f"{path} ({reason})" for path, reason in bad.items()]
+            text = (
+                f"{len(bad)} of {len(tried)} images of default_hooks.knn_eval.{part} that were "
+                f"tried cannot be decoded: {listed(texts)}. Repair or remove them"
+            )
+            if len(bad) == len(tried):
+                raise UserError(text)
+            runner.logger.warning(text)
 
     def evaluate(self, runner: Any) -> float:
         """Evaluate the model as it is and return the top-1 accuracy in per cent."""
@@ -94,3 +147,10 @@ class KNNEvalHook(Hook):
         runner.logger.info(f"kNN top-1 on {self.sources['test']}: {accuracy:.2f} %")
         runner.visualizer.add_scalar("knn_top1", accuracy, step=runner.iter + 1)
         return accuracy
+
+
+def _check_number(name: str, value: Any, value_is_whole: bool, lowest: float) -> None:
+    kinds = (int,) if value_is_whole else (int, float)
+    if not isinstance(value, kinds) or isinstance(value, bool) or not lowest <= value < math.inf:
+        wanted = f"a whole number of at least {lowest}" if value_is_whole else "a positive number"
+        raise UserError(f"default_hooks.knn_eval.{name} must be {wanted}, got {value!r}")

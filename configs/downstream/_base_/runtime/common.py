@@ -12,6 +12,8 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="gersp_mm.AtomicCheckpointHook", interval=1, max_keep_ckpts=2),
+    # stops at once if a checkpoint to resume is of another run; keeps NaN out of checkpoints
+    checkpoint_check=dict(type="gersp_mm.CheckpointCheckHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     # stops at once unless all of the backbone came from the file, normalisation included
     pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),

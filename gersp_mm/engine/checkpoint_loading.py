@@ -1,0 +1,127 @@
+"""Reading every file of weights that a run names by the reader that runs no code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.fileio import get_file_backend
+from mmengine.runner import checkpoint as host
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint
+from gersp_mm.utils.errors import UserError
+
+REMEDY = f"A run reads plain files alone. Make one of it: {CONVERTER} {{}} OUT.pth --trust"
+
+
+def read_all_weights_safely() -> None:
+    """Have MMEngine read all files of weights by our reader, in this process.
+
+    MMEngine's own loaders unpickle what ``weights_only`` refuses, and addresses without asking.
+    Their replacements bring the file to a local path and give it to
+    :func:`gersp_mm.checkpoints.read.read_checkpoint`, for every scheme that is registered.
+    """
+    for scheme in list(CheckpointLoader._schemes):
+        CheckpointLoader.register_scheme(scheme, _loader(scheme), force=True)
+
+
+def read_weights(address: str) -> dict[str, Any]:
+    """Read a file of weights, whatever MMEngine's name for it, without running code of it.
+
+    Args:
+        address: A path, or an address with one of MMEngine's schemes.
+
+    Returns:
+        The outermost dict of the file, on the CPU.
+
+    Raises:
+        UserError: The file cannot be fetched or read.
+    """
+    with _local_file(address) as path:
+        data = dict(read_checkpoint(path, remedy=REMEDY.format(path)).data)
+    if address.startswith("mmcls://"):
+        data = host._process_mmcls_checkpoint(data)
+    return data
+
+
+def _loader(scheme: str) -> Callable[..., dict[str, Any]]:
+    def load(filename: str, map_location: Any = None, **kwargs: Any) -> dict[str, Any]:
+        return read_weights(filename)  # on the CPU; what loads it moves it to its device
+
+    load.__name__ = f"load_from_{scheme.rstrip(':/') or 'local'}"  # MMEngine logs its end
+    return load
+
+
+@contextmanager
+def _local_file(address: str) -> Iterator[Path]:
+    scheme, colon, name = address.partition("://")
+    if not colon:
+        yield Path(address).expanduser()
+    elif scheme in ("http", "https"):
+        yield _downloaded(address)
+    elif scheme in ("torchvision", "modelzoo"):
+        yield _downloaded(_listed(host.get_torchvision_models(), name, address))
+    elif scheme == "mmcls":
+        yield _downloaded(_listed(host.get_mmcls_models(), name, address))
+    elif scheme in ("openmmlab", "open-mmlab"):
+        name = host.get_deprecated_model_names().get(name, name)
+        place = _listed(host.get_external_models(), name, address)
+        web = place.startswith(("http://", "https://"))
+        yield _downloaded(place) if web else Path(host._get_mmengine_home(), place)
+    elif scheme.endswith(("s3", "petrel")):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, os.path.basename(name) or "checkpoint.pth")
+            with _fetching(address):
+                backend = get_file_backend(address, backend_args=dict(backend="petrel"))
+                path.write_bytes(backend.get(address))
+            yield path
+    else:
+        raise UserError(
+            f"{address} cannot be read: {scheme}:// is no address that a file could be fetched "
+            "from. Download it and name the file"
+        )
+
+
+def _listed(addresses: dict[str, str], name: str, address: str) -> str:
+    if name not in addresses:
+        raise UserError(f"{address}: MMEngine knows no model {name!r}. Check its name")
+    return addresses[name]
+
+
+def _downloaded(url: str) -> Path:
+    """Return the file in PyTorch's cache, as ``torch.hub`` does; the first process fetches it."""
+    path = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(urlparse(url).path))
+    fetch = functools.partial(_fetch, url, path)
+    if get_rank() == 0:
+        fetch()
+    barrier()
+    fetch()  # on machines that do not share the cache
+    return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    if path.exists():
+        return
+    with _fetching(url):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=os.isatty(0))
+
+
+@contextmanager
+def _fetching(address: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of the network, the storage, or its client
+        raise UserError(
+            f"{address} cannot be fetched ({type(error).__name__}: {error}): is the address right, "
+            "and does this machine reach it? Download it elsewhere and name the file"
+        ) from error

@@ -1,0 +1,69 @@
+"""Looking at a checkpoint before it is loaded to resume from it, and before it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import EMAHook, Hook
+
+from gersp_mm.checkpoints.compare import not_finite
+from gersp_mm.checkpoints.resume import optimizer_tensors, require_same_run
+from gersp_mm.registry import HOOKS
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.model import unwrap
+
+
+@HOOKS.register_module()
+class CheckpointCheckHook(Hook):
+    """Refuse a checkpoint that is not of this run, and weights that are not finite.
+
+    The tools of this package add it to every run, also to one whose config does not name it.
+
+    Raises:
+        UserError: A run is resumed from a file whose model, optimizer, schedule or averaged model
+            differs from the run's; or the weights or the optimizer's state that would be saved
+            hold NaN or infinity.
+    """
+
+    priority = "VERY_HIGH"  # before anything is loaded, averaged or exported
+
+    def before_run(self, runner: Any) -> None:
+        """Note the buffers that hold infinity by design, such as masks."""
+        self._infinite = set(not_finite(dict(unwrap(runner.model).named_buffers())))
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Compare everything that is about to be loaded, if the run is resumed."""
+        if not runner._resume:
+            return
+        require_same_run(
+            checkpoint,
+            str(runner._load_from or "the checkpoint"),
+            model=unwrap(runner.model),
+            optim_wrapper=runner.optim_wrapper,
+            schedulers=runner.param_schedulers,
+            averaged=_averaged(runner),
+        )
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Look at the weights and the optimizer's state that are about to be written."""
+        tensors = dict(checkpoint["state_dict"])
+        if "optimizer" in checkpoint:
+            model = unwrap(runner.model)
+            tensors |= optimizer_tensors(checkpoint["optimizer"], runner.optim_wrapper, model)
+        averaged = _averaged(runner)
+        if averaged is not None:
+            tensors |= {f"averaged {n}": tensor for n, tensor in averaged.state_dict().items()}
+        broken = [name for name in not_finite(tensors) if name not in self._infinite]
+        if broken:
+            meta = checkpoint["meta"]
+            raise UserError(
+                f"after epoch {meta['epoch']}, iteration {meta['iter']}, {listed(broken)} hold NaN "
+                "or infinity, so neither a checkpoint nor an export was written. The files written "
+                "before are kept: continue with --resume, with a lower "
+                "optim_wrapper.optimizer.lr or with optim_wrapper.clip_grad"
+            )
+
+
+def _averaged(runner: Any) -> Any:
+    hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    return hooks[0].ema_model if hooks else None
