@@ -32,8 +32,8 @@ from prepare_demo import AREAS, JPEG, Area
 from tqdm import tqdm
 
 from gersp_mm.commands.options import run_tool
-from gersp_mm.preparation.common import count_table, write_text
-from gersp_mm.utils.errors import UserError
+from gersp_mm.preparation.common import count_table, warn, write_text
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import replacing
 
 SIDE = 200  # px
@@ -49,7 +49,7 @@ def read_boxes(path: Path) -> np.ndarray:
     are told apart in one scene alone, so the names are not used.
 
     Raises:
-        UserError: the file cannot be read, or has a box without extent.
+        UserError: The file cannot be read, or has a box without extent or with an infinite edge.
     """
     names = ("xmin", "ymin", "xmax", "ymax")
     try:
@@ -61,10 +61,26 @@ def read_boxes(path: Path) -> np.ndarray:
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{path} is no Pascal VOC annotation: {error}") from None
     edges = np.array(boxes, dtype=float).reshape(-1, 4) - [1, 1, 0, 0]
-    empty = np.flatnonzero((edges[:, 2:] <= edges[:, :2]).any(1))
-    if len(empty):
-        raise UserError(f"{path}: object {empty[0] + 1} has a box without extent")
+    whole = np.isfinite(edges).all(1) & (edges[:, 2:] > edges[:, :2]).all(1)
+    if not whole.all():
+        raise UserError(f"{path}: object {np.flatnonzero(~whole)[0] + 1} has a box without extent")
     return edges
+
+
+def inside_scene(boxes: np.ndarray, shape: Sequence[int], path: Path) -> np.ndarray:
+    """Leave out boxes that lie outside the scene, which no tile can hold, and say how many.
+
+    Args:
+        boxes: N×4 edges in the scene.
+        shape: Height and width of the scene in pixels.
+        path: Annotation file that is named.
+    """
+    height, width = shape[:2]
+    inside = (boxes[:, :2] < [width, height]).all(1) & (boxes[:, 2:] > 0).all(1)
+    if not inside.all():
+        numbers = [number + 1 for number in np.flatnonzero(~inside)]
+        warn(f"{path}: boxes outside the scene, left out: objects {listed(numbers)}")
+    return boxes[inside]
 
 
 def spread(start: int, end: int, side: int, stride: int) -> list[tuple[int, int]]:
@@ -154,6 +170,7 @@ def cut_scenes(data: Path) -> list[tuple[str, str, int, int, int]]:
                 pixels = np.asarray(opened.convert("RGB"))
         except OSError as error:
             raise UserError(f"scene {image} cannot be read: {error}") from None
+        boxes = inside_scene(boxes, pixels.shape, path)
         for area in (area for area in AREAS if area.scene == path.stem):
             if area.right > pixels.shape[1] or area.bottom > pixels.shape[0]:
                 raise UserError(f"scene {image} is smaller than its {area.part} area: {area}")

@@ -138,10 +138,10 @@ def write_all(root: Path) -> Path:
     write_scenes(root / "resisc45", RESISC45_CLASSES, 256, 3)
     convert("eurosat", root / "eurosat", "--allow-incomplete")
     convert("resisc45", root / "resisc45", "--allow-incomplete")
-    convert("dior", write_dior(root / "dior"))
-    convert("dota", write_dota(root / "dota"), "--protocol", "released")
-    convert("dota", root / "dota", "--protocol", "field")
-    convert("loveda", write_loveda(root / "loveda"))
+    convert("dior", write_dior(root / "dior"), "--allow-incomplete")
+    convert("dota", write_dota(root / "dota"), "--protocol", "released", "--allow-incomplete")
+    convert("dota", root / "dota", "--protocol", "field", "--allow-incomplete")
+    convert("loveda", write_loveda(root / "loveda"), "--allow-incomplete")
     return root
 
 

@@ -224,12 +224,17 @@ def check_evaluation(args: argparse.Namespace, cfg: Any) -> Any:
     if missing:
         raise UserError(f"{args.config} has a test_dataloader but no {' and no '.join(missing)}")
     evaluation = cfg.get("evaluation")
+    evaluators = cfg.test_evaluator
+    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+    if any(evaluator.get("format_only") for evaluator in evaluators):  # gives no values
+        evaluation = None
     if evaluation and wanted_metrics(evaluation):
         return evaluation
     if args.results:
         raise UserError(
             f"--results: {args.config} has no evaluation=dict(dataset=..., protocol=..., "
-            "split=..., metrics={key: name}) that says what its values are"
+            "split=..., metrics={key: name}) that says what its values are, or an evaluator with "
+            "format_only=True, which gives none"
         )
     return None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from gersp_mm.images.listing import read_text
 from gersp_mm.utils.errors import UserError
 
 DIOR_CLASSES = (
@@ -74,13 +75,13 @@ def read_split(path: Path) -> list[str]:
     """Read a list of image names without ending, one a line.
 
     Raises:
-        UserError: the list does not exist or is empty, or a line is no number or comes twice.
+        UserError: The list does not exist, is no text or empty, or a line is no number or appears
+            twice.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: unpack DIOR's ImageSets into {path.parents[2]}")
     names: dict[int, str] = {}
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path)[0].splitlines(), 1):
         name = line.strip()
         if not name:
             continue

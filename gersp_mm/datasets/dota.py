@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gersp_mm.images.listing import read_text
 from gersp_mm.utils.errors import UserError
 
 DOTA_CLASSES = (
@@ -70,18 +71,14 @@ class CocoImage(NamedTuple):
 def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[LabelledBox]:
     """Read a file of lines ``x1 y1 x2 y2 x3 y3 x4 y4 class [difficulty]``.
 
-    The header lines of DOTA's files, empty lines, repeated or trailing spaces and Windows line
-    ends are passed over.
+    The header lines of DOTA's files, empty lines, repeated or trailing spaces, Windows line ends
+    and byte-order marks are passed over.
 
     Raises:
-        UserError: a line of another form, or an unknown class.
+        UserError: The file is no text, or a line has another form or an unknown class.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text file: fetch it again") from None
     boxes = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path)[0].splitlines(), 1):
         fields = line.split()
         if not fields or HEADER.match(line):
             continue
@@ -115,10 +112,38 @@ def format_labels(boxes: Iterable[LabelledBox]) -> str:
     )
 
 
-def cut_box(box: Box, width: int, height: int) -> Box:
-    """Cut a horizontal box to its image; nothing remains (right <= left) of one beside it."""
+def clip_box(box: Box, width: float, height: float) -> Box:
+    """Clip a horizontal box to the image.
+
+    A box that lies outside the image comes back empty (right <= left, or bottom <= top).
+    """
     left, top, right, bottom = box
     return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+
+def area_inside(corners: Sequence[float], width: float, height: float) -> float:
+    """Return the area of the part of a box that lies in the image, in square pixels.
+
+    Args:
+        corners: x1 y1 x2 y2 … in either direction of rotation.
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+    """
+    points = list(zip(corners[::2], corners[1::2]))
+    for axis, side, limit in ((0, 1, 0.0), (0, -1, width), (1, 1, 0.0), (1, -1, height)):
+        kept: list[tuple[float, float]] = []
+        for start, end in zip(points, points[1:] + points[:1]):
+            a, b = side * (start[axis] - limit), side * (end[axis] - limit)
+            if a >= 0:
+                kept.append(start)
+            if a * b < 0:
+                share = a / (a - b)
+                kept.append(
+                    (start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]))
+                )
+        points = kept
+    turns = zip(points, points[1:] + points[:1])
+    return abs(sum(a[0] * b[1] - a[1] * b[0] for a, b in turns)) / 2
 
 
 def coco_text(classes: Sequence[str], images: Iterable[CocoImage]) -> str:

@@ -24,6 +24,12 @@ SCALES = {
 }
 
 
+UNDEFINED = -1.0  # COCO's AP of what is not there
+# mmdet's CocoMetric returns no key at all where the detector found nothing, which is an AP of 0.
+# (Whether there are objects of one size or class is not known then.)
+ZERO_IF_NOTHING_FOUND = re.compile(r"coco/(bbox|segm)_mAP(_50|_75)?")
+
+
 class Metric(NamedTuple):
     """One entry of ``evaluation.metrics``."""
 
@@ -72,25 +78,30 @@ def in_per_cent(
 
     Args:
         evaluation: see :func:`wanted_metrics`.
-        metrics: what the host's evaluator returned.
+        metrics: What the host's evaluator returned; nothing, if a detector found no object in any
+            image.
 
     Returns:
         Values in per cent by name; None where the value is not defined, such as the AP of small
         objects where there are none.
 
     Raises:
-        UserError: a wanted metric is not there.
+        UserError: A wanted metric is missing.
     """
+    wanted = wanted_metrics(evaluation)
+    if not metrics and all(metric.key.startswith("coco/") for metric in wanted):
+        metrics = {
+            m.key: 0.0 if ZERO_IF_NOTHING_FOUND.fullmatch(m.key) else UNDEFINED for m in wanted
+        }
     values: dict[str, float | None] = {}
-    for key, name, scale in wanted_metrics(evaluation):
+    for key, name, scale in wanted:
         if key not in metrics:
             raise UserError(
-                f"the evaluation gave no {key}, only {', '.join(metrics) or 'nothing'}. mmdet's "
-                "CocoMetric does so if the model found no object in any image; else mend "
-                "evaluation.metrics of the config"
+                f"the evaluation gave no {key}, only {', '.join(metrics) or 'nothing'}. Correct "
+                "evaluation.metrics of the config."
             )
         value = float(metrics[key])
-        defined = math.isfinite(value) and value >= 0  # COCO's word for undefined is -1
+        defined = math.isfinite(value) and value >= 0
         values[name] = round(value * scale, 4) if defined else None
     return values
 

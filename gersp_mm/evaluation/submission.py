@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from gersp_mm.datasets.dota import DOTA_CLASSES
+from gersp_mm.images.decode import unlimited_image_size
 from gersp_mm.images.listing import find_images
 from gersp_mm.registry import METRICS
 from gersp_mm.utils.errors import UserError
@@ -121,11 +122,17 @@ def image_sizes(paths: Sequence[str | Path], tiles: bool) -> dict[str, tuple[int
     Args:
         paths: image files.
         tiles: whether ``P0006__1024__0___0.png`` is a tile of ``P0006``.
+
+    Raises:
+        UserError: A file is no image.
     """
     sizes = {}
     for path in map(Path, paths):
-        with Image.open(path) as image:
-            sizes[TILE.sub("", path.stem) if tiles else path.stem] = image.size
+        try:
+            with unlimited_image_size(), Image.open(path) as image:
+                sizes[TILE.sub("", path.stem) if tiles else path.stem] = image.size
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error}). Fetch it again.") from None
     return sizes
 
 

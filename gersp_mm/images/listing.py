@@ -303,7 +303,7 @@ class ImageList:
         Raises:
             UserError: The file does not exist, is no text, or has a line without a label.
         """
-        text, oddities = _read_text(path)
+        text, oddities = read_text(path)
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         lines = list(map(str.strip, text.split("\n")))
@@ -372,11 +372,19 @@ def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def _read_text(path: str | os.PathLike) -> tuple[str, tuple[str, ...]]:
+def read_text(path: str | os.PathLike) -> tuple[str, tuple[str, ...]]:
+    """Read a text file in UTF-8, or in UTF-16 or UTF-32 where a byte-order mark says so.
+
+    Returns:
+        The text, and what other readers would stumble over.
+
+    Raises:
+        UserError: The file cannot be read or is no text.
+    """
     try:
         content = fileio.get(os.fspath(path))
     except OSError as error:
-        raise UserError(f"The list {path} cannot be read ({error.strerror or error}).") from None
+        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from None
     for mark, encoding, name in MARKS:
         if content.startswith(mark):
             try:

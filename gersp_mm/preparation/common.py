@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import lzma
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,14 +24,18 @@ from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name, replacing, unescape_name
 
 __all__ = [
-    "count_table", "damaged_images", "decode_once", "findings_text", "folders_called",
-    "next_command", "read_reasons", "refuse_damaged", "unpack", "unpack_into", "write_list",
-    "write_reasons", "write_text",
+    "add_allow_incomplete", "count_table", "damaged_images", "decode_once", "describe_counts",
+    "findings_text", "folders_called", "next_command", "read_reasons", "refuse_damaged",
+    "refuse_incomplete", "unpack", "unpack_into", "warn", "write_list", "write_reasons",
+    "write_text",
 ]  # fmt: skip
 
 SHOWN = 10  # files named in a message
 EXAMPLES = 5  # files named with a finding
 CHUNK = 10_000  # images handed to threads at once
+ARCHIVE_ERRORS = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
+)  # fmt: skip
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -80,6 +89,57 @@ def folders_called(names: Collection[str], root: Path) -> list[Path]:
         subfolders[:] = [] if real in seen else inside
         seen.add(real)
     return sorted(found)
+
+
+def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
+    """Add the option by which every converter takes a sample of its data set."""
+    parser.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="take a sample: report what differs from the complete data set, and go on",
+    )
+
+
+def refuse_incomplete(
+    data: Path, title: str, differences: Sequence[str], allowed: bool, consequence: str = ""
+) -> None:
+    """Report in what a data set differs from the complete one, and refuse it unless allowed.
+
+    Args:
+        data: Folder of the data set.
+        title: Name of the complete data set.
+        differences: What is missing or unknown, one text for each; nothing happens without any.
+        allowed: Whether ``--allow-incomplete`` was given.
+        consequence: What a sample means for results, as ``: …``.
+
+    Raises:
+        UserError: There are differences, and they are not allowed.
+    """
+    shown = [*differences[:SHOWN]]
+    if len(differences) > SHOWN:
+        shown.append(f"and {len(differences) - SHOWN:,} more")
+    if differences and not allowed:
+        named = "".join(f"\n  {text}" for text in shown)
+        raise UserError(
+            f"{data} is not the complete {title}:{named}\nFetch what is missing, or use "
+            f"--allow-incomplete to take a sample{consequence}"
+        )
+    for text in shown:
+        warn(text)
+
+
+def describe_counts(found: Mapping[str, int], official: Mapping[str, int]) -> list[str]:
+    """Return one text for each part whose number of images is not the official one."""
+    return [
+        f"{part} has {found[part]:,} images, the official one has {official[part]:,}"
+        for part in found
+        if found[part] != official[part]
+    ]
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    print(f"WARNING: {text}", file=sys.stderr)
 
 
 def damaged_images(
@@ -194,22 +254,40 @@ def unpack(archive: Path, target: Path) -> None:
         if archive.suffix.lower() == ".rar":
             raise UserError(f"{archive} is a RAR archive: unpack it yourself (unrar x, 7z x)")
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as content:
-                for member in tqdm(content.infolist(), f"unpacking {archive.name}", unit="file"):
-                    content.extract(member, partial)  # cleans names of leading / and ..
+            _unpack_zip(archive, partial)
         elif archive.is_file() and tarfile.is_tarfile(archive):
             with tarfile.open(archive) as content:
                 for member in tqdm(content, f"unpacking {archive.name}", unit="file"):
-                    content.extract(member, partial, filter="data")
+                    if not any(map(_is_foreign, member.name.split("/"))):
+                        content.extract(member, partial, filter="data")
         else:
             raise UserError(f"{archive} is no zip or tar archive: was its download complete?")
         if target.is_dir():
             target.rmdir()
         os.replace(partial, target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except ARCHIVE_ERRORS as error:
         raise UserError(f"{archive} cannot be unpacked ({error}): fetch it again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unpack_zip(archive: Path, target: Path) -> None:
+    """Extract a zip archive without system files; tools of Windows write ``\\`` between folders."""
+    with zipfile.ZipFile(archive) as content:
+        for member in tqdm(content.infolist(), f"unpacking {archive.name}", unit="file"):
+            member.filename = member.filename.replace("\\", "/")
+            if any(map(_is_foreign, member.filename.split("/"))):
+                continue
+            try:
+                content.extract(member, target)  # drops a leading / and .. from names
+            except (RuntimeError, NotImplementedError) as error:  # a password, Deflate64
+                raise UserError(
+                    f"{archive} cannot be unpacked here ({error}). Unpack it yourself (7z x)."
+                ) from None
+
+
+def _is_foreign(part: str) -> bool:
+    return part not in ("", ".", "..") and is_passed_over(part)
 
 
 def unpack_into(data: Path, archives: Iterable[Path]) -> None:

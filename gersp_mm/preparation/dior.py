@@ -22,6 +22,7 @@ Examples:
   python tools/dataset_converters/dior.py data/dior
   python tools/dataset_converters/dior.py data/dior --no-decode
   python tools/dataset_converters/dior.py data/dior --annotations-only
+  python tools/dataset_converters/dior.py sample --allow-incomplete
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,16 +53,21 @@ from gersp_mm.datasets.dota import (
     Box,
     CocoImage,
     LabelledBox,
+    area_inside,
+    clip_box,
     coco_text,
-    cut_box,
     format_labels,
 )
 from gersp_mm.preparation.common import (
     SHOWN,
+    add_allow_incomplete,
     count_table,
+    describe_counts,
     findings_text,
     next_command,
     refuse_damaged,
+    refuse_incomplete,
+    warn,
     write_text,
 )
 from gersp_mm.utils.errors import UserError
@@ -70,6 +75,7 @@ from gersp_mm.utils.files import remove_temporaries, replacing_folder
 
 KINDS = {HORIZONTAL: "horizontal", ORIENTED: "oriented"}
 PARTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
+LEAST_AREA = 1e-6  # square pixels in the image; less is rounding
 OBJECT_LIMIT = 10_000  # of an image: annotation n of image i has the id 10000 i + n in every file
 
 Annotations = dict[str, dict[str, DiorAnnotation]]  # by kind and image
@@ -157,18 +163,18 @@ def written_sizes(
 def horizontal_boxes(
     name: str, annotation: DiorAnnotation, size: tuple[int, int], findings: Findings
 ) -> list[tuple[int, str, Box]]:
-    """Return what a COCO file gets of an image: boxes are cut to it, empty ones left out."""
+    """Return what a COCO file gets of an image: boxes are clipped to it, empty ones left out."""
     boxes = []
     for number, (label, coordinates, _) in enumerate(annotation.objects, 1):
         left, top, right, bottom = coordinates
-        box = cut_box((left, top, right, bottom), *size)
+        box = clip_box((left, top, right, bottom), *size)
         if right <= left or bottom <= top:
             findings["horizontal boxes of no area, left out"].append(name)
         elif box[2] <= box[0] or box[3] <= box[1]:
-            findings["horizontal boxes outside of their image, left out"].append(name)
+            findings["horizontal boxes outside the image, left out"].append(name)
         else:
             if box != coordinates:
-                findings["horizontal boxes cut to their image"].append(name)
+                findings["horizontal boxes clipped to the image"].append(name)
             boxes.append((OBJECT_LIMIT * int(name) + number, label, box))
     return boxes
 
@@ -183,11 +189,11 @@ def oriented_boxes(
         left, top, right, bottom = box.around
         if not box.has_area:
             findings["oriented boxes of no area, left out"].append(name)
-        elif right <= 0 or bottom <= 0 or left >= size[0] or top >= size[1]:
-            findings["oriented boxes outside of their image, left out"].append(name)
+        elif area_inside(corners, *size) <= LEAST_AREA:
+            findings["oriented boxes outside the image, left out"].append(name)
         else:
             if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
-                findings["oriented boxes that reach out of their image, kept whole"].append(name)
+                findings["oriented boxes that reach out of the image, kept whole"].append(name)
             boxes.append(box)
     return boxes
 
@@ -251,11 +257,41 @@ def show_table(kind: str, splits: dict[str, list[str]], labels: dict[str, list[s
             warn(f"{part} has no {KINDS[kind]} box of {', '.join(absent)}")
 
 
-def warn(text: str) -> None:
-    print(f"WARNING: {text}", file=sys.stderr)
+def refuse_other_layout(data: Path, images: Sequence[Path]) -> None:
+    """Refuse the layouts of DIOR's copies that differ in one folder or in the case of an ending.
+
+    Raises:
+        UserError: Says what was found, and the command that makes it the release's layout.
+    """
+    folders = dict.fromkeys(path.parent for path in images)
+    single = data / "JPEGImages"
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing and single.is_dir():
+        links = "; ".join(f"ln -s {single.name} {folder}" for folder in missing)
+        raise UserError(
+            f"{data} has one folder {single.name} instead of "
+            f"{' and '.join(folder.name for folder in folders)}. Link it: {links}"
+        )
+    for folder in folders:
+        wanted = {path.stem: path.name for path in images if path.parent == folder}
+        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        other = [n for n in sorted(present) if wanted.get(Path(n).stem, n) not in present]
+        if other:
+            ending = Path(other[0]).suffix
+            rename = f'for f in *{ending}; do mv "$f" "${{f%{ending}}}.jpg"; done'
+            raise UserError(
+                f"{folder} has {len(other):,} images that end with {ending} instead of .jpg, the "
+                f"first being {other[0]}. Rename them: cd {folder} && {rename}"
+            )
 
 
-def convert(data: Path, look_at_images: bool = True, decode: bool = True, workers: int = 0) -> None:
+def convert(
+    data: Path,
+    look_at_images: bool = True,
+    decode: bool = True,
+    workers: int = 0,
+    allow_incomplete: bool = False,
+) -> None:
     """Check DIOR, write the annotation files and print what is in them.
 
     Args:
@@ -263,6 +299,7 @@ def convert(data: Path, look_at_images: bool = True, decode: bool = True, worker
         look_at_images: whether images have to be there; their own sizes are used then.
         decode: whether every image is decoded.
         workers: threads that decode; all cores by default.
+        allow_incomplete: Whether lists of other lengths than the release's are taken.
 
     Raises:
         UserError: see the message.
@@ -279,6 +316,7 @@ def convert(data: Path, look_at_images: bool = True, decode: bool = True, worker
     }
     images = {name: data / files[name] for name in names}
     if look_at_images:
+        refuse_other_layout(data, [*images.values()])
         refuse_missing(
             [*images.values()],
             "unpack all of DIOR's images, or convert without looking at them (--annotations-only)",
@@ -289,6 +327,11 @@ def convert(data: Path, look_at_images: bool = True, decode: bool = True, worker
         refuse_damaged([*images.values()], workers)
     sizes = read_sizes(images) if look_at_images else written_sizes(names, annotations, findings)
     look_closer(names, annotations, sizes, findings)
+    counts = {split: len(listed) for split, listed in splits.items()}
+    differences = describe_counts(counts, DIOR_IMAGES)
+    if differences and not allow_incomplete:
+        differences += findings_text(findings).splitlines()
+    refuse_incomplete(data, "DIOR", differences, allow_incomplete)
 
     for folder in (data / "coco", data / "obb"):
         remove_temporaries(folder)
@@ -325,9 +368,6 @@ def convert(data: Path, look_at_images: bool = True, decode: bool = True, worker
             print(f"wrote {data / where}/ for {', '.join(PARTS)}")
         else:
             warn(f"{data / where} is not written: there is no {data / 'Annotations' / kind}")
-    for split, official in DIOR_IMAGES.items():
-        if len(splits[split]) != official:
-            warn(f"{split} has {len(splits[split]):,} images, the release has {official:,}")
     print(next_command("configs/downstream/dior/faster-rcnn_r50_fpn_24e_dior.py", data, "dior"))
 
 
@@ -342,6 +382,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="do not look at the images; sizes are those in the XML files, else 800 x 800",
     )
     parser.add_argument("--no-decode", action="store_true", help="do not decode every image")
+    add_allow_incomplete(parser)
     parser.add_argument(
         "--workers",
         type=int,
@@ -355,7 +396,13 @@ def run(args: argparse.Namespace) -> None:
     if args.workers < 1:
         raise UserError("--workers is at least 1")
     try:
-        convert(args.data, not args.annotations_only, not args.no_decode, args.workers)
+        convert(
+            args.data,
+            not args.annotations_only,
+            not args.no_decode,
+            args.workers,
+            args.allow_incomplete,
+        )
     except OSError as error:
         raise UserError(
             f"cannot write below {args.data} ({error}): see to free space and permissions, and run "

@@ -24,11 +24,13 @@ The same command goes on with the folders that are not there; --force makes all 
 Examples:
   python tools/dataset_converters/dota.py data/dota --protocol released
   python tools/dataset_converters/dota.py data/dota --protocol field --workers 8
+  python tools/dataset_converters/dota.py sample --protocol released --allow-incomplete
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import importlib.util
 import json
@@ -37,30 +39,37 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from gersp_mm.datasets.dota import (
     DOTA_CLASSES,
     CocoImage,
     LabelledBox,
+    area_inside,
+    clip_box,
     coco_text,
-    cut_box,
     format_labels,
     read_labels,
 )
+from gersp_mm.images.decode import unlimited_image_size
 from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
+    add_allow_incomplete,
     count_table,
+    describe_counts,
     findings_text,
     next_command,
     refuse_damaged,
+    refuse_incomplete,
+    warn,
     write_text,
 )
 from gersp_mm.utils.errors import UserError
@@ -89,6 +98,10 @@ img_split.main()
 """
 PROGRESS = re.compile(r"\([\d.]+% (\d+):\d+\) - Filename: ")
 PNG_END = b"IEND\xaeB`\x82"
+
+LEAST_AREA = 1e-6  # square pixels in the image; less is rounding
+ROUNDING = 1e-3  # pixels
+TILE = re.compile(r"(?P<image>.+)__[\d.]+__(?P<left>\d+)___(?P<top>\d+)")  # names of the splitter
 
 Findings = defaultdict[str, list[str]]
 
@@ -174,17 +187,28 @@ def read_split(data: Path, split: str, findings: Findings) -> Split:
             )
     labels = {}
     for name, path in tqdm(files.items(), f"reading labels of {split}", unit="file"):
-        labels[name] = check_boxes(f"{split}/{path.name}", read_labels(path), findings)
+        boxes = read_labels(path)
+        size = read_size(images[name]) if boxes else (0, 0)
+        labels[name] = check_boxes(f"{split}/{path.name}", boxes, size, findings)
         if not labels[name]:
             findings["images without objects, kept"].append(f"{split}/{path.name}")
     return Split(images, labels)
 
 
-def check_boxes(where: str, boxes: Sequence[LabelledBox], findings: Findings) -> list[LabelledBox]:
-    """Leave out boxes of no area, and mend those whose sides cross, on which the splitter stops.
+def check_boxes(
+    where: str, boxes: Sequence[LabelledBox], size: tuple[int, int], findings: Findings
+) -> list[LabelledBox]:
+    """Leave out boxes without area or outside the image, and repair those whose sides cross.
 
-    A crossing box becomes the smallest rectangle around its corners, which is what mmrotate's
-    data sets make of any box.
+    The splitter stops at a box whose sides cross; it becomes the smallest rectangle around its
+    corners, which is what mmrotate's data sets make of any box. A box next to the image would lie
+    on a tile's padding. One that reaches out of the image stays whole, as in mmrotate.
+
+    Args:
+        where: Name of the label file.
+        boxes: What it holds.
+        size: Width and height of the image, in pixels.
+        findings: Gets what was found odd.
     """
     from shapely.geometry import Polygon  # comes with mmrotate
 
@@ -204,8 +228,28 @@ def check_boxes(where: str, boxes: Sequence[LabelledBox], findings: Findings) ->
                 findings["boxes of no area, left out"].append(where)
                 continue
             findings["boxes whose sides cross, made rectangles"].append(where)
+        if area_inside(box.corners, *size) <= LEAST_AREA:
+            findings["boxes outside the image, left out"].append(where)
+            continue
+        left, top, right, bottom = box.around
+        if min(left, top, size[0] - right, size[1] - bottom) < -ROUNDING:
+            findings["boxes that reach out of the image, kept whole"].append(where)
         kept.append(box)
     return kept
+
+
+@functools.cache
+def read_size(path: Path) -> tuple[int, int]:
+    """Read width and height of an image from its header.
+
+    Raises:
+        UserError: The file is no image.
+    """
+    try:
+        with unlimited_image_size(), Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}). Fetch it again.") from None
 
 
 def _points(box: LabelledBox) -> np.ndarray:
@@ -394,24 +438,46 @@ def read_tiles(folder: Path) -> dict[str, list[LabelledBox]]:
 
 
 def write_coco(
-    path: Path, part: str, tiles: dict[str, list[LabelledBox]], size: int, findings: Findings
+    path: Path,
+    part: str,
+    tiles: dict[str, list[LabelledBox]],
+    size: int,
+    whole: Mapping[str, Path],
+    findings: Findings,
 ) -> None:
-    """Write the horizontal boxes around the tiles' boxes, cut to their tiles."""
+    """Write the horizontal boxes around the tiles' boxes, clipped to the image in the tile.
+
+    Args:
+        path: File to write.
+        part: Name of the folder of tiles.
+        tiles: Boxes of each tile.
+        size: Width and height of every tile in pixels, padding included.
+        whole: The images that the tiles were cut from, by name.
+        findings: Gets what was found odd.
+    """
     images = []
     identity = 0
     for number, (name, boxes) in enumerate(tiles.items(), 1):
         around = []
         for box in boxes:
-            cut = cut_box(box.around, size, size)
+            cut = clip_box(box.around, *_filled(name, size, whole))
             if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:  # which mmdet drops in silence
                 findings["horizontal boxes less than a pixel wide or high, left out"].append(name)
                 continue
             if cut != box.around:
-                findings["horizontal boxes cut to their tile"].append(name)
+                findings["horizontal boxes clipped to their tile"].append(name)
             identity += 1
             around.append((identity, box.name, cut))
         images.append(CocoImage(number, f"{part}/images/{name}.png", size, size, around))
     write_text(path, coco_text(DOTA_CLASSES, images))
+
+
+def _filled(tile: str, size: int, whole: Mapping[str, Path]) -> tuple[int, int]:
+    """Return width and height of the image in a tile; the rest of the tile is padding."""
+    place = TILE.fullmatch(tile)
+    assert place is not None, tile
+    width, height = read_size(whole[place["image"]])
+    return min(size, width - int(place["left"])), min(size, height - int(place["top"]))
 
 
 # --------------------------------------------------------------------------------------- tool
@@ -446,12 +512,13 @@ def show_tables(
     print(f"\n{count_table(['boxes', *columns], by_class)}")
 
 
-def warn(text: str) -> None:
-    print(f"WARNING: {text}", file=sys.stderr)
-
-
 def convert(
-    data: Path, protocol: Protocol, workers: int = 1, decode: bool = True, force: bool = False
+    data: Path,
+    protocol: Protocol,
+    workers: int = 1,
+    decode: bool = True,
+    force: bool = False,
+    allow_incomplete: bool = False,
 ) -> None:
     """Make the tiles of a protocol, as far as they are not there, and print what is in them.
 
@@ -461,6 +528,7 @@ def convert(
         workers: processes that cut, and threads that decode.
         decode: whether every image is decoded before.
         force: whether finished tiles are made anew.
+        allow_incomplete: Whether splits of other sizes than the release's are taken.
 
     Raises:
         UserError: see the message.
@@ -469,6 +537,7 @@ def convert(
     findings: Findings = defaultdict(list)
     target = data / protocol.folder
     whole: dict[str, Split] = {}
+    counts: dict[str, int] = {}
     for part, sources in protocol.parts.items():
         if sources == ("test",) and not (data / "test" / "images").is_dir():
             warn(
@@ -477,16 +546,16 @@ def convert(
             )
             continue
         splits = [read_split(data, source, findings) for source in sources]
-        for source, split in zip(sources, splits):
-            if len(split.images) != DOTA_IMAGES[source]:
-                warn(
-                    f"{source} has {len(split.images):,} images, DOTA v1.0 has "
-                    f"{DOTA_IMAGES[source]:,}"
-                )
+        counts.update({name: len(split.images) for name, split in zip(sources, splits)})
         whole[part] = join(splits, data)
         labels = whole[part].labels
         if labels is not None and not any(labels.values()):
             raise UserError(f"no label file of {', '.join(sources)} in {data} has a box")
+    join([*whole.values()], data)  # which refuses an image of two parts
+    differences = describe_counts(counts, DOTA_IMAGES)
+    if differences and not allow_incomplete:
+        differences += findings_text(findings).splitlines()
+    refuse_incomplete(data, "DOTA v1.0", differences, allow_incomplete)
     records = {
         part: dict(settings=split_settings(protocol), source=fingerprint(split))
         for part, split in whole.items()
@@ -506,7 +575,7 @@ def convert(
         remove_temporaries(target / "coco")
         for part, found in tiles.items():
             path = target / "coco" / f"{part}.json"
-            write_coco(path, part, found, protocol.size, findings)
+            write_coco(path, part, found, protocol.size, whole[part].images, findings)
             print(f"wrote {path}")
     test_tiles = len(list((target / "test" / "images").glob("*.png")))
     show_tables(whole, tiles, test_tiles)
@@ -520,6 +589,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
     parser.add_argument("--protocol", choices=(*PROTOCOLS,), required=True, help="see above")
+    add_allow_incomplete(parser)
     parser.add_argument("--force", action="store_true", help="make finished tiles anew")
     parser.add_argument("--no-decode", action="store_true", help="do not decode the images before")
     parser.add_argument(
@@ -535,7 +605,14 @@ def run(args: argparse.Namespace) -> None:
     if args.workers < 1:
         raise UserError("--workers is at least 1")
     try:
-        convert(args.data, PROTOCOLS[args.protocol], args.workers, not args.no_decode, args.force)
+        convert(
+            args.data,
+            PROTOCOLS[args.protocol],
+            args.workers,
+            not args.no_decode,
+            args.force,
+            args.allow_incomplete,
+        )
     except OSError as error:
         raise UserError(
             f"cannot write below {args.data} ({error}): see to free space, permissions and "

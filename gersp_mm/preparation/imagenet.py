@@ -31,8 +31,16 @@ import argparse
 import re
 from pathlib import Path
 
+from gersp_mm.images.duplicates import second_copies
 from gersp_mm.images.listing import find_classes, find_images, is_image_name
-from gersp_mm.preparation.common import SHOWN, count_table, decode_once, write_reasons
+from gersp_mm.preparation.common import (
+    SHOWN,
+    add_allow_incomplete,
+    count_table,
+    decode_once,
+    refuse_incomplete,
+    write_reasons,
+)
 from gersp_mm.utils.errors import UserError
 
 CLASSES = 1000
@@ -62,6 +70,10 @@ def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
     empty = [name for name, images in classes.items() if not images]
     if empty:
         problems.append(f"{len(empty)} folders hold no image ({_some(empty)})")
+    copies = second_copies(name for names in classes.values() for name in names)
+    if copies:
+        pair = " and ".join(copies[0])
+        problems.append(f"{len(copies):,} images are there twice, in two formats ({pair})")
     images = sum(map(len, classes.values()))
     for found, official, what in ((len(classes), CLASSES, "classes"), (images, TRAIN, "images")):
         if found != official:
@@ -100,29 +112,12 @@ def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
     return [f"{folder / name} cannot be read: {reason}" for name, reason in unreadable.items()]
 
 
-def report(data: Path, problems: list[str], allowed: bool) -> None:
-    """Print problems, or raise a :class:`UserError` of them where they are not allowed."""
-    shown = problems[:SHOWN]
-    if len(problems) > SHOWN:
-        shown.append(f"and {len(problems) - SHOWN:,} more")
-    if problems and not allowed:
-        raise UserError(
-            f"{data} is not the complete ImageNet-1k:\n"
-            + "".join(f"  {problem}\n" for problem in shown)
-            + "Mend it, or use --allow-incomplete"
-        )
-    for problem in shown:
-        print(f"WARNING: {problem}")
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", metavar="DATA", type=Path, help="folder that holds train/")
-    parser.add_argument(
-        "--allow-incomplete", action="store_true", help="report what differs instead of refusing"
-    )
+    add_allow_incomplete(parser)
     parser.add_argument("--decode", action="store_true", help="decode every image; takes hours")
     parser.add_argument("--workers", type=int, default=0, help="threads of --decode; all cores")
     return parser.parse_args(argv)
@@ -150,11 +145,11 @@ def run(args: argparse.Namespace) -> None:
     header = ["part", "classes", "official", "images", "official", "images a class"]
     print(count_table(header, rows))
     print(f"val: {kind}")
-    report(data, find_problems(train, classes), args.allow_incomplete)
+    refuse_incomplete(data, "ImageNet-1k", find_problems(train, classes), args.allow_incomplete)
     if args.decode:
         unreadable = decode_part(train, images, args.workers)
         unreadable += decode_part(data / "val", val, args.workers)
-        report(data, unreadable, args.allow_incomplete)
+        refuse_incomplete(data, "ImageNet-1k", unreadable, args.allow_incomplete)
     source = "train_dataloader.dataset.natural"
     options = [f"{source}.data_root={train}"]
     if len(classes) != CLASSES:

@@ -14,11 +14,12 @@ Written, as hard links where the file system has them and as copies elsewhere:
 
   data/loveda/img_dir/{train,val,test}/<number>.png     data/loveda/ann_dir/{train,val}/<number>.png
 
-It may be interrupted and run again at any time.
+It may be interrupted and run again at any time. Test may be left out; only a submission needs it.
 
 Examples:
   python tools/dataset_converters/loveda.py data/loveda
   python tools/dataset_converters/loveda.py data/loveda --archives Train.zip Val.zip Test.zip
+  python tools/dataset_converters/loveda.py sample --allow-incomplete
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from gersp_mm.images.decode import BadImageError, load_rgb
+from gersp_mm.images.duplicates import refuse_second_copies
+from gersp_mm.images.listing import is_passed_over
 from gersp_mm.preparation.common import (
     SHOWN,
+    add_allow_incomplete,
     count_table,
+    describe_counts,
     folders_called,
     next_command,
+    refuse_incomplete,
     unpack_into,
 )
 from gersp_mm.utils.errors import UserError
@@ -98,8 +104,16 @@ def find_part(data: Path, part: str) -> list[Pair]:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    names = sorted(file.name for file in folder.iterdir() if file.suffix == ".png")
-    return {name: folder / name for name in names if name[0] != "."}
+    """Return the PNG files of a folder by their names with ``.png`` in small letters."""
+    files = [file for file in sorted(folder.iterdir()) if not is_passed_over(file.name)]
+    found = [file for file in files if file.suffix.lower() == ".png"]
+    if files and not found:
+        raise UserError(
+            f"{folder} holds no PNG files but {files[0].name}. Fetch the official archives, which "
+            "have PNG files: masks do not survive other formats."
+        )
+    refuse_second_copies([file.name for file in found], folder)
+    return {f"{file.stem}.png": file for file in found}
 
 
 def _some(paths: Sequence[Path]) -> str:
@@ -117,7 +131,7 @@ def name_pairs(part: str, pairs: Sequence[Pair]) -> dict[str, Pair]:
     """
     by_number: dict[str, list[Pair]] = {}
     for pair in pairs:
-        by_number.setdefault(pair.image.name, []).append(pair)
+        by_number.setdefault(f"{pair.image.stem}.png", []).append(pair)
     named: dict[str, Pair] = {}
     for number, same in by_number.items():
         if len(same) == 1 or _equal(*same):
@@ -301,6 +315,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="ZIP",
         help="archives to unpack into DATA first",
     )
+    add_allow_incomplete(parser)
     return parser.parse_args(argv)
 
 
@@ -317,13 +332,12 @@ def run(args: argparse.Namespace) -> None:
         part: check_part(part, list(named.values())) for part, named in parts.items() if named
     }
     pixels.pop("Test", None)
+    counts = {part: len(named) for part, named in parts.items() if named or part != "Test"}
+    refuse_incomplete(data, "LoveDA", describe_counts(counts, OFFICIAL), args.allow_incomplete)
     for part, named in parts.items():
         if named:
             place_part(data, part, named)
     print(image_table(parts))
-    for part, official in OFFICIAL.items():
-        if len(parts[part]) != official:
-            print(f"WARNING: {part} has {len(parts[part]):,} images, the official one {official:,}")
     if pixels:
         print(pixel_table(pixels))
     print(f"wrote {data / 'img_dir'} and {data / 'ann_dir'}")

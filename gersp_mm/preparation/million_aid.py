@@ -9,8 +9,8 @@ nested as the archives have it:
   data/million_aid/test/P0000000.jpg ...       data/million_aid/train/...
 
 --archives unpacks zip and tar archives, each into test/<its name> (train/ for one called train...);
-the parts of a split archive (.z01, .001) have to be joined first. Folders of your own images are
-listed just as well.
+the parts of a split archive (.z01, .001) have to be joined first. A part of Million-AID, or a
+folder of your own images, is listed with --allow-incomplete.
 
 Written: data/million_aid/test/images.txt, the sorted paths of the images relative to test/.
 
@@ -22,6 +22,7 @@ as well. Training copes with unreadable images by itself, so this is not needed.
 Examples:
   python tools/dataset_converters/million_aid.py data/million_aid
   python tools/dataset_converters/million_aid.py data/million_aid --archives /downloads/test*.zip
+  python tools/dataset_converters/million_aid.py my_images --allow-incomplete
 """
 
 from __future__ import annotations
@@ -29,13 +30,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gersp_mm.images.duplicates import second_copies
 from gersp_mm.images.listing import find_images
 from gersp_mm.images.packed import LISTING
 from gersp_mm.preparation.common import (
     SHOWN,
+    add_allow_incomplete,
     count_table,
     decode_once,
+    describe_counts,
     read_reasons,
+    refuse_incomplete,
     unpack_into,
     write_list,
     write_reasons,
@@ -77,6 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--decode", action="store_true", help="decode every image of test; takes hours"
     )
+    add_allow_incomplete(parser)
     parser.add_argument("--workers", type=int, default=0, help="threads of --decode; all cores")
     return parser.parse_args(argv)
 
@@ -94,6 +100,11 @@ def run(args: argparse.Namespace) -> None:
     names = find_images(test, progress=True)
     if not names:
         raise UserError(f"{test} holds no image: are its archives unpacked (--archives)?")
+    differences = describe_counts(dict(test=len(names)), OFFICIAL)
+    if copies := second_copies(names):
+        pair = " and ".join(copies[0])
+        differences.append(f"{len(copies):,} images are there twice, in two formats ({pair})")
+    refuse_incomplete(data, "Million-AID", differences, args.allow_incomplete)
     train = len(find_images(data / "train")) if (data / "train").is_dir() else 0
     unreadable = find_unreadable(data, names, args.decode, args.workers)
     listed = [name for name in names if name not in unreadable]
@@ -110,11 +121,6 @@ def run(args: argparse.Namespace) -> None:
     print(count_table(["part", "images", "official", "unreadable", "listed"], rows))
     for name, reason in list(unreadable.items())[:SHOWN]:
         print(f"  left out: {escape_name(name)}: {reason}")
-    if len(names) != OFFICIAL["test"]:
-        print(
-            f"WARNING: test has {len(names):,} images, the official one {OFFICIAL['test']:,}; "
-            "pre-training takes any number"
-        )
     print(f"wrote {test / LISTING}; labels are not needed")
     source = "train_dataloader.dataset.remote_sensing"
     print(

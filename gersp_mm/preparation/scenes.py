@@ -15,13 +15,15 @@ from gersp_mm.images.duplicates import check_parts, refuse_second_copies
 from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
+    add_allow_incomplete,
     count_table,
     folders_called,
     next_command,
     refuse_damaged,
+    refuse_incomplete,
     write_list,
 )
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 
 EUROSAT_CLASSES = EUROSAT_GERSP_1.classes
 RESISC45_CLASSES = RESISC45_GERSP_1.classes
@@ -31,11 +33,7 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that both converters take."""
     parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
     parser.add_argument("--archive", type=Path, help="zip or tar archive to unpack into DATA first")
-    parser.add_argument(
-        "--allow-incomplete",
-        action="store_true",
-        help="split what is there; the split is then named <name>-incomplete",
-    )
+    add_allow_incomplete(parser)
     parser.add_argument(
         "--no-decode",
         action="store_true",
@@ -59,21 +57,24 @@ def prepare_scenes(
         The name of the split.
 
     Raises:
-        UserError: images are missing, unknown, damaged or of another size, or are there twice.
+        UserError: Images are missing, unknown, damaged or of another size, or are there twice.
     """
     files = find_scenes(data, split.classes)
     refuse_second_copies(list(files), data)
     parts = split.cut(files)
     name = split.name_of(parts)
     if name != split.name:
-        difference = describe_difference(files, split)
-        if not allow_incomplete:
-            raise UserError(
-                f"{data} is not the complete data set of {split.name}:\n{difference}\nFetch it "
-                f"again, or use --allow-incomplete: the split is then named {name}, and results on "
-                f"it are not comparable with those on {split.name}"
-            )
-        print(difference)
+        consequence = (
+            f": the split is then named {name}, and results on it are not comparable with those on "
+            f"{split.name}"
+        )
+        refuse_incomplete(
+            data,
+            f"data set of {split.name}",
+            describe_difference(files, split),
+            allow_incomplete,
+            consequence,
+        )
     if decode:
         refuse_damaged(list(files.values()), size=(side, side))
         report_identical(parts, files)
@@ -96,7 +97,7 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
     """Return the image files of the class folders, by their path from the class name on.
 
     Raises:
-        UserError: there are no class folders, or one of them twice.
+        UserError: There are no class folders, or one of them or an image appears twice.
     """
     folders: dict[str, Path] = {}
     for folder in folders_called(classes, data):
@@ -119,7 +120,7 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
     }
 
 
-def describe_difference(files: Mapping[str, Path], split: Split) -> str:
+def describe_difference(files: Mapping[str, Path], split: Split) -> list[str]:
     """Say which images are missing or unknown: a count for each class concerned, some names."""
     expected = set(split.paths())
     missing, unknown = sorted(expected - set(files)), sorted(set(files) - expected)
@@ -128,12 +129,12 @@ def describe_difference(files: Mapping[str, Path], split: Split) -> str:
         counts = [sum(p.startswith(f"{name}/") for p in paths) for paths in (missing, unknown)]
         if any(counts):
             rows.append([name, size, size - counts[0] + counts[1], *counts])
-    lines = [count_table(["class", "expected", "found", "missing", "unknown"], rows)]
-    for what, paths in (("missing", missing), ("unknown", unknown)):
-        if paths:
-            rest = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
-            lines.append(f"{what}: {', '.join(paths[:SHOWN])}{rest}")
-    return "\n".join(lines)
+    table = count_table(["class", "expected", "found", "missing", "unknown"], rows)
+    return [
+        "\n  ".join(["images by class:", *table.splitlines()]),
+        *(f"{what}: {listed(paths, SHOWN)}" for what, paths in
+          (("missing", missing), ("unknown", unknown)) if paths),
+    ]  # fmt: skip
 
 
 def report_identical(parts: Mapping[str, Sequence[Entry]], files: Mapping[str, Path]) -> None:

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import os
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from gersp_mm.utils.errors import UserError
 
 LEVEL = 0.05  # of significance
 LEAST_PAIRS = 3
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what spreadsheets begin formulas with
+MARKDOWN = re.compile(r"[\\`*_{}\[\]|~$#]")  # what may be markup within a line
 PAPER_FIELDS = (
     "table", "dataset", "model", "metric", "pretraining", "pretraining_data", "value", "std",
 )  # fmt: skip
@@ -74,7 +77,7 @@ class Cell:
     @property
     def text(self) -> str:
         """Mean ± standard deviation."""
-        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+        return fixed(self.mean) + ("" if self.std is None else f" ± {self.std:.2f}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Tables:
 
     def best(self, column: Column) -> set[str]:
         """Names of the pre-trainings with the highest printed mean; none if there is but one."""
-        shown = {name: f"{cell.mean:.2f}" for name, cell in self.cells[column].items()}
+        shown = {name: fixed(cell.mean) for name, cell in self.cells[column].items()}
         top = max(shown.values(), key=float)
         return {name for name, text in shown.items() if text == top} if len(shown) > 1 else set()
 
@@ -327,35 +330,43 @@ def _overview_rows(tables: Tables, columns: Sequence[Column]) -> list[str]:
     return sorted(names, key=rank)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}"
+def fixed(value: float, decimals: int = 2, sign: bool = False) -> str:
+    """Write a number with a fixed number of decimals, and zero never as ``-0.00``."""
+    rounded = round(value, decimals) + 0.0  # of -0.0, the sum is 0.0
+    return f"{rounded:+.{decimals}f}" if sign else f"{rounded:.{decimals}f}"
 
 
 # ------------------------------------------------------------------------------------------- CSV
 
 
 def to_csv(tables: Tables) -> str:
-    """One line for each column and pre-training."""
+    """One line for each column and pre-training; spreadsheets take no name for a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     others = _others(tables)
     header = [*Column._fields, "pretraining", "mean", "std", "seeds", "best"]
     for other in others:
         header += [f"difference to {other}", f"p against {other}", f"against {other}"]
-    writer.writerow([*header, "paper", "paper_std"])
+    writer.writerow([_cell(name) for name in [*header, "paper", "paper_std"]])
     for column in tables.cells:
         for detail in _details(tables, column):
-            line: list[Any] = [*column, detail.name, "", "", 0, int(detail.best)]
+            names = [_cell(name) for name in (*column, detail.name)]
+            line: list[Any] = [*names, "", "", 0, int(detail.best)]
             if detail.cell:
                 std = "" if detail.cell.std is None else f"{detail.cell.std:.4f}"
-                line[5:8] = f"{detail.cell.mean:.4f}", std, len(detail.cell.values)
+                line[5:8] = fixed(detail.cell.mean, 4), std, len(detail.cell.values)
             for found in detail.comparisons:
                 p = "" if found is None or found.p is None else f"{found.p:.4g}"
-                line += [f"{found.difference:.4f}", p, found.words] if found else ["", "", ""]
+                line += [fixed(found.difference, 4), p, found.words] if found else ["", "", ""]
             paper = detail.paper
             line += [paper.value, "" if paper.std is None else paper.std] if paper else ["", ""]
             writer.writerow(line)
     return out.getvalue()
+
+
+def _cell(name: str) -> str:
+    """Mark a name as text where a spreadsheet would run it as a formula."""
+    return f"'{name}" if name.lstrip().startswith(FORMULA) or name[:1] in "\t\r\n" else name
 
 
 # -------------------------------------------------------------------------------------- Markdown
@@ -364,13 +375,13 @@ def to_csv(tables: Tables) -> str:
 def to_markdown(tables: Tables) -> str:
     """An overview for each model, one table for each column, and the paper's numbers apart."""
     lines = ["# Benchmark tables", "", *(f"{fact}\n" for fact in _facts(tables))]
-    lines += [f"Note: {note}\n" for note in tables.notes]
+    lines += [f"Note: {_md(note)}\n" for note in tables.notes]
     number = 0
     for model, columns in _by_model(tables).items():
         numbers = {column: number + i for i, column in enumerate(columns, 1)}
         number += len(columns)
         lines += [f"## {_md(model)}", ""]
-        heads = [f"[{numbers[c]}] {c.dataset}, {_short(c)}" for c in columns]
+        heads = [f"[{numbers[c]}] {_md(c.dataset)}, {_md(_short(c))}" for c in columns]
         body = []
         for name in _overview_rows(tables, columns):
             cells = [tables.cells[column].get(name) for column in columns]
@@ -386,7 +397,7 @@ def to_markdown(tables: Tables) -> str:
             beside = any(detail.paper for detail in _details(tables, column))
             head = ["pre-training", "mean ± std", "n"]
             for other in _others(tables):
-                head += [f"to {other}", f"against {other}"]
+                head += [f"to {_md(other)}", f"against {_md(other)}"]
             body = []
             for detail in _details(tables, column):
                 line = [_md(detail.name), "", ""]
@@ -394,7 +405,7 @@ def to_markdown(tables: Tables) -> str:
                     text = f"**{detail.cell.text}**" if detail.best else detail.cell.text
                     line[1:] = text, str(len(detail.cell.values))
                 for found in detail.comparisons:
-                    line += [_signed(found.difference), found.words] if found else ["", ""]
+                    line += [fixed(found.difference, sign=True), found.words] if found else ["", ""]
                 body.append(line + [detail.paper.text if detail.paper else ""] * beside)
             lines += _md_table(head + ["paper"] * beside, body)
             if beside:
@@ -411,9 +422,8 @@ def to_markdown(tables: Tables) -> str:
 
 
 def _md(text: str) -> str:
-    return (
-        html.escape(text, quote=False).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
-    )
+    """Escape a name so that Markdown shows it as it is, in one line."""
+    return MARKDOWN.sub(r"\\\g<0>", html.escape(" ".join(text.split()), quote=False))
 
 
 def _md_cell(cell: Cell, best: bool) -> str:
@@ -422,7 +432,6 @@ def _md_cell(cell: Cell, best: bool) -> str:
 
 
 def _md_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    head = [name.replace("|", "\\|") for name in head]
     marks = ["---", *["---:"] * (len(head) - 1)]
     return ["| " + " | ".join(line) + " |" for line in (head, marks, *body)] + [""]
 
@@ -500,7 +509,7 @@ def to_html(tables: Tables, title: str = "Benchmark tables") -> str:
                         line.append('<td></td><td class="words"></td>')
                         continue
                     p = "" if found.p is None else f"{found.p:.6g}"
-                    line.append(_td(_signed(found.difference), f"{found.difference:.6f}"))
+                    line.append(_td(fixed(found.difference, sign=True), f"{found.difference:.6f}"))
                     line.append(_td(found.words, p, "words"))
                 if beside:
                     paper = detail.paper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import subprocess
@@ -152,6 +153,42 @@ def test_markdown_escapes_and_marks_the_best():
     assert "one\\|more" in text and "A &amp; &lt;B&gt;" in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if "one" in line}
     assert widths == {3, 8}
+
+
+def test_names_are_text_in_every_output():
+    names = ("=1+1", "@SUM(A1)", "+2", "-3", "\t=4", "a|b*c_d`e[f]<g>\nh")
+    rows = [row(name, 0, 10.0 + n) for n, name in enumerate(names)]
+    head = "=HYPERLINK(\"x\")|*bold*"
+    given = made(*(dict(r, dataset=head, model="#m_x", metric="-m") for r in rows),
+                 baseline="=1+1", reference="a|b*c_d`e[f]<g>\nh")  # fmt: skip
+    page = list(csv.reader(io.StringIO(tables.to_csv(given))))
+    cells = [cell for line in page for cell in line]
+    assert {"'=1+1", "'@SUM(A1)", "'+2", "'-3", "'\t=4", f"'{head}", "'-m"} <= set(cells)
+    numbers = re.compile(r"-?\d+(\.\d+)?(e-\d+)?")
+    assert not [c for c in cells if c.strip()[:1] in tuple("=+-@") and not numbers.fullmatch(c)]
+    text = tables.to_markdown(given)
+    assert "a\\|b\\*c\\_d\\`e\\[f\\]&lt;g&gt; h" in text and "## \\#m\\_x" in text
+    heads = [line for line in text.splitlines() if line.startswith("| pre-training")]
+    assert any("=HYPERLINK(\"x\")\\|\\*bold\\*" in line for line in heads)
+    for line in (x for x in text.splitlines() if x.startswith("|")):
+        assert "*bold*" not in line.replace("\\*", "") and "<g>" not in line
+    lengths = {len(re.split(r"(?<!\\)\|", h)) for h in heads}
+    assert lengths == {4, 9}  # the overview, and one table with two comparisons
+
+
+@pytest.mark.parametrize(
+    "value, sign, text",
+    [(-0.001, False, "0.00"), (-0.001, True, "+0.00"), (-0.006, True, "-0.01"),
+     (0.0, True, "+0.00"), (-0.0, False, "0.00"), (12.346, False, "12.35"), (-3, True, "-3.00")],
+)  # fmt: skip
+def test_zero_has_no_minus(value, sign, text):
+    assert tables.fixed(value, sign=sign) == text
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus_anywhere():
+    given = made(row("random", 0, 10.00001), row("IMP", 0, 10.0), row("GeRSP", 0, -0.00001))
+    for text in (tables.to_csv(given), tables.to_markdown(given), tables.to_html(given)):
+        assert not re.search(r"-0\.0+(?![0-9])", text)
 
 
 def paper() -> list[tables.PaperRow]:

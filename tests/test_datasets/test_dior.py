@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def convert(data: Path, *arguments: str) -> None:
-    tool.run(tool.parse_args([str(data), *arguments]))
+    tool.run(tool.parse_args([str(data), "--allow-incomplete", *arguments]))
 
 
 def coco(data: Path, part: str) -> dict:
@@ -146,7 +147,7 @@ def test_table_and_warnings(data, capsys):
     assert table.count(["all boxes", "3", "1", "4", "1"]) == 2
     assert ["images", "2", "1", "3", "2"] in table
     assert ["images without boxes", "0", "0", "0", "1"] in table
-    assert "WARNING: test has 2 images, the release has 11,738" in printed.err
+    assert "WARNING: test has 2 images, the official one has 11,738" in printed.err
     assert "WARNING: val has no oriented box of airplane, airport" in printed.err
 
 
@@ -173,11 +174,11 @@ def test_odd_boxes_are_mended_or_left_out_and_counted(data, capsys):
     for line in (
         "images with horizontal boxes that come twice, kept: 1 (00003)",
         "horizontal boxes of no area, left out: 2 (00003, 00003)",
-        "horizontal boxes cut to their image: 1 (00003)",
-        "horizontal boxes outside of their image, left out: 1 (00003)",
+        "horizontal boxes clipped to the image: 1 (00003)",
+        "horizontal boxes outside the image, left out: 1 (00003)",
         "oriented boxes of no area, left out: 2 (00003, 00003)",
-        "oriented boxes that reach out of their image, kept whole: 1 (00003)",
-        "oriented boxes outside of their image, left out: 1 (00003)",
+        "oriented boxes that reach out of the image, kept whole: 1 (00003)",
+        "oriented boxes outside the image, left out: 1 (00003)",
     ):
         assert line in printed
 
@@ -363,3 +364,60 @@ def test_the_release(tmp_path, capsys):
     assert (
         len(read_annotation(REAL / "Annotations" / ORIENTED / "00001.xml", ORIENTED).objects) == 1
     )
+
+
+def test_oriented_box_next_to_a_corner_is_left_out(data, capsys):
+    # its surrounding rectangle reaches into the image, the box itself does not
+    outside = (WIDTH + 15, 95, WIDTH + 35, 115, WIDTH + 15, 135, WIDTH - 5, 115)
+    write_xml(data, "00003", ("ship", (50, 50, 60, 60), outside))
+    convert(data)
+    assert (data / "obb" / "val" / "00003.txt").read_text() == ""
+    assert "oriented boxes outside the image, left out: 1 (00003)" in capsys.readouterr().out
+
+
+def test_lists_in_utf16_are_read(data):
+    path = data / "ImageSets" / "Main" / "train.txt"
+    path.write_bytes("00001\r\n00002\r\n".encode("utf-16"))
+    convert(data)
+    assert [row["id"] for row in coco(data, "train")["images"]] == [1, 2]
+    path.write_bytes("00001\n00002\n".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"train\.txt is no text in UTF-8: it holds zero bytes"):
+        convert(data)
+
+
+def test_one_image_folder_is_refused_with_the_links_that_repair_it(data):
+    folders = [data / name for name in ("JPEGImages-trainval", "JPEGImages-test")]
+    single = data / "JPEGImages"
+    single.mkdir()
+    for folder in folders:
+        for path in folder.iterdir():
+            path.rename(single / path.name)
+        folder.rmdir()
+    with pytest.raises(UserError, match="has one folder JPEGImages instead of JPEG") as refusal:
+        convert(data)
+    assert not (data / "coco").exists()
+    commands = str(refusal.value).partition("Link it: ")[2]
+    subprocess.run(["bash", "-ec", commands], check=True)
+    convert(data)
+    assert coco(data, "test")["images"][0]["file_name"] == "JPEGImages-test/00007.jpg"
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".png"])
+def test_other_endings_are_refused_with_what_was_found(data, ending):
+    folder = data / "JPEGImages-trainval"
+    for path in folder.iterdir():
+        path.rename(path.with_suffix(ending))
+    message = f"3 images that end with {ending} instead of .jpg, the first being 00001{ending}"
+    with pytest.raises(UserError, match=re.escape(message)) as refusal:
+        convert(data)
+    assert not (data / "coco").exists()
+    commands = str(refusal.value).partition("Rename them: ")[2]
+    subprocess.run(["bash", "-ec", commands], check=True)
+    convert(data)
+    assert [row["id"] for row in coco(data, "train")["images"]] == [1, 2]
+
+
+def test_other_lists_need_allow_incomplete(data):
+    with pytest.raises(UserError, match="not the complete DIOR:\n  train has 2 images, the offic"):
+        tool.run(tool.parse_args([str(data)]))
+    assert not (data / "coco").exists()

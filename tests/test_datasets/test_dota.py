@@ -12,7 +12,7 @@ import re
 import shutil
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,13 @@ import pytest
 from PIL import Image
 
 from gersp_mm.commands.options import run_tool
-from gersp_mm.datasets.dota import DOTA_CLASSES, format_labels, read_labels
+from gersp_mm.datasets.dota import (
+    DOTA_CLASSES,
+    LabelledBox,
+    area_inside,
+    format_labels,
+    read_labels,
+)
 from gersp_mm.preparation import dota as tool
 from gersp_mm.preparation.common import findings_text
 from gersp_mm.utils.errors import UserError
@@ -82,7 +88,8 @@ def write_data(data: Path) -> Path:
 
 
 def convert(data: Path, protocol: str = "released", *arguments: str) -> None:
-    tool.run(tool.parse_args([str(data), "--protocol", protocol, "--workers", "1", *arguments]))
+    options = ["--protocol", protocol, "--workers", "1", "--allow-incomplete", *arguments]
+    tool.run(tool.parse_args([str(data), *options]))
 
 
 def rows(text: str) -> list[list[str]]:
@@ -112,6 +119,79 @@ def released(tmp_path_factory) -> tuple[Path, str]:
 def finished(released, tmp_path: Path) -> Path:
     """A copy of it to spoil."""
     return Path(shutil.copytree(released[0], tmp_path / "copy"))
+
+
+def test_boxes_outside_the_image_are_left_out_and_named():
+    findings = defaultdict(list)
+    inside = LabelledBox((10, 10, 40, 10, 40, 40, 10, 40), "ship", 0)
+    partly = LabelledBox((80, 10, 120, 10, 120, 40, 80, 40), "ship", 0)
+    beside = LabelledBox((100, 10, 140, 10, 140, 40, 100, 40), "ship", 0)
+    # a diamond whose surrounding rectangle covers the corner that the diamond does not touch
+    corner = LabelledBox((120, 85, 155, 120, 120, 155, 85, 120), "ship", 0)
+    boxes = [inside, partly, beside, corner]
+    assert tool.check_boxes("train/P1.txt", boxes, (100, 100), findings) == [inside, partly]
+    assert findings_text(findings).splitlines() == [
+        "boxes that reach out of the image, kept whole: 1 (train/P1.txt)",
+        "boxes outside the image, left out: 2 (train/P1.txt, train/P1.txt)",
+    ]
+
+
+def test_area_inside():
+    square_ = (-10, -10, 10, -10, 10, 10, -10, 10)
+    assert area_inside(square_, 100, 100) == 100
+    assert area_inside(square_[::-1], 100, 5) == 50  # the other direction of rotation
+    diamond = (50, -50, 150, 50, 50, 150, -50, 50)  # 20,000 square pixels, four corners cut off
+    assert area_inside(diamond, 100, 100) == 10_000
+    assert area_inside((20, 20, 30, 20, 30, 30, 20, 30), 20, 100) == 0
+
+
+def test_no_box_lies_on_padding(tmp_path, capsys):
+    data = tmp_path / "dota"
+    for part, name in (("train", "P1"), ("val", "P2")):
+        write_image(data, part, name, 500, 400)
+        write_label(
+            data, part, name,
+            f"{square(10, 20, 40, 60)} ship 0",
+            f"{square(600, 500, 640, 540)} plane 0",
+            f"{square(480, 380, 510, 420)} harbor 0",
+        )  # fmt: skip
+    convert(data)
+    folder = data / "tiles_800_160"
+    for part, name in (("train", "P1"), ("val", "P2")):
+        tile = read_labels(folder / part / "annfiles" / f"{name}__800__0___0.txt")
+        assert [box.name for box in tile] == ["ship", "harbor"]
+        content = json.loads((folder / "coco" / f"{part}.json").read_text())
+        assert [row["bbox"] for row in content["annotations"]] == [
+            [10, 20, 30, 40], [480, 380, 20, 20],
+        ]  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "boxes outside the image, left out: 2 (train/P1.txt, val/P2.txt)" in printed
+    assert "horizontal boxes clipped to their tile: 2" in printed
+
+
+def test_labels_in_utf16_are_read_and_binary_ones_refused(tmp_path):
+    path = tmp_path / "P1.txt"
+    for encoding in ("utf-16", "utf-8-sig"):
+        path.write_bytes("1 2 3 4 5 6 7 8 ship 0\r\n".encode(encoding))
+        assert [box.name for box in read_labels(path)] == ["ship"]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(UserError, match=r"P1\.txt is no text in UTF-8: it holds zero bytes"):
+        read_labels(path)
+
+
+def test_another_number_of_images_needs_allow_incomplete(data):
+    arguments = tool.parse_args([str(data), "--protocol", "released", "--workers", "1"])
+    with pytest.raises(UserError) as refusal:
+        tool.run(arguments)
+    assert str(refusal.value).splitlines() == [
+        f"{data} is not the complete DOTA v1.0:",
+        "  train has 2 images, the official one has 1,411",
+        "  val has 1 images, the official one has 458",
+        "  images without objects, kept: 1 (train/P2.txt)",
+        "  boxes without a difficulty, taken as 0: 1 (val/P3.txt)",
+        "Fetch what is missing, or use --allow-incomplete to take a sample",
+    ]
+    assert not (data / "tiles_800_160").exists()
 
 
 # ------------------------------------------------------------------------------------- labels
@@ -165,7 +245,7 @@ def test_boxes_that_stop_the_splitter(tmp_path):
         f"{square(1, 1, 9, 9)} ship",
     )
     findings = tool.defaultdict(list)
-    crossing, *others = tool.check_boxes("P1", read_labels(labels), findings)
+    crossing, *others = tool.check_boxes("P1", read_labels(labels), (100, 100), findings)
     assert crossing.around == pytest.approx((0, 0, 10, 10), abs=1e-5)
     assert sorted(crossing.corners) == pytest.approx([0] * 4 + [10] * 4, abs=1e-5)
     assert [box.difficulty for box in others] == [2, None]
@@ -230,10 +310,10 @@ def test_tables_and_findings(released):
     assert ["val", "1", "1", "0", "1", "0", "1", "0"] in table
     assert ["plane", "1", "1", "2", "0", "0", "0"] in table
     assert ["all", "4", "1", "7", "1", "0", "1"] in table
-    assert "horizontal boxes cut to their tile: 1 (P1__800__0___0)" in printed
+    assert "horizontal boxes clipped to their tile: 1 (P1__800__0___0)" in printed
     assert "images without objects, kept: 1 (train/P2.txt)" in printed
     assert "boxes without a difficulty, taken as 0: 1 (val/P3.txt)" in printed
-    assert "WARNING: train has 2 images, DOTA v1.0 has 1,411" in printed
+    assert "WARNING: train has 2 images, the official one has 1,411" in printed
     assert re.search(r"cutting tiles: 100%.* 2/2", printed)
     assert "Filename:" not in printed  # the splitter's own lines
     assert "dota-released.py" in printed
@@ -346,7 +426,7 @@ SPOILT = {
     ),
     "half an image": (
         lambda d: os.truncate(d / "val" / "images" / "P3.png", 400),
-        r"1 of 4 images cannot be read(.|\n)*P3\.png",
+        r"(1 of 4 images cannot be read(.|\n)*P3\.png|P3\.png cannot be read)",
     ),
 }  # fmt: skip
 
@@ -357,6 +437,18 @@ def test_refused(data, spoil, message):
     with pytest.raises(UserError, match=message):
         convert(data, "field")
     assert not (data / "tiles_1024_200").exists()
+
+
+@pytest.mark.parametrize("protocol", ["released", "field"])
+def test_an_image_of_two_parts_is_refused(data, protocol):
+    if protocol == "released":
+        write_image(data, "val", "P1", 1000, 600)
+        write_label(data, "val", "P1")
+    else:
+        write_image(data, "test", "P1", 1000, 600)
+    with pytest.raises(UserError, match="P1 in more than one split"):
+        convert(data, protocol)
+    assert not list(data.glob("tiles_*"))
 
 
 def test_where_the_splitter_is(tmp_path, monkeypatch):

@@ -27,6 +27,10 @@ def touch(root: Path, *files: str) -> Path:
     return root
 
 
+def take(data: Path, *options: object) -> None:
+    convert(million_aid, data, "--allow-incomplete", *options)
+
+
 def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
@@ -56,17 +60,17 @@ def test_list_has_the_order_and_the_images_of_the_data_set(tmp_path, capsys):
     touch(data / "test", *files, *other)
     touch(data / "train", "agriculture/arable/a.jpg", "b.jpg")
     for _ in range(2):
-        convert(million_aid, data)
+        take(data)
         assert lines(data / "test" / "images.txt") == sorted(files)
     shutil.rmtree(data / "test" / ".cache")
     found, listed = (MillionAID(str(data / "test"), ann_file=a) for a in ("", "images.txt"))
     for dataset in (found, listed):
         paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
         assert paths == [str(data / "test" / file) for file in sorted(files)]
-    printed = capsys.readouterr().out
+    printed, warned = capsys.readouterr()
+    assert "WARNING: test has 5 images, the official one has 990,848" in warned
     assert "train (not used)       2    10,000" in printed
     assert "test                   5   990,848           0       5" in printed
-    assert "WARNING: test has 5 images, the official one 990,848" in printed
     assert "labels are not needed" in printed
     assert f"pack_images.py {data / 'test'} packed/million_aid --list" in printed
     assert (
@@ -81,7 +85,7 @@ def test_linked_folders_are_listed_once(tmp_path):
     (tmp_path / "data" / "test" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data" / "test")
     (tmp_path / "data" / "test" / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
-    convert(million_aid, tmp_path / "data")
+    take(tmp_path / "data")
     assert lines(tmp_path / "data" / "test" / "images.txt") == ["b.jpg", "link/a.jpg"]
 
 
@@ -96,7 +100,7 @@ def test_archives_go_to_their_part(tmp_path, capsys):
     archives = [tmp_path / name for name in ("test_1.zip", "test_2.tar.gz", "train.zip")]
     data = tmp_path / "million_aid"
     for _ in range(2):
-        convert(million_aid, data, "--archives", *archives)
+        take(data, "--archives", *archives)
         assert lines(data / "test" / "images.txt") == ["test_1/test/P1.jpg", "test_2/P2.jpg"]
     assert (data / "train" / "train" / "c" / "P4.jpg").is_file()
     assert capsys.readouterr().out.count("is not unpacked again") == 3
@@ -109,7 +113,7 @@ def test_unreadable_images_are_left_out_until_they_are_mended(tmp_path, monkeypa
     (data / "test" / "001.jpg").write_bytes(good[:300])
     (data / "test" / "003.jpg").write_bytes(b"")
     names = decoded(monkeypatch)
-    convert(million_aid, data, "--decode")
+    take(data, "--decode")
     assert len(names) == 5
     assert lines(data / "test" / "images.txt") == ["000.jpg", "002.jpg", "004.jpg"]
     noted = lines(data / "unreadable_test.txt")
@@ -118,12 +122,12 @@ def test_unreadable_images_are_left_out_until_they_are_mended(tmp_path, monkeypa
     printed = capsys.readouterr().out
     assert "5   990,848           2       3" in printed
     assert "  left out: 003.jpg: empty file" in printed
-    convert(million_aid, data)  # without decoding they are left out as well
+    take(data)  # without decoding they are left out as well
     assert len(names) == 5
     assert lines(data / "test" / "images.txt") == ["000.jpg", "002.jpg", "004.jpg"]
     (data / "test" / "001.jpg").write_bytes(good)
     names.clear()
-    convert(million_aid, data, "--decode")
+    take(data, "--decode")
     assert sorted(names) == ["001.jpg", "003.jpg"]  # what is readable is not decoded again
     assert lines(data / "test" / "images.txt") == ["000.jpg", "001.jpg", "002.jpg", "004.jpg"]
     assert lines(data / "decoded_test.txt") == ["000.jpg", "002.jpg", "004.jpg", "001.jpg"]
@@ -135,13 +139,13 @@ def test_decoding_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         decoded(patch, stop_at=4)
         with pytest.raises(KeyboardInterrupt):
-            convert(million_aid, data, "--decode", "--workers", 1)
+            take(data, "--decode", "--workers", 1)
     assert not (data / "test" / "images.txt").exists()
     record = data / "decoded_test.txt"
     assert lines(record) == ["000.jpg", "001.jpg", "002.jpg"]
     record.write_bytes(record.read_bytes()[:-5])  # killed in the middle of a line
     names = decoded(monkeypatch)
-    convert(million_aid, data, "--decode", "--workers", 1)
+    take(data, "--decode", "--workers", 1)
     assert names == ["002.jpg", "003.jpg", "004.jpg", "005.jpg"]
     assert lines(record) == [f"00{n}.jpg" for n in range(6)]
     assert lines(data / "test" / "images.txt") == [f"00{n}.jpg" for n in range(6)]
@@ -157,8 +161,10 @@ def test_million_aid_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="test holds no image: are its archives unpacked"):
         convert(million_aid, tmp_path)
     touch(tmp_path / "test", "a\nb.jpg")
-    with pytest.raises(UserError, match=r"'a\\nb.jpg' has a line break"):
+    with pytest.raises(UserError, match="not the complete Million-AID:\n  test has 1 images, "):
         convert(million_aid, tmp_path)
+    with pytest.raises(UserError, match=r"'a\\nb.jpg' has a line break"):
+        take(tmp_path)
 
 
 def test_million_aid_without_a_readable_image_gets_no_list(tmp_path):
@@ -241,11 +247,11 @@ def test_what_is_missing_is_said_and_refused(data, capsys):
         f"{data} is not the complete ImageNet-1k:",
         "  2 classes instead of 3: 1 missing",
         "  4 images instead of 7: 3 missing",
-        "Mend it, or use --allow-incomplete",
+        "Fetch what is missing, or use --allow-incomplete to take a sample",
     ]
     convert(imagenet, data, "--allow-incomplete")
-    printed = capsys.readouterr().out
-    assert "WARNING: 2 classes instead of 3: 1 missing" in printed
+    printed, warned = capsys.readouterr()
+    assert "WARNING: 2 classes instead of 3: 1 missing" in warned
     assert printed.rstrip().endswith("model.natural_head.num_classes=2")
 
 
@@ -278,7 +284,7 @@ def test_tiny_imagenet_is_read_with_the_right_labels(tmp_path, capsys):
             f"images/{wnid}_1.JPEG",
         )
     convert(imagenet, data, "--allow-incomplete")
-    assert "WARNING: 3 classes instead of 1,000: 997 missing" in capsys.readouterr().out
+    assert "WARNING: 3 classes instead of 1,000: 997 missing" in capsys.readouterr().err
     assert labels(data / "train") == {
         f"{wnid}/images/{wnid}_{i}.JPEG": label for label, wnid in enumerate(WNIDS) for i in (0, 1)
     }

@@ -7,6 +7,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -142,12 +143,12 @@ def test_incomplete_data_are_refused_with_what_is_missing_and_unknown(data, caps
         convert(eurosat, data)
     lines = str(refusal.value).splitlines()
     assert lines[0] == f"{data} is not the complete data set of eurosat-gersp-1:"
-    assert lines[1] == "class       expected  found  missing  unknown"
-    assert lines[3:7] == [
-        "AnnualCrop         5      5        1        1",
-        "Forest             4      3        1        0",
-        "missing: AnnualCrop/AnnualCrop_2.jpg, Forest/Forest_2.jpg",
-        "unknown: AnnualCrop/copy.png",
+    assert lines[1:3] == ["  images by class:", "  class       expected  found  missing  unknown"]
+    assert lines[4:8] == [
+        "  AnnualCrop         5      5        1        1",
+        "  Forest             4      3        1        0",
+        "  missing: AnnualCrop/AnnualCrop_2.jpg, Forest/Forest_2.jpg",
+        "  unknown: AnnualCrop/copy.png",
     ]
     assert "--allow-incomplete" in lines[-1] and "eurosat-gersp-1-incomplete" in lines[-1]
     assert not (data / "splits").exists()
@@ -160,8 +161,8 @@ def test_split_of_incomplete_data_has_another_name(data, capsys):
         part: [line for line in lines if "Forest" in line] for part, lines in SMALL_LISTS.items()
     }
     assert not (data / "splits" / "eurosat-gersp-1").exists()
-    printed = capsys.readouterr().out
-    assert "AnnualCrop         5      0        5        0" in printed
+    printed, warned = capsys.readouterr()
+    assert "AnnualCrop         5      0        5        0" in warned
     assert (
         "pretrained=BACKBONE.pth "
         "train_dataloader.dataset.ann_file=splits/eurosat-gersp-1-incomplete/train.txt "
@@ -291,6 +292,65 @@ def test_archive_that_is_none_leaves_nothing(tmp_path, name, message):
     with pytest.raises(UserError, match=message):
         convert(eurosat, tmp_path / "eurosat", "--archive", archive)
     assert not list((tmp_path / "eurosat").iterdir())
+
+
+def test_tar_archive_of_a_mac_and_its_side_files(data, tmp_path):
+    with tarfile.open(tmp_path / "EuroSAT.tar.gz", "w:gz") as archive:
+        archive.add(data / "2750", "2750")
+        archive.add(data / "2750" / "Forest" / "Forest_1.jpg", "__MACOSX/2750/Forest/Forest_1.jpg")
+    target = tmp_path / "new"
+    convert(eurosat, target, "--archive", tmp_path / "EuroSAT.tar.gz")
+    assert sorted(p.name for p in (target / "EuroSAT").iterdir()) == ["2750"]
+    assert not list(target.rglob("._*"))
+
+
+def test_damaged_and_locked_archives_are_one_message(data, tmp_path):
+    archive = tmp_path / "EuroSAT.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as content:
+        content.writestr("2750/Forest/Forest_1.jpg", bytes(1000) + bytes(range(256)))
+    whole = archive.read_bytes()
+    start = whole.index(b"Forest_1.jpg") + len("Forest_1.jpg")
+    archive.write_bytes(whole[:start] + b"\xff" * 8 + whole[start + 8 :])  # no deflate data
+    with pytest.raises(UserError, match=r"EuroSAT.zip cannot be unpacked .*: fetch it again"):
+        convert(eurosat, tmp_path / "new", "--archive", archive)
+    locked = bytearray(whole)
+    for header, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # as if it had a password
+        locked[whole.index(header) + at] |= 1
+    archive.write_bytes(locked)
+    with pytest.raises(UserError, match=r"cannot be unpacked here \(.*password.*7z x"):
+        convert(eurosat, tmp_path / "new", "--archive", archive)
+    method = bytearray(whole)
+    for header, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):  # Deflate64, as Windows writes
+        method[whole.index(header) + at] = 9
+    archive.write_bytes(method)
+    with pytest.raises(UserError, match=r"cannot be unpacked here \(.*compression method.*7z x"):
+        convert(eurosat, tmp_path / "new", "--archive", archive)
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_second_copy_in_another_format_is_refused_even_in_a_sample(data):
+    for path in list((data / "2750").rglob("*_*.jpg")):
+        if not path.name.startswith("."):
+            Image.open(path).save(path.with_suffix(".png"))
+    for option in ([], ["--allow-incomplete"]):
+        with pytest.raises(UserError, match=r"every image is there twice, as .jpg and .png"):
+            convert(eurosat, data, *option)
+    assert not (data / "splits").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["dior", "dota", "eurosat", "imagenet", "loveda", "million_aid", "resisc45"]
+)
+def test_every_converter_takes_samples_by_the_same_words(name, tmp_path, capsys):
+    tool = load_converter(name)
+    protocol = ["--protocol", "released"] if name == "dota" else []
+    given = [str(tmp_path), *protocol]
+    assert tool.parse_args(given).allow_incomplete is False
+    assert tool.parse_args([*given, "--allow-incomplete"]).allow_incomplete is True
+    with pytest.raises(SystemExit):
+        tool.parse_args(["--help"])
+    words = "take a sample: report what differs from the complete data set, and go on"
+    assert words in " ".join(capsys.readouterr().out.split())
 
 
 # --------------------------------------------------------------------------------------- RESISC45

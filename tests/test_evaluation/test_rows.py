@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from gersp_mm.evaluation import metrics
@@ -68,13 +69,44 @@ def test_an_unknown_metric_needs_its_scale():
 
 
 def test_a_metric_that_was_not_measured_is_an_error_and_an_undefined_one_no_row():
-    with pytest.raises(UserError, match="gave no coco/bbox_mAP_50, only nothing"):
-        metrics.in_per_cent(DIOR, {})
+    with pytest.raises(UserError, match="gave no coco/bbox_mAP_50, only dota/mAP"):
+        metrics.in_per_cent(DIOR, {"dota/mAP": 0.5})
     small = evaluation(**{"coco/bbox_mAP_s": "AP small", "mIoU": "mIoU"})
     values = dict(HOST, mIoU=math.nan)
     assert metrics.in_per_cent(small, values) == {"AP small": None, "mIoU": None}
     assert metrics.summary(small, values).endswith(": AP small undefined, mIoU undefined")
     assert metrics.result_rows(small, values, **SOURCE) == []
+
+
+def test_a_detector_that_finds_nothing_has_an_ap_of_zero(tmp_path):
+    coco_metric = pytest.importorskip("mmdet.evaluation.metrics").CocoMetric
+    boxes = [dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 5, 5], area=25, iscrowd=0)]
+    content = dict(
+        images=[dict(id=1, file_name="a.jpg", width=20, height=20)],
+        annotations=boxes, categories=[dict(id=1, name="ship")],
+    )  # fmt: skip
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    host = coco_metric(ann_file=str(tmp_path / "coco.json"), metric="bbox")
+    host.dataset_meta = dict(classes=("ship",))
+    nothing = dict(
+        bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long)
+    )
+    host.process({}, [dict(img_id=1, ori_shape=(20, 20), pred_instances=nothing)])
+    measured = host.evaluate(1)
+    assert measured == {}
+    sizes = dict(DIOR["metrics"], **{"coco/bbox_mAP_s": "AP small"})
+    wanted = dict(DIOR, metrics=sizes)
+    assert metrics.in_per_cent(wanted, measured) == {"AP50": 0.0, "AP50:95": 0.0, "AP small": None}
+    assert metrics.summary(DIOR, measured).endswith(": AP50 0.0, AP50:95 0.0")
+    assert [r["value"] for r in metrics.result_rows(DIOR, measured, **SOURCE)] == [0.0, 0.0]
+
+
+def test_nothing_measured_is_no_zero_elsewhere():
+    for key in ("dota/mAP", "accuracy/top1", "mIoU"):
+        with pytest.raises(UserError, match=f"gave no {key}, only nothing"):
+            metrics.in_per_cent(evaluation(**{key: "name"}), {})
+    with pytest.raises(UserError, match="gave no coco/bbox_mAP_50, only coco/AR"):
+        metrics.in_per_cent(DIOR, {"coco/AR@100": 0.5})
 
 
 def test_evaluation_without_split_is_refused():

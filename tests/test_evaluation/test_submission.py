@@ -309,3 +309,15 @@ def test_what_is_no_archive_is_named(kind, tmp_path):
         check(tmp_path / "half.zip")
     with pytest.raises(UserError, match=r"--images .*: there is no image"):
         submission.images_below(tmp_path)
+
+
+def test_hidden_and_damaged_test_images(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "P1.png")
+    for name in ("._P1.png", ".ipynb_checkpoints/P1-checkpoint.png", "__MACOSX/P1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"of a Mac")
+    paths = submission.images_below(tmp_path)
+    assert submission.image_sizes(paths, tiles=True) == {"P1": (8, 8)}
+    (tmp_path / "P2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"P2\.png cannot be read .*Fetch it again"):
+        submission.image_sizes(submission.images_below(tmp_path), tiles=True)

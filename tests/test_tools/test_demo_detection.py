@@ -107,6 +107,24 @@ def test_boxes_are_clipped_and_small_remains_dropped(cut_trees):
     assert cut_trees.clip_boxes(boxes[:0], (0, 0, 200, 200))[0].shape == (0, 4)
 
 
+def test_boxes_outside_the_scene_are_left_out_and_named(cut_trees, tmp_path, capsys):
+    boxes = np.array([[0, 0, 10, 10], [90, 5, 130, 15], [100, 5, 130, 15], [5, -20, 15, 0]], float)
+    kept = cut_trees.inside_scene(boxes, (50, 100, 3), tmp_path / "a.xml")
+    assert kept.tolist() == boxes[:2].tolist()
+    file = tmp_path / "a.xml"
+    warned = f"WARNING: {file}: boxes outside the scene, left out: objects 3, 4\n"
+    assert capsys.readouterr().err == warned
+
+
+@pytest.mark.parametrize("edge", ["nan", "inf"])
+def test_boxes_without_numbers_are_refused(cut_trees, tmp_path, edge):
+    box = f"<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>{edge}</xmax><ymax>5</ymax></bndbox>"
+    (tmp_path / "a.xml").write_text(f"<annotation><object>{box}</object></annotation>")
+    with pytest.raises(UserError, match="a.xml: object 1 has a box without extent"):
+        cut_trees.read_boxes(tmp_path / "a.xml")
+
+
+
 def test_scene_to_tiles_and_coco(cut_trees, tmp_path: Path, capsys):
     data = write_scene(tmp_path / "demo")
     cut_trees.main(cut_trees.parse_args([str(data)]))

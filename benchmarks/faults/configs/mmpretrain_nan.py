@@ -1,0 +1,3 @@
+# mmpretrain_moco.py in which the gradients of the last step become NaN.
+_base_ = ["./mmpretrain_moco.py"]
+custom_hooks = [dict(type="StepMarkerHook"), dict(type="NaNGradientHook", step=12)]

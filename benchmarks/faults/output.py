@@ -1,0 +1,70 @@
+"""What the output of a run says: which messages, and at which step each was printed."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+MARKER = re.compile(r"\[faults\] step (\d+) begins")
+STAMP = re.compile(r"\d\d/\d\d \d\d:\d\d:\d\d - ")
+# Blocks of MMEngine's log that repeat the config or the machine, and lines of numbers. A value that
+# is only repeated there is not a message about it.
+DUMPS = ("Config:", "Hooks will be executed in the following order:", "System environment:")
+NUMBERS = re.compile(r"Epoch\((train|val|test)\)|Iter\((train|val|test)\)")
+SAID = re.compile(r"(error|warning|note): |error$", re.IGNORECASE)  # what tools print without a log
+CRASH = "Traceback (most recent call last)"
+
+
+class Message(NamedTuple):
+    """A line of output.
+
+    Attributes:
+        step: Number of the step that had begun; 0 before the first.
+        text: The line.
+    """
+
+    step: int
+    text: str
+
+
+class Output(NamedTuple):
+    """What a run printed.
+
+    Attributes:
+        messages: All lines but dumps of the config, numbers of steps and frames of stack traces.
+        crashed: Whether there is a stack trace.
+        steps: Number of the last step that began.
+    """
+
+    messages: list[Message]
+    crashed: bool
+    steps: int
+
+
+def read_output(text: str) -> Output:
+    """Read standard output and standard error of a run."""
+    messages: list[Message] = []
+    step, dump, trace = 0, False, False
+    for line in re.split(r"[\n\r]+", text):
+        if marker := MARKER.search(line):
+            step, dump, trace = int(marker[1]), False, False
+            continue
+        if STAMP.match(line):
+            dump, trace = line.endswith(DUMPS), False
+        elif SAID.match(line):
+            dump = False
+        if line.startswith(CRASH):
+            dump, trace = False, True
+            continue
+        if trace and line.startswith(" "):
+            continue
+        if dump or NUMBERS.search(line) or not line.strip():
+            continue
+        messages.append(Message(step, line.strip()))
+    return Output(messages, CRASH in text, step)
+
+
+def find_message(output: Output, pattern: str) -> Message | None:
+    """Return the first message that names a fault."""
+    found = re.compile(pattern, re.IGNORECASE)
+    return next((message for message in output.messages if found.search(message.text)), None)
