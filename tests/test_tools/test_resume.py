@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_resumed_is_refused_before_the_run(
 @pytest.mark.parametrize("counts", [0, -2, 1.5, "two"])
 def test_accumulation_of_another_type_or_sign(three_epochs, tmp_path, counts):
     option = ["--cfg-options", f"optim_wrapper.accumulative_counts={counts}"]
-    with pytest.raises(UserError, match="accumulative_counts cannot be .* whole number of at least 1"):
+    with pytest.raises(UserError, match="accumulative_counts cannot be .* of at least 1"):
         run(three_epochs[0], tmp_path, *option)
 
 
