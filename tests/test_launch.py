@@ -32,10 +32,11 @@ def no_gpu(monkeypatch):
 
 
 def test_options_replace_config_values():
-    cfg = load(DEMO, "--cfg-options", "model.queue_len=64", "model.neck=None", "a.b=[1,2]")
+    cfg = load(DEMO, "--cfg-options", "model.queue_len=64", "model.neck=None",
+               "model.data_preprocessor.std=[1,2,3]")  # fmt: skip
     assert cfg.model.queue_len == 64
     assert cfg.model.neck is None
-    assert cfg.a.b == [1, 2]
+    assert cfg.model.data_preprocessor.std == [1, 2, 3]
     assert cfg.launcher == "none"
 
 
@@ -57,6 +58,7 @@ def test_persistent_workers_are_switched_off_without_workers():
 
 def test_memory_is_pinned_for_gpus_alone(monkeypatch):
     config = str(CONFIGS / "pretrain" / "gersp_r50.py")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # MMEngine's logger asks for its number
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert load(config).train_dataloader.pin_memory
     no_gpu(monkeypatch)
@@ -125,6 +127,7 @@ def test_processes_without_a_launchers_environment_say_what_is_missing(
 
 
 def test_launcher_pytorch_without_torchrun_is_one_error_on_gpus_too(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)

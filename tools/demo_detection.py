@@ -122,17 +122,6 @@ def write_json(path, content):
     write_text(path, json.dumps(content, indent=1))
 
 
-def schedule_options(cfg, epochs):
-    """Options that train for so many epochs; the cosine ends with the last one."""
-    options = [f"train_cfg.max_epochs={epochs}"]
-    for number, scheduler in enumerate(cfg.param_scheduler):
-        if "T_max" in scheduler:
-            begin = scheduler.get("begin", 0)
-            options.append(f"param_scheduler.{number}.T_max={max(1, epochs - begin)}")
-            options.append(f"param_scheduler.{number}.end={max(begin + 1, epochs)}")
-    return options
-
-
 def evaluate(checkpoint, epochs, folder):
     """Test the checkpoint of so many epochs.
 
@@ -272,10 +261,12 @@ def main(args):
     warnings.filterwarnings("ignore")  # of the hosts, about what this tool cannot change
     from mmengine.config import Config
 
+    from gersp_mm.engine.schedule import as_options, fitted_options
+
     cfg = Config.fromfile(CONFIG)
     epochs = args.epochs or cfg.train_cfg.max_epochs
     # Evaluated is the last epoch alone, afterwards.
-    options = [*schedule_options(cfg, epochs), "val_dataloader=None", "val_cfg=None",
+    options = [*as_options(fitted_options(cfg, epochs)), "val_dataloader=None", "val_cfg=None",
                "val_evaluator=None"]  # fmt: skip
     runs = {start: [] for start in STARTS}
     for seed in args.seeds:

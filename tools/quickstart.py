@@ -304,6 +304,8 @@ def main(args):
     """Run all steps."""
     from mmengine.config import Config
 
+    from gersp_mm.engine.schedule import as_options, fitted_options
+
     work_dir = args.work_dir.resolve()
     cfg = Config.fromfile(CONFIG)
     epochs = args.epochs or cfg.train_cfg.max_epochs
@@ -319,17 +321,7 @@ def main(args):
     exported = work_dir / f"{CONFIG.stem}_backbone.pth"
     pairs, curves = work_dir / "pairs.png", work_dir / "curves.png"
 
-    options = [f"randomness.seed={args.seed}", f"train_cfg.max_epochs={epochs}"]
-    for number, scheduler in enumerate(cfg.param_scheduler):
-        if "T_max" in scheduler:  # the cosine ends with the last epoch
-            begin = scheduler.get("begin", 0)
-            options.append(f"param_scheduler.{number}.T_max={max(1, epochs - begin)}")
-            if "end" in scheduler:
-                options.append(f"param_scheduler.{number}.end={max(begin + 1, epochs)}")
-    classes = len(manifest["natural_classes"] or ())
-    if classes > cfg.model.natural_head.num_classes:
-        options.append(f"model.natural_head.num_classes={classes}")
-
+    options = [f"randomness.seed={args.seed}", *as_options(fitted_options(cfg, epochs))]
     if manifest["evaluation"] is None:
         options.append("default_hooks.knn_eval=None")  # it has no images either
 

@@ -115,6 +115,8 @@ def shrink(cfg: Config, args: argparse.Namespace, folder: Path) -> Config:
     loader.num_workers = loader.num_workers if args.workers is None else args.workers
     loader.persistent_workers = loader.num_workers > 0
     cfg.model.queue_len = args.queue or cfg.model.queue_len
+    if cfg.model.natural_head.num_classes == "auto":
+        cfg.model.natural_head.num_classes = 1000
     for pipeline in (loader.dataset.rs_pipeline, loader.dataset.natural_pipeline):
         pipeline[0].size = args.size or pipeline[0].size
     if args.images:

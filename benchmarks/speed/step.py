@@ -93,7 +93,7 @@ def load_config(arch: int, queue: int, amp: str | None = None) -> Config:
     cfg.model.queue_len = queue
     cfg.model.backbone.depth = arch
     cfg.model.neck.update(in_channels=channels, hid_channels=channels)
-    cfg.model.natural_head.in_channels = channels
+    cfg.model.natural_head.update(in_channels=channels, num_classes=1000)
     if amp:
         launch.use_amp(cfg, amp)
     return cfg

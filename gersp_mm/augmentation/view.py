@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from gersp_mm.augmentation.draw import Crop, draw_colour, draw_crop
 from gersp_mm.augmentation.host import apply_compiled, apply_with_pil, compile_kernel, has_numba
 from gersp_mm.registry import TRANSFORMS
-from gersp_mm.utils.errors import UserError, check_choice
+from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number, nearest
 
 # `released`: configs/selfsup/GeRSP/GeRSP.py of the released code, for both of its branches; what
 # the paper's Figure 3 shows could not be sourced. `mocov2`: MoCo v2 (arXiv:2003.04297).
@@ -73,12 +73,13 @@ class ViewAugmentation:
             overhead images are turned by 0, 90, 180 or 270 degrees, each equally likely.
 
     Raises:
-        UserError: an argument is none of its choices, a part of a preset is unknown, or numba is
-            asked for and not installed.
+        UserError: an argument is none of its choices or out of its range, a part of a preset is
+            unknown, or numba is asked for and not installed.
     """
 
     takes_tensor = True  # results['img'] is a 3×H×W tensor, not a PIL image
     ratio = (3 / 4, 4 / 3)  # width to height of the crop
+    keyword_names = tuple(PRESETS["released"])  # of ``changes``
 
     def __init__(
         self,
@@ -93,14 +94,19 @@ class ViewAugmentation:
         check_choice("engine", engine, ("auto", "numba", "pil"))
         unknown = sorted(set(changes) - set(PRESETS[preset]))
         if unknown:
+            close = nearest(unknown[0], PRESETS[preset])
+            fix = f"Did you mean {close}? Correct the name." if close else "Remove it."
             raise UserError(
-                f"ViewAugmentation has no {', '.join(unknown)}; it has {', '.join(PRESETS[preset])}"
+                f"ViewAugmentation has no {', '.join(unknown)}; it has "
+                f"{', '.join(PRESETS[preset])}. {fix}"
             )
         if engine == "numba" and not has_numba():
             raise UserError("engine='numba' needs numba: pip install numba, or use engine='auto'")
+        check_number("size", size, 1, whole=True, such_as=224)
         self.preset = preset
         self.size = size
         self.parts = {**PRESETS[preset], **changes}
+        _check_parts(self.parts)
         self.on_device = colour == "device" or (colour == "auto" and get_device() != "cpu")
         self.engine = engine
         self.compiled = engine != "pil" and has_numba()
@@ -165,3 +171,24 @@ class ViewAugmentation:
         )
 
 
+def _check_parts(parts: dict[str, Any]) -> None:
+    """Raise a :class:`UserError` unless each part of an augmentation is in its range."""
+    for name, value in parts.items():
+        if name.endswith("_prob"):
+            check_number(name, value, 0, 1, such_as=0.5)
+    for name in ("grayscale_first", "quarter_turns"):
+        check_flag(name, parts[name])
+    for name, count in (("scale", 2), ("jitter", 4)):
+        if not isinstance(parts[name], (list, tuple)) or len(parts[name]) != count:
+            example = PRESETS["released"][name]
+            raise UserError(f"{name} cannot be {parts[name]!r}. Set it to numbers like {example}.")
+    for number in parts["scale"]:
+        check_number("scale", number, above=0, high=1, such_as=(0.2, 1.0))
+    if parts["scale"][0] > parts["scale"][1]:
+        raise UserError(
+            f"scale={parts['scale']} has its smallest share above its largest. Give the smallest "
+            "share of the image's area first."
+        )
+    for number in parts["jitter"][:3]:
+        check_number("jitter", number, 0, such_as=(0.4, 0.4, 0.4, 0.1))
+    check_number("the hue of jitter", parts["jitter"][3], 0, 0.5, such_as=0.1)

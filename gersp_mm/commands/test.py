@@ -28,7 +28,8 @@ from gersp_mm.checkpoints.read import config_values, tensors_of
 from gersp_mm.commands.options import add_common_arguments, run_tool
 from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.config import apply_switches
-from gersp_mm.engine.launch import load_config
+from gersp_mm.engine.launch import build_runner, load_config
+from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.resources import find_config, list_configs, resource
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
@@ -71,10 +72,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmengine.config import Config
     from mmengine.dist import is_main_process
-    from mmengine.runner import Runner
 
     from gersp_mm.datasets.annotations import check_data
+    from gersp_mm.engine.changes import as_note, changes_of_run
     from gersp_mm.evaluation import metrics as host_metrics
     from gersp_mm.results import store
 
@@ -99,16 +101,21 @@ def run(args: argparse.Namespace) -> None:
     evaluation = check_evaluation(args, cfg) if submission is None else None
     if submission is not None and args.results:
         raise UserError("--results: a submission gives no values, the test server does")
+    if evaluation:
+        shipped = Config.fromfile(find_config(args.config))
+        changes = changes_of_run(shipped, cfg, None if frozen_features else meta)
+        evaluation.protocol += as_note(changes)
     if args.show_dir:
         prepare_pictures(args, cfg, frozen_features)
     check_data(cfg, ["test"])
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     if not frozen_features:
         check_complete(args, runner, checkpoint)
     pictures = add_pictures(args, runner) if args.show_dir else None
 
     started = time.perf_counter()
-    metrics = runner.test()
+    with told_in_one_line(cfg):
+        metrics = runner.test()
     seconds = time.perf_counter() - started
     if not is_main_process():
         return
@@ -143,9 +150,8 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
     Raises:
         UserError: it has none, or something else is asked for.
     """
-    from mmengine.runner import Runner
-
     from gersp_mm.engine.hooks import KNNEvalHook
+    from gersp_mm.engine.preflight.classes import fill_class_count
 
     for option in ("show_dir", "results"):
         if getattr(args, option):
@@ -153,19 +159,22 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
                 f"--{option.replace('_', '-')}: {args.config} has no test_dataloader, so there is "
                 "no test of predictions"
             )
-    checkpoint = read_weights(args.checkpoint)
-    runner = Runner.from_cfg(cfg)
-    hooks = [hook for hook in runner.hooks if isinstance(hook, KNNEvalHook)]
-    if not hooks:
+    kinds = [hook.get("type") for hook in (cfg.get("default_hooks") or {}).values() if hook]
+    kinds += [hook.get("type") for hook in cfg.get("custom_hooks") or []]
+    if not any(str(kind).endswith("KNNEvalHook") for kind in kinds):
         raise UserError(
             f"{args.config} has neither test_dataloader nor a KNNEvalHook: there is nothing to "
             "evaluate; add default_hooks.knn_eval as in configs/pretrain/gersp_r18_demo.py"
         )
+    fill_class_count(cfg, args.checkpoint)
+    runner = build_runner(cfg)
+    checkpoint = read_weights(args.checkpoint)
     check_complete(args, runner, checkpoint)
     state = without_module(tensors_of(args.checkpoint, checkpoint))
     unwrap(runner.model).load_state_dict(state, strict=False)  # counters of batches may be missing
-    for hook in hooks:
-        hook.evaluate(runner)
+    for hook in runner.hooks:
+        if isinstance(hook, KNNEvalHook):
+            hook.evaluate(runner)
 
 
 # ----------------------------------------------------------------------------- what is tested

@@ -59,8 +59,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mmengine.runner import Runner
-
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine import launch
     from gersp_mm.engine.config import require_weights
@@ -72,9 +70,8 @@ def run(args: argparse.Namespace) -> None:
         check_data(cfg, ["test"])
         launch.join_processes(cfg)
         with sole_run(cfg.work_dir):
-            Runner.from_cfg(cfg).test()
+            launch.build_runner(cfg).test()
         return
-    launch.check_accumulation(cfg)
     if args.amp:
         launch.use_amp(cfg, args.amp)
     if args.auto_scale_lr:
@@ -90,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         launch.choose_checkpoint(cfg, args.resume)
         require_weights(cfg)
         check_data(cfg, ["train", "val"])
-        Runner.from_cfg(cfg).train()
+        launch.train(cfg)
 
 
 def main(argv: list[str] | None = None) -> None:

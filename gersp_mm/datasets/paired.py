@@ -19,7 +19,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from gersp_mm.datasets.sampler import PairIndex
 from gersp_mm.images.decode import BadImageError, load_pixels, unlimited_image_size
 from gersp_mm.registry import DATASETS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.files import escape_name
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
@@ -88,6 +88,7 @@ class PairedDataset(Dataset):
     ) -> None:
         if remote_sensing is None and natural is None:
             raise UserError("PairedDataset needs remote_sensing, natural or both")
+        check_number("cache_images", cache_images, 0, whole=True, such_as=0)
         self.remote_sensing = _build_source("remote_sensing", remote_sensing)
         self.natural = _build_source("natural", natural)
         self.rs_pipeline = _build_pipeline(rs_pipeline)

@@ -10,7 +10,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
 from gersp_mm.registry import DATA_SAMPLERS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_flag, check_number
 
 if TYPE_CHECKING:
     from gersp_mm.datasets.paired import PairedDataset
@@ -34,7 +34,7 @@ class PairedSampler(Sampler):
 
     Args:
         dataset: a :class:`PairedDataset`.
-        seed: any int; by default one is drawn and shared by all ranks.
+        seed: at least 0; by default one is drawn and shared by all ranks.
         shuffle: permute, or go through both sources in order.
         pairing: ``'independent'``, or ``'locked'``: number i of one source always meets number i
             of the other (modulo its length), as in the released code
@@ -44,7 +44,8 @@ class PairedSampler(Sampler):
             shorter than the longer source is a random part of that source's pass.
 
     Raises:
-        UserError: an argument is none of its choices, or there are fewer pairs than ranks.
+        UserError: an argument is none of its choices or out of its range, or there are fewer pairs
+            than ranks.
     """
 
     def __init__(
@@ -65,6 +66,9 @@ class PairedSampler(Sampler):
                 f"epoch_length must be one of {', '.join(map(repr, lengths))} and name a source "
                 f"that the dataset has, got {epoch_length!r}"
             )
+        if seed is not None:
+            check_number("seed", seed, 0, whole=True, such_as=0)
+        check_flag("shuffle", shuffle)
         self.sizes = dataset.sizes
         self.total = lengths[epoch_length]
         self.seed = sync_random_seed() if seed is None else seed

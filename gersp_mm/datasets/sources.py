@@ -12,6 +12,7 @@ from mmengine import fileio
 from mmengine.dataset import force_full_init
 from mmengine.logging import MMLogger
 from mmpretrain.datasets import CustomDataset
+from mmpretrain.datasets.custom import find_folders
 
 from gersp_mm.images.listing import IMAGE_EXTENSIONS, ImageList, find_classes, find_images
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING
@@ -180,6 +181,13 @@ class LabelledImages(MillionAID):
         """Return the label of every image, int64."""
         labels = (self._entry(idx).rpartition(" ")[2] for idx in range(len(self)))
         return np.fromiter(map(int, labels), np.int64, len(self))
+
+    def count_classes(self) -> int:
+        """Return the number of classes, without listing the images of a folder."""
+        if self.CLASSES is not None:
+            return len(self.CLASSES)
+        labels = (entry.rpartition(" ")[2] for entry in self._listed())
+        return max(map(int, labels), default=-1) + 1 or len(find_folders(self.folder)[0])
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the label of one image as a list, which MMEngine's wrappers ask for."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
 
+from gersp_mm.engine.options import parse_options, value_at
+from gersp_mm.engine.preflight.findings import Finding
+from gersp_mm.engine.preflight.names import check_options
 from gersp_mm.utils.errors import UserError, check_choice
 
 PREFIX = "backbone."
@@ -20,12 +25,58 @@ NO_CHECKPOINT = (
 FROZEN_STAGES = {"none": -1, "stem_and_stage1": 1, "all": 4}
 
 
-def parse_options(options: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:
-    """Read ``key=value`` strings as MMEngine's ``DictAction`` does; a mapping is left as it is."""
-    if isinstance(options, Mapping):
-        return dict(options)
-    pairs = (option.split("=", maxsplit=1) for option in options or ())
-    return {key: DictAction._parse_iterable(value) for key, value in pairs}
+def read_config(
+    path: str | os.PathLike, options: Mapping[str, Any] | Sequence[str] | None = None
+) -> tuple[Config, list[Finding]]:
+    """Read a config file, change it by options and apply its switches; nothing else is touched.
+
+    Args:
+        path: A config file.
+        options: ``key=value`` strings as typed, or values by dotted key.
+
+    Returns:
+        The config, and what was found about the options.
+
+    Raises:
+        UserError: The file cannot be read, or an option contradicts another one.
+    """
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is code, it may raise anything
+        raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
+    scope = cfg.get("default_scope") or "mmengine"
+    with DefaultScope.overwrite_default_scope(scope):
+        parsed = parse_options(options, cfg)
+        findings = check_options(cfg, parsed)
+    if all(finding.severity == "warning" for finding in findings):
+        merge_options(cfg, parsed)
+        apply_switches(cfg)
+    return cfg, findings
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Put values into a config; a key below one that is None makes a section of it.
+
+    Args:
+        cfg: Changed in place.
+        options: Values by dotted key.
+
+    Raises:
+        UserError: A key lies below another key of the options that has a plain value.
+    """
+    for key in options:
+        names = key.split(".")
+        for depth in range(1, len(names)):
+            section = ".".join(names[:depth])
+            if section in options and not isinstance(options[section], Mapping):
+                raise UserError(
+                    f"the options {section}={options[section]} and {key} contradict each other. "
+                    "Remove one of them."
+                )
+            holder = value_at(cfg, ".".join(names[: depth - 1])) if depth > 1 else cfg
+            if isinstance(holder, (dict, Config)) and holder.get(names[depth - 1], cfg) is None:
+                holder[names[depth - 1]] = ConfigDict()
+    cfg.merge_from_dict(dict(options))
 
 
 def apply_switches(cfg: Config) -> None:
@@ -54,7 +105,7 @@ def apply_switches(cfg: Config) -> None:
             )
     if "frozen" in cfg:
         check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))
-        if cfg.model.backbone.frozen_stages != FROZEN_STAGES[cfg.frozen]:
+        if cfg.model.backbone.get("frozen_stages") != FROZEN_STAGES[cfg.frozen]:
             cfg.model.backbone.frozen_stages = FROZEN_STAGES[cfg.frozen]
             note = f"frozen={cfg.frozen}"
             if cfg.get("evaluation") and note not in cfg.evaluation.protocol:

@@ -9,16 +9,22 @@ import os
 import os.path as osp
 import re
 import sys
+from functools import partial
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import init_dist, is_distributed
+from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
 from gersp_mm.checkpoints.find import latest_checkpoint
 from gersp_mm.checkpoints.resume import require_training_state
 from gersp_mm.engine.checkpoint_loading import read_all_weights_safely, read_weights
-from gersp_mm.engine.config import apply_switches, parse_options
+from gersp_mm.engine.config import read_config
+from gersp_mm.engine.preflight.building import told_in_one_line
+from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
+from gersp_mm.engine.preflight.classes import fill_class_count
+from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.memory import keep_freed_memory
@@ -45,14 +51,11 @@ def load_config(args: argparse.Namespace) -> Config:
         path = find_config(args.config)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
-    try:
-        cfg = Config.fromfile(path)
-        cfg.merge_from_dict(parse_options(args.cfg_options))
-    except Exception as error:  # a config is code, it may raise anything
-        raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
+    cfg, notes = read_config(path, args.cfg_options)
+    refuse_errors(notes + run_checks(CONFIG_CHECKS, cfg))
+    warn(notes, partial(print, file=sys.stderr))
     if not torch.cuda.is_available():
         keep_freed_memory()
-    apply_switches(cfg)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", path.stem)
     for name, hook in list(cfg.get("default_hooks", {}).items()):
@@ -64,6 +67,7 @@ def load_config(args: argparse.Namespace) -> Config:
         loader = cfg.get(name)
         if loader and not loader.get("num_workers"):
             loader.persistent_workers = False  # which PyTorch refuses without workers
+            loader.pop("prefetch_factor", None)
         if loader and not torch.cuda.is_available():
             loader.pin_memory = False
     if args.launcher != "none":
@@ -74,6 +78,28 @@ def load_config(args: argparse.Namespace) -> Config:
         join_cpu_processes(args.launcher)
         cfg.model_wrapper_cfg = dict(type="gersp_mm.CPUDistributedDataParallel")
     return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the run of a config, with as many classes as the data have where it leaves them open.
+
+    Raises:
+        UserError: A part cannot be built; the message names its key.
+    """
+    with told_in_one_line(cfg):
+        fill_class_count(cfg)
+        return Runner.from_cfg(cfg)
+
+
+def train(cfg: Config) -> None:
+    """Build the run of a config and train.
+
+    Raises:
+        UserError: A part cannot be built; the message names its key.
+    """
+    runner = build_runner(cfg)
+    with told_in_one_line(cfg):
+        runner.train()
 
 
 def join_cpu_processes(launcher: str) -> None:
@@ -99,20 +125,6 @@ def join_processes(cfg: Config) -> None:
     environment = cfg.get("env_cfg", {})
     set_multi_processing(**environment.get("mp_cfg", {}), distributed=True)
     init_dist(cfg.launcher, **environment.get("dist_cfg", {}))
-
-
-def check_accumulation(cfg: Config) -> None:
-    """Refuse a number of accumulated iterations that is no positive whole number.
-
-    Raises:
-        UserError: With the field and the value.
-    """
-    counts = (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
-    if not isinstance(counts, int) or isinstance(counts, bool) or counts < 1:
-        raise UserError(
-            "optim_wrapper.accumulative_counts must be a whole number of at least 1, got "
-            f"{counts!r}. It is the number of iterations whose gradients make one step"
-        )
 
 
 def choose_checkpoint(cfg: Config, given: str | None) -> None:

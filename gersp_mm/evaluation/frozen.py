@@ -18,7 +18,7 @@ from gersp_mm.evaluation.features import extract_features
 from gersp_mm.evaluation.few_shot import few_shot_predict
 from gersp_mm.evaluation.knn import knn_predict
 from gersp_mm.registry import LOOPS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
 
@@ -57,6 +57,16 @@ class FrozenFeaturesLoop(BaseLoop):
     ) -> None:
         if not knn and not fewshot:
             raise UserError("test_cfg names neither knn nor fewshot: there is nothing to evaluate")
+        if knn:
+            check_number("test_cfg.knn.k", knn.get("k", 20), 1, whole=True, such_as=20)
+            check_number(
+                "test_cfg.knn.temperature", knn.get("temperature", 0.07), above=0, such_as=0.07
+            )
+        if fewshot:
+            draws = fewshot.get("draws", 5)
+            check_number("test_cfg.fewshot.draws", draws, 1, whole=True, such_as=5)
+            for shots in fewshot.get("shots", ()):
+                check_number("test_cfg.fewshot.shots", shots, 1, whole=True, such_as=5)
         super().__init__(runner, dataloader)
         memory = copy.deepcopy(runner.cfg.test_dataloader.dataset)
         memory.ann_file = train_ann_file

@@ -20,9 +20,10 @@ from gersp_mm.models.batch_norm import frozen_statistics
 from gersp_mm.models.negative_queue import enqueue, random_queue
 from gersp_mm.models.teacher import Teacher
 from gersp_mm.registry import MODELS
-from gersp_mm.utils.errors import UserError, check_choice
+from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number
 
 Features = tuple[torch.Tensor, ...]
+IMAGENET_CLASSES = 1000
 
 
 @MODELS.register_module()
@@ -49,7 +50,9 @@ class GeRSP(BaseSelfSupervisor):
         head: config of the contrastive loss: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's
             ``ContrastiveHead`` (which costs a copy of the queue in every step).
         natural_head: config of a classification head of mmpretrain (``LinearClsHead``), or a
-            module. It gets a tuple with one N×C vector.
+            module. It gets a tuple with one N×C vector. ``num_classes='auto'`` is replaced by the
+            tools with the number of classes of the data; anywhere else it means ImageNet's 1000.
+            Of its ``topk``, numbers above ``num_classes`` are left out.
         queue_len: number of negative keys.
         feat_dim: dimension of queries and keys, the projector's ``out_channels``.
         teacher_momentum: m in [0, 1], the share of the teacher that an update keeps. 0.996 is the
@@ -113,12 +116,15 @@ class GeRSP(BaseSelfSupervisor):
         check_choice("key_bn", key_bn, ("shuffle", "sync", "none"))
         check_choice("teacher_init", teacher_init, ("copy", "separate"))
         check_choice("teacher_projector", teacher_projector, ("ema", "frozen"))
-        if not 0 <= teacher_momentum <= 1:
-            raise UserError(f"teacher_momentum must lie in [0, 1], got {teacher_momentum}")
-        if alpha < 0:
-            raise UserError(f"alpha must not be negative, got {alpha}")
-        if queue_len < 1:
-            raise UserError(f"queue_len must be at least 1, got {queue_len}")
+        check_number("teacher_momentum", teacher_momentum, 0, 1, such_as=0.996)
+        check_number("alpha", alpha, 0, such_as=1.0)
+        check_number("queue_len", queue_len, 1, whole=True, such_as=65536)
+        check_number("feat_dim", feat_dim, 1, whole=True, such_as=128)
+        for name, value in dict(
+            joint_forward=joint_forward, natural_statistics=natural_statistics,
+            symmetric=symmetric, channels_last=channels_last,
+        ).items():  # fmt: skip
+            check_flag(name, value)
         if (neck is None) != (head is None):
             raise UserError(
                 "the contrastive branch needs both neck and head: give both, or set both to None "
@@ -152,8 +158,9 @@ class GeRSP(BaseSelfSupervisor):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        is_config = isinstance(natural_head, dict)
-        self.natural_head: Any = HOST_MODELS.build(natural_head) if is_config else natural_head
+        if isinstance(natural_head, dict):
+            natural_head = HOST_MODELS.build(_with_classes(natural_head))
+        self.natural_head: Any = natural_head
         self.alpha = alpha
         self.joint_forward = joint_forward
         self.natural_statistics = natural_statistics
@@ -327,3 +334,17 @@ class GeRSP(BaseSelfSupervisor):
             student = {k: v for k, v in state_dict.items() if k.startswith(parts)}
             state_dict.update({teacher + k[len(prefix) :]: v for k, v in student.items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _with_classes(head: dict[str, Any]) -> dict[str, Any]:
+    """Complete the config of a classification head: its number of classes, and the top-k of it."""
+    head = dict(head)
+    if head.get("num_classes") == "auto":
+        head["num_classes"] = IMAGENET_CLASSES
+    if "num_classes" in head:
+        classes = head["num_classes"]
+        check_number("natural_head.num_classes", classes, 1, whole=True, such_as="'auto'")
+        topk = head.get("topk")
+        if isinstance(topk, (list, tuple)):
+            head["topk"] = tuple(k for k in topk if k <= head["num_classes"]) or (1,)
+    return head

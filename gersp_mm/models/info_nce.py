@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from torch.autograd.function import once_differentiable
 
 from gersp_mm.registry import MODELS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import check_number
 
 
 class _QueueInfoNCE(torch.autograd.Function):
@@ -72,13 +72,12 @@ class InfoNCEHead(BaseModule):
         init_cfg: see :class:`mmengine.model.BaseModule`.
 
     Raises:
-        UserError: the temperature is not positive.
+        UserError: the temperature is no finite number above 0.
     """
 
     def __init__(self, temperature: float = 0.07, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        if temperature <= 0:
-            raise UserError(f"temperature must be positive, got {temperature}")
+        check_number("temperature", temperature, above=0, such_as=0.07)
         self.temperature = temperature
 
     def loss(

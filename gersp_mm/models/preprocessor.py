@@ -12,6 +12,7 @@ from mmengine.model import BaseDataPreprocessor
 from gersp_mm.augmentation.device import crop_batch, recolour_batch
 from gersp_mm.constants import CHANNEL_ORDER, RGB_MEAN, RGB_STD
 from gersp_mm.registry import MODELS
+from gersp_mm.utils.errors import UserError, check_number
 
 
 @MODELS.register_module()
@@ -25,6 +26,10 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         mean: per-channel mean in RGB order, in the range 0 to 255.
         std: per-channel standard deviation in RGB order, in the range 0 to 255.
         non_blocking: copy to the device without waiting, for pinned batches.
+
+    Raises:
+        UserError: ``mean`` or ``std`` is not one finite number for each channel, a number of
+            ``std`` is not above 0, or they are made for pixel values of 0 to 1.
     """
 
     channel_order = CHANNEL_ORDER
@@ -35,6 +40,20 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         std: Sequence[float] = RGB_STD,
         non_blocking: bool = True,
     ) -> None:
+        for name, numbers in (("mean", mean), ("std", std)):
+            if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) != 3:
+                raise UserError(
+                    f"{name} cannot be {numbers!r}. Set it to three numbers, one per channel."
+                )
+        for number in mean:
+            check_number("mean", number, 0, 255, such_as=list(RGB_MEAN))
+        for number in std:
+            check_number("std", number, above=0, such_as=list(RGB_STD))
+        if max(std) < 1:
+            raise UserError(
+                f"std={list(std)} is made for pixel values of 0 to 1, but images have 0 to 255. "
+                "Multiply mean and std by 255."
+            )
         super().__init__(non_blocking)
         self.register_buffer(
             "mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False

@@ -1,6 +1,10 @@
 """The error that is the user's to mend, and what messages are made of."""
 
-from collections.abc import Collection
+import difflib
+import math
+from collections.abc import Collection, Iterable
+from numbers import Integral, Real
+from typing import Any
 
 
 class UserError(ValueError):
@@ -13,7 +17,54 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def check_number(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    whole: bool = False,
+    such_as: Any = None,
+) -> None:
+    """Raise a :class:`UserError` unless ``value`` is a finite number in a range.
+
+    Args:
+        name: Name of the argument.
+        value: Its value.
+        low: Least value.
+        high: Greatest value.
+        above: Number that the value has to exceed.
+        whole: Whether it has to be a whole number.
+        such_as: Example for the message.
+    """
+    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if fits and math.isfinite(value):
+        fits = (low is None or value >= low) and (high is None or value <= high)
+        if fits and (above is None or value > above):
+            return
+    wanted = "a whole number" if whole else "a number"
+    if above is not None:
+        wanted += f" above {above}" + (f" and of at most {high}" if high is not None else "")
+    elif low is not None:
+        wanted += f" of at least {low}" if high is None else f" from {low} to {high}"
+    example = "" if such_as is None else f", such as {such_as}"
+    raise UserError(f"{name} cannot be {value!r}. Set it to {wanted}{example}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise a :class:`UserError` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name} cannot be {value!r}. Set it to True or False.")
+
+
 def listed(names: Collection[object], most: int = 5) -> str:
     """Return the first ``most`` names and how many more there are: ``a, b and 3 more``."""
     shown = ", ".join(str(name) for name in list(names)[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
+    """Return the known name that is spelled most like ``name``, or None if none is close."""
+    close = difflib.get_close_matches(name, sorted(set(known)), 1, cutoff)
+    return close[0] if close else None

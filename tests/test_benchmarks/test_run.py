@@ -314,7 +314,8 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
     def call(tool, arguments, where, device, title):
         calls.append((tool, arguments))
         if tool == "train.py":
-            torch.save({}, where / "epoch_1.pth")
+            content = dict(state_dict={}, meta=dict(epoch=1, iter=1))
+            torch.save(content, where / "epoch_1.pth")
             (where / "last_checkpoint").write_text(str(where / "epoch_1.pth"))
         elif len(calls) == 2:
             raise UserError("killed")

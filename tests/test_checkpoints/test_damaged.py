@@ -447,7 +447,8 @@ def plain_objects() -> dict[str, Any]:
         frozen=frozenset("ab"), complex=1 + 2j, slice=slice(3), span=range(3), raw=b"a",
         bytes=bytearray(b"a"), dtype=torch.float16, device=torch.device("cpu"),
         size=torch.Size([1]), namespace=argparse.Namespace(a=1), order=OrderedDict(a=1),
-        default=defaultdict(int, a=1), function=len, a_class=Settings, nested=[dict(at=datetime.date(2024, 1, 1), ok=1)],
+        default=defaultdict(int, a=1), function=len, a_class=Settings,
+        nested=[dict(at=datetime.date(2024, 1, 1), ok=1)],
     )  # fmt: skip
 
 

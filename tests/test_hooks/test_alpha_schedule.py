@@ -59,9 +59,12 @@ def test_falls_over_the_whole_run_by_default(pair_data, tmp_path):
     assert weights.alphas == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5], rel=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [dict(start=-1), dict(end=-0.5), dict(iterations=0)])
+@pytest.mark.parametrize(
+    "wrong", [dict(start=-1), dict(end=-0.5), dict(end=float("nan")), dict(iterations=0)]
+)
 def test_values_out_of_range_are_refused(wrong):
-    with pytest.raises(UserError, match="must not be negative and iterations must be at least 1"):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"AlphaScheduleHook: {name} cannot be .* Set it to a"):
         AlphaScheduleHook(**{"start": 0, "end": 1, **wrong})
 
 

@@ -4,7 +4,10 @@ import re
 from unittest import mock
 
 import pytest
+import torch
 
+from gersp_mm.engine.preflight import shapes
+from gersp_mm.engine.preflight.findings import Finding, refuse_errors, run_checks
 from gersp_mm.utils.errors import UserError
 from tests.runs import build, demo_config
 
@@ -32,29 +35,49 @@ def default_constructor(cfg):
 REFUSALS = {
     "queue below batch": (
         set_options(model__queue_len=3),
-        "the queue holds 3 keys, fewer than the 4 of one step (4 a process, 1 processes): raise "
-        "model.queue_len or lower train_dataloader.batch_size",
+        "model.queue_len=3 keys are fewer than the 4 of one step (4 images per process, 1 "
+        "processes). Raise model.queue_len or lower train_dataloader.batch_size.",
     ),
     "single image and BatchNorm": (
         set_options(train_dataloader__batch_size=1),
-        "train_dataloader.batch_size=1 with BatchNorm: the keys would be normalised by "
-        "themselves; use at least 2 images a process",
+        "train_dataloader.batch_size=1 does not work with BatchNorm, because each key would be "
+        "normalised by its own statistics. Use at least 2 images per process.",
     ),
     "colours for nobody": (
         colours_for_nobody,
         "dataset.rs_pipeline leaves colours and flips to the data preprocessor, which "
-        "SelfSupDataPreprocessor does not do: use gersp_mm.PairedDataPreprocessor, or "
-        "colour='workers' in ViewAugmentation",
+        "SelfSupDataPreprocessor does not do. Use gersp_mm.PairedDataPreprocessor, or "
+        "colour='workers' in ViewAugmentation.",
     ),
     "no teacher hook": (
         drop_teacher_hook,
-        "no hook moves the teacher: add "
-        "default_hooks=dict(teacher_update=dict(type='gersp_mm.TeacherUpdateHook'))",
+        "No hook moves the teacher. Add "
+        "default_hooks=dict(teacher_update=dict(type='gersp_mm.TeacherUpdateHook')).",
     ),
     "teacher in optimizer": (
         default_constructor,
-        "the optimizer holds the teacher's parameters: set "
-        "optim_wrapper.constructor='gersp_mm.TrainableParamsConstructor'",
+        "The optimizer holds the teacher's parameters. Set "
+        "optim_wrapper.constructor='gersp_mm.TrainableParamsConstructor'.",
+    ),
+    "projector of another network": (
+        set_options(model__neck__in_channels=32),
+        "model.neck does not take the backbone's 64 channels: a and b must have same reduction "
+        "dim, but got [2, 64] X [32, 64]. Set model.neck.in_channels to 64.",
+    ),
+    "classifier of another network": (
+        set_options(model__natural_head__in_channels=32),
+        "model.natural_head.in_channels=32, but the backbone gives 64 channels. Set "
+        "model.natural_head.in_channels to 64.",
+    ),
+    "views of two sizes": (
+        set_options(train_dataloader__dataset__natural_pipeline__0__size=40),
+        "Remote-sensing views of 32 px and natural views of 40 px cannot go through the network "
+        "together. Give both the same size, or set model.joint_forward=False.",
+    ),
+    "accumulation beyond the run": (
+        set_options(optim_wrapper__accumulative_counts=5),
+        "optim_wrapper.accumulative_counts=5 is more than the 4 iterations of the run. Lower it, "
+        "or train for longer.",
     ),
 }
 
@@ -81,8 +104,51 @@ def test_label_outside_the_classifier_names_the_file(pair_data, tmp_path):
     first = pair_data / "natural" / "class_2" / "000.jpg"
     assert text == (
         f"8 of 24 natural images have a label outside 0 to 1, the first being {first} with label "
-        "2: set model.natural_head.num_classes to 3 or mend the labels"
+        "2. Set model.natural_head.num_classes to 3, or correct the labels."
     )
+
+
+def test_all_errors_are_told_together_in_one_message(pair_data, tmp_path):
+    cfg = demo_config(pair_data, tmp_path)
+    drop_teacher_hook(cfg)
+    cfg.model.update(queue_len=3)
+    cfg.auto_scale_lr.base_batch_size = 0
+    lines = refusal_of(cfg).splitlines()
+    assert lines[0] == "3 things cannot work:"
+    assert [line[:5] for line in lines[1:]] == ["  1. ", "  2. ", "  3. "]
+    assert "auto_scale_lr.base_batch_size cannot be 0" in lines[1]
+    assert "model.queue_len=3" in lines[2] and "No hook moves" in lines[3]
+
+
+def test_more_than_ten_errors_are_counted():
+    findings = [Finding("a", n, f"problem {n}.", "Fix it.") for n in range(12)]
+    with pytest.raises(UserError) as caught:
+        refuse_errors(findings)
+    text = str(caught.value)
+    assert text.startswith("12 things cannot work:") and "10. problem 9. Fix it." in text
+    assert text.endswith("and 2 more") and "problem 10" not in text
+
+
+def test_the_same_finding_of_two_checks_counts_once():
+    finding = Finding("a", 1, "a=1 is wrong.", "Set it to 2.")
+
+    def refusing(subject):
+        raise UserError("b is wrong")
+
+    found = run_checks([lambda _: [finding], lambda _: [finding], refusing], None)
+    assert [one.text for one in found] == ["a=1 is wrong. Set it to 2.", "b is wrong"]
+
+
+def test_trying_shapes_leaves_the_model_and_the_random_state_alone(pair_data, tmp_path):
+    cfg = demo_config(pair_data, tmp_path)
+    runner = build(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    before = {name: tensor.clone() for name, tensor in runner.model.state_dict().items()}
+    state = torch.get_rng_state()
+    assert list(shapes.check_shapes(runner)) == []
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in runner.model.state_dict().items():
+        assert tensor.device.type == "cpu" and torch.equal(tensor, before[name]), name
 
 
 def test_empty_remote_sensing_folder_is_named(pair_data, tmp_path):
@@ -105,8 +171,9 @@ def test_unfitting_batch_without_lr_scaling_is_loud(pair_data, tmp_path):
     cfg = demo_config(pair_data, tmp_path, iterations=2)
     cfg.optim_wrapper.accumulative_counts = 2
     text = warnings_of(cfg)
-    assert "meant for batches of 32 pairs; this run has 8" in text
-    assert "(4 a process x 1 processes x 2 accumulated)" in text
+    assert "meant for batches of 32; this run has 8" in text
+    assert "(4 per process x 1 processes x 2 accumulated)" in text
+    assert text.count("meant for batches") == 1
     assert "Add --auto-scale-lr to scale it, or set optim_wrapper.optimizer.lr yourself" in text
 
 

@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ResNet
 
 from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.engine.config import apply_switches
 from gersp_mm.engine.hooks import PretrainedCheckHook
 from gersp_mm.utils.errors import UserError
 
@@ -155,6 +156,14 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str]] = {
         lambda state: {k: v for k, v in state.items() if "layer3.0.bn1.weight" not in k}, {},
         "1 missing: layer3.0.bn1.weight",
     ),
+    "model. in front": (
+        renamed("", "model."), {}, "set init_cfg.prefix='model.backbone.' (--cfg-options",
+    ),
+    "NaN": (
+        lambda state: {**state, "backbone.bn1.bias": torch.full((8,), float("nan"))}, {},
+        "1 tensors hold NaN or infinity (bn1.bias)",
+    ),
+    "nothing": (lambda state: {}, {}, "holds no tensors; it has nothing"),
     "other mean": (None, dict(data_preprocessor__mean=[0.0, 0.0, 0.0]), "was trained with mean="),
 }  # fmt: skip
 
@@ -184,6 +193,41 @@ def test_broken_loading_is_refused_with_the_reason(host, case, file, tmp_path):
 def test_other_channel_order_is_refused(host, option, file):
     with pytest.raises(UserError, match="trained on RGB images.*gives BGR"):
         check(start(host, file, **{option: False}))
+
+
+def test_the_config_in_a_training_checkpoint_says_how_images_were_normalised(file, tmp_path):
+    content = torch.load(file, weights_only=True)
+    half = "[127.5, 127.5, 127.5]"
+    text = f"model = dict(data_preprocessor=dict(mean={half}, std={half}, to_rgb=True))"
+    torch.save(dict(state_dict=content["state_dict"], meta=dict(cfg=text)), tmp_path / "old.pth")
+    with pytest.raises(UserError, match=r"old.pth was trained with mean=\[127.5.*has \[123.67"):
+        check(start("mmpretrain", tmp_path / "old.pth"))
+    text = "model = dict(backbone=dict(type='ResNet', style='caffe'))"
+    torch.save(dict(state_dict=content["state_dict"], meta=dict(cfg=text)), tmp_path / "old.pth")
+    with pytest.raises(UserError, match="style='pytorch', with .*: set style='caffe'"):
+        check(start("mmpretrain", tmp_path / "old.pth"))
+
+
+def test_weights_below_another_key_are_refused(file, tmp_path):
+    state = torch.load(file, weights_only=True)["state_dict"]
+    torch.save(dict(model=state, epoch=2), tmp_path / "f.pth")
+    with pytest.raises(UserError, match="f.pth holds its weights below 'model'.*f.pth OUT.pth"):
+        check(start("mmpretrain", tmp_path / "f.pth"))
+
+
+def test_the_prefix_that_a_message_names_can_be_given(file, tmp_path):
+    path = rewritten(file, tmp_path / "changed.pth", renamed("", "model."))
+    cfg = Config(dict(pretrained=str(path), model=dict(backbone=dict(type="ResNet"))))
+    apply_switches(cfg)
+    assert cfg.model.backbone.init_cfg.prefix == "backbone."
+    for prefix in ("model.backbone.", None):
+        cfg.model.backbone.init_cfg.prefix = prefix
+        apply_switches(cfg)
+        assert cfg.model.backbone.init_cfg == dict(
+            type="Pretrained", checkpoint=str(path), prefix=prefix
+        )
+    (line,) = check(start("mmpretrain", path, prefix="model.backbone."))
+    assert "120/120" in line
 
 
 def test_weights_changed_after_loading_are_noticed(file):

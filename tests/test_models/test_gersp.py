@@ -262,9 +262,14 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "text"),
         [
-            (dict(teacher_momentum=1.5), r"teacher_momentum must lie in \[0, 1\], got 1.5"),
-            (dict(alpha=-1), "alpha must not be negative"),
-            (dict(queue_len=0), "queue_len must be at least 1"),
+            (dict(teacher_momentum=1.5), "teacher_momentum cannot be 1.5. Set it to .* 0 to 1,"),
+            (dict(teacher_momentum=float("nan")), "teacher_momentum cannot be nan"),
+            (dict(alpha=-1), "alpha cannot be -1. Set it to a number of at least 0, such as 1.0"),
+            (dict(alpha=float("nan")), "alpha cannot be nan"),
+            (dict(alpha="1"), "alpha cannot be '1'"),
+            (dict(queue_len=0), "queue_len cannot be 0. Set it to a whole number of at least 1"),
+            (dict(queue_len=20.5), "queue_len cannot be 20.5"),
+            (dict(symmetric="no"), "symmetric cannot be 'no'. Set it to True or False"),
             (dict(key_bn="shuffel"), "key_bn must be one of 'shuffle', 'sync', 'none'"),
             (dict(teacher_init="random"), "teacher_init must be one of 'copy', 'separate'"),
             (dict(teacher_projector="no"), "teacher_projector must be one of 'ema', 'frozen'"),

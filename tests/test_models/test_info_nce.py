@@ -92,7 +92,7 @@ def test_no_gradient_is_prepared_where_none_is_wanted():
     assert not loss.requires_grad and torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_temperature_must_be_positive(temperature):
-    with pytest.raises(UserError, match=f"temperature must be positive, got {temperature}"):
+    with pytest.raises(UserError, match=f"temperature cannot be {temperature}. Set it to"):
         InfoNCEHead(temperature)

@@ -89,10 +89,10 @@ def test_a_file_that_cannot_be_resumed_is_refused_before_the_run(
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
 
 
-@pytest.mark.parametrize("counts", [0, -2, 1.5, "two", "None"])
+@pytest.mark.parametrize("counts", [0, -2, 1.5, "two"])
 def test_accumulation_of_another_type_or_sign(three_epochs, tmp_path, counts):
     option = ["--cfg-options", f"optim_wrapper.accumulative_counts={counts}"]
-    with pytest.raises(UserError, match="accumulative_counts must be a whole number of at least 1"):
+    with pytest.raises(UserError, match="accumulative_counts cannot be .* of at least 1"):
         run(three_epochs[0], tmp_path, *option)
 
 
@@ -122,5 +122,5 @@ def test_a_downstream_run_with_the_hooks_of_its_host(downstream_data, tmp_path, 
     with pytest.raises(UserError, match=text) as caught:
         run(*start, longer, wider, "--resume")
     assert f"{work_dir / checkpoint} is of another run" in str(caught.value)
-    run(*start, longer, "--resume")
+    run(*start[:2], "--resume", "--cfg-options", longer)  # without any weights to start from
     assert (work_dir / checkpoint.replace("1", "2")).exists()

@@ -135,6 +135,16 @@ def test_results_are_named_and_appended(classifier, tmp_path, capsys):
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
 
 
+def test_a_changed_option_is_in_the_protocol_of_the_row(classifier, tmp_path, capsys):
+    classifier.run("--results", tmp_path / "r.jsonl", "--cfg-options", "test_evaluator.topk=[1,2]",
+                   "test_dataloader.num_workers=0")  # fmt: skip
+    (row,) = read_rows(tmp_path / "r.jsonl")
+    assert row["protocol"] == "fine-tuning, changed: test_evaluator.topk=[1,2], test"
+    assert "Colours, fine-tuning, changed: test_evaluator.topk=[1,2], test: " in (
+        capsys.readouterr().out
+    )
+
+
 def test_pictures_of_images_with_one_name_are_all_there_in_true_colours(
     classifier, tmp_path, capsys
 ):

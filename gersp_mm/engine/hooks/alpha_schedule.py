@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
 
@@ -30,11 +30,10 @@ class AlphaScheduleHook(Hook):
     priority = "NORMAL"
 
     def __init__(self, start: float, end: float, iterations: int | None = None) -> None:
-        if min(start, end) < 0 or (iterations is not None and iterations < 1):
-            raise UserError(
-                "AlphaScheduleHook: start and end must not be negative and iterations must be at "
-                f"least 1, got start={start}, end={end}, iterations={iterations}"
-            )
+        check_number("AlphaScheduleHook: start", start, 0, such_as=1.0)
+        check_number("AlphaScheduleHook: end", end, 0, such_as=0.1)
+        if iterations is not None:
+            check_number("AlphaScheduleHook: iterations", iterations, 1, whole=True, such_as=1000)
         self.start = start
         self.end = end
         self.iterations = iterations

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 
 from gersp_mm.images.decode import find_loss
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.errors import UserError, check_number, listed
 from gersp_mm.utils.files import append_missing_entries, escape_name
 
 SOURCES = {"remote_sensing": "remote-sensing", "natural": "natural"}  # as datasets, in words
@@ -43,6 +43,7 @@ class BadImageHook(Hook):
     priority = "NORMAL"
 
     def __init__(self, max_share: float = 0.05) -> None:
+        check_number("BadImageHook: max_share", max_share, 0, 1, such_as=0.05)
         self.max_share = max_share
         self.known: set[str] = set()
 

@@ -9,7 +9,7 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
 
@@ -34,6 +34,9 @@ class CollapseMonitorHook(Hook):
     priority = "ABOVE_NORMAL"
 
     def __init__(self, interval: int = 50, min_std: float = 0.05, warmup: int = 500) -> None:
+        check_number("CollapseMonitorHook: interval", interval, 1, whole=True, such_as=50)
+        check_number("CollapseMonitorHook: min_std", min_std, 0, such_as=0.05)
+        check_number("CollapseMonitorHook: warmup", warmup, 0, whole=True, such_as=500)
         self.interval = interval
         self.min_std = min_std
         self.warmup = warmup

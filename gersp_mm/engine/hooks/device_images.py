@@ -13,7 +13,7 @@ from gersp_mm.augmentation.view import ViewAugmentation
 from gersp_mm.datasets.paired import BadImage, KeptImages, PairedDataset
 from gersp_mm.models.preprocessor import PairedDataPreprocessor
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
 
@@ -40,6 +40,7 @@ class DeviceImagesHook(Hook):
     priority = "LOW"  # after the checks of other hooks
 
     def __init__(self, max_gib: float = 16.0) -> None:
+        check_number("DeviceImagesHook: max_gib", max_gib, above=0, such_as=16)
         self.max_gib = max_gib
 
     def before_train(self, runner: Any) -> None:

@@ -9,16 +9,15 @@ from typing import Any
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 
-from gersp_mm.engine.runs import together
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.evaluation.features import read_parts
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
 
 RULE = "!" * 96
-TRIED = 256  # images of a part that are decoded before the first step
+TRIED = 128  # images of a part that are decoded before the first step
 
 
 @HOOKS.register_module()
@@ -45,7 +44,7 @@ class KNNEvalHook(Hook):
 
     Raises:
         UserError: before the first step, when a number is of another type or outside its range,
-            when the images are not there, or when none of those that are tried can be decoded.
+            when the images are not there, or when all of a class are found unreadable.
     """
 
     priority = "LOWEST"  # after the checkpoint hook
@@ -85,12 +84,10 @@ class KNNEvalHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Make sure that the images are there and that some of them can be decoded."""
+        for images in self.images.values():
+            _leave_out_unreadable(images)
         counts = {part: len(images) for part, images in self.images.items()}
         runner.logger.info(f"kNN evaluation every {self.interval} epochs on {counts} images")
-        with together():
-            if runner.rank == 0:
-                for part in self.sources:
-                    self._try_images(runner, part)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Evaluate when it is time."""
@@ -106,26 +103,6 @@ class KNNEvalHook(Hook):
                 f"result; the training goes on.\n  {type(error).__name__}: {error}\n{RULE}",
                 exc_info=not isinstance(error, UserError),
             )
-
-    def _try_images(self, runner: Any, part: str) -> None:
-        """Decode some images of a part, spread evenly over it."""
-        paths = [path for path, _ in self.images[part].samples]
-        tried = paths[:: max(len(paths) // TRIED, 1)]
-        bad = {}
-        for path in tried:
-            try:
-                load_rgb(path)
-            except BadImageError as error:
-                bad[path] = str(error)
-        if bad:
-            texts = [f"{path} ({reason})" for path, reason in bad.items()]
-            text = (
-                f"{len(bad)} of {len(tried)} images of default_hooks.knn_eval.{part} that were "
-                f"tried cannot be decoded: {listed(texts)}. Repair or remove them"
-            )
-            if len(bad) == len(tried):
-                raise UserError(text)
-            runner.logger.warning(text)
 
     def evaluate(self, runner: Any) -> float:
         """Evaluate the model as it is and return the top-1 accuracy in per cent."""
@@ -147,6 +124,17 @@ class KNNEvalHook(Hook):
         runner.logger.info(f"kNN top-1 on {self.sources['test']}: {accuracy:.2f} %")
         runner.visualizer.add_scalar("knn_top1", accuracy, step=runner.iter + 1)
         return accuracy
+
+
+def _leave_out_unreadable(images: EvalImages) -> None:
+    """Decode some images, spread evenly over all, and leave out those that cannot be."""
+    unreadable = {}
+    for index in range(0, len(images), max(len(images) // TRIED, 1)):
+        try:
+            load_rgb(images.samples[index][0])
+        except BadImageError as error:
+            unreadable[index] = str(error)
+    images.leave_out(unreadable)
 
 
 def _check_number(name: str, value: Any, value_is_whole: bool, lowest: float) -> None:

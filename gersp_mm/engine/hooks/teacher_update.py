@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
 
@@ -24,7 +24,7 @@ class TeacherUpdateHook(Hook):
             that the last checkpoint holds.
 
     Raises:
-        UserError: ``timing`` is none of the two.
+        UserError: ``timing`` is none of the two, or ``end_momentum`` is out of its range.
     """
 
     priority = "NORMAL"
@@ -32,6 +32,8 @@ class TeacherUpdateHook(Hook):
     def __init__(self, end_momentum: float | None = None, timing: str = "after_step") -> None:
         if timing not in ("after_step", "before_forward"):
             raise UserError(f"timing must be 'after_step' or 'before_forward', got {timing!r}")
+        if end_momentum is not None:
+            check_number("TeacherUpdateHook: end_momentum", end_momentum, 0, 1, such_as=1.0)
         self.end_momentum = end_momentum
         self.timing = timing
 

@@ -15,6 +15,8 @@ default_hooks = dict(
     # stops at once if a checkpoint to resume is of another run; keeps NaN out of checkpoints
     checkpoint_check=dict(type="gersp_mm.CheckpointCheckHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    # stops at once where config, data and model do not fit each other
+    preflight=dict(type="gersp_mm.PreflightHook"),
     # stops at once unless all of the backbone came from the file, normalisation included
     pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),
     # stops at once if a file's classes are not the config's

@@ -1,7 +1,7 @@
 # ImageNet (1,281,167 labelled images) paired with Million-AID's test split (990,848 images without
 # labels). Images of your own: any folder of images, and any folder with one sub-folder a class.
 #   --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images \
-#       train_dataloader.dataset.natural.data_root=/my/classes model.natural_head.num_classes=20
+#       train_dataloader.dataset.natural.data_root=/my/classes
 train_dataloader = dict(
     batch_size=32,  # pairs a process; 8 processes make the released code's batch of 256
     num_workers=8,

@@ -21,7 +21,8 @@ model = dict(
     ),
     neck=dict(type="MoCoV2Neck", in_channels=2048, hid_channels=2048, out_channels=128),
     head=dict(type="gersp_mm.InfoNCEHead", temperature=0.07),
+    # num_classes: a number, or "auto" for that of the natural images (1000 with ImageNet)
     natural_head=dict(
-        type="LinearClsHead", num_classes=1000, in_channels=2048, topk=(1, 5), cal_acc=True
+        type="LinearClsHead", num_classes="auto", in_channels=2048, topk=(1, 5), cal_acc=True
     ),
 )

@@ -1,0 +1,105 @@
+"""In what a run differs from its config file, as far as results depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from gersp_mm.checkpoints.config_text import UNREADABLE, config_values
+
+TRAINING = ("auto_scale_lr", "custom_hooks", "model", "optim_wrapper", "param_scheduler",
+            "train_cfg", "train_dataloader")  # fmt: skip
+TESTING = ("model", "test_cfg", "test_dataloader", "test_evaluator")
+# Where things are, how fast they go, and what rows say elsewhere.
+HARMLESS = (
+    "*.backend_args", "*.data_root", "*.disable_subprocess_warning", "*.file_client_args",
+    "*.init_cfg", "*.init_cfg.*", "*.multiprocessing_context", "*.num_workers",
+    "*.outfile_prefix", "*.persistent_workers", "*.pin_memory", "*.prefetch_factor", "*.timeout",
+    "auto_scale_lr.base_batch_size", "model.backbone.frozen_stages", "test_dataloader.batch_size",
+    "train_cfg.dynamic_intervals", "train_cfg.val_begin", "train_cfg.val_interval",
+)  # fmt: skip
+NOTHING = object()
+
+
+def changes_of_run(
+    shipped: Mapping[str, Any], tested: Mapping[str, Any], meta: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the values that differ from the config file's and that results depend on.
+
+    Args:
+        shipped: The config as its file has it.
+        tested: The config that is tested.
+        meta: Of the checkpoint that is tested. The config in it says how it was trained; without
+            it the tested config counts for that too.
+
+    Returns:
+        Values by dotted key, sorted; ``checkpoint`` says if the training was not at its end.
+    """
+    trained = config_values((meta or {}).get("cfg"))
+    known = "train_cfg" in trained and "model" in trained
+    found = _differences(shipped, trained if known else tested, TRAINING)
+    found.update(_differences(shipped, tested, TESTING))
+    progress = _progress(trained.get("train_cfg"), meta or {}) if known else None
+    if progress:
+        found["checkpoint"] = progress
+    return dict(sorted(found.items()))
+
+
+def as_note(changes: Mapping[str, Any]) -> str:
+    """Write changes as a part of a protocol, or nothing."""
+    texts = [f"{key}={str(value).replace(' ', '')}" for key, value in changes.items()]
+    return f", changed: {'; '.join(texts)}" if texts else ""
+
+
+def _differences(
+    shipped: Mapping[str, Any], other: Mapping[str, Any], sections: tuple[str, ...]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    roots = [*_data_roots(shipped), *_data_roots(other)]
+    for section in sections:
+        sides = [dict(_leaves(cfg.get(section), section, roots)) for cfg in (shipped, other)]
+        for key in {**sides[0], **sides[1]}:
+            before, after = (side.get(key, NOTHING) for side in sides)
+            harmless = any(fnmatchcase(key, pattern) for pattern in HARMLESS)
+            if harmless or UNREADABLE in (before, after) or before == after:
+                continue
+            found[key] = None if after is NOTHING else after
+    return found
+
+
+def _leaves(value: Any, key: str, roots: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield plain values by their dotted keys; lists of plain values are one value."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}", roots)
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, (Mapping, list)) for v in value):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}.{number}", roots)
+    elif isinstance(value, (list, tuple)):
+        yield key, list(value)
+    elif isinstance(value, str):
+        root = next((root for root in roots if value.startswith(root.rstrip("/") + "/")), "")
+        yield key, value.removeprefix(root).lstrip("/") if root else value
+    elif value is not None:
+        yield key, value
+
+
+def _data_roots(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        root = value.get("data_root")
+        if isinstance(root, str) and root:
+            yield root
+    inner = value.values() if isinstance(value, Mapping) else value
+    for item in inner if isinstance(value, (Mapping, list, tuple)) else ():
+        yield from _data_roots(item)
+
+
+def _progress(train_cfg: Any, meta: Mapping[str, Any]) -> str | None:
+    if not isinstance(train_cfg, Mapping):
+        return None
+    for key, unit in (("max_epochs", "epoch"), ("max_iters", "iter")):
+        whole, done = train_cfg.get(key), meta.get(unit)
+        if isinstance(whole, int) and isinstance(done, int) and done < whole:
+            return f"{unit} {done} of {whole}"
+    return None

@@ -1,0 +1,109 @@
+"""The batch against the images, the queue and the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.dist import get_world_size
+
+from gersp_mm.engine.preflight.findings import Finding
+from gersp_mm.utils.model import unwrap
+
+
+def check_queue(runner: Any) -> Iterator[Finding]:
+    """The queue has to take the keys of one step."""
+    queue = getattr(unwrap(runner.model), "queue", None)
+    batch = runner.train_dataloader.batch_size
+    if queue is None or not batch:
+        return
+    keys = batch * get_world_size() * (2 if unwrap(runner.model).symmetric else 1)
+    if len(queue) < keys:
+        yield Finding(
+            "model.queue_len",
+            len(queue),
+            f"model.queue_len={len(queue)} keys are fewer than the {keys} of one step ({batch} "
+            f"images per process, {get_world_size()} processes).",
+            "Raise model.queue_len or lower train_dataloader.batch_size.",
+        )
+
+
+def check_epoch(runner: Any) -> Iterator[Finding]:
+    """An epoch has to hold a batch."""
+    loader = runner.train_dataloader
+    if not loader.batch_size:
+        return
+    images = len(loader.sampler) * get_world_size()
+    batch = loader.batch_size * get_world_size()
+    if not len(loader):
+        yield Finding(
+            "train_dataloader.batch_size",
+            loader.batch_size,
+            f"train_dataloader.batch_size={loader.batch_size} leaves no batch in an epoch: "
+            f"{images} samples, {batch} in a batch of all processes.",
+            "Lower train_dataloader.batch_size or add images.",
+        )
+    elif images < batch:
+        yield Finding(
+            "train_dataloader.batch_size",
+            loader.batch_size,
+            f"train_dataloader.batch_size={loader.batch_size} is more than the data have: an epoch "
+            f"is one batch of {images} samples.",
+            "Lower train_dataloader.batch_size or add images.",
+            "warning",
+        )
+
+
+def check_accumulation(runner: Any) -> Iterator[Finding]:
+    """A run has to hold an optimizer step."""
+    counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    if isinstance(counts, int) and counts > runner.max_iters:
+        yield Finding(
+            "optim_wrapper.accumulative_counts",
+            counts,
+            f"optim_wrapper.accumulative_counts={counts} is more than the {runner.max_iters} "
+            "iterations of the run.",
+            "Lower it, or train for longer.",
+        )
+
+
+def check_base_batch_size(runner: Any) -> Iterator[Finding]:
+    """Warn where the learning rate is meant for another batch."""
+    scaling = runner.cfg.get("auto_scale_lr") or {}
+    base = scaling.get("base_batch_size")
+    batch = runner.train_dataloader.batch_size or 0
+    accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    effective = batch * get_world_size() * accumulated
+    if not base or not batch or base == effective or scaling.get("enable"):
+        return
+    yield Finding(
+        "train_dataloader.batch_size",
+        batch,
+        f"The learning rate of this config is meant for batches of {base}; this run has "
+        f"{effective} ({batch} per process x {get_world_size()} processes x {accumulated} "
+        "accumulated) and leaves the learning rate as it is.",
+        "Add --auto-scale-lr to scale it, or set optim_wrapper.optimizer.lr yourself.",
+        "warning",
+    )
+
+
+def check_view_sizes(runner: Any) -> Iterator[Finding]:
+    """Views of one forward pass have to be of one size."""
+    model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
+    if not (getattr(model, "joint_forward", False) and model.with_natural_branch):
+        return
+    sizes = {}
+    for name in ("rs_pipeline", "natural_pipeline"):
+        transforms = getattr(getattr(dataset, name, None), "transforms", ())
+        found = [t.size for t in transforms if isinstance(getattr(t, "size", None), int)]
+        if found:
+            sizes[name] = found[-1]
+    if model.with_contrastive_branch and len(set(sizes.values())) > 1:
+        rs, natural = sizes["rs_pipeline"], sizes["natural_pipeline"]
+        yield Finding(
+            "train_dataloader.dataset.natural_pipeline",
+            natural,
+            f"Remote-sensing views of {rs} px and natural views of {natural} px cannot go through "
+            "the network together.",
+            "Give both the same size, or set model.joint_forward=False.",
+        )

@@ -1,0 +1,32 @@
+"""The checks before the first step. Each is quick, takes one subject and gives findings."""
+
+from gersp_mm.engine.preflight import batch, classes, names, schedule, shapes, teacher, values
+
+# Of a config, before anything is built.
+CONFIG_CHECKS = (
+    names.check_config_names,
+    names.check_types,
+    values.check_host,
+    values.check_values,
+    values.check_normalisation,
+    values.check_learning_rate,
+    values.check_workers,
+    classes.check_topk,
+)
+# Of a runner, when everything is built.
+RUN_CHECKS = (
+    classes.check_natural_classes,
+    classes.check_downstream_classes,
+    batch.check_epoch,
+    batch.check_queue,
+    batch.check_accumulation,
+    batch.check_view_sizes,
+    shapes.check_shapes,
+    batch.check_base_batch_size,
+    teacher.check_colour,
+    teacher.check_teacher_moves,
+    teacher.check_optimizer,
+    teacher.check_teacher_start,
+    teacher.check_batch_norm,
+    schedule.check_schedule,
+)

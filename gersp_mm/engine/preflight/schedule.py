@@ -1,0 +1,81 @@
+"""The learning-rate schedule against the length of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+
+from gersp_mm.engine import schedule
+from gersp_mm.engine.preflight.findings import Finding
+
+# A learning rate counts as annealed below this multiple of where the schedule would end.
+ANNEALED = 1.3
+TOLERANCE = 0.01  # of the run's length
+
+
+def check_schedule(runner: Any) -> Iterator[Finding]:
+    """Compare a run's schedule with its length, by running the schedulers on paper."""
+    yield from compare_schedule(runner.cfg, len(runner.train_dataloader))
+
+
+def compare_schedule(cfg: Config, epoch_length: int) -> Iterator[Finding]:
+    """Say what the learning rate will do where the schedule is made for another length.
+
+    Args:
+        cfg: A config that trains.
+        epoch_length: Iterations of an epoch.
+    """
+    length = schedule.run_length(cfg)
+    entries = schedule.schedulers_of(cfg)
+    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
+    if length is None or not entries or not isinstance(optimizer.get("lr"), (int, float)):
+        return
+    yield from _check_counting(entries, length)
+    planned = schedule.planned_length(cfg, epoch_length)
+    if planned is None or abs(planned - length.number) <= TOLERANCE * length.number:
+        return
+    curve = schedule.learning_rates(cfg, epoch_length)
+    whole = schedule.learning_rates(cfg, epoch_length, max(1, round(planned)))
+    has_cycles = any(entry.get("periods") for _, entry in entries)
+    unit = "epoch" if length.unit == "epochs" else "iteration"
+    plan = f"{planned:g} {unit}{'s' * (planned != 1)}"
+    if planned < length.number:
+        rises = curve.last > ANNEALED * whole.last
+        then = f"rises to {curve.last:.3g}" if rises else f"stays at {curve.last:.3g}"
+        effect = (
+            f"the learning rate reaches {whole.last:.3g} after {plan} and {then} in the remaining "
+            f"{length.number - planned:g}"
+        )
+    elif curve.last > ANNEALED * max(whole.last, 1e-12):
+        effect = (
+            f"the learning rate starts at {curve.first:.3g}, ends at {curve.last:.3g} and never "
+            f"reaches {whole.last:.3g}"
+        )
+    else:
+        return
+    fitted = schedule.as_options(schedule.fitted_options(cfg, length.number, epoch_length))
+    options = " ".join(option for option in fitted if not option.startswith(f"{length.key}="))
+    yield Finding(
+        length.key,
+        length.number,
+        f"{length.key}={length.number} does not fit the learning-rate schedule, which is made for "
+        f"{plan}: {effect}.",
+        f"Fit the schedule with --cfg-options {options}",
+        "error" if has_cycles and planned < length.number else "warning",
+    )
+
+
+def _check_counting(entries: Any, length: schedule.Length) -> Iterator[Finding]:
+    """Find schedulers that are never stepped, because an iteration-based loop has no epochs."""
+    for key, entry in entries:
+        counts_epochs = entry.get("by_epoch", True) and not entry.get("convert_to_iter_based")
+        if length.unit == "iters" and counts_epochs:
+            yield Finding(
+                f"{key}.by_epoch",
+                entry.get("by_epoch", True),
+                f"{key} counts epochs, but the run counts iterations, so it never changes the "
+                "learning rate.",
+                f"Set {key}.by_epoch=False and give its lengths in iterations.",
+            )

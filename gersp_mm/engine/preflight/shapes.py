@@ -1,0 +1,93 @@
+"""Whether the parts of a model fit each other, tried on tensors without memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.runner import Runner
+from torch import nn
+
+from gersp_mm.engine.preflight.findings import Finding
+from gersp_mm.utils.model import unwrap
+from gersp_mm.utils.randomness import preserved_rng_state
+
+
+def check_shapes(runner: Runner) -> Iterator[Finding]:
+    """Run the backbone on a batch without memory, and try what comes after it."""
+    model: Any = unwrap(runner.model)
+    if isinstance(getattr(getattr(model, "head", None), "fc", None), nn.Linear):
+        yield from _check_classifier(model)
+        return
+    size = _view_size(runner.train_dataloader.dataset)
+    if size is None or not hasattr(model, "natural_head") or not hasattr(model, "neck"):
+        return
+    images = torch.empty(2, 3, size, size, device="meta")
+    features, problem = _try(model.backbone, images)
+    if problem:
+        yield Finding(
+            "model.backbone",
+            size,
+            f"model.backbone cannot take views of {size} px: {problem}.",
+            "Change the size of the views, or the backbone.",
+        )
+    if not isinstance(features, tuple) or not isinstance(features[-1], torch.Tensor):
+        return
+    channels = features[-1].shape[1]
+    if model.neck is not None:
+        _, problem = _try(model.neck, features)
+        if problem:
+            yield Finding(
+                "model.neck.in_channels",
+                None,
+                f"model.neck does not take the backbone's {channels} channels: {problem}.",
+                f"Set model.neck.in_channels to {channels}.",
+            )
+    yield from _compare_channels("model.natural_head", model.natural_head, channels)
+
+
+def _check_classifier(model: Any) -> Iterator[Finding]:
+    """Compare the head of mmpretrain's classifiers with what comes before it."""
+    features, _ = _try(model.backbone, torch.empty(2, 3, 224, 224, device="meta"))
+    if features is not None and getattr(model, "neck", None) is not None:
+        features, _ = _try(model.neck, features)
+    vector = features[-1] if isinstance(features, tuple) else features
+    if isinstance(vector, torch.Tensor) and vector.ndim == 2:
+        yield from _compare_channels("model.head", model.head, vector.shape[1])
+
+
+def _compare_channels(field: str, head: Any, channels: int) -> Iterator[Finding]:
+    layer = getattr(head, "fc", None)
+    if isinstance(layer, nn.Linear) and layer.in_features != channels:
+        yield Finding(
+            f"{field}.in_channels",
+            layer.in_features,
+            f"{field}.in_channels={layer.in_features}, but the backbone gives {channels} channels.",
+            f"Set {field}.in_channels to {channels}.",
+        )
+
+
+def _view_size(dataset: Any) -> int | None:
+    for name in ("rs_pipeline", "natural_pipeline"):
+        for transform in getattr(getattr(dataset, name, None), "transforms", ()):
+            if isinstance(getattr(transform, "size", None), int):
+                return transform.size
+    return None
+
+
+def _try(module: nn.Module, value: Any) -> tuple[Any, str]:
+    """Return what a module makes of a meta tensor, and the problem if its shape does not fit."""
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        return None, ""
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    empty = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+    try:
+        with torch.no_grad(), preserved_rng_state():
+            return torch.func.functional_call(module, empty, (value,)), ""
+    except NotImplementedError:  # an operator without a meta kernel
+        return None, ""
+    except (AssertionError, RuntimeError, ValueError) as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        about_shapes = ("size", "shape", "dim", "channel", "expected")
+        return None, text.rstrip(".") if any(w in text.lower() for w in about_shapes) else ""

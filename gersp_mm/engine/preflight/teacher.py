@@ -1,0 +1,112 @@
+"""The teacher: moved by a hook, left alone by the optimizer, keys that give nothing away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from torch import nn
+
+from gersp_mm.engine.preflight.findings import Finding
+from gersp_mm.models.preprocessor import PairedDataPreprocessor
+from gersp_mm.utils.model import unwrap
+
+
+def check_colour(runner: Any) -> Iterator[Finding]:
+    """Colour work that is left to the device needs a preprocessor that does it."""
+    model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
+    for name in ("rs_pipeline", "natural_pipeline"):
+        transforms = getattr(getattr(dataset, name, None), "transforms", ())
+        left = any(getattr(transform, "on_device", False) for transform in transforms)
+        if left and not isinstance(model.data_preprocessor, PairedDataPreprocessor):
+            yield Finding(
+                "model.data_preprocessor",
+                type(model.data_preprocessor).__name__,
+                f"dataset.{name} leaves colours and flips to the data preprocessor, which "
+                f"{type(model.data_preprocessor).__name__} does not do.",
+                "Use gersp_mm.PairedDataPreprocessor, or colour='workers' in ViewAugmentation.",
+            )
+
+
+def check_teacher_moves(runner: Any) -> Iterator[Finding]:
+    """A hook has to move the teacher."""
+    from gersp_mm.engine.hooks.teacher_update import TeacherUpdateHook  # imports the checks
+
+    if getattr(unwrap(runner.model), "teacher", None) is None:
+        return
+    if not any(isinstance(hook, TeacherUpdateHook) for hook in runner.hooks):
+        yield Finding(
+            "default_hooks.teacher_update",
+            None,
+            "No hook moves the teacher.",
+            "Add default_hooks=dict(teacher_update=dict(type='gersp_mm.TeacherUpdateHook')).",
+        )
+
+
+def check_optimizer(runner: Any) -> Iterator[Finding]:
+    """The optimizer may not hold the teacher."""
+    teacher = getattr(unwrap(runner.model), "teacher", None)
+    if teacher is None:
+        return
+    own = {id(parameter) for parameter in teacher.parameters()}
+    groups = runner.optim_wrapper.optimizer.param_groups
+    if any(id(parameter) in own for group in groups for parameter in group["params"]):
+        yield Finding(
+            "optim_wrapper.constructor",
+            runner.cfg.optim_wrapper.get("constructor"),
+            "The optimizer holds the teacher's parameters.",
+            "Set optim_wrapper.constructor='gersp_mm.TrainableParamsConstructor'.",
+        )
+
+
+def check_teacher_start(runner: Any) -> Iterator[Finding]:
+    """A teacher that is to start as the student has to be its copy."""
+    model = unwrap(runner.model)
+    if getattr(model, "teacher", None) is None or model.teacher_init != "copy":
+        return
+    if runner._resume or runner._load_from or runner.iter:
+        return
+    student = [*model.backbone.parameters(), *model.neck.parameters()]
+    if not all(map(torch.equal, student, model.teacher.parameters())):
+        yield Finding(
+            "model.teacher_init",
+            "copy",
+            "The teacher does not start as a copy of the student: something changed the weights "
+            "after model.init_weights().",
+            "Start from other weights with --cfg-options pretrained=PATH.",
+        )
+
+
+def check_batch_norm(runner: Any) -> Iterator[Finding]:
+    """BatchNorm may not tell which images belong together."""
+    model = unwrap(runner.model)
+    teacher = getattr(model, "teacher", None)
+    if teacher is None:
+        return
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in teacher.modules()):
+        return
+    world_size, batch = get_world_size(), runner.train_dataloader.batch_size
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if model.key_bn == "sync" and world_size > 1 and on_cpu:
+        yield Finding(
+            "model.key_bn",
+            "sync",
+            "model.key_bn='sync' needs GPUs, because SyncBN does not run on CPUs.",
+            "Use 'shuffle'.",
+        )
+    if batch == 1 and not (model.key_bn == "sync" and world_size > 1):
+        yield Finding(
+            "train_dataloader.batch_size",
+            1,
+            "train_dataloader.batch_size=1 does not work with BatchNorm, because each key would be "
+            "normalised by its own statistics.",
+            "Use at least 2 images per process.",
+        )
+    if model.key_bn == "shuffle" and world_size == 1:
+        runner.logger.warning(
+            "key_bn='shuffle' cannot work with one process: a key's BatchNorm statistics come "
+            "from the images that the query's come from, so a run on one GPU is not the run "
+            "on several"
+        )
