@@ -51,6 +51,8 @@ def read_output(text: str) -> Output:
             continue
         if STAMP.match(line):
             dump, trace = line.endswith(DUMPS), False
+        elif line.strip() in DUMPS:  # below a rule
+            dump = True
         elif SAID.match(line):
             dump = False
         if line.startswith(CRASH):

@@ -171,13 +171,13 @@ def test_million_aid_without_a_readable_image_gets_no_list(tmp_path):
     odd = os.fsdecode(b"caf\xe9.jpg")
     touch(tmp_path / "test", odd, "two\nlines.jpg")
     with pytest.raises(UserError, match="None of the 2 images of .*test can be read"):
-        convert(million_aid, tmp_path, "--decode")
+        take(tmp_path, "--decode")
     assert not (tmp_path / "test" / "images.txt").exists()
     noted = (tmp_path / "unreadable_test.txt").read_text(encoding="utf-8").splitlines()
     assert noted == ["caf\\xe9.jpg\tempty file", "two\\nlines.jpg\tempty file"]
     # such names may be left out of the list, and good images are listed
     write_images(tmp_path / "test", 1)
-    convert(million_aid, tmp_path)
+    take(tmp_path)
     assert lines(tmp_path / "test" / "images.txt") == ["000.jpg"]
 
 

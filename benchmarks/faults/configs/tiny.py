@@ -26,7 +26,7 @@ train_cfg = dict(max_epochs=2)
 auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(
     logger=dict(interval=1),
-    collapse_monitor=dict(interval=2),
+    collapse_monitor=dict(interval=2, warmup=6),
     knn_eval=dict(train=f"{data}/knn/train", test=f"{data}/knn/test", interval=1, size=32, k=3),
 )
 custom_imports = dict(imports=["step_marker"])
