@@ -133,8 +133,7 @@ def test_seeds_of_the_rows():
     assert {run.row for run in all_runs() if run.finetune} == set(groups["main"]["rows"])
 
 
-TINY = {  # eight updates
-    "settings.updates": 8,
+TINY = {  # eight updates: two epochs of eight pairs
     "train_dataloader.batch_size": 2,
     "train_dataloader.dataset.remote_sensing.ann_file": "mini_cpu/few.txt",
     "train_dataloader.dataset.natural.ann_file": "mini_cpu/few_labelled.txt",
