@@ -49,7 +49,9 @@ def read_config(
         parsed = parse_options(options, cfg)
         findings = check_options(cfg, parsed)
     if all(finding.severity == "warning" for finding in findings):
+        before = _switched(cfg)
         merge_options(cfg, parsed)
+        _refuse_what_switches_replace(cfg, before)
         apply_switches(cfg)
     return cfg, findings
 
@@ -77,6 +79,29 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
             if isinstance(holder, (dict, Config)) and holder.get(names[depth - 1], cfg) is None:
                 holder[names[depth - 1]] = ConfigDict()
     cfg.merge_from_dict(dict(options))
+
+
+def _switched(cfg: Config) -> tuple[Any, Any]:
+    """Return the values that ``frozen`` and ``pretrained`` are carried into."""
+    backbone = value_at(cfg, "model.backbone")
+    return value_at(backbone, "frozen_stages"), value_at(backbone, "init_cfg.checkpoint")
+
+
+def _refuse_what_switches_replace(cfg: Config, before: tuple[Any, Any]) -> None:
+    """Refuse options that :func:`apply_switches` would replace by other values, unsaid."""
+    stages, checkpoint = _switched(cfg)
+    meant = FROZEN_STAGES.get(str(cfg.get("frozen")))
+    if "frozen" in cfg and stages not in (before[0], meant):
+        raise UserError(
+            f"model.backbone.frozen_stages={stages} and frozen={cfg.frozen} contradict each other. "
+            f"Use frozen alone: {', '.join(FROZEN_STAGES)}."
+        )
+    pretrained = cfg.get("pretrained", NOT_GIVEN)
+    if checkpoint not in (before[1], pretrained) and pretrained != NOT_GIVEN:
+        raise UserError(
+            f"model.backbone.init_cfg.checkpoint={checkpoint} and pretrained={pretrained} "
+            "contradict each other. Use pretrained alone."
+        )
 
 
 def apply_switches(cfg: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NUMBERS = {1: "uint", 2: "int", 3: "float", 5: "complex int", 6: "complex float"}
 BITS, PHOTOMETRIC, BANDS, EXTRA, FORMAT, NODATA = 258, 262, 277, 338, 339, 42113  # tags
+DATA_SIZES = (279, 325)  # tags: bytes of each strip, of each tile
 CMYK = 5  # as the photometric interpretation
 ALPHA = (1, 2)  # kinds of extra band that mean transparency
 FEW_LEVELS = 128  # of 256; an ordinary image has more
@@ -84,9 +86,11 @@ def _tags(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
         directory = TiffImagePlugin.ImageFileDirectory_v2(header)
         file = io.BytesIO(content)
         file.seek(directory.next)
-        directory.load(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata, or a cut, which is looked for below
+            directory.load(file)
         _layout(directory)
-        return directory
+        return directory if any(tag in directory for tag in DATA_SIZES) else None
     except (OSError, SyntaxError, struct.error, ValueError, TypeError, KeyError, IndexError):
         return None
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.io import decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
-from gersp_mm.images.bands import describe_tiff, name_loss
+from gersp_mm.images.bands import TIFF_STARTS, describe_tiff, name_loss
 from gersp_mm.images.packed import read_file
 from gersp_mm.utils.errors import UserError
 
@@ -41,9 +41,8 @@ _DAMAGE = re.compile(r"(Corrupt JPEG data: |Premature end of JPEG file)[^\n]*")
 _TRUNCATED = "Image is incomplete or truncated"  # torchvision's words for the latter
 _stderr_lock = threading.Lock()
 
-CONVERT = (
-    "convert it to 8-bit RGB, for example with gdal_translate -ot Byte -scale -b 1 -b 2 -b 3"
-)
+CONVERT = "convert it to 8-bit RGB, for example with gdal_translate -ot Byte -scale -b 1"
+MORE_BANDS = " -b 2 -b 3"
 
 # What the EXIF orientation tag asks for. PIL's own `exif_transpose` also rewrites the other tags,
 # and fails on those that are malformed.
@@ -268,8 +267,11 @@ def _decode_with_pil(content: bytes) -> Image.Image:
     except UnidentifiedImageError as error:  # its own text holds a memory address
         kind = describe_tiff(content)
         if kind is None:
-            raise BadImageError("not an image of a known format") from error
-        raise BadImageError(f"a TIFF of {kind}, which is not read; {CONVERT}") from error
+            damaged = content.startswith(TIFF_STARTS)
+            said = "TIFF, damaged or cut off" if damaged else "not an image of a known format"
+            raise BadImageError(said) from error
+        more = "" if kind.startswith(("1 ", "2 ")) else MORE_BANDS
+        raise BadImageError(f"a TIFF of {kind}, which is not read; {CONVERT}{more}") from error
     except Exception as error:  # decoders raise nearly every type on damaged files
         raise BadImageError(f"{type(error).__name__}: {error}") from error
 

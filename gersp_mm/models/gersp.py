@@ -343,7 +343,8 @@ def _with_classes(head: dict[str, Any]) -> dict[str, Any]:
         head["num_classes"] = IMAGENET_CLASSES
     if "num_classes" in head:
         classes = head["num_classes"]
-        check_number("natural_head.num_classes", classes, 1, whole=True, such_as="'auto'")
+        example = "1000, or to 'auto'"
+        check_number("natural_head.num_classes", classes, 1, whole=True, such_as=example)
         topk = head.get("topk")
         if isinstance(topk, (list, tuple)):
             head["topk"] = tuple(k for k in topk if k <= head["num_classes"]) or (1,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -182,7 +183,9 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, grey16):
     ],
 )
 def test_numbers_without_an_8_bit_meaning_are_refused(tmp_path, values, expected):
-    assert reason(write_tiff(tmp_path / "a.tif", values)).startswith(expected)
+    said = reason(write_tiff(tmp_path / "a.tif", values))
+    assert said.startswith(expected)
+    assert said.endswith("gdal_translate -ot Byte -scale -b 1")  # there are no bands 2 and 3
 
 
 # what the viewer does to the stored pixels, by EXIF orientation
@@ -414,6 +417,19 @@ def test_tiffs_of_other_bands_are_named_with_the_fix(tmp_path, bands, dtype, byt
     path.write_bytes(content)
     kind = f"{bands} bands x {np.dtype(dtype).name}"
     assert reason(path).startswith(f"a TIFF of {kind}, which is not read; convert it to 8-bit RGB")
+    assert reason(path).endswith("-b 1 -b 2 -b 3")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_a_tiff_that_is_cut_off_is_not_called_one_of_other_bands(tmp_path, compression, share):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression)
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[: int(share * len(content))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow's, about metadata
+        assert re.search("cut off|truncated|decoder error", reason(tmp_path / "a.tif"))
 
 
 def test_a_fourth_band_is_said_and_transparency_is_not(tmp_path):

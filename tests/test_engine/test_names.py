@@ -14,6 +14,7 @@ from gersp_mm.engine.config import read_config
 from gersp_mm.engine.preflight import names
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
 from gersp_mm.engine.preflight.findings import run_checks
+from gersp_mm.utils.errors import UserError
 from tests.smoke import CONFIGS, ROOT
 
 DEMO = "pretrain/gersp_r18_demo.py"
@@ -146,6 +147,31 @@ def test_every_name_of_a_shipped_config_would_pass_as_an_option(path):
     if not is_installed(cfg.default_scope):
         pytest.skip(f"needs {cfg.default_scope}")
     assert refused_names(cfg) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["frozen_stages=9"], "frozen_stages=9 and frozen=none contradict"),
+        (["frozen_stages=4"], "frozen_stages=4 and frozen=none contradict"),
+        (["init_cfg.checkpoint=b.pth"], "checkpoint=b.pth and pretrained=a.pth contradict"),
+        (["init_cfg=None"], "init_cfg.checkpoint=None and pretrained=a.pth contradict"),
+    ],
+)
+def test_an_option_that_a_switch_would_replace_is_refused(options, text):
+    with pytest.raises(UserError, match=text):
+        read_config(
+            CONFIGS / EUROSAT, ["pretrained=a.pth", *(f"model.backbone.{o}" for o in options)]
+        )
+
+
+def test_an_option_that_says_what_its_switch_says_is_taken():
+    given = ["frozen=all", "model.backbone.frozen_stages=4"]
+    given += ["pretrained=a.pth", "model.backbone.init_cfg.checkpoint=a.pth"]
+    cfg, findings = read_config(CONFIGS / EUROSAT, given)
+    assert findings == []
+    assert cfg.model.backbone.frozen_stages == 4
+    assert cfg.model.backbone.init_cfg.checkpoint == "a.pth"
 
 
 def refused_names(cfg: Config) -> list[str]:

@@ -119,20 +119,25 @@ def test_tools_test_says_what_is_missing(arguments, text, tmp_path, pair_data):
 @pytest.mark.parametrize(
     "options, text",
     [
-        (dict(k=0), "k must be a whole number of at least 1, got 0"),
-        (dict(k=2.5), "k must be a whole number of at least 1, got 2.5"),
-        (dict(size="32"), "size must be a whole number of at least 1, got '32'"),
-        (dict(interval=0), "interval must be a whole number of at least 1, got 0"),
-        (dict(batch_size=-4), "batch_size must be a whole number of at least 1, got -4"),
-        (dict(limit=0), "limit must be a whole number of at least 1, got 0"),
-        (dict(num_workers=-1), "num_workers must be a whole number of at least 0, got -1"),
-        (dict(temperature=0), "temperature must be a positive number, got 0"),
-        (dict(temperature=float("nan")), "temperature must be a positive number, got nan"),
+        (dict(k=0), "k cannot be 0. Set it to a whole number of at least 1, such as 20."),
+        (dict(k=2.5), "k cannot be 2.5. Set it to a whole number of at least 1"),
+        (dict(size="32"), "size cannot be '32'. Set it to a whole number of at least 1"),
+        (dict(interval=0), "interval cannot be 0. Set it to a whole number of at least 1"),
+        (dict(batch_size=-4), "batch_size cannot be -4. Set it to a whole number of at least 1"),
+        (dict(limit=0), "limit cannot be 0. Set it to a whole number of at least 1"),
+        (dict(num_workers=-1), "num_workers cannot be -1. Set it to a whole number of at least 0"),
+        (dict(temperature=0), "temperature cannot be 0. Set it to a number above 0"),
+        (dict(temperature=float("nan")), "temperature cannot be nan. Set it to a number above 0"),
     ],
 )
 def test_a_number_outside_its_range_is_refused_when_the_hook_is_made(options, text):
-    with pytest.raises(UserError, match=f"default_hooks.knn_eval.{text}"):
+    with pytest.raises(UserError, match=f"^KNNEvalHook: {text}"):
         KNNEvalHook("train", "test", **options)
+
+
+def test_a_part_that_is_not_there_is_named_with_its_hook():
+    with pytest.raises(UserError, match="^KNNEvalHook: train: /nowhere does not exist"):
+        KNNEvalHook("/nowhere", "/nowhere").before_train(None)
 
 
 def narrow_with_knn(pair_data, work_dir, epochs=1, **changes):

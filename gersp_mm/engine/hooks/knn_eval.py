@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +12,7 @@ from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.evaluation.features import read_parts
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
 RULE = "!" * 96
@@ -61,13 +60,15 @@ class KNNEvalHook(Hook):
         num_workers: int = 0,
         limit: int | None = None,
     ) -> None:
-        counts = dict(k=k, size=size, batch_size=batch_size, limit=1 if limit is None else limit)
-        for name, value in counts.items():
-            _check_number(name, value, value_is_whole=True, lowest=1)
-        _check_number("num_workers", num_workers, value_is_whole=True, lowest=0)
+        check_number("KNNEvalHook: k", k, 1, whole=True, such_as=20)
+        check_number("KNNEvalHook: size", size, 1, whole=True, such_as=224)
+        check_number("KNNEvalHook: batch_size", batch_size, 1, whole=True, such_as=64)
+        check_number("KNNEvalHook: num_workers", num_workers, 0, whole=True, such_as=0)
+        check_number("KNNEvalHook: temperature", temperature, above=0, such_as=0.07)
+        if limit is not None:
+            check_number("KNNEvalHook: limit", limit, 1, whole=True, such_as=1000)
         if interval != -1:
-            _check_number("interval", interval, value_is_whole=True, lowest=1)
-        _check_number("temperature", temperature, value_is_whole=False, lowest=1e-6)
+            check_number("KNNEvalHook: interval", interval, 1, whole=True, such_as=10)
         self.sources = dict(train=train, test=test)
         self.interval = interval
         self.k = k
@@ -80,7 +81,10 @@ class KNNEvalHook(Hook):
     @cached_property
     def images(self) -> dict[str, EvalImages]:
         """Both parts, listed at their first use."""
-        return read_parts(self.sources, self.size, limit=self.limit, refuse_shared=False)
+        try:
+            return read_parts(self.sources, self.size, limit=self.limit, refuse_shared=False)
+        except UserError as error:
+            raise UserError(f"KNNEvalHook: {error}") from error
 
     def before_train(self, runner: Any) -> None:
         """Make sure that the images are there and that some of them can be decoded."""
@@ -135,10 +139,3 @@ def _leave_out_unreadable(images: EvalImages) -> None:
         except BadImageError as error:
             unreadable[index] = str(error)
     images.leave_out(unreadable)
-
-
-def _check_number(name: str, value: Any, value_is_whole: bool, lowest: float) -> None:
-    kinds = (int,) if value_is_whole else (int, float)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not lowest <= value < math.inf:
-        wanted = f"a whole number of at least {lowest}" if value_is_whole else "a positive number"
-        raise UserError(f"default_hooks.knn_eval.{name} must be {wanted}, got {value!r}")
