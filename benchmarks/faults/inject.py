@@ -140,7 +140,9 @@ def edit_checkpoint(
         prefix: Beginning of names, and what replaces it.
         nan: Name of a tensor that gets a NaN.
     """
-    content = torch.load(case / file, map_location="cpu", weights_only=False)
+    from gersp_mm.checkpoints.read import read_checkpoint
+
+    content = dict(read_checkpoint(case / file).data)
     state = content["state_dict"]
     if nan:
         state[nan].flatten()[0] = float("nan")

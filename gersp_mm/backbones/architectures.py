@@ -92,7 +92,7 @@ def _reason(shapes: Shapes, depth: int) -> str:
         return f"It is a transformer. {OWN}"
     if conv1 and conv1[1] != 3:
         return f"It takes {conv1[1]} bands, not three: look for the RGB version"
-    if conv2 and conv2[1] < expected[1]:
+    if conv2 and conv2[1] < conv2[0]:
         return "Its convolutions are grouped: it is a ResNeXt"
     if conv2 and conv2[0] != expected[0]:
         return "It is wider or narrower than the standard network, such as a Wide ResNet"

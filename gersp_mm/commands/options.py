@@ -33,7 +33,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--cfg-options",
         nargs="+",
         action=CfgOptions,
-        help="config values to replace, as key=value: a.b=1 c='[1,2]' d=None",
+        help="config values to replace, as key=value: a.b=1 c='[1,2]' d=None e='a path, as typed'",
     )
     parser.add_argument(
         "--launcher",

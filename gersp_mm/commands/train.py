@@ -82,11 +82,13 @@ def run(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get("accumulative_counts", 1)
     for name in args.log_to:
         launch.log_to(cfg, name)
+    if not (args.resume or cfg.get("resume")):
+        require_weights(cfg)  # before a folder is made
+    check_data(cfg, ["train", "val"])
     launch.join_processes(cfg)
     with sole_run(cfg.work_dir):
         launch.choose_checkpoint(cfg, args.resume)
         require_weights(cfg)
-        check_data(cfg, ["train", "val"])
         launch.train(cfg)
 
 

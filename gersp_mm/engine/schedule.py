@@ -184,11 +184,8 @@ def _fitted(
     key: str, entry: Mapping[str, Any], end: float, whole: int
 ) -> Iterator[tuple[str, Any]]:
     begin = entry.get("begin", 0)
-    if begin >= whole:
-        begin = whole - 1
-        yield f"{key}.begin", begin
     if entry.get("periods"):
-        yield f"{key}.periods", _shares(entry["periods"], whole - begin)
+        yield f"{key}.periods", _shares(entry["periods"], max(1, whole - begin))
     elif "T_max" in entry:
         yield f"{key}.T_max", max(1, whole - begin)
     if entry.get("milestones"):

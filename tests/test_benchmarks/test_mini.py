@@ -45,20 +45,21 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     pictures = []
-    for number in range(4):
+    for number in range(12):  # four for each part, since parts may share none
         path = root / f"{number}.jpg"
         Image.fromarray(generator.integers(0, 255, (64, 64, 3), np.uint8)).save(path)
         pictures.append(path)
     splits = root / "eurosat" / "splits" / "eurosat-gersp-1"
     splits.mkdir(parents=True)
-    for part, count in dict(train=1000, val=1, test=10).items():
+    counts = dict(train=1000, val=1, test=10)
+    for place, (part, count) in enumerate(counts.items()):
         lines = []
         for label, name in enumerate(EUROSAT_CLASSES):
             folder = root / "eurosat" / "2750" / name
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 file = folder / f"{name}_{part}{number}.jpg"
-                os.link(pictures[label % 4], file)
+                os.link(pictures[4 * place + label % 4], file)
                 lines.append(f"2750/{name}/{file.name} {label}")
         (splits / f"{part}.txt").write_text("\n".join(lines) + "\n")
     for line in (MINI / "natural.txt").read_text().splitlines():
@@ -133,8 +134,7 @@ def test_seeds_of_the_rows():
     assert {run.row for run in all_runs() if run.finetune} == set(groups["main"]["rows"])
 
 
-TINY = {  # eight updates
-    "settings.updates": 8,
+TINY = {  # eight updates: two epochs of eight pairs
     "train_dataloader.batch_size": 2,
     "train_dataloader.dataset.remote_sensing.ann_file": "mini_cpu/few.txt",
     "train_dataloader.dataset.natural.ann_file": "mini_cpu/few_labelled.txt",
@@ -243,7 +243,7 @@ def test_failing_run_is_named_and_unknown_rows_refused(few, tmp_path):
     path.write_text(path.read_text().replace("queue_len: 16", "queue_len: 0"))
     failed = subprocess.run([*few, "--seeds", "1"], capture_output=True, text=True)
     assert failed.returncode == 2
-    assert "GeRSP, seed 1 failed: queue_len must be at least 1, got 0" in failed.stderr
+    assert "GeRSP, seed 1 failed: model.queue_len cannot be 0" in failed.stderr
     assert not (tmp_path / "rows_pretraining.json").exists()
     with pytest.raises(UserError, match="--rows GRSP: there are GeRSP"):
         driver.main(driver.parse_args([*few[2:], "--rows", "GRSP"]))

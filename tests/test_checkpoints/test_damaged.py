@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from mmpretrain.models import ResNetV1c
+from mmpretrain.models import ResNet, ResNetV1c
 
 from gersp_mm.backbones.convert import take_backbone, write_backbone
 from gersp_mm.backbones.exported import describe_backbone, export_backbone
@@ -242,6 +242,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "width": (
         saved(network_state("wide_resnet50_2")),
+        "It is wider or narrower than the standard network",
+    ),
+    "narrower": (
+        saved({f"backbone.{n}": v for n, v in ResNet(18, base_channels=8).state_dict().items()}),
         "It is wider or narrower than the standard network",
     ),
     "groups": (saved(network_state("resnext50_32x4d")), "grouped: it is a ResNeXt"),

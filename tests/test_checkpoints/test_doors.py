@@ -28,7 +28,7 @@ from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization import cam, neighbours, projection
 from tests.runs import demo_config
 from tests.runs import train as train_run
-from tests.smoke import ROOT, forget_runs
+from tests.smoke import ROOT, forget_runs, write_images
 
 TOUCH = "(lambda e: e and open(e, 'a').close())(__import__('os').environ.get('GERSP_MARKER'))"
 RESNET = dict(
@@ -61,7 +61,13 @@ ATTACKS = ("pickle", "config text", "nested init_cfg")
 @pytest.fixture(scope="module")
 def kit(pair_data, tmp_path_factory) -> Kit:
     folder = tmp_path_factory.mktemp("doors")
+    for label in range(3):
+        write_images(folder / "others" / f"class_{label}", 2, seed=200 + label)
     cfg = demo_config(pair_data, folder / "run", iterations=2)
+    cfg.default_hooks.knn_eval = dict(
+        type="gersp_mm.KNNEvalHook", train=str(pair_data / "natural"),
+        test=str(folder / "others"), size=32, k=1,
+    )  # fmt: skip
     cfg.dump(folder / "pretraining.py")
     train_run(cfg)
     whole = torch.load(folder / "run" / "epoch_1.pth", weights_only=False)
@@ -188,7 +194,7 @@ def plan(checkpoint: str, arch: str = "resnet18", protocol: str = "knn") -> Door
         (work / "plan.yml").write_text(
             f"checkpoints: {{A: {checkpoint.format(file=file)}}}\nseeds: [0]\n"
             f"arch: {arch.format(file=file)}\n"
-            f"datasets: {{K: {{train: {images}, test: {images}, size: 32}}}}\n"
+            f"datasets: {{K: {{train: {images}, test: {kit.folder / 'others'}, size: 32}}}}\n"
             f"tasks: [{task}]\nwork_dir: {work}\n"
         )
         benchmark.main([str(work / "plan.yml")])
@@ -199,7 +205,14 @@ def plan(checkpoint: str, arch: str = "resnet18", protocol: str = "knn") -> Door
 def picture(module: Any, *options: str) -> Door:
     def door(kit: Kit, file: Path, work: Path) -> None:
         images = str(Path(Config.fromfile(kit.classifier).test_dataloader.dataset.data_root))
-        arguments = [images, "--size", "32", "--checkpoints", f"A={file}", "random"]
+        arguments = [
+            str(kit.folder / "others"),
+            "--size",
+            "32",
+            "--checkpoints",
+            f"A={file}",
+            "random",
+        ]
         arguments += [option.format(images=images) for option in options]
         run_tool(module.run, module.parse_args([*arguments, "--out", str(work / "out.png")]))
 

@@ -132,6 +132,17 @@ def test_lengths_that_do_no_harm_are_silent():
     assert list(compare_schedule(constant, 200)) == []
 
 
+def test_a_run_of_warm_up_alone_is_said():
+    (finding,) = compare_schedule(load(DEMO, train_cfg__max_epochs=1), 40)
+    assert "ends at 0.01 and never reaches 0.001" in finding.problem
+    assert finding.fix == "Train for longer than the warm-up, or shorten the warm-up."
+    assert schedule.fitted_options(load(DEMO), 1) == {
+        "train_cfg.max_epochs": 1,
+        "param_scheduler.1.T_max": 1,
+        "param_scheduler.1.end": 2,
+    }
+
+
 def test_epochs_in_a_run_that_counts_iterations_are_refused():
     cfg = load(LOVEDA, param_scheduler=[dict(type="CosineAnnealingLR", T_max=50)])
     first = next(compare_schedule(cfg, 200))

@@ -61,8 +61,8 @@ REFUSALS = {
     ),
     "projector of another network": (
         set_options(model__neck__in_channels=32),
-        "model.neck does not take the backbone's 64 channels: a and b must have same reduction "
-        "dim, but got [2, 64] X [32, 64]. Set model.neck.in_channels to 64.",
+        "model.neck does not take the backbone's 64 channels: mat1 and mat2 shapes cannot be "
+        "multiplied (1x64 and 32x64). Set model.neck.in_channels to 64.",
     ),
     "classifier of another network": (
         set_options(model__natural_head__in_channels=32),
@@ -143,10 +143,12 @@ def test_trying_shapes_leaves_the_model_and_the_random_state_alone(pair_data, tm
     cfg = demo_config(pair_data, tmp_path)
     runner = build(cfg)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.model.backbone.train()
     before = {name: tensor.clone() for name, tensor in runner.model.state_dict().items()}
     state = torch.get_rng_state()
     assert list(shapes.check_shapes(runner)) == []
     assert torch.equal(torch.get_rng_state(), state)
+    assert all(part.training for part in runner.model.backbone.modules())
     for name, tensor in runner.model.state_dict().items():
         assert tensor.device.type == "cpu" and torch.equal(tensor, before[name]), name
 

@@ -96,7 +96,7 @@ BAD_INPUT = {
         ["CONFIG", "--launcher", "pytorch"],
         "--launcher pytorch without RANK, WORLD_SIZE",
     ),
-    "model": (["CONFIG", "--cfg-options", "model.alpha=-1"], "alpha must not be negative, got -1"),
+    "model": (["CONFIG", "--cfg-options", "model.alpha=-1"], "model: alpha cannot be -1. Set it"),
     "sampler": (
         ["CONFIG", "--cfg-options", "train_dataloader.sampler.pairing=odd"],
         "pairing must be 'independent' or 'locked', got 'odd'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,14 +56,19 @@ def compare_schedule(cfg: Config, epoch_length: int) -> Iterator[Finding]:
         )
     else:
         return
-    fitted = schedule.as_options(schedule.fitted_options(cfg, length.number, epoch_length))
-    options = " ".join(option for option in fitted if not option.startswith(f"{length.key}="))
+    options = schedule.fitted_options(cfg, length.number, epoch_length)
+    fitted = copy.deepcopy(cfg)
+    fitted.merge_from_dict(options)
+    options.pop(length.key)
+    fix = f"Fit the schedule with --cfg-options {' '.join(schedule.as_options(options))}"
+    if (schedule.planned_length(fitted, epoch_length) or 0) > length.number * (1 + TOLERANCE):
+        fix = "Train for longer than the warm-up, or shorten the warm-up."
     yield Finding(
         length.key,
         length.number,
         f"{length.key}={length.number} does not fit the learning-rate schedule, which is made for "
         f"{plan}: {effect}.",
-        f"Fit the schedule with --cfg-options {options}",
+        fix,
         "error" if has_cycles and planned < length.number else "warning",
     )
 

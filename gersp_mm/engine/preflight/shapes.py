@@ -1,4 +1,4 @@
-"""Whether the parts of a model fit each other, tried on tensors without memory."""
+"""Whether the parts of a model fit each other, tried on one black image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from torch import nn
 
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.utils.model import unwrap
-from gersp_mm.utils.randomness import preserved_rng_state
 
 
 def check_shapes(runner: Runner) -> Iterator[Finding]:
-    """Run the backbone on a batch without memory, and try what comes after it."""
+    """Run the backbone on one image, and try what comes after it."""
     model: Any = unwrap(runner.model)
     if isinstance(getattr(getattr(model, "head", None), "fc", None), nn.Linear):
         yield from _check_classifier(model)
@@ -23,8 +22,7 @@ def check_shapes(runner: Runner) -> Iterator[Finding]:
     size = _view_size(runner.train_dataloader.dataset)
     if size is None or not hasattr(model, "natural_head") or not hasattr(model, "neck"):
         return
-    images = torch.empty(2, 3, size, size, device="meta")
-    features, problem = _try(model.backbone, images)
+    features, problem = _try(model.backbone, _one_image(model, size))
     if problem:
         yield Finding(
             "model.backbone",
@@ -49,7 +47,7 @@ def check_shapes(runner: Runner) -> Iterator[Finding]:
 
 def _check_classifier(model: Any) -> Iterator[Finding]:
     """Compare the head of mmpretrain's classifiers with what comes before it."""
-    features, _ = _try(model.backbone, torch.empty(2, 3, 224, 224, device="meta"))
+    features, _ = _try(model.backbone, _one_image(model, 224))
     if features is not None and getattr(model, "neck", None) is not None:
         features, _ = _try(model.neck, features)
     vector = features[-1] if isinstance(features, tuple) else features
@@ -77,17 +75,25 @@ def _view_size(dataset: Any) -> int | None:
 
 
 def _try(module: nn.Module, value: Any) -> tuple[Any, str]:
-    """Return what a module makes of a meta tensor, and the problem if its shape does not fit."""
-    if getattr(module, "_compiled_call_impl", None) is not None:
+    """Return what a module makes of a value, and the problem if its shape does not fit.
+
+    The module is in evaluation mode meanwhile, so nothing is drawn and no statistics change.
+    """
+    if getattr(module, "_compiled_call_impl", None) is not None:  # takes minutes
         return None, ""
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    empty = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+    modes = [(part, part.training) for part in module.modules()]
     try:
-        with torch.no_grad(), preserved_rng_state():
-            return torch.func.functional_call(module, empty, (value,)), ""
-    except NotImplementedError:  # an operator without a meta kernel
-        return None, ""
+        with torch.no_grad():
+            module.eval()
+            return module(value), ""
     except (AssertionError, RuntimeError, ValueError) as error:
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         about_shapes = ("size", "shape", "dim", "channel", "expected")
         return None, text.rstrip(".") if any(w in text.lower() for w in about_shapes) else ""
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _one_image(model: nn.Module, size: int) -> torch.Tensor:
+    return torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
