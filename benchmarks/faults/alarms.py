@@ -23,6 +23,8 @@ NO_ALARMS = re.compile(
             r"Dataset \w+ has not been (fully )?initialized",
             r"\"HardDiskBackend\" is the alias",
             r"No module named 'mmcv\._ext'",
+            r"Gradient accumulative may slightly decrease performance",  # MMEngine, of BatchNorm
+            r"site-packages",  # Python warnings of other packages about themselves
         )
     )
 )

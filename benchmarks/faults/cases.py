@@ -76,7 +76,6 @@ def environment(case: Path) -> dict[str, str]:
         GERSP_DATA=str(case / "data"),
         PYTHONPATH=os.pathsep.join(filter(None, paths)),
         PYTHONUNBUFFERED="1",
-        PYTHONWARNINGS="ignore",
         OMP_NUM_THREADS="1",
         CUDA_VISIBLE_DEVICES="",
     )

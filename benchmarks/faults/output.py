@@ -9,9 +9,11 @@ MARKER = re.compile(r"\[faults\] step (\d+) begins")
 STAMP = re.compile(r"\d\d/\d\d \d\d:\d\d:\d\d - ")
 # Blocks of MMEngine's log that repeat the config or the machine, and lines of numbers. A value that
 # is only repeated there is not a message about it.
-DUMPS = ("Config:", "Hooks will be executed in the following order:", "System environment:")
+DUMPS = (
+    "Config:", "Hooks will be executed in the following order:", "System environment:",
+    "Runtime environment:",
+)  # fmt: skip
 NUMBERS = re.compile(r"Epoch\((train|val|test)\)|Iter\((train|val|test)\)")
-SAID = re.compile(r"(error|warning|note): |error$", re.IGNORECASE)  # what tools print without a log
 CRASH = "Traceback (most recent call last)"
 
 
@@ -45,7 +47,10 @@ def read_output(text: str) -> Output:
     """Read standard output and standard error of a run."""
     messages: list[Message] = []
     step, dump, trace = 0, False, False
-    for line in re.split(r"[\n\r]+", text):
+    for line in re.split(r"\r\n|[\n\r]", text):
+        if not line.strip():
+            dump = False
+            continue
         if marker := MARKER.search(line):
             step, dump, trace = int(marker[1]), False, False
             continue
@@ -53,14 +58,12 @@ def read_output(text: str) -> Output:
             dump, trace = line.endswith(DUMPS), False
         elif line.strip() in DUMPS:  # below a rule
             dump = True
-        elif SAID.match(line):
-            dump = False
         if line.startswith(CRASH):
             dump, trace = False, True
             continue
         if trace and line.startswith(" "):
             continue
-        if dump or NUMBERS.search(line) or not line.strip():
+        if dump or NUMBERS.search(line):
             continue
         messages.append(Message(step, line.strip()))
     return Output(messages, CRASH in text, step)

@@ -115,9 +115,9 @@ def shrink_downstream(cfg: Config, shared: Path) -> None:
         if evaluator and evaluator.get("ann_file"):
             evaluator.ann_file = _below(evaluator.ann_file, data)
     if cfg.get("train_cfg"):
-        batch = cfg.train_dataloader.batch_size
+        cfg.train_dataloader.batch_size = 2  # of two images or more
         if cfg.get("auto_scale_lr"):
-            cfg.auto_scale_lr.base_batch_size = batch
+            cfg.auto_scale_lr.base_batch_size = 2
     elif "fewshot" in cfg.test_cfg:
         cfg.test_cfg.fewshot = dict(shots=(1, 2), draws=2)
     cfg.pretrained = str(shared / f"resnet{cfg.model.backbone.depth}.pth")
@@ -174,7 +174,8 @@ def write_data(folder: Path) -> None:
         _write_boxes(tiles, f"coco/{part}.json", f"{part}/images", ".png", DOTA_CLASSES)
     tiles = folder / "dota" / "tiles_1024_200"
     for part in ("trainval", "test"):
-        save(picture(7, 128), tiles / part / "images" / "0001.png")
+        for number in (1, 2):
+            save(picture(number, 128), tiles / part / "images" / f"000{number}.png")
         _write_labels(tiles / part / "annfiles", DOTA_CLASSES)
     for part in ("train", "test"):
         _write_boxes(folder / "demo" / "trees", f"coco/{part}.json", part, ".jpg", ("tree",))

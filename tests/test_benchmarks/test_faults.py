@@ -80,6 +80,11 @@ LOG = """\
 11/28 10:00:00 - mmengine - INFO - Config:
 model = dict(queue_len=4096)
 
+11/28 10:00:00 - mmengine - INFO - Hooks will be executed in the following order:
+before_run:
+(VERY_HIGH   ) TroubleHook
+ --------------------
+
 error: an early end
 11/28 10:00:01 - mmengine - WARNING - first trouble
 [faults] step 1 begins
@@ -102,7 +107,7 @@ def test_messages_are_placed_and_repeated_values_are_none():
     assert find_message(output, "an early end").step == 0
     assert find_message(output, "second") == Message(2, "second trouble")
     assert find_message(output, "third") == Message(2, "ValueError: third trouble")
-    for repeated in ("4096", "nan", "source line"):
+    for repeated in ("4096", "TroubleHook", "nan", "source line"):
         assert find_message(output, repeated) is None
 
 
