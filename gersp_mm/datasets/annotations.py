@@ -37,20 +37,21 @@ def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> None:
     folders: dict[str, tuple[str, list[str]]] = {}
     for part in parts:
         loader = cfg.get(f"{part}_dataloader")
-        for dataset in _leaves((loader or {}).get("dataset")):
+        for dataset in leaves((loader or {}).get("dataset")):
             _check_dataset(dataset, cfg.get("data_preparation"))
             if (found := _class_folders(dataset)) is not None:
                 folders.setdefault(part, found)
     _compare_folders(folders)
 
 
-def _leaves(dataset: Any) -> Iterator[Any]:
+def leaves(dataset: Any) -> Iterator[Any]:
+    """Yield the data sets of a config that hold images themselves, inside all wrappers."""
     if not dataset:
         return
     inner = dataset.get("dataset") or dataset.get("datasets")
     for part in inner if isinstance(inner, (list, tuple)) else [inner]:
         if part:
-            yield from _leaves(part)
+            yield from leaves(part)
     if not inner:
         yield dataset
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gersp_mm.checkpoints.config_text import UNREADABLE, config_values
+from gersp_mm.checkpoints.read import UNREAD, config_values
 
 TRAINING = ("auto_scale_lr", "custom_hooks", "model", "optim_wrapper", "param_scheduler",
             "train_cfg", "train_dataloader")  # fmt: skip
@@ -62,7 +62,7 @@ def _differences(
         for key in {**sides[0], **sides[1]}:
             before, after = (side.get(key, NOTHING) for side in sides)
             harmless = any(fnmatchcase(key, pattern) for pattern in HARMLESS)
-            if harmless or UNREADABLE in (before, after) or before == after:
+            if harmless or UNREAD in (before, after) or before == after:
                 continue
             found[key] = None if after is NOTHING else after
     return found

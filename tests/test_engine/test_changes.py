@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
-from gersp_mm.checkpoints.config_text import UNREADABLE, config_values
+from gersp_mm.checkpoints.read import UNREAD, config_values
 from gersp_mm.engine.changes import as_note, changes_of_run
 from gersp_mm.engine.config import read_config
 from tests.smoke import CONFIGS
@@ -118,6 +118,6 @@ def test_the_text_of_a_config_is_read_and_not_run(tmp_path):
     )
     values = config_values(text)
     assert values["a"] == dict(b=[1, (2, 3)], c={"x/y": dict(d=None)})
-    assert values["bad"] is UNREADABLE and values["both"] == dict(e=UNREADABLE, f=1)
+    assert values["bad"] is UNREAD and values["both"] == dict(e=UNREAD, f=1)
     assert not marker.exists()
     assert config_values("not (python") == config_values(None) == {}

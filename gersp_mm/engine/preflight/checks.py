@@ -1,6 +1,15 @@
 """The checks before the first step. Each is quick, takes one subject and gives findings."""
 
-from gersp_mm.engine.preflight import batch, classes, names, schedule, shapes, teacher, values
+from gersp_mm.engine.preflight import (
+    batch,
+    classes,
+    names,
+    parts,
+    schedule,
+    shapes,
+    teacher,
+    values,
+)
 
 # Of a config, before anything is built.
 CONFIG_CHECKS = (
@@ -12,6 +21,7 @@ CONFIG_CHECKS = (
     values.check_learning_rate,
     values.check_workers,
     classes.check_topk,
+    parts.check_parts,
 )
 # Of a runner, when everything is built.
 RUN_CHECKS = (
