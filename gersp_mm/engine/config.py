@@ -50,8 +50,25 @@ def read_config(
         findings = check_options(cfg, parsed)
     if all(finding.severity == "warning" for finding in findings):
         merge_options(cfg, parsed)
+        given = {key: value_at(cfg, key) for key in parsed}
         apply_switches(cfg)
+        findings += _find_overruled(cfg, given)
     return cfg, findings
+
+
+def _find_overruled(cfg: Config, given: Mapping[str, Any]) -> list[Finding]:
+    """Find options of the backbone that the switches ``pretrained`` and ``frozen`` replace."""
+    return [
+        Finding(
+            key,
+            value,
+            f"{key}={value} has no effect, because {switch}={cfg.get(switch)} decides.",
+            f"Set {switch} instead.",
+        )
+        for key, value in given.items()
+        for switch, part in (("frozen", ".frozen_stages"), ("pretrained", ".init_cfg"))
+        if part in key and switch in cfg and value_at(cfg, key) != value
+    ]
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:

@@ -138,3 +138,22 @@ def test_options_that_contradict_each_other_are_refused():
             "default_hooks.knn_eval=None",
             "default_hooks.knn_eval.k=4",
         )
+
+
+@pytest.mark.parametrize(
+    "options, texts",
+    [
+        (["model.backbone.frozen_stages=1"], ["=1 has no effect, because frozen=none decides."]),
+        (["model.backbone.frozen_stages=4", "frozen=all"], []),
+        (["frozen=stem_and_stage1"], []),
+        (
+            ["model.backbone.init_cfg.checkpoint=a.pth", "pretrained=b.pth"],
+            ["init_cfg.checkpoint=a.pth has no effect, because pretrained=b.pth decides. Set pre"],
+        ),
+    ],
+)
+def test_an_option_that_a_switch_replaces_is_refused(options, texts):
+    _, findings = read("downstream/eurosat/finetune_r18_eurosat.py", *options)
+    errors = [finding.text for finding in findings if finding.severity == "error"]
+    assert len(errors) == len(texts)
+    assert all(text in error for text, error in zip(texts, errors))
