@@ -40,7 +40,8 @@ def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
             "model.queue_len",
             len(queue),
             f"model.queue_len={len(queue)}: the queue is never full, because all "
-            f"{runner.max_iters} iterations give {keys * runner.max_iters} keys; the rest stay random vectors.",
+            f"{runner.max_iters} iterations give {keys * runner.max_iters} keys; the rest stay "
+            "random vectors.",
             "Lower model.queue_len, or train for longer.",
             "warning",
         )
