@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 
-from gersp_mm.engine.preflight import shapes
+from gersp_mm.engine.preflight import batch, shapes
 from gersp_mm.engine.preflight.findings import Finding, refuse_errors, run_checks
 from gersp_mm.utils.errors import UserError
 from tests.runs import build, demo_config
@@ -209,3 +209,18 @@ def test_supervised_baseline_needs_no_teacher(pair_data, tmp_path):
     runner = build(cfg)
     runner.train()
     assert runner.iter == 1
+
+
+def test_a_queue_that_is_never_full_is_said(pair_data, tmp_path):
+    cfg = demo_config(pair_data, tmp_path, iterations=4)  # of 4 images
+    for length, said in ((16, 0), (17, 1)):
+        cfg.model.queue_len = length
+        runner = build(cfg)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        found = list(batch.check_queue_is_filled(runner))
+        assert len(found) == said
+    assert found[0].severity == "warning"
+    assert found[0].text == (
+        "model.queue_len=17: the queue is never full, because all 4 iterations give 16 keys; the "
+        "rest stay random vectors. Lower model.queue_len, or train for longer."
+    )

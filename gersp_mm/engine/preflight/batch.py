@@ -28,6 +28,25 @@ def check_queue(runner: Any) -> Iterator[Finding]:
         )
 
 
+def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
+    """A queue that a run never fills keeps the random vectors that it starts with."""
+    queue = getattr(unwrap(runner.model), "queue", None)
+    batch = runner.train_dataloader.batch_size
+    if queue is None or not batch:
+        return
+    keys = batch * get_world_size() * (2 if unwrap(runner.model).symmetric else 1)
+    if len(queue) > keys * runner.max_iters:
+        yield Finding(
+            "model.queue_len",
+            len(queue),
+            f"model.queue_len={len(queue)}: the queue is never full, because all "
+            f"{runner.max_iters} iterations give {keys * runner.max_iters} keys; the rest stay "
+            "random vectors.",
+            "Lower model.queue_len, or train for longer.",
+            "warning",
+        )
+
+
 def check_epoch(runner: Any) -> Iterator[Finding]:
     """An epoch has to hold a batch."""
     loader = runner.train_dataloader

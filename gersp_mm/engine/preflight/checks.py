@@ -29,6 +29,7 @@ RUN_CHECKS = (
     classes.check_downstream_classes,
     batch.check_epoch,
     batch.check_queue,
+    batch.check_queue_is_filled,
     batch.check_accumulation,
     batch.check_view_sizes,
     shapes.check_shapes,
