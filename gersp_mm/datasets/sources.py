@@ -14,7 +14,13 @@ from mmengine.logging import MMLogger
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.datasets.custom import find_folders
 
-from gersp_mm.images.listing import IMAGE_EXTENSIONS, ImageList, find_classes, find_images
+from gersp_mm.images.listing import (
+    IMAGE_EXTENSIONS,
+    ImageList,
+    find_classes,
+    find_images,
+    is_passed_over,
+)
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.errors import UserError, listed
@@ -187,7 +193,8 @@ class LabelledImages(MillionAID):
         if self.CLASSES is not None:
             return len(self.CLASSES)
         labels = (entry.rpartition(" ")[2] for entry in self._listed())
-        return max(map(int, labels), default=-1) + 1 or len(find_folders(self.folder)[0])
+        count = max(map(int, labels), default=-1) + 1
+        return count or sum(not is_passed_over(name) for name in find_folders(self.folder)[0])
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the label of one image as a list, which MMEngine's wrappers ask for."""

@@ -12,6 +12,7 @@ from mmpretrain.registry import DATASETS
 
 from gersp_mm.datasets import LabelledImages, MillionAID
 from gersp_mm.utils.errors import UserError
+from tests.smoke import write_images
 
 
 def names(dataset: MillionAID, root: Path) -> list[str]:
@@ -142,3 +143,12 @@ def test_a_line_without_a_label_is_named(tmp_path, line):
     (tmp_path / "list.txt").write_text(f"b.jpg 0\n{line}\n")
     with pytest.raises(UserError, match=f"list.txt, line 2: expected `path label`, found '{line}'"):
         LabelledImages(str(tmp_path), ann_file="list.txt")
+
+
+def test_hidden_folders_are_not_counted_as_classes(tmp_path):
+    write_images(tmp_path / "a", 1)
+    write_images(tmp_path / "b", 1)
+    write_images(tmp_path / ".ipynb_checkpoints", 1)
+    write_images(tmp_path / "@eaDir", 1)
+    images = LabelledImages(data_root=str(tmp_path))
+    assert images.count_classes() == 2 == len(set(images.get_gt_labels()))
