@@ -151,4 +151,5 @@ def test_hidden_folders_are_not_counted_as_classes(tmp_path):
     write_images(tmp_path / ".ipynb_checkpoints", 1)
     write_images(tmp_path / "@eaDir", 1)
     images = LabelledImages(data_root=str(tmp_path))
-    assert images.count_classes() == 2 == len(set(images.get_gt_labels()))
+    unread = LabelledImages(data_root=str(tmp_path), lazy_init=True)
+    assert unread.count_classes() == 2 == len(set(images.get_gt_labels()))
