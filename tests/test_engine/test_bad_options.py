@@ -152,7 +152,7 @@ def test_good_configs_reach_the_first_epoch_without_a_warning(
 ):
     with pytest.raises(Running):
         run(downstream, tmp_path, "pretrained=None")
-    options = ["auto_scale_lr.base_batch_size=4", "model.key_bn=none"]
+    options = ["auto_scale_lr.base_batch_size=4", "model.key_bn=none", "model.queue_len=16"]
     with pytest.raises(Running):
         run(pretrain, tmp_path, *options, "train_dataloader.prefetch_factor=4", "log_level=INFO")
     captured = capsys.readouterr()
