@@ -25,6 +25,7 @@ NO_ALARMS = re.compile(
             r"No module named 'mmcv\._ext'",
             r"Gradient accumulative may slightly decrease performance",  # MMEngine, of BatchNorm
             r"site-packages",  # Python warnings of other packages about themselves
+            r"`num_anchors` is deprecated",  # mmdet, in every DyHead, as a warning of no category
         )
     )
 )
