@@ -290,7 +290,11 @@ def _find(path: Path, tensors: Tensors, teacher: bool) -> tuple[sources.Layout, 
     elif other:
         reason = f"it holds the teacher alone ({other[1]}*): --teacher takes that"
     elif below:
-        reason = f"it has a ResNet below {below.group(1)!r}, where no known source has its backbone"
+        reason = (
+            f"it has a ResNet below {below.group(1)!r}, where no known source has its backbone. "
+            f"Start a training from it with init_cfg.prefix={below.group(1)!r}, or save its "
+            f"tensors with names that start with {PREFIX!r}"
+        )
     elif any(TRANSFORMER.search(name) for name in tensors):
         reason = f"it is a transformer. {OWN}"
     elif any(re.search(r"(^|\.)res2\.", name) for name in tensors):

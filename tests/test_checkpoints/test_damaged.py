@@ -210,6 +210,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         saved({"head.fc.weight": torch.zeros(2), "queue": torch.zeros(2)}),
         "it holds classifier and queue alone",
     ),
+    "a backbone elsewhere": (
+        saved(dict(state_dict=backbone(NETWORK, "model.backbone."))),
+        "Start a training from it with init_cfg.prefix='model.backbone.', or save its tensors with",
+    ),
     "teacher alone": (
         saved(dict(state_dict=backbone(NETWORK, "module.encoder_k."))),
         "it holds the teacher alone (encoder_k.*): --teacher takes that",
