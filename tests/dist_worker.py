@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 
 from gersp_mm.checkpoints import latest_checkpoint
 from gersp_mm.engine.launch import join_cpu_processes
+from gersp_mm.evaluation.features import extract_features
 from gersp_mm.models import key_exchange
 from gersp_mm.utils.model import unwrap
 from tests.runs import build, demo_config, load, resumed
@@ -180,6 +181,23 @@ def killed_and_resumed(counts: int, data: Path, work_dir: Path) -> dict[str, Any
     return dict(states, resumed_from=Path(newest).name)
 
 
+def failing_evaluation() -> str:
+    """Extract features where the second rank's network fails; return what this rank is told."""
+
+    class Backbone(torch.nn.Module):
+        def forward(self, images):
+            if get_rank() == 1:
+                raise ValueError("no such stage")
+            return images.mean((2, 3))
+
+    images = [(torch.zeros(3, 4, 4), 0)] * 4
+    try:
+        extract_features(Backbone(), images, progress=None)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
 def main(data: Path, out: Path) -> None:
     join_cpu_processes("pytorch")
     results: dict[str, Any] = {}
@@ -214,6 +232,7 @@ def main(data: Path, out: Path) -> None:
     results["exchange"] = {
         (n, precision): exchanged(n, precision) for n in (1, 5, 8) for precision in ("fp32", "bf16")
     }
+    results["failing evaluation"] = failing_evaluation()
     torch.save(results, out / f"rank{get_rank()}.pt")
     torch.distributed.destroy_process_group()
 

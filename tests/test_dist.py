@@ -136,6 +136,12 @@ def test_shuffling_changes_the_statistics_that_normalise_a_key(ranks):
         assert change.abs().max() > 1e-3
 
 
+def test_an_evaluation_that_fails_on_one_rank_is_given_up_by_both(ranks):
+    told = [rank["failing evaluation"] for rank in ranks]
+    assert told == ["RuntimeError: rank 1 failed: ValueError: no such stage",
+                    "ValueError: no such stage"]  # fmt: skip
+
+
 @pytest.mark.parametrize("case", ["whole_method", "contrastive_only", "natural_only"])
 def test_no_parameter_stays_unused(ranks, case):
     """DDP without find_unused_parameters would have failed in the second step as well."""

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +331,7 @@ def extract_features(
 
     Raises:
         UserError: the dataset is empty, or the output has another number of dimensions.
+        RuntimeError: it failed on another rank; all ranks raise then.
     """
     total = len(dataset)  # type: ignore[arg-type]
     if total == 0:
@@ -349,8 +350,10 @@ def extract_features(
     features: torch.Tensor | None = None
     labels = torch.zeros(len(mine), dtype=torch.long)
     unreadable: dict[int, str] = {}
-    done = 0
-    with evaluating(backbone), bar:
+
+    def run() -> None:
+        nonlocal features
+        done = 0
         for batch, bad in loader:
             unreadable.update((mine[done + place], reason) for place, reason in bad.items())
             if batch is not None:
@@ -367,6 +370,9 @@ def extract_features(
                 size = len(bad)
             done += size
             bar.update(size)
+
+    with evaluating(backbone), bar:
+        _fail_together(run)
     if world_size > 1:
         for found in dist.all_gather_object(unreadable):
             unreadable.update(found)
@@ -382,6 +388,22 @@ def extract_features(
         kept = [index for index in range(total) if index not in unreadable]
         features, labels = features[kept], labels[kept]
     return features, labels
+
+
+def _fail_together(run: Callable[[], None]) -> None:
+    """Run something on every rank; if it fails on one, all raise, so that none waits for it."""
+    failure: Exception | None = None
+    try:
+        run()
+    except Exception as error:
+        failure = error
+    if dist.get_world_size() > 1:
+        told = dist.all_gather_object(failure and f"{type(failure).__name__}: {failure}")
+        failed = [f"rank {rank} failed: {text}" for rank, text in enumerate(told) if text]
+        if failed and failure is None:
+            raise RuntimeError("; ".join(failed))
+    if failure is not None:
+        raise failure
 
 
 class _Guarded(Dataset):

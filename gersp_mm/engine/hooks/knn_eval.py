@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
@@ -100,8 +99,6 @@ class KNNEvalHook(Hook):
         try:
             self.evaluate(runner)
         except Exception as error:
-            if get_world_size() > 1:  # the other ranks wait for the features of this one
-                raise
             runner.logger.warning(
                 f"\n{RULE}\n  The kNN evaluation after epoch {runner.epoch + 1} failed and has no "
                 f"result; the training goes on.\n  {type(error).__name__}: {error}\n{RULE}",
