@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,29 @@ def write_scenes(root: Path, classes: tuple[str, ...], side: int, per_class: int
     return root
 
 
+def write_trees(root: Path) -> Path:
+    """Write the tiles of the tree demo, two to train and two to test, in COCO's form."""
+    for split, seeds in dict(train=(80, 81), test=(82, 83)).items():
+        images, annotations = [], []
+        for seed in seeds:
+            objects = _objects(seed)
+            _picture(root / "trees" / split / f"{seed}.png", objects, seed)
+            name = f"{split}/{seed}.png"
+            images.append(dict(id=seed, file_name=name, width=SIDE, height=SIDE))
+            annotations += [
+                dict(id=len(annotations) + number, image_id=seed, category_id=1, iscrowd=0,
+                     bbox=[x, y, right - x, bottom - y], area=(right - x) * (bottom - y))
+                for number, (x, y, right, bottom) in enumerate(objects, 1)
+            ]  # fmt: skip
+        path = root / "trees" / "coco" / f"{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        categories = [dict(id=1, name="tree")]
+        path.write_text(
+            json.dumps(dict(images=images, annotations=annotations, categories=categories))
+        )
+    return root
+
+
 def convert(name: str, data: Path, *options: str) -> None:
     """Run a converter's command line in this process."""
     module = importlib.import_module(f"gersp_mm.preparation.{name}")
@@ -142,6 +166,7 @@ def write_all(root: Path) -> Path:
     convert("dota", write_dota(root / "dota"), "--protocol", "released", "--allow-incomplete")
     convert("dota", root / "dota", "--protocol", "field", "--allow-incomplete")
     convert("loveda", write_loveda(root / "loveda"), "--allow-incomplete")
+    write_trees(root / "demo")
     return root
 
 
@@ -163,6 +188,9 @@ def downstream_configs() -> list[str]:
     root = CONFIGS / "downstream"
     files = (path.relative_to(root) for path in root.rglob("*.py"))
     return sorted(p.as_posix() for p in files if p.parts[0] not in ("_base_", "demo"))
+
+
+TREES = "demo/faster-rcnn_r18_fpn_trees.py"
 
 
 def shrink_model(model: Any) -> None:

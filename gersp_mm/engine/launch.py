@@ -61,8 +61,9 @@ def load_config(args: argparse.Namespace) -> Config:
     for name, hook in list(cfg.get("default_hooks", {}).items()):
         if hook is None and name not in MMENGINE_HOOKS:
             cfg.default_hooks.pop(name)  # which MMEngine does for its own alone
-    check = dict(type="gersp_mm.CheckpointCheckHook")  # also where the config is not one of ours
-    cfg.setdefault("default_hooks", ConfigDict()).setdefault("checkpoint_check", check)
+    hooks = cfg.setdefault("default_hooks", ConfigDict())  # also of others' configs
+    hooks.setdefault("checkpoint_check", dict(type="gersp_mm.CheckpointCheckHook"))
+    hooks.setdefault("preflight", dict(type="gersp_mm.PreflightHook"))
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(name)
         if loader and not loader.get("num_workers"):

@@ -41,3 +41,5 @@ RUN_CHECKS = (
     teacher.check_batch_norm,
     schedule.check_schedule,
 )
+# Of a runner that only tests.
+TEST_CHECKS = (classes.check_downstream_classes,)

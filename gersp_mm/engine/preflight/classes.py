@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.runner import BaseLoop
+from mmpretrain.models import BaseSelfSupervisor
 
 from gersp_mm.engine.options import value_at
 from gersp_mm.engine.preflight.findings import Finding
@@ -15,7 +17,12 @@ from gersp_mm.utils.model import unwrap
 HEAD = "model.natural_head"
 AUTO = "auto"
 # Parts of the hosts' models that have one output per class of the data.
-HEADS = ("auxiliary_head", "bbox_head", "decode_head", "head", "mask_head")
+HEADS = (
+    "auxiliary_head", "bbox_head", "decode_head", "head", "mask_head", "mask_iou_head",
+    "point_head", "query_head",
+)  # fmt: skip
+EDGE_HEADS = ("STDCHead",)  # of mmseg, which learn edges whatever the classes
+PARTS = dict(train="training", val="validation", test="test")
 
 
 def fill_class_count(cfg: Config, checkpoint: str | None = None) -> None:
@@ -107,35 +114,68 @@ def check_natural_classes(runner: Any) -> Iterator[Finding]:
 
 
 def check_downstream_classes(runner: Any) -> Iterator[Finding]:
-    """Compare the heads of a host's model with the classes of its training data."""
-    dataset = runner.train_dataloader.dataset
-    if hasattr(dataset, "natural"):
-        return
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-    needed = len(classes) if classes else _needed_outputs(dataset)
-    if not needed:
-        return
-    for name, module in unwrap(runner.model).named_modules():
-        parts = [part for part in name.split(".") if not part.isdecimal()]
-        num_classes = getattr(module, "num_classes", None)
-        if not parts or parts[-1] not in HEADS or not isinstance(num_classes, int):
+    """Compare every head of a host's model with the classes of the data of the run's loops."""
+    model = unwrap(runner.model)
+    if isinstance(model, BaseSelfSupervisor) or hasattr(model, "language_model"):
+        return  # Their outputs are no classes of the data, or follow the text of a prompt.
+    counts = {}
+    for part, title in PARTS.items():
+        loop = getattr(runner, f"_{part}_loop", None)
+        if isinstance(loop, BaseLoop) and hasattr(loop, "dataloader"):
+            counts[title] = _count_of_dataset(loop.dataloader.dataset)
+    for name, head in model.named_modules():
+        if not _has_classes(name, head):
             continue
-        field = f"model.{name}.num_classes"
-        if num_classes < needed:
-            yield Finding(
-                field,
-                num_classes,
-                f"{field}={num_classes}, but the training data have {needed} classes.",
-                f"Set it to {needed}.",
-            )
-        elif num_classes > needed:
-            yield Finding(
-                field,
-                num_classes,
-                f"{field}={num_classes}, but the training data have {needed} classes.",
-                f"Set it to {needed}, unless the others come later.",
-                "warning",
-            )
+        field = _field_of_head(runner.cfg, name)
+        for title, (needed, named) in counts.items():
+            if needed and not _fits(head, needed):
+                surplus = head.num_classes > needed
+                yield Finding(
+                    field,
+                    head.num_classes,
+                    f"{field}={head.num_classes}, but the {title} data have {needed} classes.",
+                    f"Set it to {needed}."
+                    if named or not surplus
+                    else f"Set it to {needed}, unless some classes have no image here.",
+                    "error" if named or not surplus else "warning",
+                )
+                break
+
+
+def _has_classes(name: str, module: Any) -> bool:
+    """Whether a part of a model has one output for each class of the data."""
+    parts = [part for part in name.split(".") if not part.isdecimal()]
+    return (
+        bool(parts)
+        and parts[-1] in HEADS
+        and isinstance(getattr(module, "num_classes", None), int)
+        and not getattr(module, "class_agnostic", False)
+        and type(module).__name__ not in EDGE_HEADS
+    )
+
+
+def _fits(head: Any, needed: int) -> bool:
+    one_output = getattr(head, "out_channels", None) == 1  # tells background and object apart
+    return head.num_classes == needed or (one_output and needed == 2)
+
+
+def _field_of_head(cfg: Config, name: str) -> str:
+    """Return the key of the config that says how many classes a head has."""
+    field = f"model.{name}.num_classes"
+    if value_at(cfg, field) is None:  # Several heads may be made of one section.
+        shared = ".".join(part for part in name.split(".") if not part.isdecimal())
+        if value_at(cfg, f"model.{shared}.num_classes") is not None:
+            field = f"model.{shared}.num_classes"
+    return field
+
+
+def _count_of_dataset(dataset: Any) -> tuple[int, bool]:
+    """Return the number of classes of a data set, and whether it names them."""
+    metainfo = getattr(dataset, "metainfo", None)
+    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+    if classes:
+        return len(classes), True
+    return _needed_outputs(dataset), False
 
 
 def _needed_outputs(dataset: Any) -> int:
