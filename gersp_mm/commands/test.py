@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
     runner = build_runner(cfg)
     if not frozen_features:
         check_complete(args, runner, checkpoint)
+        check_classes(args, runner, meta)
     pictures = add_pictures(args, runner) if args.show_dir else None
 
     started = time.perf_counter()
@@ -193,6 +194,25 @@ def check_complete(args: argparse.Namespace, runner: Any, checkpoint: Mapping[st
     require_whole_model(args.checkpoint, model.state_dict(), given, args.config)
     part = getattr(model, "backbone", None)
     require_same_input(args.checkpoint, checkpoint.get("meta"), model.data_preprocessor, part)
+
+
+def check_classes(args: argparse.Namespace, runner: Any, meta: Mapping[str, Any]) -> None:
+    """Make sure that the test's labels mean the classes that the checkpoint was trained with.
+
+    Raises:
+        UserError: they mean others.
+    """
+    from gersp_mm.engine.preflight.classes import difference_of_classes
+
+    known = (meta.get("dataset_meta") or {}).get("classes")
+    with told_in_one_line(runner.cfg):
+        dataset = runner.test_loop.dataloader.dataset
+    given = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    if problem := difference_of_classes(known or (), given or (), dataset):
+        raise UserError(
+            f"{args.checkpoint} was trained with other classes: {problem}. Set "
+            "test_dataloader.dataset.metainfo.classes to those of the training."
+        )
 
 
 def check_switches(cfg: Any, meta: Mapping[str, Any], checkpoint: str) -> None:

@@ -4,44 +4,67 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from gersp_mm.images.listing import ImageList, is_passed_over
-from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.errors import UserError, listed, nearest
 
 PARTS = ("train", "val", "test")
 FOLDER_DATASETS = ("CustomDataset", "ImageNet", "LabelledImages")
-_checked: set[tuple[str, tuple[str, ...]]] = set()
+# Notes by file and classes: a file is read once.
+_checked: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
 
-def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> None:
+def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> list[str]:
     """Look at the annotation files of a downstream config before any data set is built.
 
-    COCO files are compared with ``metainfo.classes`` in names and order (a host drops what it does
-    not know and shifts the labels of the rest), DOTA folders in names, ``path label`` lists in
-    their labels. Where a config has folders alone, these have to hold files, and folders of classes
-    have to be the same in all parts, since each part numbers its own.
+    COCO files, the evaluators' included, may hold more classes than ``metainfo.classes`` names, but
+    have to hold all of these in the same order: mmdet numbers classes in the order of the file and
+    passes over names that the file does not have. DOTA folders are compared in names, ``path
+    label`` lists in their labels, data sets of mmseg with the classes that the host knows. Where a
+    config has folders alone, these have to hold files, and folders of classes have to be the same
+    in all parts, since each part numbers its own.
 
     Args:
         cfg: a config with ``<part>_dataloader.dataset``, wrapped ones included. What was looked at
             once is not read again.
         parts: which loaders.
 
+    Returns:
+        Sentences on the classes that a config leaves out.
+
     Raises:
         UserError: a file does not exist, or has other classes.
     """
     folders: dict[str, tuple[str, list[str]]] = {}
+    notes: list[str] = []
+    scope = cfg.get("default_scope") or "mmengine"
     for part in parts:
         loader = cfg.get(f"{part}_dataloader")
+        classes: tuple[str, ...] = ()
         for dataset in leaves((loader or {}).get("dataset")):
-            _check_dataset(dataset, cfg.get("data_preparation"))
+            classes = _classes_of(dataset, scope)
+            notes += _check_dataset(dataset, classes, scope, cfg.get("data_preparation"))
             if (found := _class_folders(dataset)) is not None:
                 folders.setdefault(part, found)
+        for evaluator in _as_list(cfg.get(f"{part}_evaluator")):
+            path = Path(evaluator.get("ann_file") or "")
+            if classes and path.suffix == ".json" and path.is_file():
+                notes += _look_once(_check_coco, path, classes)
     _compare_folders(folders)
+    return list(dict.fromkeys(notes))
+
+
+def _as_list(value: Any) -> list[Any]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [one for one in values if isinstance(one, Mapping)]
 
 
 def leaves(dataset: Any) -> Iterator[Any]:
@@ -56,11 +79,49 @@ def leaves(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
-def _check_dataset(dataset: Any, preparation: str | None) -> None:
+def _classes_of(dataset: Any, scope: str) -> tuple[str, ...]:
+    """Return the names of a data set's classes: the config's, else those that its type brings."""
+    metainfo = dataset.get("metainfo")
+    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+    if isinstance(classes, str):
+        if not os.path.isfile(classes):
+            raise UserError(
+                f"metainfo.classes={classes!r} is a text, and each letter would be a class. "
+                f"Write ('{classes}',)."
+            )
+        classes = Path(classes).read_text(encoding="utf-8").splitlines()
+    return tuple(classes or ()) or _brought_classes(dataset, scope)
+
+
+def _brought_classes(dataset: Any, scope: str) -> tuple[str, ...]:
+    """Return the classes that the type of a data set of detection or segmentation has."""
+    if scope == "mmpretrain":  # labels are numbers there
+        return ()
+    return tuple((getattr(_kind(dataset, scope), "METAINFO", None) or {}).get("classes") or ())
+
+
+def _is_coco(dataset: Any, scope: str) -> bool:
+    kind = _kind(dataset, scope)
+    lvis = "LVIS" in getattr(kind, "__name__", "")  # takes its own order
+    return kind is None or (hasattr(kind, "COCOAPI") and not lvis)
+
+
+def _kind(dataset: Any, scope: str) -> Any:
+    kind = dataset.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        return registry.get(kind)
+
+
+def _check_dataset(
+    dataset: Any, classes: tuple[str, ...], scope: str, preparation: str | None
+) -> list[str]:
     root = Path(dataset.get("data_root") or "")
-    classes = tuple((dataset.get("metainfo") or {}).get("classes") or ())
     ann_file = dataset.get("ann_file")
-    prefixes = (dataset.get("data_prefix") or {}).values() if not ann_file else ()
+    prefix = dataset.get("data_prefix") or {}
+    prefix = prefix if isinstance(prefix, Mapping) else {"img_path": prefix}
+    prefixes = prefix.values() if not ann_file else ()
     named = [root / path for path in (ann_file, *prefixes) if path]
     for path in named:
         if not path.exists() or (path.is_dir() and next(os.scandir(path), None) is None):
@@ -69,41 +130,65 @@ def _check_dataset(dataset: Any, preparation: str | None) -> None:
                 f"{path} does not exist or is empty: {how}   (GERSP_DATA=DIR in the environment "
                 "says where the data sets are, by default in data/)"
             )
-    key = (str(named[0]) if ann_file else "", classes)
-    if not ann_file or not classes or key in _checked:
-        return
+    if not classes:
+        return []
+    if prefix.get("seg_map_path"):
+        return _check_label_map(dataset, classes)
+    if not ann_file:
+        return []
     path = named[0]
     if path.suffix == ".json":
-        _check_coco(path, classes)
-    elif path.is_dir():
-        _check_dota(path, classes)
-    elif path.suffix == ".txt":
-        _check_labels(path, classes, str(dataset.get("type", "")).startswith("gersp_mm."))
-    _checked.add(key)
+        return _look_once(_check_coco, path, classes) if _is_coco(dataset, scope) else []
+    if path.is_dir():
+        return _look_once(_check_dota, path, classes)
+    if path.suffix == ".txt" and scope not in ("mmdet", "mmrotate", "mmseg"):  # names alone
+        ours = str(dataset.get("type", "")).startswith("gersp_mm.")
+        return _look_once(partial(_check_labels, ours=ours), path, classes)
+    return []
 
 
-def _check_coco(path: Path, classes: tuple[str, ...]) -> None:
+def _look_once(
+    look: Callable[[Path, tuple[str, ...]], list[str]], path: Path, classes: tuple[str, ...]
+) -> list[str]:
+    key = (str(path), classes)
+    if key not in _checked:
+        _checked[key] = look(path, classes)
+    return _checked[key]
+
+
+def _check_coco(path: Path, classes: tuple[str, ...]) -> list[str]:
     try:
-        categories = json.loads(path.read_text(encoding="utf-8"))["categories"]
-        found = tuple(c["name"] for c in sorted(categories, key=lambda c: c["id"]))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        boxes = Counter(box["category_id"] for box in content.get("annotations", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is no COCO annotation file ({type(error).__name__}: {error}): write it again"
         ) from None
-    if found == classes:
-        return
-    if set(found) == set(classes):
-        what = f"in another order: {', '.join(found)}"
-    else:
-        what = _difference(set(found), set(classes))
-    raise UserError(
-        f"the categories of {path} are not the classes of the config, and labels would be shifted: "
-        f"{what}. Write the file again with the converter, or set metainfo.classes to its "
-        "categories"
-    )
+    found = tuple(names.values())  # mmdet numbers them in this order, whatever their ids
+    if unknown := [name for name in classes if name not in found]:
+        raise UserError(
+            f"the categories of {path} are not the classes of the config, and labels would be "
+            f"shifted: {_difference(set(found), set(classes))}. {_correction(unknown[0], found)}"
+        )
+    kept = tuple(name for name in found if name in classes)
+    if kept != classes:
+        raise UserError(
+            f"the categories of {path} are in another order: {', '.join(kept)}. mmdet numbers "
+            "classes in the order of the file, and labels would be shifted. Set metainfo.classes "
+            "to this order."
+        )
+    left_out = {name: boxes[number] for number, name in names.items() if name not in classes}
+    if not left_out:
+        return []
+    counts = [f"{name} ({count:,} boxes)" for name, count in left_out.items()]
+    return [
+        f"{path}: metainfo.classes leaves out {len(left_out)} of {len(found)} classes with "
+        f"{sum(left_out.values()):,} of {boxes.total():,} boxes: {listed(counts, 20)}"
+    ]
 
 
-def _check_dota(folder: Path, classes: tuple[str, ...]) -> None:
+def _check_dota(folder: Path, classes: tuple[str, ...]) -> list[str]:
     known = set(classes)
     for file in sorted(folder.glob("*.txt")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
@@ -111,9 +196,34 @@ def _check_dota(folder: Path, classes: tuple[str, ...]) -> None:
             if name and name[0] not in known:
                 raise UserError(
                     f"{file}, line {number}: the class {name[0]!r} is not in the config's "
-                    f"metainfo.classes ({', '.join(classes)}): write the files again with the "
-                    "converter"
+                    f"metainfo.classes ({', '.join(classes)}), and mmrotate leaves no class out. "
+                    "Name all classes of the files there, or write files without the others."
                 )
+    return []
+
+
+def _check_label_map(dataset: Any, classes: tuple[str, ...]) -> list[str]:
+    """Compare classes with those that a data set of mmseg knows, by name and in any order."""
+    known = _brought_classes(dataset, "mmseg")
+    if unknown := [name for name in classes if known and name not in known]:
+        raise UserError(
+            f"metainfo.classes names {listed(unknown)}, which {dataset['type']} does not have. "
+            f"{_correction(unknown[0], known)}"
+        )
+    left_out = [name for name in known if name not in classes]
+    if not left_out:
+        return []
+    return [
+        f"metainfo.classes leaves out {len(left_out)} of {len(known)} classes of {dataset['type']}"
+        f": {listed(left_out, 20)}. Their pixels are ignored."
+    ]
+
+
+def _correction(name: str, known: Sequence[str]) -> str:
+    close = nearest(name, known)
+    if close:
+        return f"Write {close!r} in place of {name!r} in metainfo.classes."
+    return f"Set metainfo.classes to some of: {listed(known, 30)}."
 
 
 def _class_folders(dataset: Any) -> tuple[str, list[str]] | None:
@@ -129,6 +239,18 @@ def _class_folders(dataset: Any) -> tuple[str, list[str]] | None:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if kind == "LabelledImages":
         names = [name for name in names if not is_passed_over(name)]
+    classes = list((dataset.get("metainfo") or {}).get("classes") or ())
+    if classes and len(classes) != len(names):
+        raise UserError(
+            f"{folder} has {len(names)} class folders ({listed(names)}), metainfo.classes has "
+            f"{len(classes)} classes, and {kind} leaves no folder out. Leave metainfo.classes out, "
+            "or give a list of images as ann_file."
+        )
+    if classes != names and set(classes) == set(names):
+        raise UserError(
+            f"metainfo.classes names the class folders of {folder} in another order, and {kind} "
+            f"numbers them as {listed(names)}. Leave metainfo.classes out."
+        )
     return str(folder), names
 
 
@@ -146,21 +268,30 @@ def _compare_folders(folders: Mapping[str, tuple[str, list[str]]]) -> None:
             )
 
 
-def _check_labels(path: Path, classes: tuple[str, ...], ours: bool) -> None:
+def _check_labels(path: Path, classes: tuple[str, ...], ours: bool) -> list[str]:
     images = ImageList.read(path, path.parent)
     if images.oddities and not ours:
         raise UserError(
             f"{path} has {' and '.join(images.oddities)}, which mmpretrain does not read. Save it "
             "as UTF-8 without a byte-order mark, and write / in its paths."
         )
+    numbers = {name: number for number, name in enumerate(classes)}
     for name, label in zip(images.paths, images.labels or ()):
         if label >= len(classes):
             raise UserError(
                 f"{path}: {name!r} has the label {label}, not one from 0 to {len(classes) - 1}, as "
-                f"{len(classes)} classes in the config's metainfo.classes need"
+                f"{len(classes)} classes in the config's metainfo.classes need. To leave classes "
+                "out, write a list without them."
             )
+        folder = os.path.basename(os.path.dirname(name))
+        if numbers.get(folder, label) != label:
+            raise UserError(
+                f"{path}: {name!r} has the label {label}, which is {classes[label]!r} in the "
+                "config's metainfo.classes. Write the classes in the order of the labels."
+            )
+    return []
 
 
 def _difference(found: set[str], wanted: set[str]) -> str:
     sides = {"only the file has": found - wanted, "only the config has": wanted - found}
-    return "; ".join(f"{k} {', '.join(sorted(v))}" for k, v in sides.items() if v)
+    return "; ".join(f"{k} {listed(sorted(v), 20)}" for k, v in sides.items() if v)

@@ -15,8 +15,9 @@ from gersp_mm.registry import HOOKS
 class ClassCheckHook(Hook):
     """Compare the classes of annotation files with the config's before the first iteration.
 
-    mmdet drops categories that it does not know by name and shifts the labels of the others; this
-    hook stops such a run, in whichever tool it was started. See
+    mmdet passes over names that a file does not have and numbers the others in the order of the
+    file; this hook stops a run whose labels would be shifted, in whichever tool it was started.
+    Classes that a config leaves out are named and counted in the log. See
     :func:`gersp_mm.datasets.annotations.check_data`.
 
     Raises:
@@ -28,4 +29,5 @@ class ClassCheckHook(Hook):
     def before_run(self, runner: Any) -> None:
         """Look at the files of the loops that this run has."""
         parts = [p for p in PARTS if isinstance(getattr(runner, f"_{p}_loop"), BaseLoop)]
-        check_data(runner.cfg, parts)
+        for note in check_data(runner.cfg, parts):
+            runner.logger.warning(note)

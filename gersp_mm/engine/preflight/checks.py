@@ -27,6 +27,7 @@ CONFIG_CHECKS = (
 RUN_CHECKS = (
     classes.check_natural_classes,
     classes.check_downstream_classes,
+    classes.check_class_names,
     batch.check_epoch,
     batch.check_queue,
     batch.check_queue_is_filled,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,46 @@ def check_downstream_classes(runner: Any) -> Iterator[Finding]:
                 break
 
 
+def check_class_names(runner: Any) -> Iterator[Finding]:
+    """Compare the classes of the validation data with those of the training data, by name."""
+    loops = [getattr(runner, f"_{part}_loop", None) for part in ("train", "val")]
+    if not all(isinstance(loop, BaseLoop) and hasattr(loop, "dataloader") for loop in loops):
+        return
+    train, val = (loop.dataloader.dataset for loop in loops)  # type: ignore[union-attr]
+    problem = difference_of_classes(_classes_of(train), _classes_of(val), val)
+    if problem:
+        yield Finding(
+            "val_dataloader.dataset.metainfo.classes",
+            _classes_of(val),
+            f"The validation data have other classes than the training data: {problem}.",
+            "Set metainfo.classes of both to the same.",
+        )
+
+
+def difference_of_classes(known: Sequence[str], given: Sequence[str], dataset: Any) -> str | None:
+    """Say where labels of a data set mean other classes than a model was trained with.
+
+    Args:
+        known: The classes of the training, in the order of their labels.
+        given: The classes of the data set.
+        dataset: The data set. Data sets of mmpretrain may have other names altogether.
+    """
+    if not known or not given or list(known) == list(given):
+        return None
+    if hasattr(dataset, "get_gt_labels") and not set(known) & set(given):
+        return None
+    for label, (a, b) in enumerate(zip(known, given)):
+        if a != b:
+            return f"label {label} is {a!r} in training and {b!r} here"
+    return f"{len(known)} classes in training, {len(given)} here"
+
+
+def _classes_of(dataset: Any) -> tuple[str, ...]:
+    metainfo = getattr(dataset, "metainfo", None)
+    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+    return tuple(classes or ())
+
+
 def _has_classes(name: str, module: Any) -> bool:
     """Whether a part of a model has one output for each class of the data."""
     parts = [part for part in name.split(".") if not part.isdecimal()]
@@ -171,9 +211,7 @@ def _field_of_head(cfg: Config, name: str) -> str:
 
 def _count_of_dataset(dataset: Any) -> tuple[int, bool]:
     """Return the number of classes of a data set, and whether it names them."""
-    metainfo = getattr(dataset, "metainfo", None)
-    classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
-    if classes:
+    if classes := _classes_of(dataset):
         return len(classes), True
     return _needed_outputs(dataset), False
 
