@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gersp_mm.backbones.exported import PREFIX, Normalisation
+from gersp_mm.backbones.resized import is_resized
 from gersp_mm.checkpoints.compare import COUNTER, StateDifference, compare, not_finite
 from gersp_mm.checkpoints.read import config_values, require_finite
 from gersp_mm.utils.errors import UserError
@@ -246,7 +247,13 @@ def likely_reason(own: State, stored: State, prefix: str = "") -> str:
     blocks = [{n.rpartition(".conv")[0] for n in side if ".conv" in n} for side in (own, given)]
     if blocks[0] != blocks[1]:
         return "They have different blocks: is backbone.depth the checkpoint's?"
-    if any(own[k].shape != given[k].shape for k in own if k in given):
+    other = [k for k in own if k in given and own[k].shape != given[k].shape]
+    if other and all(map(is_resized, other)):
+        return (
+            "This backbone does not resize them: give it the image and window size of the file's "
+            "training, or a backbone type that does, such as mmpretrain's."
+        )
+    if other:
         return "Widths differ: is it the same architecture?"
     if compare(given, own):
         return "It belongs to another model: use the file that this model's training wrote."

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gersp_mm.backbones.agreement import require_same_input, require_whole_model, without_module
+from gersp_mm.backbones.resized import resized_by_host
 from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.checkpoints.read import config_values, tensors_of
 from gersp_mm.commands.options import add_common_arguments, run_tool
@@ -190,7 +191,9 @@ def check_complete(args: argparse.Namespace, runner: Any, checkpoint: Mapping[st
         UserError: it is not, with the likely reason.
     """
     model = unwrap(runner.model)
-    given = without_module(tensors_of(args.checkpoint, checkpoint))
+    given, resized = resized_by_host(model, without_module(tensors_of(args.checkpoint, checkpoint)))
+    for note in resized:
+        runner.logger.info(f"{args.checkpoint}: {note}")
     require_whole_model(args.checkpoint, model.state_dict(), given, args.config)
     part = getattr(model, "backbone", None)
     require_same_input(args.checkpoint, checkpoint.get("meta"), model.data_preprocessor, part)

@@ -18,6 +18,7 @@ from gersp_mm.backbones.agreement import (
     without_module,
 )
 from gersp_mm.backbones.exported import Normalisation
+from gersp_mm.backbones.resized import resized_by_host
 from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.checkpoints.read import tensors_of
 from gersp_mm.engine.checkpoint_loading import read_weights
@@ -36,7 +37,8 @@ class PretrainedCheckHook(Hook):
     the rest, so a wrong prefix or another stem trains from scratch without a word. This hook
     compares names, shapes and values of tensors with the file, in mmpretrain, mmdet, mmrotate and
     mmseg alike, and the normalisation of the data preprocessor with that of the file: what its
-    ``meta`` names, or the text of the config in it says.
+    ``meta`` names, or the text of the config in it says. Position embeddings that the host resizes
+    have to be what its own function makes of the file's; the log names them.
 
     With ``init_cfg``, all of ``module`` has to come from the file. With ``load_from`` all of the
     model has to, but for heads: those that are missing or have another number of classes start from
@@ -97,7 +99,9 @@ class PretrainedCheckHook(Hook):
         path, model = runner._load_from, unwrap(runner.model)
         if self._source is None and "weights_sha256" in meta:
             self._source = origin_of(path, meta)
-        given = without_module(tensors_of(path, checkpoint))
+        given, resized = resized_by_host(model, without_module(tensors_of(path, checkpoint)))
+        for note in resized:
+            runner.logger.info(f"load_from={path}: {note}")
         own = model.state_dict()
         random = require_loadable_model(path, own, given, self.module)
         require_same_input(path, meta, model.data_preprocessor, getattr(model, self.module, None))
@@ -134,11 +138,12 @@ class PretrainedCheckHook(Hook):
         checkpoint = self._file or read_weights(path)
         self._file = None if values else checkpoint
         own, stored = part.state_dict(), tensors_of(path, checkpoint)
+        given, resized = resized_by_host(part, below(stored, prefix))
         require_same_tensors(
             f"model.{self.module}",
             path,
             own,
-            below(stored, prefix),
+            given,
             values=values,
             extra=bool(prefix),
             advice=likely_reason(own, stored, prefix),
@@ -148,6 +153,8 @@ class PretrainedCheckHook(Hook):
         meta = checkpoint.get("meta") or {}
         self._source = origin_of(path, meta)
         require_same_input(path, meta, model.data_preprocessor, part)
+        for note in resized:
+            runner.logger.info(f"model.{self.module}: {note}")
         runner.logger.info(
             f"{len(own)}/{len(own)} tensors of model.{self.module} are those of {path}"
         )
