@@ -12,6 +12,7 @@ import torch
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
+from gersp_mm.engine.full_precision import Part, full_precision, parts_in_full_precision
 from gersp_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.version import version_key
@@ -107,12 +108,21 @@ def has_fused_form(optimizer: Any, model: nn.Module) -> bool:
 class BFloat16OptimWrapper(OptimWrapper):
     """Mixed precision in bfloat16 on any device, which MMEngine's ``AmpOptimWrapper`` has on GPUs.
 
-    bfloat16 has the range of fp32, so the loss is not scaled.
+    bfloat16 has the range of fp32, so the loss is not scaled. Boxes and mmcv's operators stay in
+    fp32, see :mod:`gersp_mm.engine.full_precision`.
     """
+
+    _looked_at: tuple[nn.Module, list[Part]] | None = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Run the forward pass under autocast."""
         device = next(model.parameters()).device.type
-        with super().optim_context(model), torch.autocast(device, torch.bfloat16):
+        if self._looked_at is None or self._looked_at[0] is not model:
+            self._looked_at = model, parts_in_full_precision(model)
+        with (
+            super().optim_context(model),
+            torch.autocast(device, torch.bfloat16),
+            full_precision(self._looked_at[1]),
+        ):
             yield
