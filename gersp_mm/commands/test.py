@@ -30,9 +30,10 @@ from gersp_mm.commands.options import add_common_arguments, run_tool
 from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.engine.launch import build_runner, load_config
+from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.resources import find_config, list_configs, resource
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_flag
 from gersp_mm.utils.model import unwrap
 
 # By default scope, the hook that draws and the visualizer that it needs.
@@ -319,11 +320,12 @@ def choose_submission(args: argparse.Namespace, cfg: Any) -> Submission | None:
     from mmengine.config import Config
 
     known = cfg.get("submission")
+    only = known is not None and is_only_submission(args, known)
     if args.submission is None:
-        if not known or cfg.get("test_evaluator") != known.test_evaluator:
+        if not only:
             return None
         print(f"{args.config} has no test but its submission, so this is --submission")
-    if not known:
+    if known is None:
         names = [name for name in list_configs() if name.startswith("downstream/")]
         names = [n for n in names if "submission" in Config.fromfile(resource("configs", n))]
         raise UserError(
@@ -335,13 +337,69 @@ def choose_submission(args: argparse.Namespace, cfg: Any) -> Submission | None:
             f"--submission: submission.kind of {args.config} must be 'dota' or 'loveda', got "
             f"{known.get('kind')!r}"
         )
-    cfg.test_dataloader, cfg.test_evaluator = known.test_dataloader, known.test_evaluator
+    options = parse_options(args.cfg_options, cfg)
+    if not only:
+        carry_options(known, options)
+        cfg.test_dataloader, cfg.test_evaluator = known.test_dataloader, known.test_evaluator
+    refuse_evaluator_options(cfg, options)
     if not cfg.test_dataloader.get("num_workers"):
         cfg.test_dataloader.persistent_workers = False  # which PyTorch refuses without workers
     folder = Path(args.submission or os.path.join(cfg.work_dir, "submission"))
     submission = Submission(known.kind, folder)
     submission.prepare(cfg.test_evaluator)
     return submission
+
+
+def is_only_submission(args: argparse.Namespace, known: Any) -> bool:
+    """Whether the test of a config is its submission: ``submission.only``.
+
+    Configs that earlier versions wrote do not say so; DOTA's had no other test.
+
+    Raises:
+        UserError: the section or the field is of another type.
+    """
+    if not isinstance(known, Mapping):
+        raise UserError(f"submission={known!r} is no section. Write submission=dict(kind=...).")
+    only = known.get("only", known.get("kind") == "dota")
+    check_flag("submission.only", only)
+    return only
+
+
+def carry_options(known: Any, options: Mapping[str, Any]) -> None:
+    """Give a submission the options that were given to the test that it replaces.
+
+    Raises:
+        UserError: the submission has no such value.
+    """
+    for key, value in options.items():
+        section = key.partition(".")[0]
+        if section not in ("test_dataloader", "test_evaluator"):
+            continue
+        if "." not in key or value_at(known, key) is None:
+            raise UserError(
+                f"--submission: {key} is of the test with labels, and the submission has no such "
+                f"value. Leave it out, or set submission.{key}."
+            )
+        if f"submission.{key}" not in options:
+            holder = value_at(known, key.rpartition(".")[0])
+            holder[key.rpartition(".")[2]] = value
+
+
+def refuse_evaluator_options(cfg: Any, options: Mapping[str, Any]) -> None:
+    """Refuse options that a submission replaces, or with which there would be none.
+
+    Raises:
+        UserError: there is such an option.
+    """
+    for key in options:
+        if key.rpartition(".")[2] in ("outfile_prefix", "output_dir") and "test_evaluator" in key:
+            raise UserError(f"{key}: a submission is written elsewhere. Use --submission DIR.")
+    for name in ("format_only", "merge_patches"):
+        if cfg.test_evaluator.get(name) is False:
+            raise UserError(
+                f"test_evaluator.{name}=False gives no submission. Leave it out, or set "
+                "submission.only=False for a test with labels."
+            )
 
 
 def finish_submission(submission: Submission, runner: Any) -> None:

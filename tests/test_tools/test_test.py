@@ -412,9 +412,8 @@ def dota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
     name = "rotated-retinanet_le90_r50_fpn_1x_dota-field"
     cfg = Config.fromfile(CONFIGS / "downstream" / "dota" / f"{name}.py")
     rotated_model(cfg)
-    for part in (cfg, cfg.submission):
-        part.test_dataloader.num_workers = 0
-        part.test_dataloader.dataset.pipeline[1].scale = (64, 64)
+    cfg.test_dataloader.num_workers = 0
+    cfg.test_dataloader.dataset.pipeline[1].scale = (64, 64)
     return Task(tmp_path, cfg, name)
 
 
@@ -461,6 +460,20 @@ def test_dota_of_the_field_has_only_a_submission_and_shows_rotated_boxes(dota, t
     assert not (pixels[:, 64:] == (200, 30, 60)).all()
     with pytest.raises(UserError, match="--results: a submission gives no values"):
         dota.run("--results", "r.jsonl")
+
+
+def test_options_of_an_evaluator_leave_a_submission_a_submission(dota, tmp_path, capsys):
+    dota.run("--cfg-options", "test_evaluator.iou_thr=0.2", "test_dataloader.batch_size=1")
+    dota.run("--cfg-options", "test_evaluator.iou_thr=0.2")  # once more
+    out = capsys.readouterr().out
+    assert out.count(f"to submit: {tmp_path / 'work' / 'submission' / 'Task1' / 'Task1.zip'}") == 2
+    for option, message in {
+        "test_evaluator.outfile_prefix=/tmp/x": "is written elsewhere. Use --submission DIR",
+        "test_evaluator.merge_patches=False": "gives no submission.*submission.only=False",
+        "submission.only=perhaps": "submission.only cannot be 'perhaps'. Set it to True or False",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            dota.run("--cfg-options", option)
 
 
 def test_a_submission_of_unmerged_tiles_is_refused(tmp_path):
@@ -545,6 +558,28 @@ def test_loveda_submission_holds_what_was_predicted(loveda, tmp_path, capsys):
                 assert image.mode == "L" and image.size == (32, 32)
                 assert set(np.unique(image)) == {6}
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["2.png", "3.png", "4.png"]
+
+
+def test_options_reach_the_submission_or_are_refused(loveda, tmp_path):
+    def submit(*options: str) -> None:
+        loveda.run("--submission", "--cfg-options", *options)
+
+    with pytest.raises(UserError, match="/nowhere/img_dir/test does not exist"):
+        submit("test_dataloader.dataset.data_root=/nowhere")
+    with pytest.raises(UserError, match="/there/img_dir/test does not exist"):
+        submit(
+            "test_dataloader.dataset.data_root=/nowhere",
+            "submission.test_dataloader.dataset.data_root=/there",
+        )
+    with pytest.raises(UserError, match="test_evaluator.iou_metrics is of the test with labels"):
+        submit("test_evaluator.iou_metrics=[mDice]")
+    with pytest.raises(UserError, match="test_evaluator.output_dir: a submission is written"):
+        submit("submission.test_evaluator.output_dir=elsewhere")
+    other = tmp_path / "other" / "img_dir" / "test"
+    write_image(other / "9.png", (90, 90, 90))
+    submit(f"test_dataloader.dataset.data_root={tmp_path / 'other'}")
+    with zipfile.ZipFile(tmp_path / "work" / "submission" / "LoveDA_submission.zip") as archive:
+        assert archive.namelist() == ["9.png"]
 
 
 def test_segmentation_pictures_and_results(loveda, tmp_path, capsys):

@@ -74,4 +74,4 @@ test_dataloader = dict(
 test_evaluator = dict(
     type="DOTAMetric", format_only=True, merge_patches=True, outfile_prefix="work_dirs/dota/Task1"
 )
-submission = dict(kind="dota", test_dataloader=test_dataloader, test_evaluator=test_evaluator)
+submission = dict(kind="dota", only=True)  # the test above is the submission

@@ -18,6 +18,12 @@ val_pipeline = [
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(type="PackSegInputs"),
 ]
+# for mmseg.apis and MMSegInferencer, which see images alone
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(1024, 1024), keep_ratio=True),
+    dict(type="PackSegInputs"),
+]
 train_dataloader = dict(
     batch_size=4,
     num_workers=4,
@@ -48,6 +54,7 @@ test_evaluator = val_evaluator
 # tools/test.py --submission: the test images, without labels, for the server
 submission = dict(
     kind="loveda",
+    only=False,
     test_dataloader=dict(
         batch_size=1,
         num_workers=4,
@@ -58,11 +65,7 @@ submission = dict(
             data_root=data_root,
             data_prefix=dict(img_path="img_dir/test"),
             test_mode=True,
-            pipeline=[
-                dict(type="LoadImageFromFile"),
-                dict(type="Resize", scale=(1024, 1024), keep_ratio=True),
-                dict(type="PackSegInputs"),
-            ],
+            pipeline=test_pipeline,
         ),
     ),
     test_evaluator=dict(type="gersp_mm.LoveDASubmission", output_dir="work_dirs/loveda/submission"),
