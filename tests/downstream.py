@@ -244,6 +244,12 @@ def downstream_twin(config: str, data: Path, work_dir: Path, iterations: int = 2
             loader.batch_size = 2
             if cfg.default_scope != "mmseg":
                 dataset.indices = 2 * iterations if cfg.default_scope == "mmpretrain" else 2
+    augmented = cfg.tta_pipeline[-1].transforms if "tta_pipeline" in cfg else []
+    for step in (*cfg.get("test_pipeline", ()), *(choice[0] for choice in augmented)):
+        if "scale" in step:
+            step.scale = (SIDE, SIDE)
+        elif "crop_size" in step:
+            step.crop_size = (64, 64)
     if cfg.default_scope == "mmseg":
         cfg.model.data_preprocessor.size = (64, 64)
     if cfg.default_scope in ("mmdet", "mmrotate"):

@@ -7,6 +7,7 @@ pre-trained backbone, for all others the checkpoint of a training run.
 Examples:
   python tools/test.py configs/pretrain/gersp_r18_demo.py work_dirs/gersp_r18_demo/epoch_10.pth
   python tools/test.py CONFIG CHECKPOINT --results results/mine.jsonl
+  python tools/test.py CONFIG CHECKPOINT --tta
   python tools/test.py CONFIG CHECKPOINT --show-dir pictures --max-pictures 20 --score-thr 0.5
   python tools/test.py configs/downstream/loveda/psanet_r50-d8_80k_loveda.py CHECKPOINT --submission
   bash tools/dist_test.sh CONFIG CHECKPOINT 8
@@ -67,6 +68,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "<work dir>/submission",
     )
     parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="average the predictions of flipped images, by the config's tta_model and "
+        "tta_pipeline [off]",
+    )
+    parser.add_argument(
         "--results", metavar="FILE.jsonl", help="append the results as rows to this file"
     )
     add_common_arguments(parser)
@@ -107,6 +114,11 @@ def run(args: argparse.Namespace) -> None:
         shipped = Config.fromfile(find_config(args.config))
         changes = changes_of_run(shipped, cfg, None if frozen_features else meta)
         evaluation.protocol += as_note(changes)
+    model = host_metrics.model_name(cfg, args.config) if args.results else None
+    if args.tta:
+        use_tta(args, cfg, frozen_features)
+        if evaluation:
+            evaluation.protocol += ", test-time augmentation"
     if args.show_dir:
         prepare_pictures(args, cfg, frozen_features)
     check_data(cfg, ["test"])
@@ -135,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
         new = host_metrics.result_rows(
             evaluation,
             metrics,
-            model=host_metrics.model_name(cfg, args.config),
+            model=model,
             config=host_metrics.config_name(find_config(args.config)),
             seed=meta.get("seed", (cfg.get("randomness") or {}).get("seed")),
             pretrained=origin_of(args.checkpoint, meta)
@@ -156,7 +168,7 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
     from gersp_mm.engine.hooks import KNNEvalHook
     from gersp_mm.engine.preflight.classes import fill_class_count
 
-    for option in ("show_dir", "results"):
+    for option in ("show_dir", "tta", "results"):
         if getattr(args, option):
             raise UserError(
                 f"--{option.replace('_', '-')}: {args.config} has no test_dataloader, so there is "
@@ -261,6 +273,29 @@ def check_evaluation(args: argparse.Namespace, cfg: Any) -> Any:
             "format_only=True, which gives none"
         )
     return None
+
+
+def use_tta(args: argparse.Namespace, cfg: Any, frozen_features: bool) -> None:
+    """Put the config's model and data into its test-time augmentation.
+
+    Raises:
+        UserError: the config has none, or there is nothing that it could augment.
+    """
+    from gersp_mm.datasets.annotations import leaves
+
+    if cfg.get("default_scope") == "mmrotate":
+        raise UserError("--tta: mmrotate has no test-time augmentation. Leave --tta out.")
+    if frozen_features or args.submission is not None:
+        raise UserError(
+            "--tta augments the test of a trained model with labels, not frozen features and no "
+            "submission. Leave --tta out."
+        )
+    missing = [name for name in ("tta_model", "tta_pipeline") if not cfg.get(name)]
+    if missing:
+        raise UserError(f"--tta: {args.config} has no {' and no '.join(missing)}. Leave --tta out.")
+    cfg.model = dict(cfg.tta_model, module=cfg.model)
+    for dataset in leaves(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
 
 
 # --------------------------------------------------------------------------------- submissions

@@ -26,6 +26,22 @@ test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="PackInputs"),
 ]
+# tools/test.py --tta: each image and its mirror images
+tta_model = dict(type="AverageClsScoreTTA")
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [
+                dict(type="RandomFlip", prob=0.0),
+                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
+                dict(type="RandomFlip", prob=1.0, direction="vertical"),
+            ],
+            [dict(type="PackInputs")],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=64,
     num_workers=4,

@@ -24,6 +24,23 @@ test_pipeline = [
     dict(type="Resize", scale=(1024, 1024), keep_ratio=True),
     dict(type="PackSegInputs"),
 ]
+# tools/test.py --tta: each image and its mirror image
+tta_model = dict(type="SegTTAModel")
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [dict(type="Resize", scale=(1024, 1024), keep_ratio=True)],
+            [
+                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
+                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
+            ],
+            [dict(type="LoadAnnotations", reduce_zero_label=True)],
+            [dict(type="PackSegInputs")],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=4,
     num_workers=4,
