@@ -35,6 +35,7 @@ _LAZY = {
     "SegmentationPicturesHook": "visualization.predictions",
     "export_backbone": "backbones",
     "LoveDASubmission": "evaluation.submission",
+    "FeatureExtractor": "evaluation.feature_extractor",
 }
 
 __all__ = ["__version__", *_LAZY]

@@ -15,12 +15,14 @@ from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+import gersp_mm
 from gersp_mm.commands import test as tool
 from gersp_mm.engine.config import apply_switches
+from gersp_mm.evaluation.features import EvalImages, extract_features, pool
 from gersp_mm.utils.errors import UserError
 from tests.downstream import TREES, downstream_configs, downstream_twin
-from tests.runs import build
-from tests.smoke import forget_runs
+from tests.runs import build, load
+from tests.smoke import forget_runs, smoke_twin
 
 TRAINED = [name for name in downstream_configs() if "knn" not in name and "fewshot" not in name]
 QUICK = [TREES, "eurosat/finetune_r18_eurosat.py", "loveda/psanet_r50-d8_80k_loveda.py",
@@ -211,3 +213,29 @@ def test_boxes_of_mirrored_images_are_put_together(tested):
 def test_mmrotate_has_none(tested):
     with pytest.raises(UserError, match="--tta: mmrotate has no test-time augmentation. Leave"):
         tested.predict("--tta")
+
+
+# -------------------------------------------------------------------------------- pre-training
+
+
+@pytest.mark.parametrize("name", ["gersp_r18_demo.py", "baselines/simsiam_r18_demo.py"])
+def test_features_by_a_config_of_pre_training(name, pair_data, tmp_path):
+    cfg = smoke_twin(name, pair_data, tmp_path, 1)
+    cfg.train_cfg.max_epochs = 1
+    cfg.log_level = "WARNING"
+    runner = build(cfg)
+    runner.train()
+    path = str(next(tmp_path.glob("epoch_1.pth")))
+    extractor = gersp_mm.FeatureExtractor(Config.fromfile(next(tmp_path.glob("*.py"))), path)
+    images = EvalImages(str(pair_data / "natural"), size=extractor.pipeline.transforms[1].size[0])
+    expected, _ = extract_features(runner.model, images, progress=None)
+    paths = [path for path, _ in images.samples[:5]]
+    found = torch.stack([pool(one[-1][None])[0] for one in extractor(paths, batch_size=2)])
+    assert torch.allclose(found, expected[:5], atol=1e-5)
+    (single,) = extractor(mmcv.imread(paths[0]))
+    assert torch.allclose(pool(single[-1][None])[0], found[0], atol=1e-5)
+    network = load(path)["state_dict"]
+    network.pop("backbone.conv1.weight")
+    torch.save(dict(state_dict=network), path)
+    with pytest.raises(UserError, match="1 missing: backbone.conv1.weight"):
+        gersp_mm.FeatureExtractor(Config.fromfile(next(tmp_path.glob("*.py"))), path)

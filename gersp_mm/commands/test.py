@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
         shipped = Config.fromfile(find_config(args.config))
         changes = changes_of_run(shipped, cfg, None if frozen_features else meta)
         evaluation.protocol += as_note(changes)
-    model = host_metrics.model_name(cfg, args.config) if args.results else None
+    model = host_metrics.model_name(cfg, args.config) if args.results else ""
     if args.tta:
         use_tta(args, cfg, frozen_features)
         if evaluation:
