@@ -46,7 +46,7 @@ def resized_by_host(module: nn.Module, given: State) -> tuple[dict[str, torch.Te
     buffers = {name for name, _ in module.named_buffers()}
     made_here = {n for n in buffers if n.rpartition(".")[2] in RECREATED and n in own}
     other = [n for n in given if n in own and given[n].shape != own[n].shape]
-    if not other:
+    if not any(is_resized(name) or name in made_here for name in other):
         return {**{n: own[n] for n in made_here if given}, **given}, []
     hooked = _through_load_hooks(module, given)
     loaded = {n: own[n] if n in buffers and n not in hooked else t for n, t in given.items()}

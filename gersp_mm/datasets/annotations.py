@@ -239,7 +239,8 @@ def _class_folders(dataset: Any) -> tuple[str, list[str]] | None:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if kind == "LabelledImages":
         names = [name for name in names if not is_passed_over(name)]
-    classes = list((dataset.get("metainfo") or {}).get("classes") or ())
+    given = (dataset.get("metainfo") or {}).get("classes")
+    classes = [] if isinstance(given, str) else list(given or ())  # a file is the host's to read
     if classes and len(classes) != len(names):
         raise UserError(
             f"{folder} has {len(names)} class folders ({listed(names)}), metainfo.classes has "
