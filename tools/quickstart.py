@@ -164,7 +164,7 @@ def train(config, work_dir, options, values, notable):
     """
     command = [
         sys.executable, str(ROOT / "tools" / "train.py"), str(config), "--work-dir", str(work_dir),
-        "--resume", "--cfg-options", *options,
+        "--resume", "auto", "--cfg-options", *options,
     ]  # fmt: skip
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

@@ -79,7 +79,7 @@ class Run(NamedTuple):
         options = [f"{key}={value}" for key, value in self.options.items()]
         return [
             *(sys.executable, str(ROOT / "tools" / "train.py"), os.path.relpath(self.config)),
-            *("--work-dir", str(self.folder), "--resume"),
+            *("--work-dir", str(self.folder), "--resume", "auto"),
             *("--cfg-options", f"randomness.seed={self.seed}", *options),
         ]
 
@@ -217,7 +217,8 @@ def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
     for run in runs:
         if run.finished.is_file():
             before = json.loads(run.finished.read_text(encoding="utf-8"))["command"]
-            if before != run.words:
+            as_now = before.replace(" --resume --", " --resume auto --")  # which it was before
+            if as_now != run.words:
                 raise UserError(
                     f"{run.folder} holds a run of\n  {before}\nand the study now says\n  "
                     f"{run.words}\nremove the folder, or take another --work-dir"

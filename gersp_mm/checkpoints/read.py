@@ -95,6 +95,10 @@ STARTS = {  # what a file that is not PyTorch's starts with
 }
 
 
+class UntrustedError(UserError):
+    """A whole file holds objects of classes that are not read without ``trust``."""
+
+
 class Content(NamedTuple):
     """What a checkpoint file holds.
 
@@ -377,7 +381,7 @@ def _read_with_stand_ins(path: Path, reason: Exception) -> tuple[Any, tuple[str,
 def _refuse_untrusted(path: Path, stand_ins: tuple[str, ...], trust: bool, remedy: str) -> None:
     unknown = [name for name in stand_ins if name not in HARMLESS]
     if unknown and not trust:
-        raise UserError(
+        raise UntrustedError(
             f"{path} needs more than tensors and plain Python: {listed(unknown)}. "
             "Training frameworks pickle such objects (Lightning its hyper-parameters), but so does "
             f"a file that is to run code. {remedy}"

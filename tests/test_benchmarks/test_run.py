@@ -329,7 +329,7 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
         run(FINETUNE)
     ran, found = run(FINETUNE)
     assert [tool for tool, _ in calls] == ["train.py", "test.py", "test.py", "train.py", "test.py"]
-    assert "--resume" in calls[0][1] and "train_cfg.max_epochs=1" in calls[0][1]
+    assert {"--resume", "auto"} <= set(calls[0][1]) and "train_cfg.max_epochs=1" in calls[0][1]
     assert {"pretrained=b.pth", "randomness.seed=3"} <= set(calls[0][1])
     assert {"pretrained=None", "randomness.seed=3"} <= set(calls[3][1])
     assert ran == 2

@@ -72,6 +72,117 @@ def test_checkpoints_in_another_folder_are_found(three_epochs, tmp_path):
     assert_same_training_state(tmp_path / "out/run/epoch_3.pth", work_dir / "epoch_3.pth")
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.pth")}
+
+
+def run_id(path):
+    return load(path)["meta"].get("run_id")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_second_start_is_refused_and_a_resumed_run_keeps_its_id(
+    three_epochs, tmp_path, elsewhere
+):
+    config, work_dir = three_epochs
+    folder = tmp_path / "out" / "run" if elsewhere else tmp_path / "run"
+    option = [f"default_hooks.checkpoint.out_dir={tmp_path / 'out'}"] if elsewhere else []
+    folder.parent.mkdir(exist_ok=True)
+    copy_without_the_end(work_dir, folder)
+    before = contents(folder)
+    (first,) = {run_id(path) for path in work_dir.glob("*.pth")}  # the export's too
+    start = ["--cfg-options", "randomness.seed=1", *option]
+    with pytest.raises(UserError) as caught:
+        run(config, tmp_path / "run", *start)
+    text = str(caught.value)
+    assert f"run {first} (epoch_1.pth to epoch_2.pth, epoch 2, iteration 4)" in text
+    assert str(folder) in text and "--resume" in text and "--overwrite" in text
+    assert contents(folder) == before
+    run(config, tmp_path / "run", "--resume", *start)
+    assert run_id(folder / "epoch_3.pth") == first
+
+
+def test_overwrite_removes_the_old_run_and_nothing_else(three_epochs, tmp_path, capsys):
+    config, work_dir = three_epochs
+    folder = shutil.copytree(work_dir, tmp_path / "run")
+    load_and_change(folder / "epoch_3.pth", folder / "best_knn_epoch_3.pth", optimizer=None)
+    load_and_change(folder / "epoch_3.pth", folder / "published.pth", optimizer=None, run_id=None)
+    (folder / "small_backbone.pth").rename(folder / "another_name.pth")
+    (folder / "notes.txt").write_text("mine")
+    before = contents(folder)
+    with pytest.raises(UserError, match="an epoch has no iteration"):
+        run(config, folder, "--overwrite", "--cfg-options", "train_dataloader.batch_size=10000")
+    assert contents(folder) == before  # refused before the first step: nothing is lost
+    run(config, folder, "--overwrite", "--cfg-options", "train_cfg.max_epochs=1")
+    assert set(contents(folder)) == {"epoch_1.pth", "published.pth", "small_backbone.pth"}
+    assert (folder / "published.pth").read_bytes() == before["published.pth"]
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert run_id(folder / "epoch_1.pth") not in (None, run_id(work_dir / "epoch_1.pth"))
+    (log,) = (p for p in folder.glob("*/*.log") if "--overwrite: removed" in p.read_text())
+    assert "another_name.pth" in log.read_text()
+
+
+def load_and_change(path, target, optimizer, run_id=...):
+    content = load(path)
+    content["optimizer"] = optimizer
+    content["meta"]["run_id"] = content["meta"]["run_id"] if run_id is ... else run_id
+    torch.save({k: v for k, v in content.items() if v is not None}, target)
+
+
+def test_checkpoints_of_two_runs_are_listed_and_one_is_chosen_by_its_path(three_epochs, tmp_path):
+    """One of them was written before runs had ids."""
+    config, work_dir = three_epochs
+    folder = copy_without_the_end(work_dir, tmp_path / "run")
+    second = load(folder / "epoch_1.pth")
+    old = second["meta"].pop("run_id")
+    torch.save(second, folder / "epoch_1.pth")
+    for given in ([], ["auto"]):
+        with pytest.raises(UserError) as caught:
+            run(config, folder, "--resume", *given)
+        text = str(caught.value)
+        assert "checkpoints of 2 runs: a run without an id (epoch_1.pth, epoch 1, it" in text
+        assert f"run {old} (epoch_2.pth, epoch 2" in text and "--resume PATH" in text
+    run(config, folder, "--resume", folder / "epoch_1.pth")
+    assert run_id(folder / "epoch_2.pth") is run_id(folder / "epoch_3.pth") is None
+    assert_same_training_state(folder / "epoch_3.pth", work_dir / "epoch_3.pth")
+
+
+def test_a_checkpoint_of_elsewhere_does_not_go_on_among_those_of_another_run(
+    three_epochs, tmp_path
+):
+    config, work_dir = three_epochs
+    other = tmp_path / "other"
+    other.mkdir()
+    load_and_change(work_dir / "epoch_1.pth", other / "epoch_1.pth", {}, "0123")
+    before = contents(other)
+    with pytest.raises(UserError, match=r"of another run than .*epoch_2.pth in .*run 0123 \("):
+        run(config, other, "--resume", work_dir / "epoch_2.pth")
+    assert contents(other) == before
+
+
+def test_nothing_to_resume(three_epochs, tmp_path, capsys):
+    """Logs, pictures, exports and published weights are no run."""
+    config, work_dir = three_epochs
+    folder = tmp_path / "run"
+    shutil.copytree(work_dir, folder)
+    load_and_change(folder / "epoch_3.pth", folder / "published.pth", optimizer=None, run_id=None)
+    for path in folder.glob("epoch_*"):
+        path.unlink()
+    out_dir = f"default_hooks.checkpoint.out_dir={tmp_path / 'out'}"
+    options = ["--cfg-options", "train_cfg.max_epochs=1"]
+    (folder / "published.pth").unlink()
+    with pytest.raises(UserError) as caught:
+        run(config, folder, "--resume", *options, out_dir)
+    for place in (tmp_path / "out" / "run", folder):
+        assert str(place) in str(caught.value)
+    assert "--resume auto" in str(caught.value)
+    with pytest.raises(UserError, match="Give one of the two"):
+        run(config, folder, "--resume", "--overwrite")
+    run(config, folder, "--resume", "auto", *options)
+    assert f"no checkpoint in {folder} yet, starting a new run" in capsys.readouterr().out
+    assert run_id(folder / "epoch_1.pth") != run_id(work_dir / "epoch_1.pth")
+
+
 @pytest.mark.parametrize(
     "name, text",
     [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
 
 from gersp_mm.checkpoints.compare import not_finite
+from gersp_mm.checkpoints.find import RUN_ID
 from gersp_mm.checkpoints.resume import optimizer_tensors, require_same_run
+from gersp_mm.engine.runs import together
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.model import unwrap
@@ -17,7 +20,8 @@ from gersp_mm.utils.model import unwrap
 class CheckpointCheckHook(Hook):
     """Refuse a checkpoint that is not of this run, and weights that are not finite.
 
-    The tools of this package add it to every run, also to one whose config does not name it.
+    Every checkpoint notes the id of its run in ``meta['run_id']``; a resumed run keeps it. The
+    tools of this package add this hook to every run, also to one whose config does not name it.
 
     Raises:
         UserError: A run is resumed from a file whose model, optimizer, schedule or averaged model
@@ -26,26 +30,33 @@ class CheckpointCheckHook(Hook):
     """
 
     priority = "VERY_HIGH"  # before anything is loaded, averaged or exported
+    run_id: str | None = None
 
     def before_run(self, runner: Any) -> None:
-        """Note the buffers that hold infinity by design, such as masks."""
+        """Draw an id of the run, and note the buffers that hold infinity by design, as masks do."""
+        self.run_id = secrets.token_hex(6)
         self._infinite = set(not_finite(dict(unwrap(runner.model).named_buffers())))
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Compare everything that is about to be loaded, if the run is resumed."""
         if not runner._resume:
             return
-        require_same_run(
-            checkpoint,
-            str(runner._load_from or "the checkpoint"),
-            model=unwrap(runner.model),
-            optim_wrapper=runner.optim_wrapper,
-            schedulers=runner.param_schedulers,
-            averaged=_averaged(runner),
-        )
+        with together():  # all ranks read the same file
+            if runner.rank == 0:
+                require_same_run(
+                    checkpoint,
+                    str(runner._load_from or "the checkpoint"),
+                    model=unwrap(runner.model),
+                    optim_wrapper=runner.optim_wrapper,
+                    schedulers=runner.param_schedulers,
+                    averaged=_averaged(runner),
+                )
+        self.run_id = checkpoint["meta"].get(RUN_ID)  # None before runs had ids
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Look at the weights and the optimizer's state that are about to be written."""
+        if self.run_id is not None:
+            checkpoint["meta"][RUN_ID] = self.run_id
         tensors = dict(checkpoint["state_dict"])
         if "optimizer" in checkpoint:
             model = unwrap(runner.model)

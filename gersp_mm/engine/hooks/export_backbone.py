@@ -59,6 +59,7 @@ class ExportBackboneHook(Hook):
             std=preprocessor.std.flatten().tolist(),
             epoch=checkpoint["meta"]["epoch"],
             config=runner.cfg.pretty_text,
+            run_id=checkpoint["meta"].get("run_id"),
         )
         self.path = path
 
