@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 
 import pytest
 import torch
 
+from gersp_mm.checkpoints.read import config_values
 from gersp_mm.commands import train as tool
 from gersp_mm.utils.errors import UserError
 from tests.downstream import downstream_twin
@@ -91,7 +93,7 @@ def test_a_second_start_is_refused_and_a_resumed_run_keeps_its_id(
     copy_without_the_end(work_dir, folder)
     before = contents(folder)
     (first,) = {run_id(path) for path in work_dir.glob("*.pth")}  # the export's too
-    start = ["--cfg-options", "randomness.seed=1", *option]
+    start = ["--cfg-options", "train_dataloader.num_workers=0", *option]
     with pytest.raises(UserError) as caught:
         run(config, tmp_path / "run", *start)
     text = str(caught.value)
@@ -235,3 +237,58 @@ def test_a_downstream_run_with_the_hooks_of_its_host(downstream_data, tmp_path, 
     assert f"{work_dir / checkpoint} is of another run" in str(caught.value)
     run(*start[:2], "--resume", "--cfg-options", longer)  # without any weights to start from
     assert (work_dir / checkpoint.replace("1", "2")).exists()
+
+
+def log_of(folder, text):
+    (log,) = (p.read_text() for p in folder.glob("*/*.log") if text in p.read_text())
+    return log
+
+
+def cosine(base, step, whole, eta_min=0.001):
+    return eta_min + (base - eta_min) * (1 + math.cos(math.pi * step / whole)) / 2
+
+
+def test_options_of_optimizer_and_schedule_are_applied_to_a_resumed_run(three_epochs, tmp_path):
+    """As if the run had begun with them: MMEngine would load the old ones over them."""
+    config, work_dir = three_epochs
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(work_dir / "epoch_1.pth", folder)
+    changed = ["optim_wrapper.optimizer.lr=0.1", "optim_wrapper.optimizer.weight_decay=0.3",
+               "optim_wrapper.optimizer.momentum=0.5", "param_scheduler.0.T_max=4",
+               "train_cfg.max_epochs=4", "log_level=INFO"]  # fmt: skip
+    run(config, folder, "--resume", "--cfg-options", *changed)
+    for epoch in (2, 3, 4):
+        checkpoint = load(folder / f"epoch_{epoch}.pth")
+        (group,) = checkpoint["optimizer"]["param_groups"]
+        step = min(2 * epoch, 7)  # MMEngine's schedulers make no step at their end
+        assert group["lr"] == pytest.approx(cosine(0.1, step, 8)), epoch
+        assert (group["initial_lr"], group["weight_decay"], group["momentum"]) == (0.1, 0.3, 0.5)
+        values = config_values(checkpoint["meta"]["cfg"])["optim_wrapper"]["optimizer"]
+        assert (values["lr"], values["weight_decay"], values["momentum"]) == (0.1, 0.3, 0.5)
+    log = log_of(folder, "changed since the checkpoint")
+    (applied,) = (x for x in log.splitlines() if "applied to its optimizer and schedule: " in x)
+    (effect,) = (x for x in log.splitlines() if "in effect from now on: " in x)
+    assert "optim_wrapper.optimizer.lr=0.1 (was 0.01)" in applied
+    assert "param_scheduler.0.T_max=4 (was 3)" in applied and "max_epochs" not in applied
+    assert "train_cfg.max_epochs=4 (was 3)" in effect and "optimizer" not in effect
+
+
+@pytest.mark.parametrize(
+    "option, text",
+    [
+        ("randomness.seed=7", r"cannot change randomness.seed=7 \(was \d+\)"),
+        ("optim_wrapper.optimizer.type=AdamW", r"optimizer.type=AdamW \(was SGD\)"),
+    ],
+)
+def test_options_that_a_resumed_run_cannot_change_are_refused(
+    three_epochs, tmp_path, option, text
+):
+    config, work_dir = three_epochs
+    path = tmp_path / "epoch_1.pth"
+    shutil.copy(work_dir / "epoch_1.pth", path)
+    start = [option] if "seed" in option else [option, "optim_wrapper.optimizer.momentum=None"]
+    with pytest.raises(UserError, match=text) as caught:
+        run(config, tmp_path, "--resume", "--cfg-options", *start)
+    assert f"--cfg-options load_from={path}" in str(caught.value)
+    assert list(tmp_path.glob("*.pth")) == [path]
