@@ -58,7 +58,7 @@ class CheckpointCheckHook(Hook):
                     model=unwrap(runner.model),
                     optim_wrapper=runner.optim_wrapper,
                     schedulers=runner.param_schedulers,
-                    averaged=_averaged(runner),
+                    averaged=averaged_model(runner),
                 )
         self.run_id = checkpoint["meta"].get(RUN_ID)  # None before runs had ids
         self._options = options
@@ -90,7 +90,7 @@ class CheckpointCheckHook(Hook):
         if "optimizer" in checkpoint:
             model = unwrap(runner.model)
             tensors |= optimizer_tensors(checkpoint["optimizer"], runner.optim_wrapper, model)
-        averaged = _averaged(runner)
+        averaged = averaged_model(runner)
         if averaged is not None:
             tensors |= {f"averaged {n}": tensor for n, tensor in averaged.state_dict().items()}
         broken = [name for name in not_finite(tensors) if name not in self._infinite]
@@ -104,6 +104,7 @@ class CheckpointCheckHook(Hook):
             )
 
 
-def _averaged(runner: Any) -> Any:
+def averaged_model(runner: Any) -> Any:
+    """Return the averaged model of the run's ``EMAHook``, or None."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
     return hooks[0].ema_model if hooks else None
