@@ -3,6 +3,7 @@
 from gersp_mm.engine.preflight import (
     batch,
     classes,
+    monitors,
     names,
     parts,
     schedule,
@@ -40,4 +41,5 @@ RUN_CHECKS = (
     teacher.check_teacher_start,
     teacher.check_batch_norm,
     schedule.check_schedule,
+    monitors.check_monitors,
 )
