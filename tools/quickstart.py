@@ -306,11 +306,11 @@ def main(args):
 
     from gersp_mm.engine.schedule import as_options, fitted_options
 
-    work_dir = args.work_dir.resolve()
+    work_dir = args.work_dir.expanduser().resolve()
     cfg = Config.fromfile(CONFIG)
     epochs = args.epochs or cfg.train_cfg.max_epochs
     own = {
-        name: str(getattr(args, name).resolve()) if getattr(args, name) else None
+        name: str(getattr(args, name).expanduser().resolve()) if getattr(args, name) else None
         for name in ("remote_sensing", "natural")
     }
     settings = dict(epochs=epochs, seed=args.seed, **own)

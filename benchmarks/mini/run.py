@@ -273,7 +273,7 @@ def facts_of(run: Run, seconds: float) -> dict[str, Any]:
 
 def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
     """Evaluate all finished runs of the study, and random weights, into rows of results."""
-    data = Path(os.environ.get("GERSP_DATA", "data"))
+    data = Path(os.environ.get("GERSP_DATA", "data")).expanduser()
     lists = data / f"mini_{args.size}"
     sets = {
         "EuroSAT": (lists / "eurosat_train.txt", lists / "eurosat_test.txt"),
@@ -345,7 +345,7 @@ def main(args: argparse.Namespace) -> None:
             state = "done" if run.finished.is_file() else "to do"
             print(f"# {run.title}: {state}\nGERSP_MINI_SIZE={args.size} {run.words}")
         return
-    lists = Path(os.environ.get("GERSP_DATA", "data"), f"mini_{args.size}")
+    lists = Path(os.environ.get("GERSP_DATA", "data"), f"mini_{args.size}").expanduser()
     if not (lists / "natural.txt").is_file():
         raise UserError(f"there is no {lists}: run python benchmarks/mini/prepare.py first")
     cores = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from gersp_mm.images.listing import ImageList, is_passed_over
+from gersp_mm.images.listing import ImageList, is_passed_over, require_entries
 from gersp_mm.utils.errors import UserError, listed
 
 PARTS = ("train", "val", "test")
@@ -73,23 +73,31 @@ def _check_dataset(dataset: Any, preparation: str | None) -> None:
     if not ann_file or not classes or key in _checked:
         return
     path = named[0]
+    prefix = dataset.get("data_prefix") or ""
+    if isinstance(prefix, Mapping):
+        prefix = prefix.get("img_path") or prefix.get("img") or ""
+    folder = os.path.join(root, prefix)
     if path.suffix == ".json":
-        _check_coco(path, classes)
+        _check_coco(path, classes, folder)
     elif path.is_dir():
         _check_dota(path, classes)
     elif path.suffix == ".txt":
-        _check_labels(path, classes, str(dataset.get("type", "")).startswith("gersp_mm."))
+        ours = str(dataset.get("type", "")).startswith("gersp_mm.")
+        _check_labels(path, classes, ours, folder)
     _checked.add(key)
 
 
-def _check_coco(path: Path, classes: tuple[str, ...]) -> None:
+def _check_coco(path: Path, classes: tuple[str, ...], folder: str) -> None:
     try:
-        categories = json.loads(path.read_text(encoding="utf-8"))["categories"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        categories = content["categories"]
         found = tuple(c["name"] for c in sorted(categories, key=lambda c: c["id"]))
+        images = [str(image["file_name"]) for image in content.get("images", ())]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is no COCO annotation file ({type(error).__name__}: {error}): write it again"
         ) from None
+    require_entries(path, images, folder)
     if found == classes:
         return
     if set(found) == set(classes):
@@ -146,13 +154,14 @@ def _compare_folders(folders: Mapping[str, tuple[str, list[str]]]) -> None:
             )
 
 
-def _check_labels(path: Path, classes: tuple[str, ...], ours: bool) -> None:
+def _check_labels(path: Path, classes: tuple[str, ...], ours: bool, folder: str) -> None:
     images = ImageList.read(path, path.parent)
     if images.oddities and not ours:
         raise UserError(
             f"{path} has {' and '.join(images.oddities)}, which mmpretrain does not read. Save it "
             "as UTF-8 without a byte-order mark, and write / in its paths."
         )
+    require_entries(path, images.paths, folder)
     for name, label in zip(images.paths, images.labels or ()):
         if label >= len(classes):
             raise UserError(
