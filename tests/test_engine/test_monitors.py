@@ -32,7 +32,7 @@ CASES = [
     ("rotated", "dota/AP50", None),
     ("rotated", "mAP", "Choose one of dota/mAP, dota/AP50"),
     ("segmentation", "mIoU", None),
-    ("segmentation", "miou", "Did you mean mIoU"),
+    ("segmentation", "mIou", "Did you mean mIoU"),
     ("own", "mine/a", None),
     ("own", "a", "Choose one of mine/…"),
     ("unknown", "anything", None),

@@ -29,7 +29,7 @@ REASONS = {
     "of another machine": ("/home/me/{}.png", "data/train", "Its paths are absolute"),
     "no folder": ("{}.png", "dat/train", "The folder .*dat/train/? does not exist"),
     "current folder": ("data/train/{}.png", "elsewhere", "relative to the current folder"),
-    "windows": ("a\\b\\{}.png", "data/train", "has no a/b in it: remove it"),
+    "windows": ("a\\b\\{}.png", "data/train", "The folder a/b is not in .*train/?: remove it"),
     "nothing like it": ("x{}.jpg", "data/train", "Correct data_root or data_prefix"),
 }
 
