@@ -397,7 +397,7 @@ def _why_missing(entry: str, root: str) -> str:
             extra = "/".join(parts[:n])
             twice = osp.abspath(folder).replace(os.sep, "/").endswith(f"/{extra}")
             why = "is named twice" if twice else f"is not in {folder}"
-            return f"The folder {extra} {why}: remove it from the entries, or from the end of data_root."
+            return f"The folder {extra} {why}: remove it from the entries or from data_root."
     if root and osp.lexists(plain):
         return "They are relative to the current folder: set data_root and data_prefix to ''."
     with os.scandir(folder) as inside:
