@@ -27,7 +27,7 @@ from gersp_mm.checkpoints.integrity import (
     verify_records,
     weights_sha256,
 )
-from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.errors import UserError, counted, listed
 
 # Plain data of well-known libraries, which training checkpoints hold beside their tensors. Like all
 # classes that are not in REAL they are read as stand-ins, but without --trust.
@@ -199,7 +199,8 @@ def require_finite(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor])
     """Raise a :class:`UserError` that names the tensors which hold NaN or infinity, if any do."""
     if bad := not_finite(tensors):
         raise UserError(
-            f"{path}: {len(bad)} tensors hold NaN or infinity ({listed(bad)}): its training "
+            f"{path}: {counted(len(bad), 'tensor')} hold{'s' * (len(bad) == 1)} NaN or infinity "
+            f"({listed(bad)}): its training "
             "diverged, or the file is damaged. Use a checkpoint from before"
         )
 

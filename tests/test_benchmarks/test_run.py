@@ -294,7 +294,7 @@ def test_weights_that_are_not_finite_give_no_row(folder):
     content["state_dict"]["backbone.layer1.0.conv1.weight"][0] = float("nan")
     del content["meta"]["weights_sha256"]
     torch.save(content, "c.pth")
-    with pytest.raises(UserError, match=r"c\.pth: 1 tensors hold NaN .*layer1\.0\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"c\.pth: 1 tensor holds NaN .*layer1\.0\.conv1\.weight"):
         run(PLAN.replace("b.pth", "c.pth"))
     assert not list(folder.rglob("results.jsonl"))
 

@@ -29,6 +29,7 @@ RUN_CHECKS = (
     classes.check_natural_classes,
     classes.check_downstream_classes,
     batch.check_epoch,
+    batch.check_pooled_norm,
     batch.check_queue,
     batch.check_queue_is_filled,
     batch.check_accumulation,
@@ -41,5 +42,6 @@ RUN_CHECKS = (
     teacher.check_teacher_start,
     teacher.check_batch_norm,
     schedule.check_schedule,
+    schedule.check_checkpoint_counting,
     monitors.check_monitors,
 )
