@@ -575,6 +575,9 @@ these are taken as classes for the evaluation; otherwise there is no evaluation.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return its exit code."""
     args = parse_args(argv)
+    for name in ("out", "remote_sensing", "natural", "wheels"):
+        if getattr(args, name) is not None:
+            setattr(args, name, getattr(args, name).expanduser())
     started = time.time()
     try:
         manifest = prepare(args.out, args.remote_sensing, args.natural, args.wheels, args.force)

@@ -59,7 +59,7 @@ environment:
                (default: data in the checkout)""",
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, default=BACKBONE, metavar="FILE",
+    add("--checkpoint", type=lambda text: Path(text).expanduser(), default=BACKBONE, metavar="FILE",
         help="exported ResNet-18 backbone; default: the quickstart's, "
         "work_dirs/quickstart/gersp_r18_demo_backbone.pth")  # fmt: skip
     add("--epochs", type=int, help="epochs of fine-tuning; default: as in the config")
@@ -250,9 +250,9 @@ def draw(coco, tiles, predictions, out):
 
 def main(args):
     """Run all steps."""
-    data = Path(os.environ.get("GERSP_DATA") or ROOT / "data").resolve()
+    data = Path(os.environ.get("GERSP_DATA") or ROOT / "data").expanduser().resolve()
     os.environ["GERSP_DATA"] = str(data)
-    work_dir = args.work_dir.resolve()
+    work_dir = args.work_dir.expanduser().resolve()
     steps = Steps(total=1 + len(STARTS) * len(args.seeds))
     coco = steps.run("test and training tiles", prepare, data / "demo")
 

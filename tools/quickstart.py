@@ -164,7 +164,7 @@ def train(config, work_dir, options, values, notable):
     """
     command = [
         sys.executable, str(ROOT / "tools" / "train.py"), str(config), "--work-dir", str(work_dir),
-        "--resume", "--cfg-options", *options,
+        "--resume", "auto", "--cfg-options", *options,
     ]  # fmt: skip
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -306,11 +306,11 @@ def main(args):
 
     from gersp_mm.engine.schedule import as_options, fitted_options
 
-    work_dir = args.work_dir.resolve()
+    work_dir = args.work_dir.expanduser().resolve()
     cfg = Config.fromfile(CONFIG)
     epochs = args.epochs or cfg.train_cfg.max_epochs
     own = {
-        name: str(getattr(args, name).resolve()) if getattr(args, name) else None
+        name: str(getattr(args, name).expanduser().resolve()) if getattr(args, name) else None
         for name in ("remote_sensing", "natural")
     }
     settings = dict(epochs=epochs, seed=args.seed, **own)

@@ -122,7 +122,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = Path(os.environ.get("GERSP_DATA", "data"))
+    data = Path(os.environ.get("GERSP_DATA", "data")).expanduser()
     parser.add_argument("data", nargs="?", type=Path, default=data, metavar="DATA")
     parser.add_argument("--size", choices=tuple(SIZES), default="cpu")
     parser.add_argument("--download", action="store_true", help="fetch what is missing")

@@ -79,7 +79,7 @@ class Run(NamedTuple):
         options = [f"{key}={value}" for key, value in self.options.items()]
         return [
             *(sys.executable, str(ROOT / "tools" / "train.py"), os.path.relpath(self.config)),
-            *("--work-dir", str(self.folder), "--resume"),
+            *("--work-dir", str(self.folder), "--resume", "auto"),
             *("--cfg-options", f"randomness.seed={self.seed}", *options),
         ]
 
@@ -217,7 +217,8 @@ def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
     for run in runs:
         if run.finished.is_file():
             before = json.loads(run.finished.read_text(encoding="utf-8"))["command"]
-            if before != run.words:
+            as_now = before.replace(" --resume --", " --resume auto --")  # which it was before
+            if as_now != run.words:
                 raise UserError(
                     f"{run.folder} holds a run of\n  {before}\nand the study now says\n  "
                     f"{run.words}\nremove the folder, or take another --work-dir"
@@ -272,7 +273,7 @@ def facts_of(run: Run, seconds: float) -> dict[str, Any]:
 
 def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
     """Evaluate all finished runs of the study, and random weights, into rows of results."""
-    data = Path(os.environ.get("GERSP_DATA", "data"))
+    data = Path(os.environ.get("GERSP_DATA", "data")).expanduser()
     lists = data / f"mini_{args.size}"
     sets = {
         "EuroSAT": (lists / "eurosat_train.txt", lists / "eurosat_test.txt"),
@@ -344,7 +345,7 @@ def main(args: argparse.Namespace) -> None:
             state = "done" if run.finished.is_file() else "to do"
             print(f"# {run.title}: {state}\nGERSP_MINI_SIZE={args.size} {run.words}")
         return
-    lists = Path(os.environ.get("GERSP_DATA", "data"), f"mini_{args.size}")
+    lists = Path(os.environ.get("GERSP_DATA", "data"), f"mini_{args.size}").expanduser()
     if not (lists / "natural.txt").is_file():
         raise UserError(f"there is no {lists}: run python benchmarks/mini/prepare.py first")
     cores = (

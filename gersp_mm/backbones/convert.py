@@ -104,6 +104,7 @@ def take_backbone(
     path = Path(path)
     content = read_checkpoint(path, trust)
     state, beside = _unwrap(path, content.data)
+    state, chosen = _exported_weights(content.data, state)
     tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors; it has {listed(list(state)) or 'nothing'}")
@@ -112,6 +113,9 @@ def take_backbone(
         return exported
 
     tensors, notes = _without_wrappers(path, tensors)
+    if chosen is not None:
+        kind = "averaged weights of EMAHook" if chosen == "ema" else "weights without averaging"
+        notes.append(f"taken are the {kind}")
     facts = _config_facts(content.data.get("meta"))
     _refuse_other_input(path, facts)
     layout, prefix = _find(path, tensors, teacher)
@@ -150,6 +154,8 @@ def take_backbone(
         source=dict(name=row.name, file=path.name, images=row.images or None),
         source_sha256=file_sha256(path),
     )
+    if chosen is not None:
+        meta["weights"] = chosen
     counts = _counts(tensors, raw, prefix, layout, role)
     return Conversion(
         backbone, meta, raw, layout.by_position, depth, counts, reasons, tuple(notes), warnings
@@ -197,6 +203,27 @@ def _unwrap(path: Path, data: Mapping[str, Any]) -> tuple[Mapping[str, Any], lis
             "weights: save its state_dict() instead"
         )
     return data, beside
+
+
+def _exported_weights(
+    data: Mapping[str, Any], state: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], str | None]:
+    """Return the weights that were exported next to a checkpoint with averaged weights, and which.
+
+    MMEngine's ``EMAHook`` swaps both: ``state_dict`` holds the averaged weights, and
+    ``ema_state_dict`` those that the optimizer moves. Of other files the state is returned as it
+    is, with None.
+    """
+    other, meta = data.get("ema_state_dict"), data.get("meta")
+    if not isinstance(other, Mapping) or "state_dict" not in data or not isinstance(meta, Mapping):
+        return state, None
+    if "mmengine_version" not in meta:
+        return state, None
+    if meta.get("weights") != "raw":
+        return state, "ema"
+    prefix = "module."
+    raw = {str(k)[len(prefix) :]: v for k, v in other.items() if str(k).startswith(prefix)}
+    return {**state, **raw}, "raw"
 
 
 def _exported(

@@ -88,6 +88,7 @@ def export_backbone(
     epoch: int | None = None,
     config: str | None = None,
     source_sha256: str | None = None,
+    **facts: str | None,
 ) -> dict[str, Any]:
     """Write ``{'state_dict': {'backbone.…': tensor}, 'meta': {plain Python}}``.
 
@@ -104,6 +105,7 @@ def export_backbone(
         epoch: epochs trained.
         config: text of the training config.
         source_sha256: hash of the file that the weights were taken from, None for a run's own.
+        facts: more for ``meta``, such as ``run_id`` and ``weights``; None is left out.
 
     Returns:
         The ``meta`` that was written.
@@ -127,6 +129,7 @@ def export_backbone(
             "earlier checkpoint"
         )
     meta = describe_backbone(backbone, arch, method, mean, std, epoch, config, source_sha256)
+    meta.update({name: fact for name, fact in facts.items() if fact is not None})
     save_atomically(dict(state_dict=backbone, meta=meta), path)
     return meta
 

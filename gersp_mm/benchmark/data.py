@@ -82,7 +82,7 @@ def known_data(name: str) -> Data:
         UserError: it is not there, or not as it should be.
     """
     known = KNOWN[name]
-    root = Path(os.environ.get("GERSP_DATA", "data"), name)
+    root = Path(os.environ.get("GERSP_DATA", "data"), name).expanduser()
     if not root.is_dir():
         raise UserError(
             f"data: {name} is looked for in {root}, which does not exist: put it there, or set "

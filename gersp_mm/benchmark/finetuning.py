@@ -34,7 +34,7 @@ def finetune(job: Job, folder: Path, device: str) -> list[dict[str, Any]]:
         common = ["--work-dir", str(folder), "--cfg-options", *options]
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "trained").is_file():
-            _call("train.py", [config, "--resume", *common], folder, device, job.title)
+            _call("train.py", [config, "--resume", "auto", *common], folder, device, job.title)
             (folder / "trained").touch()
         checkpoint = latest_checkpoint(str(folder))
         if checkpoint is None:

@@ -18,6 +18,7 @@ from gersp_mm.evaluation.features import read_parts
 from gersp_mm.evaluation.linear_probe import DEFAULT_SWEEP
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.paths import expand_home
 
 PROTOCOLS: dict[str, dict[str, Any]] = {  # fields and their defaults
     "knn": dict(data=None, k=20, temperature=0.07),
@@ -141,7 +142,7 @@ def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None
     if not path.is_file():
         raise UserError(f"there is no plan {path}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = expand_home(yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Finding the checkpoint to resume from."""
+"""Finding the checkpoints of a run, and the one to resume from."""
 
 from __future__ import annotations
 
@@ -6,16 +6,42 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from gersp_mm.checkpoints.read import StandIn, read_checkpoint
-from gersp_mm.utils.errors import UserError
+from gersp_mm.checkpoints.read import StandIn, UntrustedError, read_checkpoint
+from gersp_mm.utils.errors import UserError, listed
+
+RUN_ID = "run_id"  # key of a checkpoint's and an export's meta
+CONVERTED = "Resume it with the program that wrote it, or start a new run from its weights"
+
+
+class Progress(NamedTuple):
+    """How far a checkpoint is, and whose it is.
+
+    Attributes:
+        resumable: Whether it holds an optimizer.
+        epoch: Epochs trained.
+        iteration: Iterations trained.
+        run_id: Id of its run; None for checkpoints that were written before runs had ids.
+    """
+
+    resumable: bool
+    epoch: int
+    iteration: int
+    run_id: str | None
+
+
+class Found(NamedTuple):
+    """A checkpoint in a folder."""
+
+    path: Path
+    progress: Progress
 
 
 def latest_checkpoint(
-    work_dir: str | os.PathLike, warn: Callable[[str], object] = warnings.warn
+    *folders: str | os.PathLike, warn: Callable[[str], object] = warnings.warn
 ) -> str | None:
     """Return the whole checkpoint that is furthest in training, or None where there is none.
 
@@ -25,40 +51,93 @@ def latest_checkpoint(
     MMEngine's ``best_*.pth``, come after those with one.
 
     Args:
-        work_dir: Folder of the checkpoints.
-        warn: Called with one sentence about each damaged file that is further in training.
+        folders: Folders of the checkpoints of one run.
+        warn: Called with one sentence about each file that is further in training and unreadable.
 
     Raises:
-        UserError: Every checkpoint of the folder is damaged.
+        UserError: Every checkpoint is unreadable, or there are checkpoints of several runs.
     """
-    ranked, damaged = [], []
-    for path in sorted(Path(work_dir).glob("*.pth")):
+    found, unread = find_checkpoints(*folders)
+    _refuse_several_runs(found, folders)
+    unreadable = [f"a damaged checkpoint: {text}" for text in unread]
+    for path, _ in sorted(found, key=lambda entry: (entry.progress[:3], entry.path), reverse=True):
         try:
-            progress = read_progress(path)
-        except Exception as error:  # of files, zip archives and pickles
-            damaged.append(f"{path} ({type(error).__name__}: {error})")
+            read_checkpoint(path, remedy=CONVERTED)
+        except UntrustedError as error:
+            unreadable.append(f"a checkpoint that may hold code: {error}")
             continue
-        if progress is not None:
-            ranked.append((progress, path))
-    for _, path in sorted(ranked, reverse=True):
-        try:
-            read_checkpoint(path)
         except UserError as error:
-            damaged.append(str(error))
+            unreadable.append(f"a damaged checkpoint: {error}")
             continue
-        for text in damaged:
-            warn(f"passed over a damaged checkpoint: {text}")
+        for text in unreadable:
+            warn(f"passed over {text}")
         return str(path)
-    if damaged:
+    if unreadable:
         raise UserError(
-            f"no checkpoint in {work_dir} is whole: {'; '.join(damaged)}. Remove them to start "
-            "from the beginning, or name another one"
+            f"no checkpoint in {listed(folders)} can be read: {'; '.join(unreadable)}. Remove them "
+            "to start from the beginning, or name another one"
         )
     return None
 
 
-def read_progress(path: str | os.PathLike) -> tuple[bool, int, int] | None:
-    """Return whether a checkpoint holds an optimizer, its epoch and its iteration.
+def find_checkpoints(*folders: str | os.PathLike) -> tuple[list[Found], list[str]]:
+    """Return the checkpoints of trainings in some folders, and what cannot be read there.
+
+    Args:
+        folders: May not exist; one that is named twice is read once.
+
+    Returns:
+        The checkpoints by path, without exported backbones; and a text about each file whose
+        content is not known.
+    """
+    found, unread = [], []
+    for folder in dict.fromkeys(Path(folder) for folder in folders):
+        for path in sorted(folder.glob("*.pth")):
+            try:
+                progress = read_progress(path)
+            except Exception as error:  # of files, zip archives and pickles
+                unread.append(f"{path} ({type(error).__name__}: {error})")
+                continue
+            if progress is not None:
+                found.append(Found(path, progress))
+    return found, unread
+
+
+def by_run(found: Iterable[Found]) -> dict[str | None, list[Found]]:
+    """Return checkpoints by the id of their run, each run's in the order of training.
+
+    Weights without an optimizer and without an id, such as published ones, are of no run.
+    """
+    runs: dict[str | None, list[Found]] = {}
+    for entry in sorted(found, key=lambda entry: entry.progress[1:3]):
+        if entry.progress.resumable or entry.progress.run_id is not None:
+            runs.setdefault(entry.progress.run_id, []).append(entry)
+    return runs
+
+
+def describe_runs(runs: Mapping[str | None, list[Found]]) -> str:
+    """Say which runs these are, and how far each of them is."""
+    texts = []
+    for run_id, entries in runs.items():
+        names = list(dict.fromkeys(entry.path.name for entry in entries))
+        shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        last = entries[-1].progress
+        name = f"run {run_id}" if run_id else "a run without an id"
+        texts.append(f"{name} ({shown}, epoch {last.epoch}, iteration {last.iteration})")
+    return "; ".join(texts)
+
+
+def _refuse_several_runs(found: Iterable[Found], folders: tuple[str | os.PathLike, ...]) -> None:
+    runs = by_run(entry for entry in found if entry.progress.resumable)
+    if len(runs) > 1:
+        raise UserError(
+            f"{listed(folders)} holds checkpoints of {len(runs)} runs: {describe_runs(runs)}. Name "
+            "the checkpoint to resume from with --resume PATH"
+        )
+
+
+def read_progress(path: str | os.PathLike) -> Progress | None:
+    """Return how far a checkpoint is.
 
     The names in the file are read and its tensors are not, so that this is quick. No code of the
     file runs.
@@ -72,17 +151,28 @@ def read_progress(path: str | os.PathLike) -> tuple[bool, int, int] | None:
     Raises:
         Exception: The file is empty, cut off or something else.
     """
-    with zipfile.ZipFile(path) as archive:
-        (name,) = (n for n in archive.namelist() if n.partition("/")[2] == "data.pkl")
-        with archive.open(name) as file:
-            content = _Outline(file).load()
+    content = read_outline(path)
     meta = content.get("meta") if isinstance(content, Mapping) else None
     if not isinstance(meta, Mapping) or "state_dict" not in content:
         return None
-    epoch, iteration = meta.get("epoch"), meta.get("iter")
+    epoch, iteration, run_id = (meta.get(name) for name in ("epoch", "iter", RUN_ID))
     if not isinstance(epoch, int) or not isinstance(iteration, int):
         return None
-    return "optimizer" in content, epoch, iteration
+    return Progress(
+        "optimizer" in content, epoch, iteration, run_id if isinstance(run_id, str) else None
+    )
+
+
+def read_outline(path: str | os.PathLike) -> Any:
+    """Return what a file of ``torch.save`` holds, with empty stand-ins for all but plain Python.
+
+    Raises:
+        Exception: The file is empty, cut off or something else.
+    """
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (n for n in archive.namelist() if n.partition("/")[2] == "data.pkl")
+        with archive.open(name) as file:
+            return _Outline(file).load()
 
 
 class _Outline(pickle.Unpickler):

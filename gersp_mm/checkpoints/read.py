@@ -27,7 +27,7 @@ from gersp_mm.checkpoints.integrity import (
     verify_records,
     weights_sha256,
 )
-from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.errors import UserError, counted, listed
 
 # Plain data of well-known libraries, which training checkpoints hold beside their tensors. Like all
 # classes that are not in REAL they are read as stand-ins, but without --trust.
@@ -93,6 +93,10 @@ STARTS = {  # what a file that is not PyTorch's starts with
     b"\xff\xd8\xff": "is a JPEG image",
     b"%PDF": "is a PDF document",
 }
+
+
+class UntrustedError(UserError):
+    """A whole file holds objects of classes that are not read without ``trust``."""
 
 
 class Content(NamedTuple):
@@ -195,7 +199,8 @@ def require_finite(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor])
     """Raise a :class:`UserError` that names the tensors which hold NaN or infinity, if any do."""
     if bad := not_finite(tensors):
         raise UserError(
-            f"{path}: {len(bad)} tensors hold NaN or infinity ({listed(bad)}): its training "
+            f"{path}: {counted(len(bad), 'tensor')} hold{'s' * (len(bad) == 1)} NaN or infinity "
+            f"({listed(bad)}): its training "
             "diverged, or the file is damaged. Use a checkpoint from before"
         )
 
@@ -377,7 +382,7 @@ def _read_with_stand_ins(path: Path, reason: Exception) -> tuple[Any, tuple[str,
 def _refuse_untrusted(path: Path, stand_ins: tuple[str, ...], trust: bool, remedy: str) -> None:
     unknown = [name for name in stand_ins if name not in HARMLESS]
     if unknown and not trust:
-        raise UserError(
+        raise UntrustedError(
             f"{path} needs more than tensors and plain Python: {listed(unknown)}. "
             "Training frameworks pickle such objects (Lightning its hyper-parameters), but so does "
             f"a file that is to run code. {remedy}"

@@ -9,7 +9,7 @@ import torch
 from mmengine.optim import OptimWrapperDict
 
 from gersp_mm.checkpoints.compare import compare, not_finite
-from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.errors import UserError, counted, listed
 
 # What a checkpoint of a training holds and a file of weights does not.
 TRAINING_PARTS = ("state_dict", "optimizer", "message_hub")
@@ -141,7 +141,10 @@ def _compare_optimizer(
     groups, own = state.get("param_groups", []), optimizer.param_groups
     counts = [[len(group["params"]) for group in side] for side in (groups, own)]
     if counts[0] != counts[1]:
-        texts = [f"{sum(sizes)} parameters in {len(sizes)} groups" for sizes in counts]
+        texts = [
+            f"{counted(sum(sizes), 'parameter')} in {counted(len(sizes), 'group')}"
+            for sizes in counts
+        ]
         if texts[0] == texts[1]:
             texts = [f"{text} ({listed(sizes)})" for text, sizes in zip(texts, counts)]
         return [f"{texts[0]} instead of {texts[1]}"]
@@ -165,7 +168,7 @@ def _compare_schedulers(given: Any, own: Any) -> list[str]:
     flat = _flat(given)
     mine = _flat(own)
     if len(flat) != len(mine):
-        return [f"{len(flat)} schedulers instead of {len(mine)}"]
+        return [f"{counted(len(flat), 'scheduler')} instead of {len(mine)}"]
     found = []
     for number, (state, scheduler) in enumerate(zip(flat, mine)):
         names = [_public(side) for side in (state, scheduler.state_dict())]

@@ -41,7 +41,7 @@ import re
 from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, counted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
     runner = benchmark.Runner(plan, out, device, args.num_workers)
     done = runner.finished()
     left = [job for job in jobs if not done.issuperset(job.identities)]
-    print(f"{len(jobs)} jobs, {len(jobs) - len(left)} of them done; rows go to {out}", flush=True)
+    ready = f"{counted(len(jobs), 'job')}, {len(jobs) - len(left)} of them done"
+    print(f"{ready}; rows go to {out}", flush=True)
     if any(job.seed is None for job in jobs):
         print("what does not change with the seed is run once and gets the seed null")
     if args.dry_run:
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"[{count}/{len(jobs)}] {state}: {job.title} ({job.what['protocol']})")
         return
     ran = runner.run(jobs)
-    print(f"{ran} jobs run; next: python tools/benchmarks/table.py {out}")
+    print(f"{counted(ran, 'job')} run; next: python tools/benchmarks/table.py {out}")
 
 
 def main(argv: list[str] | None = None) -> None:

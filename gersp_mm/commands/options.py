@@ -8,6 +8,7 @@ import sys
 from typing import Any, Callable
 
 from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.paths import expand_home
 
 # What the system says of a disk that is full and of paths that cannot be written to.
 UNWRITABLE = {
@@ -46,8 +47,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run a tool; bad input or a full disk become one line on stderr and exit code 2."""
+    """Run a tool; bad input or a full disk become one line on stderr and exit code 2.
+
+    ``~`` is expanded in its arguments.
+    """
     try:
+        expand_home(vars(args))
         main(args)
     except UserError as error:
         # From a worker process it comes with that process's traceback in front.

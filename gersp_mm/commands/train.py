@@ -2,7 +2,7 @@
 
 Examples:
   python tools/train.py configs/pretrain/gersp_r18_demo.py
-  python tools/train.py configs/pretrain/gersp_r50.py --amp bf16 --resume
+  python tools/train.py configs/pretrain/gersp_r50.py --amp bf16 --resume      (an interrupted run)
   python tools/train.py configs/pretrain/gersp_r50.py --cfg-options \
       train_dataloader.dataset.remote_sensing.data_root=/my/images train_dataloader.batch_size=64
   bash tools/dist_train.sh configs/pretrain/gersp_r50.py 8     (several GPUs, or CPU processes)
@@ -30,10 +30,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         nargs="?",
-        const="auto",
+        const=True,
         metavar="CKPT",
-        help="resume from CKPT; without a value, from the checkpoint in the work directory that is "
-        "furthest in training",
+        help="resume from CKPT; without a value, from the checkpoint of this run that is furthest "
+        "in training; 'auto': likewise, or start a new run where there is none",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start a new run where an older one has left checkpoints, and remove them and its "
+        "exported backbones before the first step; other files stay",
     )
     parser.add_argument(
         "--amp",
@@ -62,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine import launch
     from gersp_mm.engine.config import require_weights
+    from gersp_mm.engine.resume import choose_checkpoint
     from gersp_mm.engine.runs import sole_run
 
     cfg = load_config(args)
@@ -87,9 +94,9 @@ def run(args: argparse.Namespace) -> None:
     check_data(cfg, ["train", "val"])
     launch.join_processes(cfg)
     with sole_run(cfg.work_dir):
-        launch.choose_checkpoint(cfg, args.resume)
+        replaced = choose_checkpoint(cfg, args.resume, args.overwrite)
         require_weights(cfg)
-        launch.train(cfg)
+        launch.train(cfg, replaced)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from gersp_mm.images.listing import ImageList, is_passed_over
+from gersp_mm.images.listing import ImageList, is_passed_over, require_entries
 from gersp_mm.utils.errors import UserError, listed, nearest
 
 PARTS = ("train", "val", "test")
 FOLDER_DATASETS = ("CustomDataset", "ImageNet", "LabelledImages")
 # Notes by file and classes: a file is read once.
-_checked: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+_checked: dict[tuple[str, tuple[str, ...], str | None], list[str]] = {}
 
 
 def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> list[str]:
@@ -57,7 +57,7 @@ def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> list[str]:
         for evaluator in _as_list(cfg.get(f"{part}_evaluator")):
             path = Path(evaluator.get("ann_file") or "")
             if classes and path.suffix == ".json" and path.is_file():
-                notes += _look_once(_check_coco, path, classes)
+                notes += _look_once(path, classes, None, partial(_check_coco, path, classes, None))
     _compare_folders(folders)
     return list(dict.fromkeys(notes))
 
@@ -137,34 +137,45 @@ def _check_dataset(
     if not ann_file:
         return []
     path = named[0]
-    if path.suffix == ".json":
-        return _look_once(_check_coco, path, classes) if _is_coco(dataset, scope) else []
-    if path.is_dir():
-        return _look_once(_check_dota, path, classes)
-    if path.suffix == ".txt" and scope not in ("mmdet", "mmrotate", "mmseg"):  # names alone
-        ours = str(dataset.get("type", "")).startswith("gersp_mm.")
-        return _look_once(partial(_check_labels, ours=ours), path, classes)
-    return []
+    folder = os.path.join(root, prefix.get("img_path") or prefix.get("img") or "")
+    look = partial(_check_file, dataset, path, classes, folder, scope)
+    return _look_once(path, classes, folder, look)
 
 
 def _look_once(
-    look: Callable[[Path, tuple[str, ...]], list[str]], path: Path, classes: tuple[str, ...]
+    path: Path, classes: tuple[str, ...], folder: str | None, look: Callable[[], list[str]]
 ) -> list[str]:
-    key = (str(path), classes)
+    key = (str(path), classes, folder)
     if key not in _checked:
-        _checked[key] = look(path, classes)
+        _checked[key] = look()
     return _checked[key]
 
 
-def _check_coco(path: Path, classes: tuple[str, ...]) -> list[str]:
+def _check_file(
+    dataset: Any, path: Path, classes: tuple[str, ...], folder: str, scope: str
+) -> list[str]:
+    if path.suffix == ".json":
+        return _check_coco(path, classes, folder) if _is_coco(dataset, scope) else []
+    if path.is_dir():
+        return _check_dota(path, classes)
+    if path.suffix == ".txt" and scope not in ("mmdet", "mmrotate", "mmseg"):  # names alone
+        ours = str(dataset.get("type", "")).startswith("gersp_mm.")
+        return _check_labels(path, classes, folder, ours)
+    return []
+
+
+def _check_coco(path: Path, classes: tuple[str, ...], folder: str | None) -> list[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = {category["id"]: category["name"] for category in content["categories"]}
+        images = [str(image["file_name"]) for image in content.get("images", ())]
         boxes = Counter(box["category_id"] for box in content.get("annotations", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is no COCO annotation file ({type(error).__name__}: {error}): write it again"
         ) from None
+    if folder is not None:
+        require_entries(path, images, folder)
     found = tuple(names.values())  # mmdet numbers them in this order, whatever their ids
     if unknown := [name for name in classes if name not in found]:
         raise UserError(
@@ -269,7 +280,7 @@ def _compare_folders(folders: Mapping[str, tuple[str, list[str]]]) -> None:
             )
 
 
-def _check_labels(path: Path, classes: tuple[str, ...], ours: bool) -> list[str]:
+def _check_labels(path: Path, classes: tuple[str, ...], folder: str, ours: bool) -> list[str]:
     images = ImageList.read(path, path.parent)
     if images.oddities and not ours:
         raise UserError(
@@ -284,12 +295,13 @@ def _check_labels(path: Path, classes: tuple[str, ...], ours: bool) -> list[str]
                 f"{len(classes)} classes in the config's metainfo.classes need. To leave classes "
                 "out, write a list without them."
             )
-        folder = os.path.basename(os.path.dirname(name))
-        if numbers.get(folder, label) != label:
+        named = os.path.basename(os.path.dirname(name))
+        if numbers.get(named, label) != label:
             raise UserError(
                 f"{path}: {name!r} has the label {label}, which is {classes[label]!r} in the "
                 "config's metainfo.classes. Write the classes in the order of the labels."
             )
+    require_entries(path, images.paths, folder)
     return []
 
 

@@ -20,6 +20,7 @@ from gersp_mm.images.listing import (
     find_classes,
     find_images,
     is_passed_over,
+    require_entries,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING
 from gersp_mm.registry import DATASETS
@@ -94,6 +95,8 @@ class MillionAID(CustomDataset):
         if not images.paths:
             what = "`path label` lines" if self.labelled else "one path a line"
             raise UserError(f"{source} holds no image (looked for: {what})")
+        if not osp.isdir(osp.join(folder, DATABASE)):
+            require_entries(source, images.paths, folder)
         if images.labels is None:
             return images.paths
         return [f"{path} {label}" for path, label in zip(images.paths, images.labels)]

@@ -13,6 +13,7 @@ from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.engine.preflight.names import check_options
 from gersp_mm.utils.errors import UserError, check_choice
+from gersp_mm.utils.paths import expand_home
 
 PREFIX = "backbone."
 NOT_GIVEN = "not-given"  # what the configs say where GERSP_CHECKPOINT is not set
@@ -44,9 +45,10 @@ def read_config(
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is code, it may raise anything
         raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
+    expand_home(cfg._cfg_dict)
     scope = cfg.get("default_scope") or "mmengine"
     with DefaultScope.overwrite_default_scope(scope):
-        parsed = parse_options(options, cfg)
+        parsed = expand_home(parse_options(options, cfg))
         findings = check_options(cfg, parsed)
     if all(finding.severity == "warning" for finding in findings):
         before = _switched(cfg)

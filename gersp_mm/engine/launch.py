@@ -9,7 +9,9 @@ import os
 import os.path as osp
 import re
 import sys
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -17,14 +19,13 @@ from mmengine.dist import init_dist, is_distributed
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
-from gersp_mm.checkpoints.find import latest_checkpoint
-from gersp_mm.checkpoints.resume import require_training_state
-from gersp_mm.engine.checkpoint_loading import read_all_weights_safely, read_weights
+from gersp_mm.engine.checkpoint_loading import read_all_weights_safely
 from gersp_mm.engine.config import read_config
 from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
 from gersp_mm.engine.preflight.classes import fill_class_count
 from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
+from gersp_mm.engine.resume import ReplaceHook
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.memory import keep_freed_memory
@@ -92,13 +93,19 @@ def build_runner(cfg: Config) -> Runner:
         return Runner.from_cfg(cfg)
 
 
-def train(cfg: Config) -> None:
+def train(cfg: Config, replaced: Sequence[Path] = ()) -> None:
     """Build the run of a config and train.
+
+    Args:
+        cfg: The config.
+        replaced: Files of an older run, removed before the first step.
 
     Raises:
         UserError: A part cannot be built; the message names its key.
     """
     runner = build_runner(cfg)
+    if replaced:
+        runner.register_hook(ReplaceHook(replaced))
     with told_in_one_line(cfg):
         runner.train()
 
@@ -126,44 +133,6 @@ def join_processes(cfg: Config) -> None:
     environment = cfg.get("env_cfg", {})
     set_multi_processing(**environment.get("mp_cfg", {}), distributed=True)
     init_dist(cfg.launcher, **environment.get("dist_cfg", {}))
-
-
-def choose_checkpoint(cfg: Config, given: str | None) -> None:
-    """Set ``cfg.resume`` and ``cfg.load_from`` to the checkpoint that a run is resumed from.
-
-    Args:
-        cfg: Changed in place; its ``resume`` and ``load_from`` count where ``given`` is None.
-        given: A path; ``'auto'`` for the checkpoint of the work directory that is furthest in
-            training, if there is one; None.
-
-    Raises:
-        UserError: The file does not exist, is damaged or is no checkpoint of a training.
-    """
-    if given is None and cfg.get("resume"):
-        given = cfg.get("load_from") or "auto"
-    if given is None:
-        return
-    cfg.resume = False
-    if given == "auto":
-        folder = checkpoint_folder(cfg)
-        found = latest_checkpoint(folder, lambda text: print(f"warning: {text}", file=sys.stderr))
-        if found is None:
-            cfg.load_from = None
-            print(f"--resume: no checkpoint in {folder} yet, starting from the beginning")
-            return
-        given = found
-    elif not os.path.exists(given) and "://" not in given:
-        raise UserError(f"--resume: there is no checkpoint {given}")
-    require_training_state(read_weights(given), given)
-    cfg.resume, cfg.load_from = True, given
-
-
-def checkpoint_folder(cfg: Config) -> str:
-    """Return the folder that MMEngine's checkpoint hook writes to."""
-    out_dir = (cfg.get("default_hooks", {}).get("checkpoint") or {}).get("out_dir")
-    if out_dir is None or out_dir == cfg.work_dir:
-        return cfg.work_dir
-    return osp.join(out_dir, osp.basename(cfg.work_dir.rstrip(osp.sep)))
 
 
 def _leave_processes() -> None:

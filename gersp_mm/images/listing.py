@@ -262,6 +262,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 # ------------------------------------------------------------------------------------------ lists
 
+LOOKED_AT = 16  # entries of a list, before the first step
 MARKS = (
     (codecs.BOM_UTF8, "utf-8", "a UTF-8 byte-order mark"),
     (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
@@ -349,6 +350,62 @@ def _split(line: str) -> tuple[str, str]:
     if not (path and label.isdecimal()):
         path, _, label = line.replace("\t", " ").rpartition(" ")
     return (path.rstrip(), label) if path and label.isdecimal() else (line, "")
+
+
+def require_entries(
+    path: str | os.PathLike, entries: Sequence[str], root: str | os.PathLike
+) -> None:
+    r"""Look at some entries of a list, and refuse it if none of them is there.
+
+    Single files that are missing are left to those that read them.
+
+    Args:
+        path: The list, for the message.
+        entries: Paths of images.
+        root: Folder that they are relative to.
+
+    Raises:
+        UserError: None of them exists; with the likely reason (the folder is not there, it is
+            named twice or left out, ``\`` separates folders, or paths are of another machine).
+    """
+    root = os.fspath(root)
+    if "://" in root or not entries:
+        return
+    looked_at = [entries[i] for i in range(0, len(entries), max(1, len(entries) // LOOKED_AT))]
+    if any(osp.lexists(osp.join(root, entry)) for entry in looked_at):
+        return
+    first = looked_at[0]
+    raise UserError(
+        f"{path}: none of {len(looked_at)} entries that were looked at exists, such as "
+        f"{osp.join(root, first)}. {_why_missing(first, root)}"
+    )
+
+
+def _why_missing(entry: str, root: str) -> str:
+    """Say why an entry of a list is not found, and what to do."""
+    folder = root or "."
+    if osp.isabs(entry):
+        return "Its paths are absolute and of another place: write them relative to data_root."
+    if not osp.isdir(folder):
+        return f"The folder {folder} does not exist: correct data_root or data_prefix."
+    plain = entry.replace("\\", "/")
+    if plain != entry and osp.lexists(osp.join(root, plain)):
+        return "It separates folders by \\: write / instead."
+    parts = plain.split("/")
+    for n in range(1, len(parts)):
+        if osp.lexists(osp.join(root, *parts[n:])):
+            extra = "/".join(parts[:n])
+            twice = osp.abspath(folder).replace(os.sep, "/").endswith(f"/{extra}")
+            why = "is named twice" if twice else f"is not in {folder}"
+            return f"The folder {extra} {why}: remove it from the entries or from data_root."
+    if root and osp.lexists(plain):
+        return "They are relative to the current folder: set data_root and data_prefix to ''."
+    with os.scandir(folder) as inside:
+        names = sorted(item.name for item in inside if item.is_dir())
+    for name in names[:LOOKED_AT]:
+        if osp.lexists(osp.join(folder, name, plain)):
+            return f"The images lie in {osp.join(folder, name)}: correct data_root or data_prefix."
+    return "Correct data_root or data_prefix, or write the list again."
 
 
 def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:

@@ -64,6 +64,11 @@ def listed(names: Collection[object], most: int = 5) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 tensor``, ``2,000 tensors``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
     """Return the known name that is spelled most like ``name``, or None if none is close."""
     close = difflib.get_close_matches(name, sorted(set(known)), 1, cutoff)

@@ -56,7 +56,7 @@ def jobs_run(child: subprocess.Popen) -> int:
     """Wait for a process to end well."""
     *_, last = child.stdout
     assert child.wait() == 0
-    return int(last.split(" jobs run; ")[0])
+    return int(last.split(" job")[0])
 
 
 def comparable(out: str) -> list[dict]:

@@ -294,7 +294,7 @@ def test_weights_that_are_not_finite_give_no_row(folder):
     content["state_dict"]["backbone.layer1.0.conv1.weight"][0] = float("nan")
     del content["meta"]["weights_sha256"]
     torch.save(content, "c.pth")
-    with pytest.raises(UserError, match=r"c\.pth: 1 tensors hold NaN .*layer1\.0\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"c\.pth: 1 tensor holds NaN .*layer1\.0\.conv1\.weight"):
         run(PLAN.replace("b.pth", "c.pth"))
     assert not list(folder.rglob("results.jsonl"))
 
@@ -329,7 +329,7 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
         run(FINETUNE)
     ran, found = run(FINETUNE)
     assert [tool for tool, _ in calls] == ["train.py", "test.py", "test.py", "train.py", "test.py"]
-    assert "--resume" in calls[0][1] and "train_cfg.max_epochs=1" in calls[0][1]
+    assert {"--resume", "auto"} <= set(calls[0][1]) and "train_cfg.max_epochs=1" in calls[0][1]
     assert {"pretrained=b.pth", "randomness.seed=3"} <= set(calls[0][1])
     assert {"pretrained=None", "randomness.seed=3"} <= set(calls[3][1])
     assert ran == 2

@@ -279,8 +279,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "It is a transformer. Of other backbones than ResNets only exported files",
     ),
     # values
-    "NaN": (saved(with_value(float("nan"))), "1 tensors hold NaN or infinity (backbone.conv1.w"),
-    "infinity": (saved(with_value(float("inf"))), "1 tensors hold NaN or infinity"),
+    "NaN": (saved(with_value(float("nan"))), "1 tensor holds NaN or infinity (backbone.conv1.w"),
+    "infinity": (saved(with_value(float("inf"))), "1 tensor holds NaN or infinity"),
     "integers": (saved(cast(torch.int8)), "conv1.weight is of type torch.int8, no floating point"),
     # other networks and inputs
     "caffe in its config": (

@@ -75,15 +75,15 @@ def test_damaged_ones_are_passed_over_and_named(tmp_path, kind):
     content = Path(bad).read_bytes()
     if kind == "bytes changed":
         damage(bad, content.index(bytes(4000)) + 1000)
-        assert read_progress(bad) == (True, 2, 20)
+        assert read_progress(bad) == (True, 2, 20, None)
     else:
         parts = {"cut off": content[: len(content) // 2], "empty": b"", "text": b"hello\n"}
         Path(bad).write_bytes(parts[kind])
     told = []
-    assert latest_checkpoint(tmp_path, told.append) == whole
+    assert latest_checkpoint(tmp_path, warn=told.append) == whole
     assert len(told) == 1 and bad in told[0] and "damaged" in told[0]
     os.remove(whole)
-    with pytest.raises(UserError, match="no checkpoint in .* is whole: .*epoch_2.pth"):
+    with pytest.raises(UserError, match="no checkpoint in .* can be read: .*epoch_2.pth"):
         latest_checkpoint(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_one_that_is_behind_is_no_reason_to_warn_twice(tmp_path):
     damage(old, Path(old).read_bytes().index(bytes(4000)) + 1000)
     newest = write(tmp_path, "epoch_2.pth", 2, 20)
     told = []
-    assert latest_checkpoint(tmp_path, told.append) == newest and told == []
+    assert latest_checkpoint(tmp_path, warn=told.append) == newest and told == []
 
 
 class Attack:
@@ -106,5 +106,25 @@ def test_no_code_of_a_candidate_runs(tmp_path, monkeypatch):
     whole = write(tmp_path, "epoch_1.pth", 1, 10)
     write(tmp_path, "epoch_2.pth", 2, 20, state_dict=Attack())
     told = []
-    assert latest_checkpoint(tmp_path, told.append) == whole
+    assert latest_checkpoint(tmp_path, warn=told.append) == whole
     assert len(told) == 1 and not (tmp_path / "attacked").exists()
+    assert "passed over a checkpoint that may hold code" in told[0] and "damaged" not in told[0]
+    assert "--trust" not in told[0]  # which a run does not have
+
+
+def meta(epoch, run_id):
+    return dict(epoch=epoch, iter=10 * epoch, run_id=run_id)
+
+
+def test_checkpoints_of_several_runs_in_two_folders(tmp_path):
+    (tmp_path / "out").mkdir()
+    write(tmp_path, "epoch_1.pth", 0, 0, meta=meta(1, "one"))
+    furthest = write(tmp_path / "out", "epoch_2.pth", 0, 0, meta=meta(2, "one"))
+    folders = (tmp_path, tmp_path / "out", tmp_path)
+    assert latest_checkpoint(*folders) == furthest
+    write(tmp_path, "best_of_another.pth", 0, 0, meta=meta(3, "two"), optimizer=None)
+    assert latest_checkpoint(*folders) == furthest  # weights alone are not resumed
+    write(tmp_path / "out", "epoch_3.pth", 0, 0, meta=meta(3, "two"))
+    text = r"of 2 runs: run one \(epoch_1.pth to epoch_2.pth, epoch 2"
+    with pytest.raises(UserError, match=text):
+        latest_checkpoint(*folders)

@@ -83,7 +83,7 @@ def test_another_schedule(first_run, pair_data, tmp_path):
     cfg = resumed(demo_config(pair_data, tmp_path, iterations=2, epochs=2), first_run)
     warm_up = dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=2)
     cfg.param_scheduler = [warm_up, *cfg.param_scheduler]
-    assert "param_scheduler: 1 schedulers instead of 2" in refusal(cfg)
+    assert "param_scheduler: 1 scheduler instead of 2" in refusal(cfg)
     cfg.param_scheduler = [dict(type="PolyLR", power=0.9, end=2)]
     assert "instead of those of a PolyLR of lr" in refusal(cfg)
 

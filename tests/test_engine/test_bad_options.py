@@ -64,6 +64,7 @@ PRETRAIN = {
     "default_hooks.collapse_monitor.min_std=nan": "CollapseMonitorHook: min_std cannot be nan",
     "default_hooks.bad_images.max_share=5": "max_share cannot be 5. Set it to .* 0 to 1",
     "default_hooks.teacher_update.end_momentum=2": "end_momentum cannot be 2. Set it to .* 0 to 1",
+    "custom_hooks=[dict(type=EMAHook,hooks=[dict(a=1)])]": "EMAHook cannot start .*'hooks'",
     "custom_hooks=[dict(type=EMAHok)]": "custom_hooks.0.type='EMAHok' .* Did you mean EMAHook?",
     "randomness.seed=-1": "randomness.seed cannot be -1. Set it to a whole number from 0",
     "env_cfg.mp_cfg.mp_start_method=frok": "must be one of 'fork', 'spawn', 'forkserver'",

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.hooks import EMAHook
 from mmpretrain.models import ResNet
 
 from gersp_mm.backbones.architectures import arch_name
+from gersp_mm.backbones.convert import take_backbone
 from gersp_mm.backbones.exported import export_backbone, weights_sha256
 from gersp_mm.utils.errors import UserError
 from tests.runs import build, demo_config, load, train
@@ -93,3 +95,41 @@ def test_what_is_not_finite_is_not_exported(tmp_path):
     with pytest.raises(UserError, match="because NaN or infinity is in backbone.a"):
         export_backbone({"backbone.a": torch.tensor([1.0, float("inf")])}, *arguments)
     assert path.read_bytes() == written
+
+
+@pytest.mark.parametrize("weights, priority", [(None, "VERY_LOW"), ("raw", "NORMAL")])
+def test_averaged_weights_export_checkpoint_and_conversion_agree(
+    pair_data, tmp_path, weights, priority
+):
+    """Also where EMAHook puts its weights into the checkpoint after the export."""
+    cfg = demo_config(pair_data, tmp_path, iterations=2)
+    cfg.model.backbone = dict(type="mmpretrain.ResNet", depth=18, norm_cfg=dict(type="BN"))
+    cfg.model.neck.in_channels = cfg.model.natural_head.in_channels = 512
+    cfg.custom_hooks = [dict(type="EMAHook", momentum=0.4, priority=priority)]
+    if weights:
+        cfg.default_hooks.export_backbone.weights = weights
+    runner = train(cfg)
+    (averaged,) = (hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook))
+    name = "conv1.weight"
+    values = dict(ema=averaged.backbone.state_dict()[name],
+                  raw=runner.model.backbone.state_dict()[name])  # fmt: skip
+    assert (values["ema"] - values["raw"]).abs().max() > 1e-7
+    chosen = weights or "ema"
+    exported = torch.load(tmp_path / "gersp_r18_demo_backbone.pth", weights_only=True)
+    converted = take_backbone(tmp_path / "epoch_1.pth", source="mmlab")
+    assert torch.equal(exported["state_dict"][f"backbone.{name}"], values[chosen])
+    assert converted.meta["weights_sha256"] == exported["meta"]["weights_sha256"]
+    assert converted.meta["weights"] == exported["meta"]["weights"] == chosen
+    checkpoint = load(tmp_path / "epoch_1.pth")
+    assert checkpoint["meta"]["weights"] == chosen
+    assert torch.equal(checkpoint["state_dict"][f"backbone.{name}"], values["ema"])
+
+
+def test_averaged_weights_that_are_not_there_are_refused(pair_data, tmp_path):
+    cfg = demo_config(pair_data, tmp_path, iterations=2)
+    cfg.default_hooks.export_backbone.weights = "ema"
+    with pytest.raises(UserError, match="the run has no EMAHook"):
+        train(cfg)
+    cfg.default_hooks.export_backbone.weights = "mean"
+    with pytest.raises(UserError, match="must be one of 'raw', 'ema', got 'mean'"):
+        build(cfg)

@@ -18,7 +18,7 @@ from gersp_mm.engine.hooks.knn_eval import KNNEvalHook
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.images import duplicates
 from gersp_mm.utils.errors import UserError
-from tests.runs import assert_same_training_state, build, demo_config, train
+from tests.runs import assert_same_training_state, build, demo_config, load, train
 from tests.smoke import CONFIGS, SIZE, smoke_twin, write_classes
 
 
@@ -212,3 +212,70 @@ def test_images_that_cannot_be_decoded_are_named_before_the_first_step(pair_data
     with pytest.raises(UserError, match="24 of 24 images cannot be read, among them all of a cl"):
         runner.train()
     assert runner.iter == 0
+
+
+class Given(Hook):
+    """Gives the hooks below it accuracies of its own."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, *values):
+        self.values = iter(values)
+
+    def before_train(self, runner):
+        (hook,) = (hook for hook in runner.hooks if isinstance(hook, KNNEvalHook))
+        hook.evaluate = lambda runner: next(self.values)
+
+
+def steered(pair_data, work_dir, epochs, **checkpoint):
+    cfg = twin_with_knn(pair_data, work_dir, interval=1)
+    cfg.train_cfg.max_epochs = epochs
+    cfg.default_hooks.checkpoint.update(max_keep_ckpts=-1, **checkpoint)
+    return cfg
+
+
+def test_the_best_checkpoint_is_chosen_by_knn_and_the_others_stay_what_they_are(
+    pair_data, tmp_path
+):
+    def run(name, **checkpoint):
+        cfg = steered(pair_data, tmp_path / name, 3, **checkpoint)
+        train(cfg, Given(20.0, 60.0, 40.0))
+
+    run("best", save_best="knn_top1")
+    run("plain")
+    best = tmp_path / "best" / "best_knn_top1_epoch_2.pth"
+    assert list((tmp_path / "best").glob("best_*")) == [best]
+    weights, second = load(best), load(tmp_path / "plain" / "epoch_2.pth")
+    assert (weights["meta"]["epoch"], weights["meta"]["iter"]) == (2, second["meta"]["iter"])
+    for name, value in second["state_dict"].items():
+        assert torch.equal(weights["state_dict"][name], value), name
+    for epoch in (1, 2, 3):  # one that is written again for its note of the best stays the same
+        assert_same_training_state(
+            tmp_path / "best" / f"epoch_{epoch}.pth", tmp_path / "plain" / f"epoch_{epoch}.pth"
+        )
+
+
+def test_a_run_is_ended_early_by_knn(pair_data, tmp_path):
+    cfg = steered(pair_data, tmp_path, 5)
+    stop = dict(type="EarlyStoppingHook", monitor="knn_top1", patience=1, min_delta=1)
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), stop]
+    runner = train(cfg, Given(20.0, 60.0, 40.0))
+    assert runner.epoch == 3
+    assert not (tmp_path / "epoch_4.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        (dict(save_best="knn_top5"), "save_best='knn_top5' is given by no evaluation.*knn_top1"),
+        (dict(save_best="auto", knn=False), "save_best='auto' monitors a metric, but the run eval"),
+    ],
+)
+def test_a_metric_that_nothing_gives_is_refused(pair_data, tmp_path, changes, text):
+    has_knn = changes.pop("knn", True)
+    cfg = steered(pair_data, tmp_path, 2, **changes)
+    if not has_knn:
+        cfg.default_hooks.pop("knn_eval")
+    with pytest.raises(UserError, match=text):
+        train(cfg)
+    assert not list(tmp_path.glob("*.pth"))

@@ -136,7 +136,7 @@ BROKEN: dict[str, tuple[Any, dict, str]] = {
         None, dict(backbone__base_channels=16),
         "95 of another shape: backbone.layer1.0.conv1.weight is 8x8x3x3 instead of 16x8x3x3",
     ),
-    "NaN": (nan, {}, r"whole.pth: 1 tensors hold NaN or infinity \(backbone.layer2.0.conv1.wei"),
+    "NaN": (nan, {}, r"whole.pth: 1 tensor holds NaN or infinity \(backbone.layer2.0.conv1.wei"),
     "other mean": (
         None, dict(data_preprocessor__mean=[127.5] * 3), r"was trained with mean=\[123.*127.5",
     ),

@@ -161,7 +161,7 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "NaN": (
         lambda state: {**state, "backbone.bn1.bias": torch.full((8,), float("nan"))}, {},
-        "1 tensors hold NaN or infinity (bn1.bias)",
+        "1 tensor holds NaN or infinity (bn1.bias)",
     ),
     "nothing": (lambda state: {}, {}, "holds no tensors; it has nothing"),
     "other mean": (None, dict(data_preprocessor__mean=[0.0, 0.0, 0.0]), "was trained with mean="),

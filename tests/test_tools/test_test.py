@@ -266,7 +266,7 @@ REFUSED = {
     other_model: ([], r"missing: backbone\.conv1\.weight, .* and \d+ more; .*"
                       r"Its names start with 'x\.', which MMEngine does not remove"),
     more_layers: ([], r"1 unexpected: backbone\.layer4\.2\.conv1\.weight .*another config"),
-    not_a_number: ([], r"epoch_1\.pth: 1 tensors hold NaN or infinity \(head\.fc\.bias\)"),
+    not_a_number: ([], r"epoch_1\.pth: 1 tensor holds NaN or infinity \(head\.fc\.bias\)"),
     other_mean: ([], r"was trained with mean=\[127\.5, 127\.5, 127\.5\] \(RGB\), but .* has \[123"),
     other_mean_of_old: ([], r"was trained with std=\[1\.0, 1\.0, 1\.0\] \(RGB\), but .* has \[58"),
     other_order_of_old: ([], r"was trained on BGR images, but model\.data_preprocessor gives RGB"),

@@ -65,11 +65,11 @@ def test_a_run_with_every_option(pair_data, tmp_path):
     options = ["train_dataloader.num_workers=0", "default_hooks.collapse_monitor=None",
                "model.queue_len=20", "optim_wrapper.accumulative_counts=2",
                "optim_wrapper.optimizer.lr=0.03"]
-    done = call(config, "--resume", "--amp", "bf16", "--auto-scale-lr", "--log-to", "tensorboard",
-                "--cfg-options", *options, cwd=tmp_path)
+    done = call(config, "--resume", "auto", "--amp", "bf16", "--auto-scale-lr",
+                "--log-to", "tensorboard", "--cfg-options", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     work_dir = tmp_path / "work_dirs" / "small"
-    assert "--resume: no checkpoint in work_dirs/small yet, starting from" in done.stdout
+    assert "--resume auto: no checkpoint in work_dirs/small yet, starting a new run" in done.stdout
     assert "meant for batches of" not in done.stdout
     assert list(work_dir.glob("*/vis_data/events.out.tfevents.*"))
     checkpoint = load(work_dir / "epoch_1.pth")
@@ -142,7 +142,7 @@ def test_evaluating_without_anything_to_evaluate_is_one_error(pair_data, tmp_pat
 
 
 def start(config: Path, work_dir: Path, log: Path) -> subprocess.Popen:
-    command = [sys.executable, TRAIN, str(config), "--work-dir", str(work_dir), "--resume"]
+    command = [sys.executable, TRAIN, str(config), "--work-dir", str(work_dir), "--resume", "auto"]
     with open(log, "w") as file:
         return subprocess.Popen(
             command, env=environment(), stdout=file, stderr=file, start_new_session=True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
 
 from gersp_mm.checkpoints.compare import not_finite
+from gersp_mm.checkpoints.find import RUN_ID
 from gersp_mm.checkpoints.resume import optimizer_tensors, require_same_run
+from gersp_mm.engine.resumed_options import OptimizerChanges, OptionChanges
+from gersp_mm.engine.runs import together
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.model import unwrap
@@ -17,40 +21,76 @@ from gersp_mm.utils.model import unwrap
 class CheckpointCheckHook(Hook):
     """Refuse a checkpoint that is not of this run, and weights that are not finite.
 
-    The tools of this package add it to every run, also to one whose config does not name it.
+    Options that differ from those of the checkpoint are told in the log. The optimizer's and the
+    schedule's are applied after their states are loaded; what cannot be changed is refused.
+
+    Every checkpoint notes the id of its run in ``meta['run_id']``; a resumed run keeps it. The
+    tools of this package add this hook to every run, also to one whose config does not name it.
 
     Raises:
         UserError: A run is resumed from a file whose model, optimizer, schedule or averaged model
-            differs from the run's; or the weights or the optimizer's state that would be saved
-            hold NaN or infinity.
+            differs from the run's, or with an option that a resumed run cannot change; or the
+            weights or the optimizer's state that would be saved hold NaN or infinity.
     """
 
     priority = "VERY_HIGH"  # before anything is loaded, averaged or exported
+    run_id: str | None = None
+    _options: OptionChanges | None = None
+    _optimizers: OptimizerChanges | None = None
 
     def before_run(self, runner: Any) -> None:
-        """Note the buffers that hold infinity by design, such as masks."""
+        """Draw an id of the run, and note the buffers that hold infinity by design, as masks do."""
+        self.run_id = secrets.token_hex(6)
         self._infinite = set(not_finite(dict(unwrap(runner.model).named_buffers())))
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Compare everything that is about to be loaded, if the run is resumed."""
         if not runner._resume:
             return
-        require_same_run(
+        path = str(runner._load_from or "the checkpoint")
+        options = OptionChanges.of_checkpoint(checkpoint.get("meta") or {}, runner.cfg)
+        with together():  # all ranks read the same file
+            if runner.rank == 0:
+                options.refuse(path)
+                require_same_run(
+                    checkpoint,
+                    path,
+                    model=unwrap(runner.model),
+                    optim_wrapper=runner.optim_wrapper,
+                    schedulers=runner.param_schedulers,
+                    averaged=averaged_model(runner),
+                )
+        self.run_id = checkpoint["meta"].get(RUN_ID)  # None before runs had ids
+        self._options = options
+        self._optimizers = OptimizerChanges(
             checkpoint,
-            str(runner._load_from or "the checkpoint"),
-            model=unwrap(runner.model),
-            optim_wrapper=runner.optim_wrapper,
-            schedulers=runner.param_schedulers,
-            averaged=_averaged(runner),
+            runner.optim_wrapper,
+            runner.param_schedulers,
+            len(runner.train_dataloader),
         )
+
+    def before_train(self, runner: Any) -> None:
+        """Apply options that the loaded states have replaced, and tell all that differ."""
+        if self._options is None or self._optimizers is None:
+            return
+        self._optimizers.apply(runner.optim_wrapper, runner.param_schedulers)
+        for what, options in (
+            ("changed since the checkpoint, in effect from now on", self._options.in_effect),
+            ("changed since the checkpoint, applied to its optimizer and schedule",
+             self._options.applied),
+        ):  # fmt: skip
+            if options:
+                runner.logger.info(f"{what}: {listed(options, 20)}")
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Look at the weights and the optimizer's state that are about to be written."""
+        if self.run_id is not None:
+            checkpoint["meta"][RUN_ID] = self.run_id
         tensors = dict(checkpoint["state_dict"])
         if "optimizer" in checkpoint:
             model = unwrap(runner.model)
             tensors |= optimizer_tensors(checkpoint["optimizer"], runner.optim_wrapper, model)
-        averaged = _averaged(runner)
+        averaged = averaged_model(runner)
         if averaged is not None:
             tensors |= {f"averaged {n}": tensor for n, tensor in averaged.state_dict().items()}
         broken = [name for name in not_finite(tensors) if name not in self._infinite]
@@ -64,6 +104,7 @@ class CheckpointCheckHook(Hook):
             )
 
 
-def _averaged(runner: Any) -> Any:
+def averaged_model(runner: Any) -> Any:
+    """Return the averaged model of the run's ``EMAHook``, or None."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
     return hooks[0].ema_model if hooks else None

@@ -9,8 +9,9 @@ from mmengine.hooks import Hook
 
 from gersp_mm.backbones.architectures import arch_name
 from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.engine.hooks.checkpoint_check import averaged_model
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_choice
 from gersp_mm.utils.model import unwrap
 
 
@@ -25,15 +26,23 @@ class ExportBackboneHook(Hook):
     Args:
         method: name of the pre-training that the file carries; by default that of the model's
             class. Baselines that are made of GeRSP's parts name themselves here.
+        weights: ``'ema'`` for the averaged weights of the run's ``EMAHook``, ``'raw'`` for those
+            that the optimizer moves. By default ``'ema'`` where there is an ``EMAHook``, which are
+            also the weights that MMEngine writes into the checkpoint. The choice is noted in
+            ``meta['weights']`` of the export and of the checkpoint.
 
     Raises:
-        UserError: the data preprocessor has no mean and std to note in the file.
+        UserError: the data preprocessor has no mean and std to note in the file; or averaged
+            weights are asked for and the run has none.
     """
 
     priority = "NORMAL"
 
-    def __init__(self, method: str | None = None) -> None:
+    def __init__(self, method: str | None = None, weights: str | None = None) -> None:
+        if weights is not None:
+            check_choice("default_hooks.export_backbone.weights", weights, ("raw", "ema"))
         self.method = method
+        self.weights = weights
 
     def before_train(self, runner: Any) -> None:
         """Refuse at once what could not be exported at the first checkpoint."""
@@ -44,14 +53,23 @@ class ExportBackboneHook(Hook):
                 f"std of model.data_preprocessor ({type(preprocessor).__name__}), or set "
                 "default_hooks.export_backbone=None"
             )
+        if self.weights == "ema" and averaged_model(runner) is None:
+            raise UserError(
+                "default_hooks.export_backbone.weights='ema' needs averaged weights, but the run "
+                "has no EMAHook. Add custom_hooks=[dict(type='EMAHook')] or set weights='raw'"
+            )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Export from the state dict that is about to be saved (rank 0 alone gets here)."""
-        model = unwrap(runner.model)
+        """Export the weights of the checkpoint that is about to be saved (on rank 0 alone)."""
+        model, averaged = unwrap(runner.model), averaged_model(runner)
+        weights = self.weights or ("raw" if averaged is None else "ema")
+        # The models themselves: whether the checkpoint's are swapped depends on the hooks' order.
+        state = (averaged.module if weights == "ema" else model).state_dict()
+        checkpoint["meta"]["weights"] = weights
         preprocessor: Any = model.data_preprocessor
         path = osp.join(runner.work_dir, f"{config_name(runner)}_backbone.pth")
         export_backbone(
-            checkpoint["state_dict"],
+            state,
             path,
             arch=arch_name(model.backbone),
             method=self.method or type(model).__name__,
@@ -59,6 +77,8 @@ class ExportBackboneHook(Hook):
             std=preprocessor.std.flatten().tolist(),
             epoch=checkpoint["meta"]["epoch"],
             config=runner.cfg.pretty_text,
+            run_id=checkpoint["meta"].get("run_id"),
+            weights=weights,
         )
         self.path = path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, ParamSchedulerHook
 
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.evaluation.features import read_parts
@@ -23,7 +23,9 @@ class KNNEvalHook(Hook):
     """Classify labelled images by their nearest neighbours every few epochs.
 
     The features are those of the student's backbone in eval mode. The result goes to the log and
-    to every visualisation backend as ``knn_top1``, in per cent. All ranks share the work.
+    to every visualisation backend as ``knn_top1``, in per cent. All ranks share the work. The best
+    checkpoint (``default_hooks.checkpoint.save_best='knn_top1'``), an ``EarlyStoppingHook`` and a
+    ``ReduceOnPlateauLR`` can be steered by it.
 
     The evaluation comes after the checkpoint of its epoch. In a run of one process, an evaluation
     that fails is reported and the training goes on.
@@ -46,6 +48,7 @@ class KNNEvalHook(Hook):
     """
 
     priority = "LOWEST"  # after the checkpoint hook
+    metric_names = ("knn_top1",)
 
     def __init__(
         self,
@@ -97,13 +100,15 @@ class KNNEvalHook(Hook):
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
         try:
-            self.evaluate(runner)
+            accuracy = self.evaluate(runner)
         except Exception as error:
             runner.logger.warning(
                 f"\n{RULE}\n  The kNN evaluation after epoch {runner.epoch + 1} failed and has no "
                 f"result; the training goes on.\n  {type(error).__name__}: {error}\n{RULE}",
                 exc_info=not isinstance(error, UserError),
             )
+            return
+        _tell(runner, dict(knn_top1=accuracy))
 
     def evaluate(self, runner: Any) -> float:
         """Evaluate the model as it is and return the top-1 accuracy in per cent."""
@@ -125,6 +130,21 @@ class KNNEvalHook(Hook):
         runner.logger.info(f"kNN top-1 on {self.sources['test']}: {accuracy:.2f} %")
         runner.visualizer.add_scalar("knn_top1", accuracy, step=runner.iter + 1)
         return accuracy
+
+
+def _tell(runner: Any, metrics: dict[str, float]) -> None:
+    """Give the result to the hooks that act on one, as MMEngine's loop does after a validation.
+
+    Other hooks are left out: those that average weights would exchange them, for one.
+    """
+    steered = (CheckpointHook, EarlyStoppingHook, ParamSchedulerHook)
+    hooks = [hook for hook in runner.hooks if isinstance(hook, steered)]
+    runner.train_loop._epoch += 1  # which is counted before a validation
+    try:
+        for hook in hooks:
+            hook.after_val_epoch(runner, metrics=metrics)
+    finally:
+        runner.train_loop._epoch -= 1
 
 
 def _leave_out_unreadable(images: EvalImages) -> None:

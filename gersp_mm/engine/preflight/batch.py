@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import get_world_size
+from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.utils.model import unwrap
@@ -45,6 +48,44 @@ def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
             "Lower model.queue_len, or train for longer.",
             "warning",
         )
+
+
+def check_pooled_norm(runner: Any) -> Iterator[Finding]:
+    """A head that pools an image to one value per channel needs two images for its BatchNorm."""
+    loader = runner.train_dataloader
+    name = _pooled_norm(unwrap(runner.model))
+    if name is None or not loader.batch_size:
+        return
+    sizes = {loader.batch_size: "every batch has one image per process"}
+    ends = isinstance(runner.train_loop, EpochBasedTrainLoop) and not loader.drop_last
+    if ends and len(loader.sampler) > loader.batch_size:
+        rest = len(loader.sampler) % loader.batch_size
+        sizes.setdefault(rest, f"the last of {len(loader)} batches of an epoch has one image")
+    if 1 in sizes:
+        yield Finding(
+            "train_dataloader.batch_size",
+            loader.batch_size,
+            f"train_dataloader.batch_size={loader.batch_size} does not work with the BatchNorm of "
+            f"{name}, which gets one value per channel and image: {sizes[1]}.",
+            "Use at least 2 images per process, and train_dataloader.drop_last=True for the rest "
+            "of an epoch.",
+        )
+
+
+def _pooled_norm(model: nn.Module) -> str | None:
+    """Return the name of a BatchNorm behind a pooling to one value, None if there is none."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        pooled = False
+        for part in module:
+            if isinstance(part, nn.AdaptiveAvgPool2d):
+                pooled = part.output_size in (1, (1, 1))
+            for norm in part.modules() if pooled else ():
+                across = isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1
+                if isinstance(norm, _BatchNorm) and norm.training and not across:
+                    return name
+    return None
 
 
 def check_epoch(runner: Any) -> Iterator[Finding]:

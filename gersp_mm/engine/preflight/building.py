@@ -113,6 +113,10 @@ def _explain_method(error: Exception, frames: list[FrameType], cfg: Config) -> s
         if frame.f_globals.get("__name__") != "mmengine.runner.runner":
             continue
         method = frame.f_code.co_name
+        if method == "call_hook" and "unexpected keyword argument" in str(error):
+            name = type(frame.f_locals.get("hook")).__name__
+            text = first_line(error).partition(" in <")[0]
+            return f"{name} cannot start ({text}). Correct its values."
         if method == "build_dataloader":
             field = find_field(cfg, frame.f_locals.get("dataloader") or {}) or "a dataloader"
             unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))

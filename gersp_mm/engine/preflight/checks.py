@@ -3,6 +3,7 @@
 from gersp_mm.engine.preflight import (
     batch,
     classes,
+    monitors,
     names,
     parts,
     schedule,
@@ -29,6 +30,7 @@ RUN_CHECKS = (
     classes.check_downstream_classes,
     classes.check_class_names,
     batch.check_epoch,
+    batch.check_pooled_norm,
     batch.check_queue,
     batch.check_queue_is_filled,
     batch.check_accumulation,
@@ -41,6 +43,8 @@ RUN_CHECKS = (
     teacher.check_teacher_start,
     teacher.check_batch_norm,
     schedule.check_schedule,
+    schedule.check_checkpoint_counting,
+    monitors.check_monitors,
 )
 # Of a runner that only tests.
 TEST_CHECKS = (classes.check_downstream_classes,)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
 from gersp_mm.engine import schedule
 from gersp_mm.engine.preflight.findings import Finding
@@ -71,6 +72,22 @@ def compare_schedule(cfg: Config, epoch_length: int) -> Iterator[Finding]:
         fix,
         "error" if has_cycles and planned < length.number else "warning",
     )
+
+
+def check_checkpoint_counting(runner: Any) -> Iterator[Finding]:
+    """Find a checkpoint hook that waits for epochs in a run that counts iterations."""
+    length = schedule.run_length(runner.cfg)
+    if length is None or length.unit != "iters":
+        return
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.by_epoch:
+            yield Finding(
+                "default_hooks.checkpoint.by_epoch",
+                True,
+                "default_hooks.checkpoint counts epochs, but the run counts iterations, so no "
+                f"checkpoint is written before iteration {length.number}.",
+                "Set default_hooks.checkpoint.by_epoch=False and its interval in iterations.",
+            )
 
 
 def _check_counting(entries: Any, length: schedule.Length) -> Iterator[Finding]:

@@ -1,0 +1,185 @@
+"""Which checkpoint a run starts from, and the checkpoints that a new run finds in its folders."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
+
+from gersp_mm.checkpoints.find import (
+    RUN_ID,
+    by_run,
+    describe_runs,
+    find_checkpoints,
+    latest_checkpoint,
+    read_outline,
+    read_progress,
+)
+from gersp_mm.checkpoints.resume import require_training_state
+from gersp_mm.engine.checkpoint_loading import read_weights
+from gersp_mm.engine.runs import together
+from gersp_mm.utils.errors import UserError, listed
+
+AUTO = "auto"  # resume if there is a checkpoint, else start anew
+
+
+def choose_checkpoint(cfg: Config, given: str | bool | None, overwrite: bool = False) -> list[Path]:
+    """Set ``cfg.resume`` and ``cfg.load_from`` to the checkpoint that a run is resumed from.
+
+    Rank 0 looks, for all processes. Every process has to call this.
+
+    Args:
+        cfg: Changed in place; its ``resume`` and ``load_from`` count where ``given`` is None.
+        given: A path; True for the checkpoint of this run that is furthest in training;
+            ``'auto'`` for the same, or a new run where there is none; None for a new run.
+        overwrite: Whether a new run may take the place of an old one.
+
+    Returns:
+        Files of old runs, to be removed when the new run starts.
+
+    Raises:
+        UserError: The file does not exist, is damaged or is no checkpoint of a training; nothing
+            is found to resume; or a new run would be mixed with an old one.
+    """
+    chosen: list[Any] = [None, []]
+    with together():
+        if is_main_process():
+            chosen = list(_choose(cfg, given, overwrite))
+    broadcast_object_list(chosen)
+    path, replaced = chosen
+    if path is not None:
+        cfg.resume, cfg.load_from = True, path
+    else:
+        cfg.resume = False
+    return replaced
+
+
+def _choose(
+    cfg: Config, given: str | bool | None, overwrite: bool
+) -> tuple[str | None, list[Path]]:
+    """Return the checkpoint to resume from, or None, and the files that give way to a new run."""
+    if given is None and cfg.get("resume"):
+        given = cfg.get("load_from") or AUTO
+    if given is not None and overwrite:
+        raise UserError(
+            "--overwrite starts a new run, and --resume continues an old one. Give one of the two."
+        )
+    folders = run_folders(cfg)
+    if given is None:
+        return None, _make_room(folders, overwrite)
+    if given in (True, AUTO):
+        found = latest_checkpoint(*folders, warn=lambda text: _say(f"warning: {text}"))
+        if found is None and given is True:
+            raise UserError(
+                f"--resume: there is no checkpoint in {listed(folders)}. Name one with --resume "
+                "PATH, or start a new run without --resume; --resume auto resumes where it can"
+            )
+        if found is None:
+            print(f"--resume auto: no checkpoint in {listed(folders)} yet, starting a new run")
+            return None, _make_room(folders, False)
+        given = found
+    path = str(given)
+    if not os.path.exists(path) and "://" not in path:
+        raise UserError(f"--resume: there is no checkpoint {path}")
+    require_training_state(read_weights(path), path)
+    _refuse_other_runs(path, folders)
+    return path, []
+
+
+def run_folders(cfg: Config) -> list[str]:
+    """Return the folders that a run writes checkpoints to: the hook's, and the work directory."""
+    folders = (checkpoint_folder(cfg), cfg.work_dir)
+    return list(dict.fromkeys(f if "://" in f else osp.normpath(f) for f in folders))
+
+
+def checkpoint_folder(cfg: Config) -> str:
+    """Return the folder that MMEngine's checkpoint hook writes to."""
+    out_dir = (cfg.get("default_hooks", {}).get("checkpoint") or {}).get("out_dir")
+    if out_dir is None or out_dir == cfg.work_dir:
+        return cfg.work_dir
+    return osp.join(out_dir, osp.basename(cfg.work_dir.rstrip(osp.sep)))
+
+
+def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
+    """Return the files of old runs; refuse them unless they may be replaced."""
+    found, _ = find_checkpoints(*folders)
+    runs = by_run(found)
+    if runs and not overwrite:
+        raise UserError(
+            f"there are checkpoints of another run in {listed(folders)}: {describe_runs(runs)}. "
+            "Continue it with --resume, replace its checkpoints with --overwrite, or choose "
+            "another folder with --work-dir"
+        )
+    old = [entry.path for entries in runs.values() for entry in entries]
+    return [*old, *_exports(folders, {run_id for run_id in runs if run_id is not None})]
+
+
+def _exports(folders: list[str], run_ids: set[str]) -> list[Path]:
+    """Return the exported backbones of some runs."""
+    exports = []
+    for path in (path for folder in folders for path in sorted(Path(folder).glob("*.pth"))):
+        try:
+            meta = read_outline(path)["meta"]
+            if "weights_sha256" in meta and meta.get(RUN_ID) in run_ids:
+                exports.append(path)
+        except Exception:  # of files, archives and pickles: not known to be ours
+            continue
+    return exports
+
+
+def _refuse_other_runs(path: str, folders: list[str]) -> None:
+    """Refuse to continue a run among the checkpoints of others, unless the file is one of them."""
+    inside = any(osp.realpath(osp.dirname(path)) == osp.realpath(folder) for folder in folders)
+    if inside or not osp.exists(path):
+        return
+    others = by_run(find_checkpoints(*folders)[0])
+    others.pop(_run_id(path), None)
+    if others:
+        raise UserError(
+            f"--resume: there are checkpoints of another run than {path} in {listed(folders)}: "
+            f"{describe_runs(others)}. Choose another folder with --work-dir"
+        )
+
+
+def _run_id(path: str) -> str | None:
+    try:
+        progress = read_progress(path)
+    except Exception:  # of a file in the older format
+        return None
+    return progress.run_id if progress else None
+
+
+class ReplaceHook(Hook):
+    """Remove the files of an old run when nothing stands in the way of the first iteration."""
+
+    priority = "LOWEST"
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = list(paths)
+
+    def before_train(self, runner: Any) -> None:
+        """Remove them, and the notes of the newest checkpoint that name them."""
+        with together():
+            if is_main_process():
+                for path in self.paths:
+                    path.unlink(missing_ok=True)
+                for folder in {path.parent for path in self.paths} | {Path(runner.work_dir)}:
+                    _remove_note(folder / "last_checkpoint")
+        names = [str(path) for path in self.paths]
+        runner.logger.warning(f"--overwrite: removed {listed(names, 10)} of an older run")
+
+
+def _remove_note(note: Path) -> None:
+    if note.is_file() and not osp.exists(note.read_text(encoding="utf-8", errors="replace")):
+        note.unlink()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

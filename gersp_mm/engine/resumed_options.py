@@ -1,0 +1,242 @@
+"""What becomes of options that differ from those of the run that is resumed."""
+
+from __future__ import annotations
+
+import os.path as osp
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from mmengine.optim import OptimWrapperDict
+from mmengine.optim.scheduler.param_scheduler import ReduceOnPlateauParamScheduler
+
+from gersp_mm.checkpoints.read import UNREAD, config_values
+from gersp_mm.engine.config import NOT_GIVEN
+from gersp_mm.utils.errors import UserError, listed
+
+# The optimizer and the schedule get these after their states were loaded.
+APPLIED = ("auto_scale_lr.*", "optim_wrapper.optimizer.*", "optim_wrapper.paramwise_cfg.*",
+           "param_scheduler", "param_scheduler.*")  # fmt: skip
+# A resumed run keeps these as they were, or would be neither the old run nor a new one.
+FIXED = ("*.init_cfg.*", "optim_wrapper.optimizer.amsgrad", "optim_wrapper.optimizer.foreach",
+         "optim_wrapper.optimizer.fused", "optim_wrapper.optimizer.type", "pretrained",
+         "randomness.diff_rank_seed", "randomness.seed",
+         "train_dataloader.sampler.seed")  # fmt: skip
+# How the run is started; said elsewhere.
+SILENT = ("launcher", "load_from", "local_rank", "resume")
+NOTHING = object()
+PLAIN = (str, int, float, type(None))
+UNSET = (None, NOTHING)
+# Kept with the optimizer's state: they say how its step is computed.
+IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}
+STEPS = {"last_step", "verbose"}  # of a scheduler, besides its own names
+
+
+class OptionChanges:
+    """Options of a resumed run that differ from those of its checkpoint, in three lists.
+
+    Attributes:
+        in_effect: What takes effect because the run is built from it.
+        applied: What the states in the checkpoint would replace, applied after they are loaded.
+        refused: What cannot be changed in a resumed run.
+    """
+
+    def __init__(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        self.in_effect: list[str] = []
+        self.applied: list[str] = []
+        self.refused: list[str] = []
+        sides = [dict(_leaves(side)) for side in (before, now)]
+        for key in sorted({**sides[0], **sides[1]}):
+            old, new = (side.get(key, NOTHING) for side in sides)
+            if old == new or key in SILENT or (old in UNSET and new in UNSET):
+                continue
+            if any(_is_unread(key, side) for side in sides):
+                continue
+            text = f"{key}={_shown(new)} (was {_shown(old)})"
+            if _matches(key, FIXED):
+                if new not in (NOTHING, NOT_GIVEN) and not _is_kept(key, old, new):
+                    self.refused.append(text)
+            elif _matches(key, APPLIED):
+                self.applied.append(text)
+            else:
+                self.in_effect.append(text)
+
+    @classmethod
+    def of_checkpoint(cls, meta: Mapping[str, Any], now: Mapping[str, Any]) -> OptionChanges:
+        """Compare the config in a checkpoint's ``meta`` with the one of the run."""
+        before = config_values(meta.get("cfg"))
+        return cls(before, now) if before else cls({}, {})
+
+    def refuse(self, path: str) -> None:
+        """Refuse what cannot be changed.
+
+        Args:
+            path: Of the checkpoint.
+
+        Raises:
+            UserError: Something cannot be changed; it is named.
+        """
+        if self.refused:
+            raise UserError(
+                f"{path}: a run that is resumed cannot change {listed(self.refused)}. Leave "
+                f"{'it' if len(self.refused) == 1 else 'them'} as before, or start a new run from "
+                f"the weights in a new work directory, with --cfg-options load_from={path}"
+            )
+
+
+class OptimizerChanges:
+    """Options of optimizers and schedules that a checkpoint's states are about to replace.
+
+    Schedules that differ are run on paper up to the step of the checkpoint: the learning rate of
+    each group becomes what it would be now, had the run begun with its present options.
+
+    Args:
+        checkpoint: Content of the file, nothing of which is loaded yet.
+        optim_wrapper: Of the run, as built from its config.
+        schedulers: Of the run, likewise: a list, a dict of lists, or None. They are stepped.
+        epoch_length: Iterations of an epoch.
+
+    Raises:
+        UserError: A schedule that follows a metric differs.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Mapping[str, Any],
+        optim_wrapper: Any,
+        schedulers: Any,
+        epoch_length: int,
+    ) -> None:
+        pairs = _pairs(optim_wrapper, checkpoint["optimizer"])
+        stored = _flat(checkpoint.get("param_schedulers"))
+        own = _flat(schedulers)
+        self._groups: list[tuple[int, int, dict[str, Any]]] = []
+        self._schedules: list[dict[str, Any]] = []
+        scheduled = {scheduler.param_name for scheduler in own}
+        for scheduler, state in zip(own, stored):
+            if _options(scheduler) != _options_of_state(scheduler, state):
+                self._replay(own, stored, checkpoint, epoch_length)
+                break
+        kept = set() if self._schedules else scheduled | {f"initial_{name}" for name in scheduled}
+        for number, (optimizer, state) in enumerate(pairs):
+            for place, (group, loaded) in enumerate(
+                zip(optimizer.param_groups, state["param_groups"])
+            ):
+                names = (group.keys() & loaded.keys()) - IMPLEMENTATION - kept
+                changed = {n: group[n] for n in names if not _same(group[n], loaded[n])}
+                if changed:
+                    self._groups.append((number, place, changed))
+
+    def _replay(
+        self, own: list[Any], stored: list[Any], checkpoint: Mapping[str, Any], length: int
+    ) -> None:
+        if any(isinstance(scheduler, ReduceOnPlateauParamScheduler) for scheduler in own):
+            raise UserError(
+                "the options of a run whose schedule follows a metric (ReduceOnPlateau) cannot be "
+                "changed while it is resumed, as what the learning rate would be is not known. "
+                "Resume with the param_scheduler and the learning rate of the first run"
+            )
+        hub = checkpoint.get("message_hub") or {}
+        before = (hub.get("runtime_info") or {}).get("iters_per_epoch", length)
+        steps = [
+            state["_global_step"] if scheduler.by_epoch
+            else round(state["_global_step"] * length / before)
+            for scheduler, state in zip(own, stored)
+        ]  # fmt: skip
+        by_iter = max((n for n, s in zip(steps, own) if not s.by_epoch), default=0)
+        by_epoch = max((n for n, s in zip(steps, own) if s.by_epoch), default=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the optimizer makes no steps meanwhile
+            for iteration in range(1, max(by_iter, by_epoch * length if by_iter else 0) + 1):
+                for scheduler, wanted in zip(own, steps):
+                    if not scheduler.by_epoch and scheduler._global_step < wanted:
+                        scheduler.step()
+                if iteration % length == 0:
+                    _step_epoch(own, steps)
+            for _ in range(0 if by_iter else by_epoch):
+                _step_epoch(own, steps)
+        self._schedules = [dict(scheduler.state_dict()) for scheduler in own]
+
+    def apply(self, optim_wrapper: Any, schedulers: Any) -> None:
+        """Put the options in the place of those that were loaded."""
+        optimizers = [optimizer for optimizer, _ in _pairs(optim_wrapper)]
+        for number, place, changed in self._groups:
+            optimizers[number].param_groups[place].update(changed)
+        for scheduler, state in zip(_flat(schedulers), self._schedules):
+            scheduler.load_state_dict(state)
+
+
+def _pairs(optim_wrapper: Any, state: Any = None) -> list[tuple[Any, Any]]:
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        return [(w.optimizer, state and state[name]) for name, w in optim_wrapper.items()]
+    return [(optim_wrapper.optimizer, state)]
+
+
+def _flat(schedulers: Any) -> list[Any]:
+    """Return schedulers, or their states, as one list, those of several optimizers in order."""
+    if isinstance(schedulers, Mapping):
+        return [entry for name in sorted(schedulers) for entry in schedulers[name]]
+    return list(schedulers or [])
+
+
+def _step_epoch(schedulers: list[Any], steps: list[int]) -> None:
+    for scheduler, wanted in zip(schedulers, steps):
+        if scheduler.by_epoch and scheduler._global_step < wanted:
+            scheduler.step()
+
+
+def _options(scheduler: Any) -> dict[str, Any]:
+    return _options_of_state(scheduler, scheduler.state_dict())
+
+
+def _options_of_state(scheduler: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a scheduler was built with, without how far it is."""
+    names = {name for name in state if not name.startswith("_")} - STEPS
+    if isinstance(scheduler, ReduceOnPlateauParamScheduler):
+        names -= {"best", "num_bad_epochs", "cooldown_counter", "mode_worse", "rule_worse"}
+    return {name: state[name] for name in names & scheduler.state_dict().keys()}
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return list(a) == list(b)
+    return bool(a == b)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield plain values by their dotted keys; lists of plain values are one value."""
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = value.items()
+    elif isinstance(value, (list, tuple)):
+        if any(isinstance(item, (Mapping, list, tuple)) for item in value):
+            inside = enumerate(value)
+        else:
+            yield key, list(value)
+    else:
+        yield key, value if isinstance(value, PLAIN) else UNREAD
+    for name, inner in inside:
+        yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+
+
+def _is_unread(key: str, side: Mapping[str, Any]) -> bool:
+    """Whether a value, or what it lies in, is no plain data on one side."""
+    names = key.split(".")
+    return any(side.get(".".join(names[:n])) is UNREAD for n in range(1, len(names) + 1))
+
+
+def _is_kept(key: str, old: Any, new: Any) -> bool:
+    """Whether a value that a resumed run does not read is as before, or part of one that is not."""
+    if ".init_cfg." in key and old is NOTHING:
+        return not key.endswith(".checkpoint")
+    moved = isinstance(old, str) and isinstance(new, str)
+    return moved and osp.basename(old) == osp.basename(new)
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is NOTHING else str(value).replace(" ", "")
