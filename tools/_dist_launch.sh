@@ -63,6 +63,31 @@ dist_launch() {
         rendezvous=(--nnodes 1 --node_rank 0 --master_addr "${MASTER_ADDR:-127.0.0.1}"
             --master_port "$MASTER_PORT")
     fi
-    exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$gpus" \
+    dist_run "${rendezvous[@]}" --nproc_per_node "$gpus" \
         "$tools/$script" "${arguments[@]}" --launcher pytorch
+}
+
+# Let signals reach the ranks. By itself, torchrun dies of USR1, and listens to HUP under nohup.
+dist_run() {
+    local heard="" name
+    for name in TERM INT HUP QUIT USR1; do
+        [ -n "$(trap -p "SIG$name")" ] || heard+="${heard:+,}SIG$name"  # else ignored from the start
+    done
+    if "$python" -c '
+import sys
+from torch.distributed.run import get_args_parser
+sys.exit("--signals-to-handle" not in get_args_parser()._option_string_actions)'; then
+        exec "$python" -m torch.distributed.run --signals-to-handle "$heard" "$@"
+    fi
+    "$python" -m torch.distributed.run "$@" &
+    local child=$! code=0
+    trap 'kill -TERM $child' TERM USR1
+    trap 'kill -HUP $child' HUP
+    trap 'kill -INT $child' INT
+    wait "$child" || code=$?
+    while kill -0 "$child" 2>/dev/null; do  # a signal ends the first wait
+        code=0
+        wait "$child" || code=$?
+    done
+    return "$code"
 }

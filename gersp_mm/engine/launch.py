@@ -21,6 +21,7 @@ from gersp_mm.checkpoints.find import latest_checkpoint
 from gersp_mm.checkpoints.resume import require_training_state
 from gersp_mm.engine.checkpoint_loading import read_all_weights_safely, read_weights
 from gersp_mm.engine.config import read_config
+from gersp_mm.engine.loop import make_resumable
 from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
 from gersp_mm.engine.preflight.classes import fill_class_count
@@ -99,6 +100,7 @@ def train(cfg: Config) -> None:
     """
     runner = build_runner(cfg)
     with told_in_one_line(cfg):
+        make_resumable(runner)
         runner.train()
 
 
