@@ -31,9 +31,9 @@ class SampleIndex(int):
         self.numbers = numbers
         return self
 
-    def __getnewargs__(self) -> tuple[int, tuple[int, ...]]:
+    def __reduce__(self) -> tuple[type, tuple[int, tuple[int, ...]]]:
         """Let pickle make the same index again."""
-        return int(self), self.numbers
+        return SampleIndex, (int(self), self.numbers)
 
 
 class SeededDataset(Dataset):
@@ -115,7 +115,7 @@ class SeededBatches:
         """Return the pass and the batch in it that follow ``done`` batches of a run."""
         number = 0
         while done:
-            _set_epoch(self._batches, number)
+            set_epoch(number, self._batches)
             batches = iter(self._batches)
             count, samples = _consume(batches, done)
             if count == done:
@@ -212,7 +212,9 @@ def _consume(batches: Iterator[Sequence[Any]], count: int) -> tuple[int, int]:
     return taken, samples
 
 
-def _set_epoch(batches: Any, number: int) -> None:
-    sampler = getattr(batches, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(number)
+def set_epoch(number: int, batches: Any, *samplers: Any) -> None:
+    """Choose the epoch that a batch sampler, and other samplers, draw next."""
+    for sampler in (getattr(batches, "sampler", None), *samplers):
+        choose = getattr(sampler, "set_epoch", None)
+        if choose is not None:
+            choose(number)

@@ -12,7 +12,12 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.utils import calc_dynamic_intervals
 
-from gersp_mm.datasets.seeded import SeededBatches, find_private_randomness, seed_samples
+from gersp_mm.datasets.seeded import (
+    SeededBatches,
+    find_private_randomness,
+    seed_samples,
+    set_epoch,
+)
 from gersp_mm.engine.hooks.checkpoint import ATOMIC_BACKEND
 from gersp_mm.engine.hooks.rng_state import RNGStateHook
 from gersp_mm.engine.signals import StopRequest, held_back
@@ -315,15 +320,9 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
         if self._batches is not None:
             self._passes, done = self._batches.locate(done)
         while True:
-            _set_epoch(self.dataloader, self._passes)
+            set_epoch(self._passes, self.dataloader.batch_sampler, self.dataloader.sampler)
             yield from self._start(done)
             self._passes, done = self._passes + 1, 0
-
-
-def _set_epoch(loader: Any, number: int) -> None:
-    for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(number)
 
 
 def make_resumable(runner: Runner) -> None:
