@@ -22,9 +22,7 @@ def group(monkeypatch, size=3):
 
 @pytest.mark.parametrize("first", [0, 1, 2])
 @pytest.mark.parametrize("behind", [0, 1, 2])
-def test_all_ranks_stop_after_the_same_step_wherever_the_signal_arrives(
-    monkeypatch, first, behind
-):
+def test_all_ranks_stop_after_the_same_step_wherever_the_signal_arrives(monkeypatch, first, behind):
     """It arrives between the questions of two ranks after one step; one rank asks late."""
     ranks = group(monkeypatch)
     order = sorted(range(3), key=lambda rank: rank == behind)
