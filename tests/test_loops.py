@@ -9,8 +9,10 @@ import torch
 from mmengine.hooks import Hook
 
 from gersp_mm.checkpoints import latest_checkpoint
+from gersp_mm.engine.loop import make_resumable
 from gersp_mm.engine.signals import SIGNALS
 from gersp_mm.utils.errors import UserError
+from tests.downstream import downstream_twin
 from tests.runs import assert_same_training_state, build, demo_config, load, resumed, train
 
 ITERATIONS, EPOCHS = 4, 3
@@ -233,6 +235,57 @@ def test_handlers_are_put_back(pair_data, tmp_path):
     train(cfg, Look())
     assert len(seen) == 4 and not set(seen) & set(before)
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_what_cannot_be_exact_is_said_in_one_line(pair_data, tmp_path):
+    class DynamicRoIHead(torch.nn.Module):
+        """Stands for mmdet's, which keeps a history in a list."""
+
+    runner = build(demo_config(pair_data, tmp_path, iterations=1))
+    runner.model.head_of_another_host = DynamicRoIHead()
+    with mock.patch.object(runner.logger, "warning") as warning:
+        runner.train()
+    texts = [call.args[0] for call in warning.call_args_list]
+    assert texts.count(
+        "a resumed run will not be exactly the run without interruption: DynamicRoIHead forgets "
+        "its thresholds until it computes the next"
+    ) == 1
+
+
+def test_a_signal_within_an_evaluation_leaves_it_and_the_resumed_run_repeats_it(
+    downstream_data, tmp_path
+):
+    """Two evaluations of several batches each; the signal comes in the first batch of the first."""
+    def cfg_of(work_dir):
+        cfg = downstream_twin("eurosat/finetune_r50_eurosat.py", downstream_data, work_dir)
+        cfg.model.backbone.init_cfg = None
+        cfg.train_cfg.update(max_epochs=2, val_interval=1)
+        cfg.val_dataloader.batch_size = 4
+        return cfg
+
+    class InEvaluation(Hook):
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            signal.raise_signal(signal.SIGTERM)
+
+    class Evaluated(Hook):
+        def __init__(self):
+            self.seen = []
+
+        def after_val_epoch(self, runner, metrics=None):
+            self.seen.append((runner.iter, metrics["accuracy/top1"]))
+
+    def run(cfg, *hooks):
+        runner = build(cfg, *hooks)
+        make_resumable(runner)
+        runner.train()
+
+    whole, resumed_run = Evaluated(), Evaluated()
+    run(cfg_of(tmp_path / "whole"), whole)
+    with pytest.raises(SystemExit):
+        run(cfg_of(tmp_path), InEvaluation())
+    run(resumed(cfg_of(tmp_path), tmp_path / "iter_2.pth"), resumed_run)
+    assert resumed_run.seen == whole.seen and [step for step, _ in whole.seen] == [2, 4]
+    assert_same_training_state(tmp_path / "epoch_2.pth", tmp_path / "whole" / "epoch_2.pth")
 
 
 def test_too_few_images_for_a_batch_are_refused_with_the_numbers(pair_data, tmp_path):

@@ -23,6 +23,13 @@ from gersp_mm.engine.hooks.rng_state import RNGStateHook
 from gersp_mm.engine.signals import StopRequest, held_back
 from gersp_mm.registry import LOOPS
 from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.model import unwrap
+
+# Parts of models whose course is in no checkpoint.
+FORGETFUL = {
+    "BatchSyncRandomResize": "BatchSyncRandomResize forgets its size until it draws the next",
+    "DynamicRoIHead": "DynamicRoIHead forgets its thresholds until it computes the next",
+}
 
 
 class _Resumable(BaseLoop):
@@ -160,6 +167,8 @@ class _Resumable(BaseLoop):
 
     def _tell(self) -> None:
         found = find_private_randomness(self.dataloader.dataset)
+        kinds = {type(module).__name__ for module in unwrap(self.runner.model).modules()}
+        found += [text for name, text in FORGETFUL.items() if name in kinds]
         if self._batches is None:
             found.append("the data loader has no batch sampler")
         if found:

@@ -120,10 +120,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let signals wait until the block ends.
+    """Let signals wait in this thread, and in processes that it starts in the block.
 
-    Processes that start in the block begin with all signals waiting. They are safe until
-    :func:`StopRequest.protect_workers` has reached them.
+    Worker processes are then safe from their first moment on; what
+    :meth:`StopRequest.protect_workers` gave them takes over.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

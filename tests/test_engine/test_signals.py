@@ -55,11 +55,29 @@ def test_the_process_ends_with_the_code_of_the_signal_after_saving():
     assert caught.value.code == 128 + signal.SIGUSR1 and saved == [True]
 
 
-def test_signals_wait_while_workers_start():
-    request = StopRequest(lambda text: None)
-    with request.listening():
-        with held_back():
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert request.number == 0
-        assert request.number == signal.SIGHUP
+def child_that_gets(number):
+    """Fork a process that sends itself a signal; return its exit code, or minus the signal."""
+    child = os.fork()
+    if child == 0:
+        os.kill(os.getpid(), number)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_no_signal_ends_a_worker_that_has_only_just_started(number):
+    assert child_that_gets(number) == -number
+    with held_back():
+        assert child_that_gets(number) == 0
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(SIGNALS)
+
+
+def test_a_forked_process_with_the_handler_asks_for_nothing():
+    """It has the handler until its own start-up replaces it."""
+    said = []
+    request = StopRequest(said.append)
+    with request.listening():
+        assert child_that_gets(signal.SIGHUP) == 0
+        assert request.number == 0
+        signal.raise_signal(signal.SIGHUP)
+    assert request.number == signal.SIGHUP and len(said) == 1
