@@ -106,7 +106,7 @@ class SeededBatches:
         Args:
             seed: Of the run.
             number: Of the pass.
-            done: Batches of the pass that are left out.
+            done: Batches of the pass that are left out, this once.
         """
         self._numbers = (seed, number, get_rank())
         self._done = done
@@ -130,7 +130,8 @@ class SeededBatches:
             (batches, position), self._opened = self._opened, None
         else:
             batches = iter(self._batches)
-            _, position = _consume(batches, self._done)
+            done, self._done = self._done, 0
+            _, position = _consume(batches, done)
         for batch in batches:
             yield [self._seeded(index, position + place) for place, index in enumerate(batch)]
             position += len(batch)

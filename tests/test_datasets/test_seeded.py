@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.registry import DATASETS
 from torch.utils.data import BatchSampler, DataLoader
 
 from gersp_mm.datasets.seeded import (
@@ -17,6 +18,7 @@ from gersp_mm.datasets.seeded import (
     find_private_randomness,
     seed_samples,
 )
+from tests.smoke import write_classes
 
 
 class Noisy:
@@ -166,3 +168,48 @@ def test_transforms_with_a_memory_or_a_generator_of_their_own_are_named():
     ]
     around.pipeline, dataset.pipeline = [], [Plain()]
     assert find_private_randomness(around) == []
+
+
+@pytest.mark.parametrize("wrapper", ["ConcatDataset", "RepeatDataset", "ClassBalancedDataset",
+                                     "KFoldDataset", "MultiImageMixDataset"])  # fmt: skip
+def test_samples_of_the_hosts_wrappers_depend_on_their_place_alone(wrapper, tmp_path):
+    """A mosaic draws its other images; a flip is drawn for each of them."""
+    write_classes(tmp_path / "images", per_class=2)
+    host, steps = "mmpretrain", [dict(type="RandomFlip", prob=0.5), dict(type="PackInputs")]
+    if wrapper == "MultiImageMixDataset":
+        host, steps = "mmdet", [dict(type="mmpretrain.RandomFlip", prob=0.5), dict(type=BoxOfWhole)]
+    pytest.importorskip(host)
+    inner = dict(type="mmpretrain.CustomDataset", data_root=str(tmp_path / "images"),
+                 pipeline=[dict(type="LoadImageFromFile"), *steps])  # fmt: skip
+    around = {
+        "ConcatDataset": dict(type="ConcatDataset", datasets=[inner, inner]),
+        "RepeatDataset": dict(type="RepeatDataset", dataset=inner, times=3),
+        "ClassBalancedDataset": dict(
+            type="ClassBalancedDataset", dataset=inner, oversample_thr=0.9),
+        "KFoldDataset": dict(type="mmpretrain.KFoldDataset", dataset=inner, num_splits=2),
+        "MultiImageMixDataset": dict(
+            type="mmdet.MultiImageMixDataset", dataset=inner,
+            pipeline=[dict(type="mmdet.Mosaic", img_scale=(32, 32))]),
+    }[wrapper]  # fmt: skip
+    dataset = SeededDataset(DATASETS.build(around))
+
+    def pixels(index, position):
+        sample = dataset[SampleIndex(index, (0, 0, 0, position))]
+        return np.asarray(sample["inputs"] if "inputs" in sample else sample["img"]).tobytes()
+
+    first = [pixels(1, position) for position in range(12)]
+    assert 1 < len(set(first)) <= 12
+    np.random.rand(7), random.random(), torch.rand(3)
+    assert [pixels(1, position) for position in reversed(range(12))] == first[::-1]
+
+
+class BoxOfWhole:
+    """Gives an image one box, as a mosaic needs it."""
+
+    def __call__(self, results):
+        height, width = results["img"].shape[:2]
+        from mmdet.structures.bbox import HorizontalBoxes
+
+        boxes = HorizontalBoxes(torch.tensor([[0.0, 0, width, height]]))
+        return dict(results, gt_bboxes=boxes, gt_bboxes_labels=np.zeros(1, np.int64),
+                    gt_ignore_flags=np.zeros(1, bool))  # fmt: skip
