@@ -31,7 +31,7 @@ ROOT = HERE.parent.parent
 BEGIN, END = "<!-- begin resume matrix -->", "<!-- end resume matrix -->"
 INTERRUPTION = "GERSP_INTERRUPT"  # "<signal>,<moment>,<iteration>" for the hook below
 ITERATIONS = 6
-# A config, and whether it is trained by epoch.
+# Configs; all are trained by epoch but segmentation.
 TASKS = {
     "classification": "eurosat/finetune_r50_eurosat.py",
     "detection": "dior/faster-rcnn_r50_fpn_24e_dior.py",
@@ -40,11 +40,12 @@ TASKS = {
     "pre-training": "gersp_r18_demo.py",
 }
 SIGNALS = ("INT", "TERM", "HUP", "KILL")
-# A method of MMEngine's hooks, and the number of finished iterations from which on it interrupts.
+# A method of MMEngine's hooks, and the number of finished iterations from which on it interrupts:
+# by a signal that saves, and by KILL, which has to leave an earlier checkpoint.
 MOMENTS = {
-    "before step 2": ("before_train_iter", 1),
-    "after step 3": ("after_train_iter", 2),
-    "while saving": ("before_save_checkpoint", 3),
+    "before step 2": ("before_train_iter", 1, 1),
+    "in the middle": ("after_train_iter", 2, 4),
+    "while saving": ("before_save_checkpoint", 3, 4),
 }
 
 
@@ -173,7 +174,8 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
 
     start = time.time()
     work_dir = folder / "runs" / "-".join(case).replace(" ", "_")
-    moment, iteration = MOMENTS[case.moment]
+    moment, *iterations = MOMENTS[case.moment]
+    iteration = iterations[case.signal == "KILL"]
     code = train(case.task, folder, work_dir, interrupt=f"{case.signal},{moment},{iteration}")
     number = getattr(signal, f"SIG{case.signal}")
     saved = last_checkpoint(work_dir)
