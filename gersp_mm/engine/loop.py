@@ -43,11 +43,12 @@ class _Resumable(BaseLoop):
     def _prepare(self) -> None:
         """Change the data loader, whose type stays the host's."""
         loader = self.dataloader
-        if len(loader) == 0:
+        if loader.batch_sampler is not None and len(loader) == 0:
             pairs = len(loader.sampler) * get_world_size()
+            batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
             raise UserError(
                 f"an epoch has no iteration: {pairs} samples make no batch of "
-                f"{loader.batch_size * get_world_size()} ({loader.batch_size} a process): lower "
+                f"{batch * get_world_size()} ({batch} a process): lower "
                 "train_dataloader.batch_size or add images"
             )
         self._batches = seed_samples(loader)
@@ -68,7 +69,8 @@ class _Resumable(BaseLoop):
             self._stop.protect_workers(loader)
         with self._stop.listening():
             runner.call_hook("before_train")
-            if runner.message_hub.get_info("evaluation_due", False):
+            due = runner.message_hub.get_info("evaluation_due", False)
+            if due and runner.val_loop is not None:
                 self._evaluate()
             try:
                 self._train()
