@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -10,13 +11,17 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
+from gersp_mm.engine.signals import SIGNALS
 from tests.downstream import write_all
 from tests.smoke import forget_runs, write_pair
 
 
 @pytest.fixture(autouse=True)
 def clean_process_state():
-    """Give every test MMEngine's singletons as a fresh process has them, and one thread."""
+    """Give every test MMEngine's singletons and signals as a fresh process has them, one thread."""
+    for number in SIGNALS:  # ignored where the tests themselves run in the background
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     forget_runs()

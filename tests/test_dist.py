@@ -178,8 +178,9 @@ def test_killed_between_two_steps_and_resumed_the_run_ends_the_same(ranks, count
 
 
 @pytest.mark.slow
-def test_dist_train_stops_at_a_signal_and_goes_on(pair_data, tmp_path):
-    """The launcher passes SIGTERM on, rank 0 saves, and --resume finishes the run."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_dist_train_stops_at_a_signal_and_goes_on(pair_data, tmp_path, number):
+    """The launcher passes the signal on, rank 0 saves, and --resume finishes the run."""
     cfg = demo_config(pair_data, tmp_path / "unused", iterations=4, epochs=400)
     cfg.train_dataloader.num_workers = 1
     cfg.default_hooks.checkpoint.interval = 1000
@@ -192,7 +193,7 @@ def test_dist_train_stops_at_a_signal_and_goes_on(pair_data, tmp_path):
         for line in process.stdout:
             log.append(line)
             if "Epoch(train)" in line and "[3][" in line:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number)
                 break
         log += process.communicate(timeout=120)[0].splitlines(keepends=True)
     text = "".join(log)

@@ -9,7 +9,10 @@ import torch
 from mmengine.hooks import Hook
 
 from gersp_mm.checkpoints import latest_checkpoint
+from gersp_mm.engine.loop import make_resumable
+from gersp_mm.engine.signals import SIGNALS
 from gersp_mm.utils.errors import UserError
+from tests.downstream import downstream_twin
 from tests.runs import assert_same_training_state, build, demo_config, load, resumed, train
 
 ITERATIONS, EPOCHS = 4, 3
@@ -80,7 +83,13 @@ def test_resume_at_an_epochs_end_is_exact(pair_data, tmp_path, whole):
 
 
 @pytest.mark.parametrize(
-    "number, code, workers", [(signal.SIGINT, 130, WORKERS), (signal.SIGTERM, 143, {})]
+    "number, code, workers",
+    [
+        (signal.SIGINT, 130, WORKERS),
+        (signal.SIGTERM, 143, {}),
+        (signal.SIGHUP, 129, {}),
+        (signal.SIGUSR1, 138, WORKERS),
+    ],
 )
 def test_resume_within_an_epoch_is_exact(pair_data, tmp_path, whole, number, code, workers):
     cfg = config(pair_data, tmp_path, **workers)
@@ -172,14 +181,29 @@ def test_epochs_of_another_length_are_warned_about_at_an_epochs_end(pair_data, t
     assert load(tmp_path / "epoch_3.pth")["meta"]["iter"] == 6
 
 
-def test_a_sampler_that_cannot_skip_is_refused_within_an_epoch(pair_data, tmp_path):
-    cfg = config(pair_data, tmp_path)
-    interrupt(cfg, signal.SIGINT, iteration=6)
-    cfg.train_dataloader.sampler = dict(type="DefaultSampler")
-    cfg.train_dataloader.dataset.remote_sensing.pop("indices")
-    cfg.train_dataloader.batch_size = 6
-    with pytest.raises(UserError, match="DefaultSampler cannot continue: use gersp_mm.Paired"):
-        train(resumed(cfg, tmp_path / "iter_6.pth"))
+def test_any_sampler_goes_on_within_an_epoch(pair_data, tmp_path):
+    """One of MMEngine's, which gives the samples no seeds."""
+    def by_default_sampler(work_dir):
+        cfg = config(pair_data, work_dir)
+        cfg.train_dataloader.sampler = dict(type="DefaultSampler", shuffle=True)
+        return cfg
+
+    train(by_default_sampler(tmp_path / "whole"))
+    interrupt(by_default_sampler(tmp_path), signal.SIGINT, iteration=8)
+    train(resumed(by_default_sampler(tmp_path), tmp_path / "iter_8.pth"))
+    assert_same_training_state(tmp_path / "epoch_3.pth", tmp_path / "whole" / "epoch_3.pth")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=["nohup", "background"])
+def test_a_signal_that_was_ignored_stays_ignored(pair_data, tmp_path, number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        train(demo_config(pair_data, tmp_path, iterations=3), SignalAt(number, iteration=1))
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "epoch_1.pth")
+    assert not list(tmp_path.glob("iter_*.pth"))
 
 
 def test_a_second_ctrl_c_ends_at_once(pair_data, tmp_path):
@@ -200,17 +224,68 @@ def test_a_second_ctrl_c_ends_at_once(pair_data, tmp_path):
 
 
 def test_handlers_are_put_back(pair_data, tmp_path):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     cfg = demo_config(pair_data, tmp_path, iterations=1)
     seen = []
 
     class Look(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            seen.append(signal.getsignal(signal.SIGTERM))
+            seen.extend(signal.getsignal(number) for number in SIGNALS)
 
     train(cfg, Look())
-    assert seen[0] != before[1]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert len(seen) == 4 and not set(seen) & set(before)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_what_cannot_be_exact_is_said_in_one_line(pair_data, tmp_path):
+    class DynamicRoIHead(torch.nn.Module):
+        """Stands for mmdet's, which keeps a history in a list."""
+
+    runner = build(demo_config(pair_data, tmp_path, iterations=1))
+    runner.model.head_of_another_host = DynamicRoIHead()
+    with mock.patch.object(runner.logger, "warning") as warning:
+        runner.train()
+    texts = [call.args[0] for call in warning.call_args_list]
+    assert texts.count(
+        "a resumed run will not be exactly the run without interruption: DynamicRoIHead forgets "
+        "its thresholds until it computes the next"
+    ) == 1
+
+
+def test_a_signal_within_an_evaluation_leaves_it_and_the_resumed_run_repeats_it(
+    downstream_data, tmp_path
+):
+    """Two evaluations of several batches each; the signal comes in the first batch of the first."""
+    def cfg_of(work_dir):
+        cfg = downstream_twin("eurosat/finetune_r50_eurosat.py", downstream_data, work_dir)
+        cfg.model.backbone.init_cfg = None
+        cfg.train_cfg.update(max_epochs=2, val_interval=1)
+        cfg.val_dataloader.batch_size = 4
+        return cfg
+
+    class InEvaluation(Hook):
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            signal.raise_signal(signal.SIGTERM)
+
+    class Evaluated(Hook):
+        def __init__(self):
+            self.seen = []
+
+        def after_val_epoch(self, runner, metrics=None):
+            self.seen.append((runner.iter, metrics["accuracy/top1"]))
+
+    def run(cfg, *hooks):
+        runner = build(cfg, *hooks)
+        make_resumable(runner)
+        runner.train()
+
+    whole, resumed_run = Evaluated(), Evaluated()
+    run(cfg_of(tmp_path / "whole"), whole)
+    with pytest.raises(SystemExit):
+        run(cfg_of(tmp_path), InEvaluation())
+    run(resumed(cfg_of(tmp_path), tmp_path / "iter_2.pth"), resumed_run)
+    assert resumed_run.seen == whole.seen and [step for step, _ in whole.seen] == [2, 4]
+    assert_same_training_state(tmp_path / "epoch_2.pth", tmp_path / "whole" / "epoch_2.pth")
 
 
 def test_too_few_images_for_a_batch_are_refused_with_the_numbers(pair_data, tmp_path):

@@ -41,8 +41,11 @@ dist_launch() {
         [ -x "$python" ] || python=$(command -v python3 || command -v python)
     fi
 
-    local present
-    present=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+    local present passes_on
+    read -r present passes_on < <("$python" -c '
+import torch
+from torch.distributed import run
+print(torch.cuda.device_count(), "signals_to_handle" in vars(run.get_args_parser().parse_args(["-"])))')
     if [ "$present" -gt 0 ] && [ "$gpus" -gt "$present" ]; then
         echo "error: $gpus GPUs were asked for, this machine has $present" >&2
         return 2
@@ -63,6 +66,37 @@ dist_launch() {
         rendezvous=(--nnodes 1 --node_rank 0 --master_addr "${MASTER_ADDR:-127.0.0.1}"
             --master_port "$MASTER_PORT")
     fi
-    exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$gpus" \
-        "$tools/$script" "${arguments[@]}" --launcher pytorch
+    local launch=("$python" -m torch.distributed.run)
+    local started=("${rendezvous[@]}" --nproc_per_node "$gpus"
+        "$tools/$script" "${arguments[@]}" --launcher pytorch)
+    if [ "$passes_on" = True ]; then
+        exec "${launch[@]}" --signals-to-handle "$(dist_signals)" "${started[@]}"
+    fi
+    dist_forward "${launch[@]}" "${started[@]}"
+}
+
+# The signals that torchrun has to pass on to the ranks: by itself it dies of USR1, and listens to
+# HUP also under nohup. A signal that is ignored from the start is shown as trapped, and left out.
+dist_signals() {
+    local heard="" name
+    for name in TERM INT HUP QUIT USR1; do
+        [ -n "$(trap -p "SIG$name")" ] || heard+="${heard:+,}SIG$name"
+    done
+    echo "$heard"
+}
+
+# For releases of torchrun that cannot pass USR1 on: TERM asks the ranks for the same.
+dist_forward() {
+    local child code=0
+    "$@" &
+    child=$!
+    trap 'kill -TERM "$child"' TERM USR1
+    trap 'kill -INT "$child"' INT
+    trap 'kill -HUP "$child"' HUP
+    wait "$child" || code=$?
+    while kill -0 "$child" 2>/dev/null; do  # a signal ends a wait
+        code=0
+        wait "$child" || code=$?
+    done
+    return "$code"
 }

@@ -76,7 +76,6 @@ class PairedSampler(Sampler):
         self.pairing = pairing
         self.rank, self.world_size = get_dist_info()
         self.epoch = 0
-        self._skip = 0
         if not len(self):
             raise UserError(f"{self.total} pairs cannot be shared by {self.world_size} ranks")
 
@@ -88,15 +87,10 @@ class PairedSampler(Sampler):
         """Choose the epoch that the next iteration draws."""
         self.epoch = epoch
 
-    def skip(self, pairs: int) -> None:
-        """Leave out the first ``pairs`` of this rank in the next iteration, then none again."""
-        self._skip = pairs
-
     def __iter__(self) -> Iterator[PairIndex]:
         rs, natural, seeds = self._draw()
         mine = slice(self.rank, len(self) * self.world_size, self.world_size)
-        start, self._skip = self._skip, 0
-        for pair in zip(rs[mine][start:], natural[mine][start:], seeds[mine][start:]):
+        for pair in zip(rs[mine], natural[mine], seeds[mine]):
             yield PairIndex(*map(int, pair))
 
     def _draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

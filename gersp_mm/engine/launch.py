@@ -21,6 +21,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from gersp_mm.engine.checkpoint_loading import read_all_weights_safely
 from gersp_mm.engine.config import read_config
+from gersp_mm.engine.loop import make_resumable
 from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
 from gersp_mm.engine.preflight.classes import fill_class_count
@@ -107,6 +108,7 @@ def train(cfg: Config, replaced: Sequence[Path] = ()) -> None:
     if replaced:
         runner.register_hook(ReplaceHook(replaced))
     with told_in_one_line(cfg):
+        make_resumable(runner)
         runner.train()
 
 

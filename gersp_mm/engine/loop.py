@@ -1,126 +1,244 @@
-"""An epoch loop that can stop and go on in the middle of an epoch."""
+"""Training loops, by epoch and by iteration, that can stop at any step and resume exactly."""
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import os
-import signal
-import threading
-import time
-from functools import partial
-from types import FrameType
-from typing import Any, Callable
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.utils import calc_dynamic_intervals
 
+from gersp_mm.datasets.seeded import (
+    SeededBatches,
+    find_private_randomness,
+    seed_samples,
+    set_epoch,
+)
 from gersp_mm.engine.hooks.checkpoint import ATOMIC_BACKEND
+from gersp_mm.engine.hooks.rng_state import RNGStateHook
+from gersp_mm.engine.signals import StopRequest, held_back
 from gersp_mm.registry import LOOPS
-from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.memory import keep_freed_memory
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.model import unwrap
+
+# Parts of models whose course is in no checkpoint.
+FORGETFUL = {
+    "BatchSyncRandomResize": "BatchSyncRandomResize forgets its size until it draws the next",
+    "DynamicRoIHead": "DynamicRoIHead forgets its thresholds until it computes the next",
+}
+
+
+class _Resumable(BaseLoop):
+    """What both loops share: signals, the seeds of samples, and leaving out what was trained on."""
+
+    runner: Runner
+    _epoch: int
+    _iter: int
+    _batches: SeededBatches | None
+
+    def _prepare(self) -> None:
+        """Change the data loader, whose type stays the host's."""
+        loader = self.dataloader
+        if loader.batch_sampler is not None and len(loader) == 0:
+            pairs = len(loader.sampler) * get_world_size()
+            batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
+            raise UserError(
+                f"an epoch has no iteration: {pairs} samples make no batch of "
+                f"{batch * get_world_size()} ({batch} a process): lower "
+                "train_dataloader.batch_size or add images"
+            )
+        self._batches = seed_samples(loader)
+        if not any(isinstance(hook, RNGStateHook) for hook in self.runner.hooks):
+            self.runner.register_hook(RNGStateHook())
+
+    def run(self) -> torch.nn.Module:
+        """Train, handling signals meanwhile."""
+        runner = self.runner
+        self._keep_sampler_seed()
+        self._tell()
+        self._stop = StopRequest(runner.logger.warning)
+        loaders = [self.dataloader]
+        if runner.val_loop is not None:
+            loaders.append(runner.val_loop.dataloader)
+            self._leave_evaluations()
+        for loader in loaders:
+            self._stop.protect_workers(loader)
+        with self._stop.listening():
+            runner.call_hook("before_train")
+            due = runner.message_hub.get_info("evaluation_due", False)
+            if due and runner.val_loop is not None:
+                self._evaluate()
+            try:
+                self._train()
+            except Exception:
+                if self._stop.number and runner.rank:  # rank 0 has saved and left
+                    raise SystemExit(128 + self._stop.number) from None
+                raise
+            runner.call_hook("after_train")
+        return runner.model
+
+    def _train(self) -> None:
+        raise NotImplementedError
+
+    def _start(self, done: int) -> Iterator[Any]:
+        """Return an iterator over the batches of one pass.
+
+        Args:
+            done: How many of the pass are left out, unread.
+        """
+        if self._batches is not None:
+            self._batches.begin(self.runner.seed, self._pass, done)
+        with held_back():
+            return iter(self.dataloader)
+
+    @property
+    def _pass(self) -> int:
+        raise NotImplementedError
+
+    def _evaluation_due(self, done: int, last: int) -> bool:
+        """Return whether to evaluate after epoch or iteration ``done`` of ``last``."""
+        self._decide_current_val_interval()
+        due = done % self.val_interval == 0 or done == last
+        return self.runner.val_loop is not None and done >= self.val_begin and due
+
+    def _evaluate(self) -> None:
+        self._note_evaluation(False)
+        try:
+            self.runner.val_loop.run()
+        except _EvaluationLeft:
+            self._note_evaluation(True)
+            self._stop.leave(self._save)
+        self._stop_between_steps()
+
+    def _note_evaluation(self, due: bool) -> None:
+        self.runner.message_hub.update_info("evaluation_due", due)
+
+    def _leave_evaluations(self) -> None:
+        """Let a signal end an evaluation, which the resumed run then repeats.
+
+        While ``EMAHook`` evaluates, the model holds the averaged weights, so that nothing can be
+        saved before the end.
+        """
+        if not any(isinstance(hook, EMAHook) for hook in self.runner.hooks):
+            self.runner.register_hook(_LeaveEvaluation(self), priority="LOWEST")
+
+    def _stop_if_asked(self, evaluation_due: bool = False) -> None:
+        """Save and leave after an optimizer step; to be called after every iteration."""
+        if self.runner.optim_wrapper.should_update() and self._stop.due():
+            self._note_evaluation(evaluation_due)
+            self._stop.leave(self._save)
+
+    def _stop_between_steps(self) -> None:
+        """Save and leave at another moment, at which several ranks would have to agree first."""
+        if get_world_size() == 1:
+            self._stop_if_asked()
+
+    def _save(self) -> None:
+        runner = self.runner
+        hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+        folder, backend = runner.work_dir, dict(backend=ATOMIC_BACKEND)
+        if hook is not None and hook.out_dir:
+            folder = hook.out_dir
+            backend = hook.backend_args if "://" in folder else backend
+        name = f"iter_{self._iter}.pth"
+        runner.save_checkpoint(
+            folder,
+            name,
+            meta=dict(epoch=self._epoch, iter=self._iter),
+            by_epoch=False,
+            backend_args=backend,
+        )
+        runner.logger.warning(
+            f"saved {os.path.join(folder, name)}; run the same command with --resume to go on "
+            "from there"
+        )
+
+    def _keep_sampler_seed(self) -> None:
+        """Draw the data in the order of the run that is resumed, also if no seed was configured."""
+        loader, hub = self.dataloader, self.runner.message_hub
+        sampler = loader.sampler
+        if not hasattr(sampler, "seed"):  # PyTorch's, where a batch sampler has the one of the run
+            sampler = getattr(loader.batch_sampler, "sampler", None)
+        if hasattr(sampler, "seed"):
+            sampler.seed = hub.get_info("sampler_seed", sampler.seed)
+            hub.update_info("sampler_seed", sampler.seed)
+
+    def _tell(self) -> None:
+        found = find_private_randomness(self.dataloader.dataset)
+        kinds = {type(module).__name__ for module in unwrap(self.runner.model).modules()}
+        found += [text for name, text in FORGETFUL.items() if name in kinds]
+        if self._batches is None:
+            found.append("the data loader has no batch sampler")
+        if found:
+            self.runner.logger.warning(
+                f"a resumed run will not be exactly the run without interruption: {listed(found)}"
+            )
+
+
+class _EvaluationLeft(Exception):
+    pass
+
+
+class _LeaveEvaluation(Hook):
+    def __init__(self, loop: _Resumable) -> None:
+        self.loop = loop
+
+    def after_val_iter(self, *args: Any, **kwargs: Any) -> None:
+        if self.loop._stop.arrived():
+            raise _EvaluationLeft
 
 
 @LOOPS.register_module()
-class ResumableTrainLoop(EpochBasedTrainLoop):
+class ResumableTrainLoop(_Resumable, EpochBasedTrainLoop):
     """MMEngine's epoch loop, made safe to interrupt and exact to resume.
 
-    Ctrl-C and SIGTERM let the current optimizer step finish, write ``iter_<n>.pth`` and end the
-    process; a second Ctrl-C, a second or more later, ends it at once. A checkpoint from the middle
-    of an epoch goes on with the next batch of that epoch, which needs a sampler with a ``skip``
-    method (:class:`gersp_mm.PairedSampler`).
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 let the current optimizer step finish, write
+    ``iter_<n>.pth`` and end the process; a second Ctrl-C, a second or more later, ends it at once.
+    A checkpoint from the middle of an epoch resumes with the next batch of that epoch, and no image
+    before it is read.
+
+    Each sample's random numbers depend on the run's seed, the epoch, the sample's place in it and
+    the rank alone, each step's on the seed, the iteration and the rank.
 
     Raises:
-        UserError: an epoch has no iteration, or a checkpoint from the middle of an epoch is
+        UserError: An epoch has no iteration, or a checkpoint from the middle of an epoch is
             resumed with epochs of another length (another batch size, number of GPUs or data set).
     """
 
-    _epoch: int
-    _iter: int
-    _stop_signal = 0
-    _asked = 0.0  # when, on the monotonic clock
-    # Some releases of torchrun answer a terminal's Ctrl-C by sending the ranks another one.
-    _echo_seconds = 1.0
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        loader = self.dataloader
-        self._workers_released = multiprocessing.RawValue("b", 0)
-        loader.worker_init_fn = partial(
-            _start_worker, loader.worker_init_fn, self._workers_released
-        )
-        if len(loader) == 0:
-            pairs = len(loader.sampler) * get_world_size()
-            raise UserError(
-                f"an epoch has no iteration: {pairs} samples make no batch of "
-                f"{loader.batch_size * get_world_size()} ({loader.batch_size} a process): lower "
-                "train_dataloader.batch_size or add images"
-            )
+        self._prepare()
+
+    @property
+    def _pass(self) -> int:
+        return self._epoch
 
     def run(self) -> torch.nn.Module:
         """Train, handling signals meanwhile."""
         self._check_epoch_length()
-        self._keep_sampler_seed()
-        if threading.current_thread() is not threading.main_thread():
-            self._workers_released.value = 1
-            return super().run()  # signals belong to the main thread
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self._on_signal) for number in signals}
-        try:
-            return super().run()
-        except Exception:
-            if self._stop_signal and self.runner.rank:  # rank 0 has saved and left
-                raise SystemExit(128 + self._stop_signal) from None
-            raise
-        finally:
-            self._workers_released.value = 1
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        return super().run()
+
+    def _train(self) -> None:
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            if self._evaluation_due(self._epoch, self._max_epochs):
+                self._evaluate()
 
     def run_epoch(self) -> None:
         """Run the rest of the current epoch."""
-        self._stop_if_asked()
+        self._stop_between_steps()
         done = self._iter - self._epoch * len(self.dataloader)
-        if done:
-            self.dataloader.sampler.skip(done * self.dataloader.batch_size)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        for idx, data_batch in enumerate(self.dataloader, start=done):
+        for idx, data_batch in enumerate(self._start(done), start=done):
             self.run_iter(idx, data_batch)
             self._stop_if_asked()
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_signal:
-            if number == signal.SIGINT and time.monotonic() - self._asked > self._echo_seconds:
-                raise KeyboardInterrupt
-            return
-        self._stop_signal, self._asked = number, time.monotonic()
-        if self.runner.rank == 0:
-            self.runner.logger.warning(
-                "stopping after this step to save a checkpoint; Ctrl-C again stops at once"
-            )
-
-    def _stop_if_asked(self) -> None:
-        """Save and leave, on rank 0 and between two optimizer steps."""
-        stop = self._stop_signal and self.runner.rank == 0
-        if not stop or not self.runner.optim_wrapper.should_update():
-            return
-        name = f"iter_{self._iter}.pth"
-        self.runner.save_checkpoint(
-            self.runner.work_dir,
-            name,
-            meta=dict(epoch=self._epoch, iter=self._iter),
-            by_epoch=False,
-            backend_args=dict(backend=ATOMIC_BACKEND),
-        )
-        self.runner.logger.warning(
-            f"saved {os.path.join(self.runner.work_dir, name)}; run the same command with "
-            "--resume to go on from there"
-        )
-        raise SystemExit(128 + self._stop_signal)
 
     def _check_epoch_length(self) -> None:
         """Compare the length of an epoch with that of the run that is resumed, and note it."""
@@ -143,36 +261,105 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             self.runner.optim_wrapper.initialize_count_status(
                 self.runner.model, self._iter, self._max_iters
             )
-        if done and not hasattr(self.dataloader.sampler, "skip"):
+        if done and self._batches is None:
             raise UserError(
-                f"the checkpoint is {done} iterations into an epoch, which "
-                f"{type(self.dataloader.sampler).__name__} cannot continue: use "
-                "gersp_mm.PairedSampler or a checkpoint written at the end of an epoch"
+                f"the checkpoint is {done} iterations into an epoch, which a data loader without "
+                "batches cannot continue. Use a checkpoint written at the end of an epoch."
             )
         hub.update_info("iters_per_epoch", now)
 
-    def _keep_sampler_seed(self) -> None:
-        """Draw the data in the order of the run that is resumed, also if no seed was configured."""
-        sampler, hub = self.dataloader.sampler, self.runner.message_hub
-        if hasattr(sampler, "seed"):
-            sampler.seed = hub.get_info("sampler_seed", sampler.seed)
-            hub.update_info("sampler_seed", sampler.seed)
 
-
-def _start_worker(init: Callable[[int], None] | None, released: Any, worker_id: int) -> None:
-    """Prepare a worker process.
-
-    A signal sent to all processes does not take the data away before the checkpoint, and memory of
-    one image is kept for the next.
+@LOOPS.register_module()
+class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
+    """MMEngine's loop by iteration, as :class:`ResumableTrainLoop` is the one by epoch.
 
     Args:
-        init: the function that starts a worker otherwise.
-        released: shared between the processes; not zero when the workers may end.
-        worker_id: number of the worker.
+        runner: The run.
+        dataloader: A data loader or its config.
+        max_iters: Number of iterations of the run.
+        val_begin: First iteration that may be evaluated.
+        val_interval: Iterations between two evaluations.
+        dynamic_intervals: Pairs of an iteration and the interval from there on.
+
+    Raises:
+        UserError: The data make no batch.
     """
-    if init is not None:
-        init(worker_id)
-    keep_freed_memory()
-    gc.freeze()  # the collector need not look through, and so copy, what all processes share
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if released.value else None)
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        # MMEngine's own start-up is left out: in some releases it already starts the workers.
+        BaseLoop.__init__(self, runner, dataloader)
+        self._max_iters, self._max_epochs = int(max_iters), 1
+        self._epoch = self._iter = 0
+        self.val_begin, self.val_interval = val_begin, val_interval
+        self.stop_training = False  # set by EarlyStoppingHook
+        metainfo = getattr(self.dataloader.dataset, "metainfo", None)
+        runner.visualizer.dataset_meta = metainfo
+        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(
+            val_interval, dynamic_intervals
+        )
+        self._passes = 0
+        self._prepare()
+
+    @property
+    def _pass(self) -> int:
+        return self._passes
+
+    def _train(self) -> None:
+        self.runner.call_hook("before_train_epoch")
+        batches = self._endless()
+        self._stop_between_steps()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(batches))
+            due = self._evaluation_due(self._iter, self._max_iters)
+            self._stop_if_asked(evaluation_due=due)
+            if due:
+                self._evaluate()
+        self.runner.call_hook("after_train_epoch")
+
+    def _endless(self) -> Iterator[Any]:
+        """Give the batches of all passes from the current iteration on."""
+        done = self._iter
+        if self._batches is not None:
+            self._passes, done = self._batches.locate(done)
+        while True:
+            set_epoch(self._passes, self.dataloader.batch_sampler, self.dataloader.sampler)
+            yield from self._start(done)
+            self._passes, done = self._passes + 1, 0
+
+
+def make_resumable(runner: Runner) -> None:
+    """Let a run whose loop is MMEngine's use the loop of this package; its config stays as it is.
+
+    Args:
+        runner: A run that has not started.
+    """
+    options = getattr(runner, "_train_loop", None)
+    if not isinstance(options, dict):
+        return
+    given = options.get("type")
+    if given is None:
+        given = "EpochBasedTrainLoop" if options.get("by_epoch", True) else "IterBasedTrainLoop"
+    kind = LOOPS.get(given) if isinstance(given, str) else given
+    own = {EpochBasedTrainLoop: ResumableTrainLoop, IterBasedTrainLoop: ResumableIterTrainLoop}
+    if kind in own:
+        left_out = ("type", "by_epoch", "fast_forward_on_resume")
+        rest = {name: value for name, value in options.items() if name not in left_out}
+        runner._train_loop = dict(rest, type=f"gersp_mm.{own[kind].__name__}")
+        runner.logger.info(
+            f"the training loop is gersp_mm.{own[kind].__name__}: signals save, and random numbers "
+            "depend on the seed and the place in the run alone, so that a resumed run is exact"
+        )
+    elif kind is not None and not issubclass(kind, _Resumable):
+        runner.logger.warning(
+            f"train_cfg.type={given!r} is a loop of its own: no signal saves, and a resumed run "
+            "will not be exactly the run without interruption"
+        )

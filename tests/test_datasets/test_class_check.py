@@ -130,8 +130,17 @@ def test_dota_text(tmp_path):
         check_data(config(tmp_path, "annfiles"))
 
 
+def write_images(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
 def test_lists_of_labels(tmp_path):
     (tmp_path / "train.txt").write_text("a b/1.jpg 0\nb/2.jpg 2\n")
+    with pytest.raises(UserError, match=r"none of 2 entries that were looked at exists, such as"):
+        check_data(config(tmp_path, "train.txt"))
+    write_images(tmp_path, "a b/1.jpg")
     check_data(config(tmp_path, "train.txt"))
     class_check._checked.clear()
     (tmp_path / "train.txt").write_text("a/1.jpg 0\nb/2.jpg 3\n")
@@ -151,6 +160,7 @@ def test_lists_of_labels(tmp_path):
 )
 def test_lists_that_the_host_misreads_are_refused(tmp_path, content, found):
     (tmp_path / "train.txt").write_bytes(content)
+    write_images(tmp_path, "a/1.jpg")
     with pytest.raises(UserError, match=f"train.txt has {found}, which mmpretrain does not read"):
         check_data(config(tmp_path, "train.txt"))
     check_data(config(tmp_path, "train.txt", type="gersp_mm.LabelledImages"))

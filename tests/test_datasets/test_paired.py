@@ -159,23 +159,6 @@ def test_without_shuffling_both_sources_go_in_order():
     assert rs == [0, 1, 2, 0, 1, 2, 0]
 
 
-@pytest.mark.parametrize("done", [0, 1, 13, 29, 30])
-def test_skip_goes_on_exactly_and_once(done):
-    sampler = sampler_of(30, 11)
-    whole, following = epoch_of(sampler, 1), epoch_of(sampler, 2)
-    sampler.skip(done)
-    assert epoch_of(sampler, 1) == whole[done:]
-    assert epoch_of(sampler, 2) == following
-
-
-def test_skip_counts_the_pairs_of_this_rank(monkeypatch):
-    monkeypatch.setattr(sampler_module, "get_dist_info", lambda: (1, 3))
-    sampler = sampler_of(30, 11)
-    whole = epoch_of(sampler)
-    sampler.skip(4)
-    assert epoch_of(sampler) == whole[4:] and len(whole) == 10
-
-
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

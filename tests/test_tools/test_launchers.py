@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,8 @@ DROPPED = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS
 def call(tmp_path):
     """Call a launcher with a `python` that reports no GPU and prints how it is started."""
     fake = tmp_path / "bin" / "python"
-    write_script(fake, 'if [ "$1" = -c ]; then echo "${FAKE_GPUS:-0}"; else '
-                       'printf "%s\\n" "OMP=${OMP_NUM_THREADS:-}" "$@"; fi')
+    write_script(fake, 'if [ "$1" = -c ]; then echo "${FAKE_GPUS:-0} ${FAKE_PASSES_ON:-False}"; '
+                       'else printf "%s\\n" "OMP=${OMP_NUM_THREADS:-}" "$@"; fi')
 
     def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         env = {k: v for k, v in os.environ.items() if k not in DROPPED}
@@ -83,6 +84,37 @@ def test_one_machine_command(call):
         str(TOOLS / "train.py"), CONFIG, "--amp", "bf16", "--cfg-options", "a=[1, 2]",
         "--launcher", "pytorch",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ignored, heard", [
+    ("", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"), ("HUP", "SIGTERM,SIGINT,SIGQUIT,SIGUSR1"),
+])  # fmt: skip
+def test_torchrun_passes_on_what_is_not_ignored(call, ignored, heard):
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # ignored where the tests run in the background
+    script = f"{f'trap {chr(39) * 2} {ignored};' if ignored else ''} exec bash \"$0\" \"$@\""
+    env = dict(os.environ, PYTHON=str(call.bin / "python"), FAKE_PASSES_ON="True")
+    done = subprocess.run(
+        ["bash", "-c", script, str(TOOLS / "dist_train.sh"), CONFIG, "2"],
+        env=env, capture_output=True, text=True, timeout=60, start_new_session=True)  # fmt: skip
+    command = done.stdout.splitlines()[1:]
+    assert command[2:4] == ["--signals-to-handle", heard]
+
+
+@pytest.mark.parametrize("number, told", [("USR1", "TERM"), ("TERM", "TERM"), ("HUP", "HUP")])
+def test_an_older_torchrun_gets_a_signal_that_it_passes_on(tmp_path, number, told):
+    """Its place is taken by a script that says what it got, and ends a little later."""
+    fake = tmp_path / "python"
+    write_script(fake, 'if [ "$1" = -c ]; then echo "0 False"; exit; fi\n'
+                       'for s in TERM HUP USR1; do trap "echo got $s; got=1" $s; done\n'
+                       'echo started; while [ -z "$got" ]; do sleep 0.05; done; sleep 0.2; exit 7')
+    process = subprocess.Popen(
+        ["bash", str(TOOLS / "dist_train.sh"), CONFIG, "2"], env=dict(os.environ, PYTHON=str(fake)),
+        stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(getattr(signal, f"SIG{number}"))
+    rest, _ = process.communicate(timeout=60)
+    assert rest == f"got {told}\n"
+    assert process.returncode == 7
 
 
 def test_test_command_has_the_checkpoint_before_the_number(call):

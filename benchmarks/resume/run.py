@@ -1,0 +1,339 @@
+"""Interrupt small runs of tools/train.py by signals, resume them, and compare with unbroken runs.
+
+Examples:
+  python benchmarks/resume/run.py                                    # all tasks and signals
+  python benchmarks/resume/run.py --tasks detection --signals KILL --again
+  python benchmarks/resume/run.py --print --docs docs/downstream.md  # the table of rows.jsonl
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # another number of threads rounds differently
+
+import argparse
+import itertools
+import json
+import re
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BEGIN, END = "<!-- begin resume matrix -->", "<!-- end resume matrix -->"
+INTERRUPTION = "GERSP_INTERRUPT"  # "<signal>,<moment>,<iteration>" for the hook below
+ITERATIONS = 6
+# Configs; all are trained by epoch but segmentation.
+TASKS = {
+    "classification": "eurosat/finetune_r50_eurosat.py",
+    "detection": "dior/faster-rcnn_r50_fpn_24e_dior.py",
+    "rotated detection": "dior/oriented-rcnn_le90_r50_fpn_1x_dior-r.py",
+    "segmentation": "loveda/deeplabv3plus_r50-d8_80k_loveda.py",
+    "pre-training": "gersp_r18_demo.py",
+}
+SIGNALS = ("INT", "TERM", "HUP", "KILL")
+# A method of MMEngine's hooks, and the number of finished iterations from which on it interrupts:
+# by a signal that saves, and by KILL, which has to leave an earlier checkpoint.
+MOMENTS = {
+    "before step 2": ("before_train_iter", 1, 1),
+    "in the middle": ("after_train_iter", 2, 4),
+    "while saving": ("before_save_checkpoint", 3, 4),
+}
+
+
+class Case(NamedTuple):
+    """One interruption."""
+
+    task: str
+    signal: str
+    moment: str
+
+
+# -------------------------------------------------------------------------------------------- runs
+
+
+def prepare(folder: Path) -> None:
+    """Write small images of every data set and the configs of all tasks, if they are not there."""
+    from mmengine.config import Config
+
+    from tests.downstream import downstream_twin, write_all
+    from tests.runs import demo_config
+    from tests.smoke import write_pair
+
+    if not (folder / "data").exists():
+        write_all(folder / "data.part")
+        write_pair(folder / "data.part" / "pair")
+        (folder / "data.part").rename(folder / "data")
+    warm_up = dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=5)
+    for task, config in TASKS.items():
+        cfg: Config
+        if task == "pre-training":
+            cfg = demo_config(folder / "data" / "pair", folder, ITERATIONS // 2, epochs=2)
+        else:
+            cfg = downstream_twin(config, folder / "data", folder, ITERATIONS // 2)
+            cfg.pretrained = cfg.model.backbone.init_cfg = None
+            cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+            cfg.param_scheduler = [warm_up]
+            if task == "segmentation":
+                cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=100)
+                cfg.default_hooks.checkpoint.interval = 2
+            elif task == "classification":
+                cfg.train_cfg.update(max_epochs=2, val_interval=100)
+            else:
+                cfg.train_dataloader.batch_size = 1
+                cfg.train_cfg.update(max_epochs=3, val_interval=100)
+        cfg.train_dataloader.update(num_workers=1, persistent_workers=True)
+        cfg.default_hooks.checkpoint.max_keep_ckpts = -1
+        cfg.custom_hooks = [dict(type="InterruptHook", priority="LOWEST")]
+        cfg.log_level = "INFO"
+        cfg.pop("work_dir")
+        cfg.dump(folder / f"{task.replace(' ', '_')}.py")
+
+
+def register_hook() -> None:
+    """Make the hook known that sends this process a signal."""
+    from mmengine.hooks import Hook
+    from mmengine.registry import HOOKS
+
+    class InterruptHook(Hook):
+        """Sends the signal of ``GERSP_INTERRUPT`` once; does nothing where that is not set."""
+
+        def _reach(self, moment: str, runner: Any) -> None:
+            name, chosen, iteration = os.environ.get(INTERRUPTION, ",,").split(",")
+            if chosen == moment and runner.iter >= int(iteration):
+                os.environ.pop(INTERRUPTION)
+                os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
+
+        def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+            self._reach("before_train_iter", runner)
+
+        def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+            self._reach("after_train_iter", runner)
+
+        def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+            self._reach("before_save_checkpoint", runner)
+
+    HOOKS.register_module(module=InterruptHook)
+
+
+def train(task: str, folder: Path, work_dir: Path, *options: str, interrupt: str = "") -> int:
+    """Run tools/train.py in a process of its own; return its exit code, or minus its signal.
+
+    The process is forked from this one, which has imported the hosts, so that it takes seconds.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setsid()
+            log = os.open(work_dir / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if interrupt:
+                os.environ[INTERRUPTION] = interrupt
+            from gersp_mm.commands import train as tool
+
+            config = folder / f"{task.replace(' ', '_')}.py"
+            tool.main([str(config), "--work-dir", str(work_dir), *options])
+            code = 0
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def last_checkpoint(work_dir: Path) -> Path | None:
+    """Return the checkpoint that is furthest in training."""
+    from gersp_mm.checkpoints import latest_checkpoint
+
+    found = latest_checkpoint(work_dir)
+    return Path(found) if found else None
+
+
+def run_case(case: Case, folder: Path) -> dict[str, Any]:
+    """Interrupt, resume and compare; return the row."""
+    from tests.runs import assert_same_training_state
+
+    start = time.time()
+    work_dir = folder / "runs" / "-".join(case).replace(" ", "_")
+    moment, *iterations = MOMENTS[case.moment]
+    iteration = iterations[case.signal == "KILL"]
+    code = train(case.task, folder, work_dir, interrupt=f"{case.signal},{moment},{iteration}")
+    number = getattr(signal, f"SIG{case.signal}")
+    saved = last_checkpoint(work_dir)
+    row = dict(case._asdict(), exit=code, resumed_from=saved.name if saved else None)
+    if code != (-number if case.signal == "KILL" else 128 + number):
+        return dict(row, outcome=f"the run ended with {code}")
+    code = train(case.task, folder, work_dir, "--resume", "auto")
+    if code:
+        return dict(row, outcome=f"the resumed run ended with {code}")
+    whole = last_checkpoint(folder / "runs" / case.task.replace(" ", "_"))
+    end = last_checkpoint(work_dir)
+    try:
+        assert whole is not None and end is not None
+        assert_same_training_state(end, whole)
+        outcome = "identical"
+    except AssertionError as error:
+        outcome = f"differs: {str(error).splitlines()[0]}"
+    return dict(row, outcome=outcome, seconds=round(time.time() - start, 1))
+
+
+# -------------------------------------------------------------------------------------------- rows
+
+
+def read_rows(path: Path) -> dict[Case, dict[str, Any]]:
+    """Return the last row of each case."""
+    rows = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            rows[Case(row["task"], row["signal"], row["moment"])] = row
+    return rows
+
+
+def matrix(rows: Mapping[Case, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the lines of the table: a task and a moment each, a column for each signal."""
+    lines = [["task", "interrupted", *SIGNALS]]
+    for task, moment in itertools.product(TASKS, MOMENTS):
+        cells = [rows.get(Case(task, name, moment)) for name in SIGNALS]
+        if any(cells):
+            lines.append([task, moment, *(row["outcome"] if row else "-" for row in cells)])
+    return lines
+
+
+def write_docs(path: Path, rows: Mapping[Case, Mapping[str, Any]]) -> None:
+    """Replace the block between the markers of a page by the table."""
+    head, *lines = matrix(rows)
+    same = sum(row["outcome"] == "identical" for row in rows.values())
+    some = next(iter(rows.values()))
+    text = [
+        BEGIN,
+        "",
+        f"{same} of {len(rows)} resumed runs ended identical to the unbroken one "
+        f"(torch {some['versions'].get('torch')}, {some['hardware']}).",
+        "",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+        *(f"| {' | '.join(line)} |" for line in lines),
+        "",
+        END,
+    ]
+    pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
+    page = path.read_text(encoding="utf-8")
+    path.write_text(pattern.sub(lambda _: "\n".join(text), page), encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------------------- tool
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=list(TASKS),
+        metavar="TASK",
+        help=f"of {', '.join(TASKS)} (default: all)",
+    )
+    parser.add_argument(
+        "--signals",
+        nargs="+",
+        choices=SIGNALS,
+        default=list(SIGNALS),
+        metavar="SIGNAL",
+        help=f"of {', '.join(SIGNALS)} (default: all)",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE / "rows.jsonl",
+        metavar="FILE.jsonl",
+        help="gets a row for each case (default: rows.jsonl beside this)",
+    )
+    parser.add_argument("--again", action="store_true", help="run cases that have a row already")
+    parser.add_argument("--work", type=Path, help="keep data and outputs of all cases here")
+    parser.add_argument("--print", action="store_true", help="print the rows of --out, run nothing")
+    parser.add_argument("--docs", type=Path, metavar="FILE.md", help="write the table into a page")
+    return parser.parse_args(argv)
+
+
+def run_all(args: argparse.Namespace, folder: Path) -> None:
+    """Run the cases that have no row, and append a row for each as soon as it is known."""
+    known = {} if args.again else read_rows(args.out)
+    chosen = itertools.product(args.tasks, args.signals, MOMENTS)
+    cases = [case for case in itertools.starmap(Case, chosen) if case not in known]
+    if not cases:
+        return
+    sys.path.insert(0, str(ROOT))
+    import yapf.yapflib.yapf_api as formatter
+
+    from gersp_mm.commands import train as _  # noqa: F401
+    from gersp_mm.engine import launch  # noqa: F401
+    from gersp_mm.utils import provenance
+
+    # MMEngine has every config formatted that it writes, which takes most of a small run.
+    formatter.FormatCode = lambda text, **options: (text, True)
+    register_hook()
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare(folder)
+    shared = dict(
+        commit=provenance.commit(), hardware=provenance.hardware(), versions=provenance.versions()
+    )
+
+    def one(case: Case) -> None:
+        row = {**run_case(case, folder), **shared}
+        with open(args.out, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{' / '.join(case):45} {row['resumed_from'] or 'no checkpoint':14} {row['outcome']}")
+        sys.stdout.flush()
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for task in dict.fromkeys(case.task for case in cases):
+            work_dir = folder / "runs" / task.replace(" ", "_")
+            if last_checkpoint(work_dir) is None and train(task, folder, work_dir):
+                raise SystemExit(f"error: {task} does not train, see {work_dir}/output.txt")
+            list(pool.map(one, [case for case in cases if case.task == task]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print and write what the command line says."""
+    args = parse_args(argv)
+    if not args.print:
+        if args.work:
+            run_all(args, args.work.resolve())
+        else:
+            with tempfile.TemporaryDirectory(prefix="resume-") as folder:
+                run_all(args, Path(folder))
+    rows = read_rows(args.out)
+    for line in matrix(rows):
+        print("  ".join(text.ljust(18) for text in line).rstrip())
+    if args.docs:
+        write_docs(args.docs, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Stopping a run by a signal: between two optimizer steps, all processes after the same one."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import torch.distributed as dist
+
+from gersp_mm.utils.memory import keep_freed_memory
+
+# Ctrl-C, the end of a job, a lost terminal, and what Slurm sends before a time limit.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+ECHO = 1.0  # s; some releases of torchrun answer a terminal's Ctrl-C by sending another one
+SAVING = timedelta(seconds=60)  # how long the other ranks wait while rank 0 saves
+
+
+class StopRequest:
+    """A signal that asks a run to save and leave.
+
+    A process group shares the request through its store: wherever the signal arrives, all ranks
+    stop after the same optimizer step. A signal that was ignored when the run started, as
+    ``nohup`` does with SIGHUP, stays ignored.
+
+    Args:
+        say: Called with one sentence when the first signal arrives.
+
+    Attributes:
+        number: The signal, 0 while there is none.
+    """
+
+    _runs = itertools.count()  # of this process; the same on every rank
+
+    def __init__(self, say: Callable[[str], Any]) -> None:
+        self.number = 0
+        self._say = say
+        self._asked = 0.0  # when, on the monotonic clock
+        self._process = os.getpid()
+        self._released = multiprocessing.RawValue("b", 0)
+        self._steps, self._stop_at = 0, 0
+        prefix = f"gersp_mm/stop/{next(self._runs)}"
+        self._store = dist.PrefixStore(prefix, _default_store()) if _several() else None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals until the block ends; in another thread than the main one, do nothing."""
+        try:
+            with _handling(self._on_signal):
+                yield
+        finally:
+            self._released.value = 1
+
+    def protect_workers(self, loader: Any) -> None:
+        """Let the worker processes of a data loader ignore signals until the run has ended.
+
+        A signal that is sent to all processes then does not take the data away before the
+        checkpoint is written.
+        """
+        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn, self._released)
+
+    def due(self) -> bool:
+        """Return whether to stop now; to be asked once after each optimizer step, on every rank."""
+        self._steps += 1
+        if self._store is None:
+            return bool(self.number)
+        if not self._stop_at and self.arrived():
+            # No rank is past the next step: it would have needed this one there.
+            agreed = self._store.compare_set("request", "", f"{self._steps + 1} {self.number}")
+            step, number = agreed.decode().split()
+            self._stop_at, self.number = int(step), int(number)
+        return 0 < self._stop_at <= self._steps
+
+    def arrived(self) -> bool:
+        """Return whether this process, or another one of the group, was asked to stop."""
+        if not self.number and self._store is not None and self._store.check(["request"]):
+            self.number = int(self._store.get("request").decode().split()[1])
+        return bool(self.number)
+
+    def leave(self, save: Callable[[], Any]) -> None:
+        """Save on rank 0, for which all other ranks wait, and end the process.
+
+        Raises:
+            SystemExit: Always, with 128 and the number of the signal, unless saving fails.
+        """
+        if self._store is None:
+            save()
+        elif dist.get_rank() == 0:
+            try:
+                save()
+            finally:
+                self._store.set("saved", "yes")
+        else:
+            with contextlib.suppress(RuntimeError):  # rank 0, which may hold the store, is gone
+                self._store.wait(["saved"], SAVING)
+        raise SystemExit(128 + self.number)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a worker process that has only just been forked
+            return
+        if self.number:
+            if number == signal.SIGINT and time.monotonic() - self._asked > ECHO:
+                raise KeyboardInterrupt
+            return
+        self.number, self._asked = number, time.monotonic()
+        if self._store is None or dist.get_rank() == 0:
+            self._say("stopping after this step to save a checkpoint; Ctrl-C again stops at once")
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals wait in this thread, and in processes that it starts in the block.
+
+    Worker processes are then safe from their first moment on; what
+    :meth:`StopRequest.protect_workers` gave them takes over.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _start_worker(init: Callable[[int], None] | None, released: Any, worker_id: int) -> None:
+    """Prepare a worker process: no signal ends it, and memory of one image is kept for the next.
+
+    Args:
+        init: The function that starts a worker otherwise.
+        released: Shared between the processes; not zero when the workers may end.
+        worker_id: Number of the worker.
+    """
+    if init is not None:
+        init(worker_id)
+    keep_freed_memory()
+    gc.freeze()  # the collector need not look through, and so copy, what all processes share
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # PyTorch ends workers that outlive the loader by SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if released.value else None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _default_store() -> Any:
+    return dist.distributed_c10d._get_default_store()
