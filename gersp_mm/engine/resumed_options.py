@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.optim import OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import ReduceOnPlateauParamScheduler
 
@@ -63,10 +64,13 @@ class OptionChanges:
                 self.in_effect.append(text)
 
     @classmethod
-    def of_checkpoint(cls, meta: Mapping[str, Any], now: Mapping[str, Any]) -> OptionChanges:
+    def of_checkpoint(
+        cls, meta: Mapping[str, Any], now: Mapping[str, Any] | Config
+    ) -> OptionChanges:
         """Compare the config in a checkpoint's ``meta`` with the one of the run."""
         before = config_values(meta.get("cfg"))
-        return cls(before, now) if before else cls({}, {})
+        values = now._cfg_dict if isinstance(now, Config) else now
+        return cls(before, values) if before else cls({}, {})
 
     def refuse(self, path: str) -> None:
         """Refuse what cannot be changed.

@@ -6,11 +6,13 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import LinearLR, MultiStepLR, ReduceOnPlateauLR, build_optim_wrapper
 from torch import nn
 
 from gersp_mm.engine.resumed_options import OptimizerChanges, OptionChanges
 from gersp_mm.utils.errors import UserError
+from tests.smoke import CONFIGS
 
 LENGTH = 5  # iterations of an epoch
 
@@ -157,3 +159,17 @@ def test_what_is_no_plain_data_is_not_compared():
     assert found.in_effect == ["model.size=3 (was 2)"]
     assert OptionChanges.of_checkpoint({}, dict(a=1)).in_effect == []
     assert OptionChanges(dict(a=torch.float32), dict(a=torch.float16)).in_effect == []
+
+
+@pytest.mark.parametrize(
+    "name", ["pretrain/gersp_r50.py", "downstream/eurosat/finetune_r18_eurosat.py",
+             "downstream/loveda/deeplabv3plus_r50-d8_80k_loveda.py"],
+)  # fmt: skip
+def test_a_shipped_config_is_the_one_in_its_checkpoint(name):
+    cfg = Config.fromfile(CONFIGS / name)
+    meta = dict(cfg=cfg.pretty_text)
+    found = OptionChanges.of_checkpoint(meta, cfg)
+    assert found.in_effect == found.applied == found.refused == []
+    cfg.optim_wrapper.optimizer.lr = 0.123
+    (found,) = OptionChanges.of_checkpoint(meta, cfg).applied
+    assert found.startswith("optim_wrapper.optimizer.lr=0.123 (was 0.")
