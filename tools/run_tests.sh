@@ -2,14 +2,15 @@
 # Sets up everything the tests need, then runs them. pytest's closing line is the last one printed.
 #   bash tools/run_tests.sh                      # all tests
 #   bash tools/run_tests.sh -m "not slow"        # arguments go to pytest
-#   bash tools/run_tests.sh tests/test_version.py -x
+#   bash tools/run_tests.sh tests/test_version.py -x -n 0    # -n 0: in one process
 set -eu
 case " $* " in *" --help "* | *" -h "*) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/setup_env.sh --downstream --tests --demo
 
-# Tests start processes of their own; more threads than this would have them fight for the cores.
+# Files of tests are shared out among a few processes; more of them or more threads than this would
+# have them fight for the cores and for memory (about 2 GB each).
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores < 4 ? cores : 4))}"
-exec "${GERSP_VENV:-.venv}/bin/python" -m pytest "$@"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "${GERSP_VENV:-.venv}/bin/python" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@"
