@@ -271,7 +271,7 @@ def test_options_of_optimizer_and_schedule_are_applied_to_a_resumed_run(three_ep
     (effect,) = (x for x in log.splitlines() if "in effect from now on: " in x)
     assert "optim_wrapper.optimizer.lr=0.1 (was 0.01)" in applied
     assert "param_scheduler.0.T_max=4 (was 3)" in applied and "max_epochs" not in applied
-    assert "train_cfg.max_epochs=4 (was 3)" in effect and "optimizer" not in effect
+    assert "train_cfg.max_epochs=4 (was 3)" in effect and "optim_wrapper" not in effect
 
 
 @pytest.mark.parametrize(
