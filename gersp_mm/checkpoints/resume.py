@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ def optimizer_tensors(
     """
     return {
         f"{name}.{key}": value
-        for part, optimizer in _optimizers(state, optim_wrapper)
+        for part, optimizer in states_of_optimizers(state, optim_wrapper)
         for name, _, entry in _states(part, optimizer, model)
         for key, value in entry.items()
         if isinstance(value, torch.Tensor)
@@ -131,7 +131,7 @@ def _compare_optimizers(
         given, own = sorted(state), sorted(optim_wrapper.keys())
         if given != own:
             return [f"optimizers {listed(given)} instead of {listed(own)}"]
-    pairs = _optimizers(state, optim_wrapper)
+    pairs = states_of_optimizers(state, optim_wrapper)
     return [text for part, own in pairs for text in _compare_optimizer(part, own, model)]
 
 
@@ -165,8 +165,8 @@ def _compare_optimizer(
 
 
 def _compare_schedulers(given: Any, own: Any) -> list[str]:
-    flat = _flat(given)
-    mine = _flat(own)
+    flat = flat_schedulers(given)
+    mine = flat_schedulers(own)
     if len(flat) != len(mine):
         return [f"{counted(len(flat), 'scheduler')} instead of {len(mine)}"]
     found = []
@@ -190,9 +190,10 @@ def _compare_averaged(given: Any, averaged: torch.nn.Module | None) -> list[str]
     return compare(_tensors(given), _tensors(averaged.state_dict()), types=True).sentences()
 
 
-def _optimizers(
+def states_of_optimizers(
     state: Mapping[str, Any], optim_wrapper: Any
 ) -> list[tuple[Mapping[str, Any], torch.optim.Optimizer]]:
+    """Return each optimizer of a wrapper, behind its part of the wrapper's state."""
     if isinstance(optim_wrapper, OptimWrapperDict):
         return [(state[name], wrapper.optimizer) for name, wrapper in optim_wrapper.items()]
     return [(state, optim_wrapper.optimizer)]
@@ -214,11 +215,11 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def _flat(schedulers: Any) -> Sequence[Any]:
+def flat_schedulers(schedulers: Any) -> list[Any]:
     """Return schedulers, or their states, as one list, those of several optimizers in order."""
     if isinstance(schedulers, Mapping):
         return [entry for name in sorted(schedulers) for entry in schedulers[name]]
-    return schedulers or []
+    return list(schedulers or [])
 
 
 def _public(state: Mapping[str, Any]) -> set[str]:

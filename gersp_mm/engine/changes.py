@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gersp_mm.checkpoints.read import UNREAD, config_values
+from gersp_mm.engine.options import plain_leaves
 
 TRAINING = ("auto_scale_lr", "custom_hooks", "model", "optim_wrapper", "param_scheduler",
             "train_cfg", "train_dataloader")  # fmt: skip
@@ -58,7 +59,7 @@ def _differences(
     found: dict[str, Any] = {}
     roots = [*_data_roots(shipped), *_data_roots(other)]
     for section in sections:
-        sides = [dict(_leaves(cfg.get(section), section, roots)) for cfg in (shipped, other)]
+        sides = [dict(_below_roots(cfg.get(section), section, roots)) for cfg in (shipped, other)]
         for key in {**sides[0], **sides[1]}:
             before, after = (side.get(key, NOTHING) for side in sides)
             harmless = any(fnmatchcase(key, pattern) for pattern in HARMLESS)
@@ -68,21 +69,14 @@ def _differences(
     return found
 
 
-def _leaves(value: Any, key: str, roots: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield plain values by their dotted keys; lists of plain values are one value."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}", roots)
-    elif isinstance(value, (list, tuple)) and any(isinstance(v, (Mapping, list)) for v in value):
-        for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{key}.{number}", roots)
-    elif isinstance(value, (list, tuple)):
-        yield key, list(value)
-    elif isinstance(value, str):
-        root = next((root for root in roots if value.startswith(root.rstrip("/") + "/")), "")
-        yield key, value.removeprefix(root).lstrip("/") if root else value
-    elif value is not None:
-        yield key, value
+def _below_roots(value: Any, key: str, roots: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield values by their dotted keys, and paths without the folder of the data."""
+    for name, leaf in plain_leaves(value, key):
+        if isinstance(leaf, str):
+            root = next((root for root in roots if leaf.startswith(root.rstrip("/") + "/")), "")
+            leaf = leaf.removeprefix(root).lstrip("/") if root else leaf
+        if leaf is not None:
+            yield name, leaf
 
 
 def _data_roots(value: Any) -> Iterator[str]:

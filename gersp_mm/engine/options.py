@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gersp_mm.checkpoints.read import UNREAD
 from gersp_mm.utils.errors import UserError
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -49,6 +50,25 @@ def value_at(cfg: Any, key: str) -> Any:
         else:
             cfg = cfg.get(name) if hasattr(cfg, "get") else None
     return cfg
+
+
+def plain_leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a config by their dotted keys.
+
+    Lists of plain values are one value. What is no plain data, such as a class, is ``UNREAD``.
+    """
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = value.items()
+    elif isinstance(value, (list, tuple)):
+        if any(isinstance(item, (Mapping, list, tuple)) for item in value):
+            inside = enumerate(value)
+        else:
+            yield key, list(value)
+    else:
+        yield key, value if isinstance(value, (str, int, float, type(None))) else UNREAD
+    for name, inner in inside:
+        yield from plain_leaves(inner, f"{key}.{name}" if key else str(name))
 
 
 def parse_value(text: str) -> Any:

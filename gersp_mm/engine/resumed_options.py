@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,7 +13,9 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.optim.scheduler.param_scheduler import ReduceOnPlateauParamScheduler
 
 from gersp_mm.checkpoints.read import UNREAD, config_values
+from gersp_mm.checkpoints.resume import flat_schedulers, states_of_optimizers
 from gersp_mm.engine.config import NOT_GIVEN
+from gersp_mm.engine.options import plain_leaves
 from gersp_mm.utils.errors import UserError, listed
 
 # The optimizer and the schedule get these after their states were loaded.
@@ -27,7 +29,6 @@ FIXED = ("*.init_cfg.*", "optim_wrapper.optimizer.amsgrad", "optim_wrapper.optim
 # How the run is started; said elsewhere.
 SILENT = ("launcher", "load_from", "local_rank", "resume")
 NOTHING = object()
-PLAIN = (str, int, float, type(None))
 UNSET = (None, NOTHING)
 # Kept with the optimizer's state: they say how its step is computed.
 IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}
@@ -47,7 +48,7 @@ class OptionChanges:
         self.in_effect: list[str] = []
         self.applied: list[str] = []
         self.refused: list[str] = []
-        sides = [dict(_leaves(side)) for side in (before, now)]
+        sides = [dict(plain_leaves(side)) for side in (before, now)]
         for key in sorted({**sides[0], **sides[1]}):
             old, new = (side.get(key, NOTHING) for side in sides)
             if old == new or key in SILENT or (old in UNSET and new in UNSET):
@@ -112,9 +113,9 @@ class OptimizerChanges:
         schedulers: Any,
         epoch_length: int,
     ) -> None:
-        pairs = _pairs(optim_wrapper, checkpoint["optimizer"])
-        stored = _flat(checkpoint.get("param_schedulers"))
-        own = _flat(schedulers)
+        pairs = states_of_optimizers(checkpoint["optimizer"], optim_wrapper)
+        stored = flat_schedulers(checkpoint.get("param_schedulers"))
+        own = flat_schedulers(schedulers)
         self._groups: list[tuple[int, int, dict[str, Any]]] = []
         self._schedules: list[dict[str, Any]] = []
         scheduled = {scheduler.param_name for scheduler in own}
@@ -123,7 +124,7 @@ class OptimizerChanges:
                 self._replay(own, stored, checkpoint, epoch_length)
                 break
         kept = set() if self._schedules else scheduled | {f"initial_{name}" for name in scheduled}
-        for number, (optimizer, state) in enumerate(pairs):
+        for number, (state, optimizer) in enumerate(pairs):
             for place, (group, loaded) in enumerate(
                 zip(optimizer.param_groups, state["param_groups"])
             ):
@@ -164,24 +165,12 @@ class OptimizerChanges:
 
     def apply(self, optim_wrapper: Any, schedulers: Any) -> None:
         """Put the options in the place of those that were loaded."""
-        optimizers = [optimizer for optimizer, _ in _pairs(optim_wrapper)]
+        several = isinstance(optim_wrapper, OptimWrapperDict)
+        wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
         for number, place, changed in self._groups:
-            optimizers[number].param_groups[place].update(changed)
-        for scheduler, state in zip(_flat(schedulers), self._schedules):
+            wrappers[number].optimizer.param_groups[place].update(changed)
+        for scheduler, state in zip(flat_schedulers(schedulers), self._schedules):
             scheduler.load_state_dict(state)
-
-
-def _pairs(optim_wrapper: Any, state: Any = None) -> list[tuple[Any, Any]]:
-    if isinstance(optim_wrapper, OptimWrapperDict):
-        return [(w.optimizer, state and state[name]) for name, w in optim_wrapper.items()]
-    return [(optim_wrapper.optimizer, state)]
-
-
-def _flat(schedulers: Any) -> list[Any]:
-    """Return schedulers, or their states, as one list, those of several optimizers in order."""
-    if isinstance(schedulers, Mapping):
-        return [entry for name in sorted(schedulers) for entry in schedulers[name]]
-    return list(schedulers or [])
 
 
 def _step_epoch(schedulers: list[Any], steps: list[int]) -> None:
@@ -206,22 +195,6 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return list(a) == list(b)
     return bool(a == b)
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield plain values by their dotted keys; lists of plain values are one value."""
-    inside: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Mapping):
-        inside = value.items()
-    elif isinstance(value, (list, tuple)):
-        if any(isinstance(item, (Mapping, list, tuple)) for item in value):
-            inside = enumerate(value)
-        else:
-            yield key, list(value)
-    else:
-        yield key, value if isinstance(value, PLAIN) else UNREAD
-    for name, inner in inside:
-        yield from _leaves(inner, f"{key}.{name}" if key else str(name))
 
 
 def _is_unread(key: str, side: Mapping[str, Any]) -> bool:
