@@ -278,7 +278,7 @@ def test_options_of_optimizer_and_schedule_are_applied_to_a_resumed_run(three_ep
     "option, text",
     [
         ("randomness.seed=7", r"cannot change randomness.seed=7 \(was \d+\)"),
-        ("optim_wrapper.optimizer.type=AdamW", r"optimizer.type=AdamW \(was SGD\)"),
+        ("optim_wrapper.optimizer.type=RMSprop", r"optimizer.type=RMSprop \(was SGD\)"),
     ],
 )
 def test_options_that_a_resumed_run_cannot_change_are_refused(
@@ -287,8 +287,7 @@ def test_options_that_a_resumed_run_cannot_change_are_refused(
     config, work_dir = three_epochs
     path = tmp_path / "epoch_1.pth"
     shutil.copy(work_dir / "epoch_1.pth", path)
-    start = [option] if "seed" in option else [option, "optim_wrapper.optimizer.momentum=None"]
     with pytest.raises(UserError, match=text) as caught:
-        run(config, tmp_path, "--resume", "--cfg-options", *start)
+        run(config, tmp_path, "--resume", "--cfg-options", option)
     assert f"--cfg-options load_from={path}" in str(caught.value)
     assert list(tmp_path.glob("*.pth")) == [path]
