@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import signal
@@ -124,7 +125,7 @@ def fail(number):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOTDIR])
 def test_an_output_that_cannot_be_written_is_one_line(number, capsys):
     with pytest.raises(SystemExit) as caught:
-        run_tool(fail(number), None)
+        run_tool(fail(number), argparse.Namespace())
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(
@@ -134,7 +135,7 @@ def test_an_output_that_cannot_be_written_is_one_line(number, capsys):
 
 def test_another_error_of_the_system_keeps_its_trace():
     with pytest.raises(FileNotFoundError):
-        run_tool(fail(errno.ENOENT), None)
+        run_tool(fail(errno.ENOENT), argparse.Namespace())
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):

@@ -57,6 +57,7 @@ def test_list_is_taken_as_it_is_written(tmp_path):
     files = ["x/2.jpg", "1 with spaces.jpg", "Zürich/влтава.png", "x/0.any"]
     listing = "\r\n".join([files[0], "", files[1], "   ", files[2], files[3], "", ""])
     (tmp_path / "list.txt").write_bytes(listing.encode())
+    touch(tmp_path, *files)
     assert names(MillionAID(str(tmp_path), ann_file="list.txt"), tmp_path) == files
     # as some editors begin a file
     (tmp_path / "list.txt").write_bytes(listing.encode("utf-8-sig"))
@@ -76,9 +77,10 @@ def test_list_elsewhere_and_prefix(tmp_path):
 
 
 def test_absolute_paths_in_a_list_stay(tmp_path):
-    (tmp_path / "list.txt").write_text("/archive/a.jpg\n")
+    path = touch(tmp_path / "archive", "a.jpg") / "a.jpg"
+    (tmp_path / "list.txt").write_text(f"{path}\n")
     dataset = MillionAID(str(tmp_path), ann_file="list.txt")
-    assert dataset.get_data_info(0)["img_path"] == "/archive/a.jpg"
+    assert dataset.get_data_info(0)["img_path"] == str(path)
 
 
 def test_missing_folder_names_it_and_the_fix(tmp_path):

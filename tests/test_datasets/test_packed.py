@@ -125,6 +125,8 @@ def test_child_closes_nothing_of_its_parent(packed):
 def test_paths_are_one_array_and_survive_pickling_and_cutting(tmp_path):
     names = [f"{number % 7}/ä {number}.jpg" for number in range(500)]
     (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
+    (tmp_path / "0").mkdir()
+    (tmp_path / names[0]).touch()
     dataset = MillionAID(str(tmp_path), ann_file="list.txt")
     assert len(dataset) == 500
     assert dataset.data_bytes.nbytes == sum(len(name.encode()) for name in names)
