@@ -137,7 +137,10 @@ def require_loadable_model(
                 f"with model.{part}.init_cfg.prefix=None."
             )
         else:
-            advice = _prefix_advice(own, given, "load_from") or likely_reason(inner, given, start)
+            reason = likely_reason(inner, given, start)
+            if "init_cfg" in reason:
+                reason = f"To start from its {part} alone, use pretrained={path} without load_from."
+            advice = _prefix_advice(own, given, "load_from") or reason
         raise UserError(f"load_from={path} does not fit the model: {severe}. {advice}")
     return StateDifference(found.missing, (), found.reshaped).sentences(most=10)
 

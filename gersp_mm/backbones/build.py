@@ -38,6 +38,13 @@ TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # what a file's config may
 NOT_ARCHITECTURE = (
     "init_cfg", "pretrained", "pretrained_cfg", "checkpoint", "checkpoint_path", "_scope_",
 )  # fmt: skip
+# Where classes may come from that a file names: what else is registered may load other files.
+NETWORKS = ("mmpretrain.models.backbones.",)
+PARTS = (
+    *NETWORKS, "torch.nn.", "mmcv.cnn.", "mmcv.ops.", "mmpretrain.models.utils.attention",
+    "mmpretrain.models.utils.ema", "mmpretrain.models.utils.norm",
+    "mmpretrain.models.utils.res_layer_extra_norm", "mmpretrain.models.utils.sparse_modules",
+)  # fmt: skip
 
 
 class Backbone(NamedTuple):
@@ -269,17 +276,24 @@ def _build(arch: Mapping[str, Any], what: str) -> nn.Module:
     if "Pretrained" in kinds:
         raise UserError(f"{what} names other weights in its init_cfg. Remove that")
     classes = [MODELS.get(kind) if isinstance(kind, str) else kind for kind in kinds]
-    for kind, found in zip(kinds, classes):
-        if not isinstance(found, (type, type(None))):  # a function may fetch any other model
-            raise UserError(f"{what} cannot be built: {kind} is no network of mmpretrain")
     if isinstance(classes[0], type) and issubclass(classes[0], BaseModel):
         raise UserError(f"{what} cannot be built: {kinds[0]} is a whole model, no backbone")
+    for number, (kind, found) in enumerate(zip(kinds, classes)):
+        if found is not None and not _is_allowed(found, PARTS if number else NETWORKS):
+            raise UserError(f"{what} cannot be built: {kind} is no backbone of mmpretrain")
+    if ":" in str(arch.get("model_name", "")):  # timm takes addresses there
+        raise UserError(f"{what} cannot be built: model_name={arch['model_name']} is an address")
     MMLogger.get_current_instance().setLevel("WARNING")  # how every tensor was initialised
     try:
         return MODELS.build(copy.deepcopy(dict(arch)))
     except Exception as error:  # of whatever class the config names
         text = str(error).strip().split("\n")[0]
         raise UserError(f"{what} cannot be built: {text}") from error
+
+
+def _is_allowed(found: Any, rooms: tuple[str, ...]) -> bool:
+    """Return whether a class, and not a function, comes from one of some packages."""
+    return isinstance(found, type) and f"{found.__module__}.".startswith(rooms)
 
 
 def _backbone_config(text: Any) -> dict[str, Any] | None:

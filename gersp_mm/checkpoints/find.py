@@ -14,6 +14,7 @@ from gersp_mm.checkpoints.read import StandIn, UntrustedError, read_checkpoint
 from gersp_mm.utils.errors import UserError, listed
 
 RUN_ID = "run_id"  # key of a checkpoint's and an export's meta
+ATTEMPT = "attempt"  # key of a checkpoint's meta
 CONVERTED = "Resume it with the program that wrote it, or start a new run from its weights"
 
 
@@ -25,12 +26,23 @@ class Progress(NamedTuple):
         epoch: Epochs trained.
         iteration: Iterations trained.
         run_id: Id of its run; None for checkpoints that were written before runs had ids.
+        attempt: How often its run had been resumed.
     """
 
     resumable: bool
     epoch: int
     iteration: int
     run_id: str | None
+    attempt: int = 0
+
+    @property
+    def order(self) -> tuple[bool, int, int, int]:
+        """What is greater for a checkpoint that is further.
+
+        A run that is resumed from an earlier checkpoint, or with another batch size, counts its
+        epochs and iterations from there, so the last attempt comes before them.
+        """
+        return self.resumable, self.attempt, self.epoch, self.iteration
 
 
 class Found(NamedTuple):
@@ -60,7 +72,9 @@ def latest_checkpoint(
     found, unread = find_checkpoints(*folders)
     _refuse_several_runs(found, folders)
     unreadable = [f"a damaged checkpoint: {text}" for text in unread]
-    for path, _ in sorted(found, key=lambda entry: (entry.progress[:3], entry.path), reverse=True):
+    for path, _ in sorted(
+        found, key=lambda entry: (entry.progress.order, entry.path), reverse=True
+    ):
         try:
             read_checkpoint(path, remedy=CONVERTED)
         except UntrustedError as error:
@@ -109,7 +123,7 @@ def by_run(found: Iterable[Found]) -> dict[str | None, list[Found]]:
     Weights without an optimizer and without an id, such as published ones, are of no run.
     """
     runs: dict[str | None, list[Found]] = {}
-    for entry in sorted(found, key=lambda entry: entry.progress[1:3]):
+    for entry in sorted(found, key=lambda entry: entry.progress.order[1:]):
         if entry.progress.resumable or entry.progress.run_id is not None:
             runs.setdefault(entry.progress.run_id, []).append(entry)
     return runs
@@ -156,10 +170,15 @@ def read_progress(path: str | os.PathLike) -> Progress | None:
     if not isinstance(meta, Mapping) or "state_dict" not in content:
         return None
     epoch, iteration, run_id = (meta.get(name) for name in ("epoch", "iter", RUN_ID))
+    attempt = meta.get(ATTEMPT)
     if not isinstance(epoch, int) or not isinstance(iteration, int):
         return None
     return Progress(
-        "optimizer" in content, epoch, iteration, run_id if isinstance(run_id, str) else None
+        "optimizer" in content,
+        epoch,
+        iteration,
+        run_id if isinstance(run_id, str) else None,
+        attempt if isinstance(attempt, int) else 0,
     )
 
 

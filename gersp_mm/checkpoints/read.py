@@ -54,6 +54,7 @@ class _Log(HistoryBuffer):
         """Leave out the functions that MMEngine's class would use from then on."""
         self.__dict__.update({k: v for k, v in state.items() if k != "statistics_methods"})
         self.__class__ = HistoryBuffer
+        self._set_default_statistics()  # of the class, which no buffer may have been made of yet
 
 
 # MMEngine's log buffers, and the numpy scalars and arrays in them.

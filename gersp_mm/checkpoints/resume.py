@@ -84,8 +84,7 @@ def require_same_run(
         raise UserError(
             f"{path} is of another run than this config describes, so nothing of it was loaded. "
             f"{'. '.join(different)}. Resume with the config of the first run, or start a new run "
-            "in a new work directory from the weights alone, with --cfg-options "
-            f"load_from={path} or pretrained=PATH of the exported backbone"
+            f"in a new work directory from the backbone alone, with --cfg-options pretrained={path}"
         )
     broken = not_finite(_tensors(checkpoint["state_dict"]))
     broken = [name for name in broken if name not in not_finite(dict(model.named_buffers()))]

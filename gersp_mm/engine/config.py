@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
+from mmengine.utils import import_modules_from_strings
 
 from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.findings import Finding
@@ -49,6 +50,7 @@ def read_config(
     scope = cfg.get("default_scope") or "mmengine"
     with DefaultScope.overwrite_default_scope(scope):
         parsed = expand_home(parse_options(options, cfg))
+        _import_modules(cfg, parsed)
         findings = check_options(cfg, parsed)
     if all(finding.severity == "warning" for finding in findings):
         before = _switched(cfg)
@@ -56,6 +58,22 @@ def read_config(
         _refuse_what_switches_replace(cfg, before)
         apply_switches(cfg)
     return cfg, findings
+
+
+def _import_modules(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Import what ``custom_imports`` of the options names, as MMEngine does that of a file."""
+    given = {key: value for key, value in options.items() if key.startswith("custom_imports")}
+    if not given:
+        return
+    named = Config(dict(custom_imports=cfg.get("custom_imports") or {}))
+    named.merge_from_dict(given)
+    try:
+        import_modules_from_strings(**named.custom_imports)
+    except Exception as error:  # of whatever the modules do
+        raise UserError(
+            f"custom_imports={named.custom_imports} cannot be imported ({type(error).__name__}: "
+            f"{error}). Correct it, or put the folder of the module into PYTHONPATH."
+        ) from error
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:

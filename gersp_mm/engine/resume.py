@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import os.path as osp
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,7 @@ from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.runs import together
 from gersp_mm.utils.errors import UserError, listed
 
+SAVED = re.compile(r"[/\\](epoch|iter|best)_[^/\\]*\.pth \(")  # a checkpoint's name, and a reason
 AUTO = "auto"  # resume if there is a checkpoint, else start anew
 
 
@@ -71,6 +73,11 @@ def _choose(
         raise UserError(
             "--overwrite starts a new run, and --resume continues an old one. Give one of the two."
         )
+    if given is not None and cfg.get("load_from") and not cfg.get("resume"):
+        raise UserError(
+            f"--resume continues a run with its own weights, and load_from={cfg.load_from} starts "
+            "a new one from others. Give one of the two."
+        )
     folders = run_folders(cfg)
     if given is None:
         return None, _make_room(folders, overwrite)
@@ -109,7 +116,14 @@ def checkpoint_folder(cfg: Config) -> str:
 
 def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
     """Return the files of old runs; refuse them unless they may be replaced."""
-    found, _ = find_checkpoints(*folders)
+    found, unread = find_checkpoints(*folders)
+    unread = [text for text in unread if SAVED.search(text)]
+    if unread and not overwrite:
+        raise UserError(
+            f"there may be checkpoints of another run, which cannot be read: {listed(unread)}. "
+            "Remove them, go on beside them with --overwrite, or choose another folder with "
+            "--work-dir"
+        )
     runs = by_run(found)
     if runs and not overwrite:
         raise UserError(

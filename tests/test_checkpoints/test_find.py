@@ -58,6 +58,15 @@ def test_one_from_the_middle_of_an_epoch_and_one_of_its_end(tmp_path):
     assert latest_checkpoint(tmp_path) == end
 
 
+def test_the_last_attempt_comes_before_what_an_earlier_one_had_reached(tmp_path):
+    """Resumed from an earlier checkpoint, or with a larger batch and so fewer iterations."""
+    write(tmp_path, "epoch_2.pth", 2, 12)
+    again = write(tmp_path, "iter_7.pth", 1, 7, meta=dict(epoch=1, iter=7, attempt=1), age=9)
+    assert latest_checkpoint(tmp_path) == again
+    end = write(tmp_path, "epoch_3.pth", 2, 9, meta=dict(epoch=2, iter=9, attempt=1), age=99)
+    assert latest_checkpoint(tmp_path) == end
+
+
 def test_exports_and_best_checkpoints_do_not_come_first(tmp_path):
     resumable = write(tmp_path, "epoch_1.pth", 1, 10)
     write(tmp_path, "demo_backbone.pth", 2, None)
@@ -75,7 +84,7 @@ def test_damaged_ones_are_passed_over_and_named(tmp_path, kind):
     content = Path(bad).read_bytes()
     if kind == "bytes changed":
         damage(bad, content.index(bytes(4000)) + 1000)
-        assert read_progress(bad) == (True, 2, 20, None)
+        assert read_progress(bad) == (True, 2, 20, None, 0)
     else:
         parts = {"cut off": content[: len(content) // 2], "empty": b"", "text": b"hello\n"}
         Path(bad).write_bytes(parts[kind])

@@ -67,10 +67,8 @@ def test_another_model_is_one_error_that_lists_the_difference(first_run, pair_da
     message = refusal(cfg)
     assert text in message
     assert f"{first_run} is of another run" in message
-    assert (
-        f"new work directory from the weights alone, with --cfg-options load_from={first_run}"
-        in (message)
-    )
+    advice = "new work directory from the backbone alone, with --cfg-options "
+    assert f"{advice}pretrained={first_run}" in message
 
 
 def test_other_groups_of_parameters(first_run, pair_data, tmp_path):

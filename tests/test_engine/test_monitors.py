@@ -11,13 +11,13 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from gersp_mm.engine.preflight.monitors import check_monitors
 
 
-def metric(name, default_prefix):
-    body = dict(default_prefix=default_prefix, process=None, compute_metrics=None)
+def metric(name, default_prefix, **more):
+    body = dict(default_prefix=default_prefix, process=None, compute_metrics=None, **more)
     return type(name, (BaseMetric,), body)()
 
 
 METRICS = dict(
-    classification=metric("Accuracy", "accuracy"),
+    classification=metric("Accuracy", "accuracy", topk=(1, 3)),
     detection=metric("CocoMetric", "coco"),
     rotated=metric("DOTAMetric", "dota"),
     segmentation=metric("IoUMetric", None),
@@ -26,6 +26,8 @@ METRICS = dict(
 )
 CASES = [
     ("classification", "accuracy/top1", None),
+    ("classification", "accuracy/top3_thr-0.50", None),
+    ("classification", "accuracy/top5", "Choose one of accuracy/top1, accuracy/top3"),
     ("classification", "acc/top1", "Did you mean accuracy/top1"),
     ("detection", "coco/bbox_mAP_50", None),
     ("detection", "bbox_mAP", "Did you mean coco/bbox_mAP?"),

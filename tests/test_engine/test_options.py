@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from mmengine.config import Config
 
@@ -110,6 +112,15 @@ def test_a_path_with_spaces_and_commas_arrives_whole():
     assert not findings
     assert cfg.train_dataloader.dataset.remote_sensing.data_root == folder
     assert cfg.work_dir == "a, b"
+
+
+def test_modules_that_an_option_names_are_imported(tmp_path, monkeypatch):
+    (tmp_path / "made_here.py").write_text("marker = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    read("pretrain/gersp_r50.py", "custom_imports=dict(imports=['made_here'])")
+    assert sys.modules["made_here"].marker == 1
+    with pytest.raises(UserError, match=r"custom_imports=.*nowhere.* cannot be imported"):
+        read("pretrain/gersp_r50.py", "custom_imports=dict(imports=['nowhere'])")
 
 
 def test_a_list_takes_the_place_of_a_tuple_in_a_pipeline():

@@ -146,8 +146,14 @@ def test_the_architecture_alone_is_built_from_a_files_config():
     ("arch", "reason"),
     [
         (dict(type="ImageClassifier", backbone=dict(type="ResNet", depth=18)), "a whole model, no"),
-        (dict(type="Fetched"), "Fetched is no network of mmpretrain"),
-        (dict(type="ResNet", depth=18, norm_cfg=dict(type="Fetched")), "Fetched is no network"),
+        (dict(type="Fetched"), "Fetched is no backbone of mmpretrain"),
+        (dict(type="ResNet", depth=18, norm_cfg=dict(type="Fetched")), "Fetched is no backbone"),
+        (  # which unpickles the file that it is given
+            dict(type="ConvNeXt", act_cfg=dict(type="CLIPGenerator", tokenizer_path="a.pth")),
+            "CLIPGenerator is no backbone",
+        ),
+        (dict(type="VQAGenerationHead", answer_list_path="a.pkl"), "Head is no backbone"),
+        (dict(type="TIMMBackbone", model_name="hf-hub:a/b"), "model_name=hf-hub:a/b is an address"),
         (dict(type="ResNet", depth=18, init_cfg=dict(type="Pretrained")), "names other weights"),
     ],
 )

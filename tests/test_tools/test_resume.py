@@ -162,6 +162,28 @@ def test_a_checkpoint_of_elsewhere_does_not_go_on_among_those_of_another_run(
     assert contents(other) == before
 
 
+def test_weights_of_another_run_are_not_passed_over_when_resuming(three_epochs, tmp_path):
+    config, work_dir = three_epochs
+    option = f"load_from={work_dir / 'epoch_1.pth'}"
+    with pytest.raises(UserError, match="load_from=.*epoch_1.pth starts a new one.*one of the two"):
+        run(config, work_dir, "--resume", "--cfg-options", option)
+
+
+def test_a_new_run_beside_checkpoints_that_cannot_be_read_is_refused(three_epochs, tmp_path):
+    config, _ = three_epochs
+    (tmp_path / "epoch_1.pth").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="cannot be read: .*epoch_1.pth .*with --overwrite"):
+        run(config, tmp_path)
+    assert (tmp_path / "epoch_1.pth").read_bytes() == b"cut off"
+
+
+def test_a_finished_run_says_that_nothing_is_left(three_epochs, tmp_path, capsys):
+    config, work_dir = three_epochs
+    copy = shutil.copytree(work_dir, tmp_path / "copy")
+    run(config, copy, "--resume", "--cfg-options", "log_level=INFO")
+    assert "nothing is left to train: 3 of 3 epochs" in log_of(copy, "nothing is left")
+
+
 def test_nothing_to_resume(three_epochs, tmp_path, capsys):
     """Logs, pictures, exports and published weights are no run."""
     config, work_dir = three_epochs

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from typing import Any
 
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
+from mmengine.runner import EpochBasedTrainLoop
 
 from gersp_mm.checkpoints.compare import not_finite
-from gersp_mm.checkpoints.find import RUN_ID
+from gersp_mm.checkpoints.find import ATTEMPT, RUN_ID, find_checkpoints
 from gersp_mm.checkpoints.resume import optimizer_tensors, require_same_run
 from gersp_mm.engine.resumed_options import OptimizerChanges, OptionChanges
 from gersp_mm.engine.runs import together
@@ -24,8 +26,9 @@ class CheckpointCheckHook(Hook):
     Options that differ from those of the checkpoint are told in the log. The optimizer's and the
     schedule's are applied after their states are loaded; what cannot be changed is refused.
 
-    Every checkpoint notes the id of its run in ``meta['run_id']``; a resumed run keeps it. The
-    tools of this package add this hook to every run, also to one whose config does not name it.
+    Every checkpoint notes the id of its run in ``meta['run_id']``, which a resumed run keeps, and
+    how often the run had been resumed in ``meta['attempt']``. The tools of this package add this
+    hook to every run, also to one whose config does not name it.
 
     Raises:
         UserError: A run is resumed from a file whose model, optimizer, schedule or averaged model
@@ -35,6 +38,7 @@ class CheckpointCheckHook(Hook):
 
     priority = "VERY_HIGH"  # before anything is loaded, averaged or exported
     run_id: str | None = None
+    attempt = 0
     _options: OptionChanges | None = None
     _optimizers: OptimizerChanges | None = None
 
@@ -61,6 +65,10 @@ class CheckpointCheckHook(Hook):
                     averaged=averaged_model(runner),
                 )
         self.run_id = checkpoint["meta"].get(RUN_ID)  # None before runs had ids
+        if runner.rank == 0:
+            earlier, _ = find_checkpoints(os.path.dirname(path), runner.work_dir)
+            own = [e.progress.attempt for e in earlier if e.progress.run_id == self.run_id]
+            self.attempt = 1 + max([checkpoint["meta"].get(ATTEMPT) or 0, *own])
         self._options = options
         self._optimizers = OptimizerChanges(
             checkpoint,
@@ -81,11 +89,26 @@ class CheckpointCheckHook(Hook):
         ):  # fmt: skip
             if options:
                 runner.logger.info(f"{what}: {listed(options, 20)}")
+        if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+            runner.logger.warning(
+                "EarlyStoppingHook counts anew in a resumed run, because checkpoints do not hold "
+                "its best value: the run may end later than one that nothing interrupted"
+            )
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        done, whole = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+        if done >= whole:
+            unit = "epochs" if by_epoch else "iters"
+            runner.logger.warning(
+                f"nothing is left to train: {done} of {whole} {unit} are done. Raise "
+                f"train_cfg.max_{unit} to go on"
+            )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Look at the weights and the optimizer's state that are about to be written."""
         if self.run_id is not None:
             checkpoint["meta"][RUN_ID] = self.run_id
+        checkpoint["meta"][ATTEMPT] = self.attempt
         tensors = dict(checkpoint["state_dict"])
         if "optimizer" in checkpoint:
             model = unwrap(runner.model)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, ParamSchedulerHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook, ParamSchedulerHook
 
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.evaluation.features import read_parts
@@ -111,21 +113,22 @@ class KNNEvalHook(Hook):
         _tell(runner, dict(knn_top1=accuracy))
 
     def evaluate(self, runner: Any) -> float:
-        """Evaluate the model as it is and return the top-1 accuracy in per cent."""
+        """Evaluate the model, averaged where it is saved so, and return top-1 in per cent."""
         model = unwrap(runner.model)
         preprocessor = model.data_preprocessor
-        features = [
-            extract_features(
-                model,
-                images,
-                mean=preprocessor.mean.flatten().tolist(),
-                std=preprocessor.std.flatten().tolist(),
-                batch_size=self.batch_size,
-                num_workers=self.num_workers,
-                progress=f"kNN {part}",
-            )
-            for part, images in self.images.items()
-        ]
+        with _averaged_weights(runner):
+            features = [
+                extract_features(
+                    model,
+                    images,
+                    mean=preprocessor.mean.flatten().tolist(),
+                    std=preprocessor.std.flatten().tolist(),
+                    batch_size=self.batch_size,
+                    num_workers=self.num_workers,
+                    progress=f"kNN {part}",
+                )
+                for part, images in self.images.items()
+            ]
         accuracy = knn_accuracy(*features[0], *features[1], k=self.k, temperature=self.temperature)
         runner.logger.info(f"kNN top-1 on {self.sources['test']}: {accuracy:.2f} %")
         runner.visualizer.add_scalar("knn_top1", accuracy, step=runner.iter + 1)
@@ -145,6 +148,19 @@ def _tell(runner: Any, metrics: dict[str, float]) -> None:
             hook.after_val_epoch(runner, metrics=metrics)
     finally:
         runner.train_loop._epoch -= 1
+
+
+@contextlib.contextmanager
+def _averaged_weights(runner: Any) -> Iterator[None]:
+    """Put the averaged weights of an ``EMAHook`` into the model, as for a host's validation."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    for hook in hooks:
+        hook.before_val_epoch(runner)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.after_val_epoch(runner)
 
 
 def _leave_out_unreadable(images: EvalImages) -> None:

@@ -13,7 +13,6 @@ from gersp_mm.utils.errors import listed, nearest
 
 # What the hosts' metrics are called, by class: a pattern, and the names to show.
 NAMES = {
-    "Accuracy": (r"accuracy/top\d+(_thr-[\d.]+)?", ["accuracy/top1"]),
     "SingleLabelMetric": (
         r"single-label/(precision|recall|f1-score|support)(_\S+)?",
         ["single-label/precision", "single-label/recall", "single-label/f1-score"],
@@ -69,6 +68,14 @@ def _monitored(runner: Any) -> Iterator[tuple[str, str]]:
             yield f"param_scheduler.{number}.monitor", str(scheduler.monitor)
 
 
+def _accuracies(metric: Any) -> tuple[str, list[str]] | None:
+    """Return what mmpretrain's ``Accuracy`` gives: a name for each of its ``topk``."""
+    if type(metric).__name__ != "Accuracy":
+        return None
+    names = [f"accuracy/top{k}" for k in metric.topk]
+    return rf"({'|'.join(names)})(_thr-[\d.]+)?", names
+
+
 def _given(runner: Any) -> list[tuple[str, list[str]]] | None:
     """Return patterns and examples of all metrics' names, or None where they are not known."""
     given = []
@@ -77,7 +84,7 @@ def _given(runner: Any) -> list[tuple[str, list[str]]] | None:
     evaluator = getattr(runner.val_loop, "evaluator", None) if runner.val_loop else None
     for metric in getattr(evaluator, "metrics", ()):
         prefix = getattr(metric, "prefix", None)
-        known = NAMES.get(type(metric).__name__)
+        known = _accuracies(metric) or NAMES.get(type(metric).__name__)
         own = known is not None and (prefix is None or known[1][0].startswith(f"{prefix}/"))
         if known is not None and own:
             given.append(known)
