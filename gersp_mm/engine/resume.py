@@ -80,6 +80,7 @@ def _choose(
         )
     folders = run_folders(cfg)
     if given is None:
+        _keep_export(cfg, overwrite)
         return None, _make_room(folders, overwrite)
     if given in (True, AUTO):
         found = latest_checkpoint(*folders, warn=lambda text: _say(f"warning: {text}"))
@@ -133,6 +134,26 @@ def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
         )
     old = [entry.path for entries in runs.values() for entry in entries]
     return [*old, *_exports(folders, {run_id for run_id in runs if run_id is not None})]
+
+
+def _keep_export(cfg: Config, overwrite: bool) -> None:
+    """Refuse to replace the exported backbone of a run whose checkpoints lie elsewhere or are gone.
+
+    :func:`_make_room` tells of those that lie beside their run's checkpoints.
+    """
+    hook = cfg.get("default_hooks", {}).get("export_backbone")
+    if not hook or not cfg.filename or overwrite or by_run(find_checkpoints(cfg.work_dir)[0]):
+        return
+    path = osp.join(cfg.work_dir, f"{Path(cfg.filename).stem}_backbone.pth")
+    try:
+        run_id = read_outline(path)["meta"].get(RUN_ID)
+    except Exception:  # there is none, or it is not known to be ours
+        return
+    if run_id is not None:
+        raise UserError(
+            f"{path} is the backbone of another run ({run_id}), and would be replaced. Replace it "
+            "with --overwrite, or choose another folder with --work-dir"
+        )
 
 
 def _exports(folders: list[str], run_ids: set[str]) -> list[Path]:

@@ -124,6 +124,16 @@ def test_overwrite_removes_the_old_run_and_nothing_else(three_epochs, tmp_path, 
     assert "another_name.pth" in log.read_text()
 
 
+def test_an_export_whose_checkpoints_are_elsewhere_is_not_replaced(three_epochs, tmp_path):
+    config, work_dir = three_epochs
+    shutil.copy(work_dir / "small_backbone.pth", tmp_path)
+    with pytest.raises(UserError, match="small_backbone.pth is the backbone of another run"):
+        run(config, tmp_path)
+    before = run_id(tmp_path / "small_backbone.pth")
+    run(config, tmp_path, "--overwrite", "--cfg-options", "train_cfg.max_epochs=1")
+    assert run_id(tmp_path / "small_backbone.pth") not in (None, before)
+
+
 def load_and_change(path, target, optimizer, run_id=...):
     content = load(path)
     content["optimizer"] = optimizer
