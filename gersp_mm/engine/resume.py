@@ -81,7 +81,9 @@ def _choose(
     folders = run_folders(cfg)
     if given is None:
         _keep_export(cfg, overwrite)
-        return None, _make_room(folders, overwrite)
+        old = _make_room(folders, overwrite)
+        _keep_start(cfg, old)
+        return None, old
     if given in (True, AUTO):
         found = latest_checkpoint(*folders, warn=lambda text: _say(f"warning: {text}"))
         if found is None and given is True:
@@ -127,10 +129,11 @@ def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
         )
     runs = by_run(found)
     if runs and not overwrite:
+        resumable = any(entry.progress.resumable for entries in runs.values() for entry in entries)
+        advice = "Continue it with --resume, replace" if resumable else "Replace"
         raise UserError(
             f"there are checkpoints of another run in {listed(folders)}: {describe_runs(runs)}. "
-            "Continue it with --resume, replace its checkpoints with --overwrite, or choose "
-            "another folder with --work-dir"
+            f"{advice} its checkpoints with --overwrite, or choose another folder with --work-dir"
         )
     old = [entry.path for entries in runs.values() for entry in entries]
     return [*old, *_exports(folders, {run_id for run_id in runs if run_id is not None})]
@@ -154,6 +157,17 @@ def _keep_export(cfg: Config, overwrite: bool) -> None:
             f"{path} is the backbone of another run ({run_id}), and would be replaced. Replace it "
             "with --overwrite, or choose another folder with --work-dir"
         )
+
+
+def _keep_start(cfg: Config, old: Iterable[Path]) -> None:
+    """Refuse to remove the file that the new run starts from."""
+    for key in ("load_from", "pretrained"):
+        path = cfg.get(key)
+        if path and any(osp.realpath(path) == osp.realpath(entry) for entry in old):
+            raise UserError(
+                f"--overwrite would remove {path}, from which {key} starts the run. Copy it to "
+                "another folder first."
+            )
 
 
 def _exports(folders: list[str], run_ids: set[str]) -> list[Path]:

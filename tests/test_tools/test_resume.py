@@ -134,6 +134,16 @@ def test_an_export_whose_checkpoints_are_elsewhere_is_not_replaced(three_epochs,
     assert run_id(tmp_path / "small_backbone.pth") not in (None, before)
 
 
+@pytest.mark.parametrize("start", ["load_from={}/epoch_3.pth", "pretrained={}/small_backbone.pth"])
+def test_overwrite_keeps_what_the_run_starts_from(three_epochs, tmp_path, start):
+    config, work_dir = three_epochs
+    folder = shutil.copytree(work_dir, tmp_path / "run")
+    before = contents(folder)
+    with pytest.raises(UserError, match="--overwrite would remove .* Copy it to another folder"):
+        run(config, folder, "--overwrite", "--cfg-options", start.format(folder))
+    assert contents(folder) == before
+
+
 def load_and_change(path, target, optimizer, run_id=...):
     content = load(path)
     content["optimizer"] = optimizer
