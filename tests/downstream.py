@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.models import ResNet
@@ -208,6 +210,15 @@ def shrink_model(model: Any) -> None:
                 piece.in_channels = widths[piece.get("in_index", -1)]
             if "c1_in_channels" in piece:
                 piece.c1_in_channels = widths[0]
+
+
+def trained_cases(quick: Sequence[str]) -> list[Any]:
+    """Return the shipped configs that train, as parameters; all but some are marked as slow."""
+    trained = [name for name in downstream_configs() if "knn" not in name and "fewshot" not in name]
+    return [
+        pytest.param(name, marks=() if name in quick else pytest.mark.slow)
+        for name in [TREES, *trained]
+    ]
 
 
 def downstream_twin(config: str, data: Path, work_dir: Path, iterations: int = 2) -> Config:

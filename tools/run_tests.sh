@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup_env.sh --downstream --tests --demo
 
 # Files of tests are shared out among a few processes; more of them or more threads than this would
-# have them fight for the cores and for memory (about 2 GB each).
+# have them fight for the cores and for memory (about 5 GB each).
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "${GERSP_VENV:-.venv}/bin/python" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@"

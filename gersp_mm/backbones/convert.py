@@ -15,6 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from gersp_mm.backbones import sources
+from gersp_mm.backbones.agreement import below
 from gersp_mm.backbones.architectures import (
     DEPTHS,
     OWN,
@@ -221,9 +222,7 @@ def _exported_weights(
         return state, None
     if meta.get("weights") != "raw":
         return state, "ema"
-    prefix = "module."
-    raw = {str(k)[len(prefix) :]: v for k, v in other.items() if str(k).startswith(prefix)}
-    return {**state, **raw}, "raw"
+    return {**state, **below(other, "module.")}, "raw"
 
 
 def _exported(

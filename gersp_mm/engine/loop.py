@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -81,8 +82,9 @@ class _Resumable(BaseLoop):
             runner.call_hook("after_train")
         return runner.model
 
+    @abc.abstractmethod
     def _train(self) -> None:
-        raise NotImplementedError
+        """Run all epochs or iterations that are left, with their evaluations."""
 
     def _start(self, done: int) -> Iterator[Any]:
         """Return an iterator over the batches of one pass.
@@ -96,8 +98,9 @@ class _Resumable(BaseLoop):
             return iter(self.dataloader)
 
     @property
+    @abc.abstractmethod
     def _pass(self) -> int:
-        raise NotImplementedError
+        """Number of the pass over the data, which the random numbers of its samples depend on."""
 
     def _evaluation_due(self, done: int, last: int) -> bool:
         """Return whether to evaluate after epoch or iteration ``done`` of ``last``."""

@@ -80,8 +80,9 @@ def _choose(
         )
     folders = run_folders(cfg)
     if given is None:
-        _keep_export(cfg, overwrite)
         old = _make_room(folders, overwrite)
+        if not old and not overwrite:
+            _keep_export(cfg)
         _keep_start(cfg, old)
         return None, old
     if given in (True, AUTO):
@@ -139,13 +140,13 @@ def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
     return [*old, *_exports(folders, {run_id for run_id in runs if run_id is not None})]
 
 
-def _keep_export(cfg: Config, overwrite: bool) -> None:
+def _keep_export(cfg: Config) -> None:
     """Refuse to replace the exported backbone of a run whose checkpoints lie elsewhere or are gone.
 
     :func:`_make_room` tells of those that lie beside their run's checkpoints.
     """
     hook = cfg.get("default_hooks", {}).get("export_backbone")
-    if not hook or not cfg.filename or overwrite or by_run(find_checkpoints(cfg.work_dir)[0]):
+    if not hook or not cfg.filename:
         return
     path = osp.join(cfg.work_dir, f"{Path(cfg.filename).stem}_backbone.pth")
     try:

@@ -10,18 +10,14 @@ import torch
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.engine.full_precision import full_precision, parts_in_full_precision
 from gersp_mm.engine.launch import use_amp
-from tests.downstream import TREES, downstream_configs, downstream_twin
+from tests.downstream import TREES, downstream_twin, trained_cases
 from tests.runs import build
 from tests.test_downstream_configs import quick_rotated_evaluation  # noqa: F401
 
-TRAINED = [name for name in downstream_configs() if "knn" not in name and "fewshot" not in name]
 # One of each host and kind always; DOTA's and RESISC45's are the same models with other data.
 QUICK = [TREES, "dior/dyhead_r50_fpn_24e_dior.py", "eurosat/finetune_r18_eurosat.py",
          "dota/oriented-rcnn_le90_r50_fpn_1x_dota-field.py"]  # fmt: skip
-CASES = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in [TREES, *TRAINED]
-]
+CASES = trained_cases(QUICK)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 
 from gersp_mm.backbones.architectures import arch_name
 from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.checkpoints.find import RUN_ID
 from gersp_mm.engine.hooks.checkpoint_check import averaged_model
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_choice
@@ -77,7 +78,7 @@ class ExportBackboneHook(Hook):
             std=preprocessor.std.flatten().tolist(),
             epoch=checkpoint["meta"]["epoch"],
             config=runner.cfg.pretty_text,
-            run_id=checkpoint["meta"].get("run_id"),
+            run_id=checkpoint["meta"].get(RUN_ID),
             weights=weights,
         )
         self.path = path

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook, ParamSchedulerHook
 
+from gersp_mm.engine.preflight.findings import RULE
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.evaluation.features import read_parts
 from gersp_mm.images.decode import BadImageError, load_rgb
@@ -16,7 +17,6 @@ from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
-RULE = "!" * 96
 TRIED = 128  # images of a part that are decoded before the first step
 
 
@@ -29,8 +29,8 @@ class KNNEvalHook(Hook):
     checkpoint (``default_hooks.checkpoint.save_best='knn_top1'``), an ``EarlyStoppingHook`` and a
     ``ReduceOnPlateauLR`` can be steered by it.
 
-    The evaluation comes after the checkpoint of its epoch. In a run of one process, an evaluation
-    that fails is reported and the training goes on.
+    The evaluation comes after the checkpoint of its epoch. One that fails, on whichever rank, is
+    reported and the training goes on.
 
     Args:
         train: images that vote: a folder with one sub-folder a class, or a list of

@@ -23,10 +23,9 @@ from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.checkpoints.read import tensors_of
 from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.config import require_weights
+from gersp_mm.engine.preflight.findings import RULE
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.model import unwrap
-
-RULE = "!" * 96
 
 
 @HOOKS.register_module()

@@ -120,9 +120,8 @@ def check_downstream_classes(runner: Any) -> Iterator[Finding]:
         return  # Their outputs are no classes of the data, or follow the text of a prompt.
     counts = {}
     for part, title in PARTS.items():
-        loop = getattr(runner, f"_{part}_loop", None)
-        if isinstance(loop, BaseLoop) and hasattr(loop, "dataloader"):
-            counts[title] = _count_of_dataset(loop.dataloader.dataset)
+        if (dataset := _built_dataset(runner, part)) is not None:
+            counts[title] = _count_of_dataset(dataset)
     for name, head in model.named_modules():
         if not _has_classes(name, head):
             continue
@@ -144,10 +143,9 @@ def check_downstream_classes(runner: Any) -> Iterator[Finding]:
 
 def check_class_names(runner: Any) -> Iterator[Finding]:
     """Compare the classes of the validation data with those of the training data, by name."""
-    loops = [getattr(runner, f"_{part}_loop", None) for part in ("train", "val")]
-    if not all(isinstance(loop, BaseLoop) and hasattr(loop, "dataloader") for loop in loops):
+    train, val = (_built_dataset(runner, part) for part in ("train", "val"))
+    if train is None or val is None:
         return
-    train, val = (loop.dataloader.dataset for loop in loops)  # type: ignore[union-attr]
     problem = difference_of_classes(_classes_of(train), _classes_of(val), val)
     if problem:
         yield Finding(
@@ -174,6 +172,16 @@ def difference_of_classes(known: Sequence[str], given: Sequence[str], dataset: A
         if a != b:
             return f"label {label} is {a!r} in training and {b!r} here"
     return f"{len(known)} classes in training, {len(given)} here"
+
+
+def _built_dataset(runner: Any, part: str) -> Any:
+    """Return the data set of a loop, None where there is no such loop or it is not built yet."""
+    loop = getattr(runner, f"_{part}_loop", None)
+    return (
+        loop.dataloader.dataset
+        if isinstance(loop, BaseLoop) and hasattr(loop, "dataloader")
+        else None
+    )
 
 
 def _classes_of(dataset: Any) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 
+from gersp_mm.checkpoints.resume import flat_schedulers
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.utils.errors import listed, nearest
 
@@ -60,10 +61,7 @@ def _monitored(runner: Any) -> Iterator[tuple[str, str]]:
             yield from (("default_hooks.checkpoint.save_best", str(name)) for name in names)
         if isinstance(hook, EarlyStoppingHook):
             yield "EarlyStoppingHook: monitor", str(hook.monitor)
-    schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, dict):
-        schedulers = [entry for entries in schedulers.values() for entry in entries]
-    for number, scheduler in enumerate(schedulers):
+    for number, scheduler in enumerate(flat_schedulers(runner.param_schedulers)):
         if getattr(scheduler, "need_val_args", False) and hasattr(scheduler, "monitor"):
             yield f"param_scheduler.{number}.monitor", str(scheduler.monitor)
 
