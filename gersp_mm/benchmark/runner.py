@@ -110,7 +110,7 @@ class Runner:
         features = self.features(job, data)
         started = time.perf_counter()
         values = evaluate(job.task, data, features, job.seed or 0)
-        seconds = round(time.perf_counter() - started, 1)
+        seconds = round(time.perf_counter() - started, 3)
         origin = dict(
             commit=provenance.commit(),
             hardware=provenance.hardware(),

@@ -158,7 +158,7 @@ def result_rows(
         commit=provenance.commit(),
         hardware=provenance.hardware(),
         versions=provenance.versions(),
-        seconds=None if seconds is None else round(seconds, 1),
+        seconds=None if seconds is None else round(seconds, 3),
     )
     what = dict(dataset=evaluation["dataset"], protocol=protocol(evaluation), model=model)
     values = in_per_cent(evaluation, metrics)
@@ -176,8 +176,6 @@ def _pretraining(pretrained: Mapping[str, Any] | None) -> str | None:
         return os.path.basename(pretrained.get("path") or "") or None
     epochs = f", {pretrained['epoch']} epochs" if pretrained.get("epoch") else ""
     return f"{pretrained['method']}{epochs}"
-
-
 
 
 def model_name(cfg: Mapping[str, Any], config: str) -> str:
@@ -206,5 +204,3 @@ def config_name(path: str | os.PathLike) -> str:
     """Path of a config relative to the repository; of a config elsewhere its name alone."""
     path, root = Path(path).resolve(), resource_root().resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
