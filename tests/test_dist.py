@@ -63,7 +63,7 @@ def test_queue_teacher_and_student_are_the_same_on_both_ranks(ranks, case):
     assert first["queue_ptr"].item() == ITERATIONS * GLOBAL_BATCH % 12
     teacher = {n for n in first["parameters"] if n.startswith("teacher.")}
     student = first["parameters"]
-    assert any(not torch.equal(student[n], student[n[len("teacher."):]]) for n in teacher)
+    assert any(not torch.equal(student[n], student[n[len("teacher.") :]]) for n in teacher)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -205,8 +205,14 @@ def test_dist_train_stops_at_a_signal_and_goes_on(pair_data, tmp_path, number):
 
     epochs = stopped["epoch"] + 1
     start = time.time()
-    with launch(config, work_dir, "--resume", "--cfg-options", f"train_cfg.max_epochs={epochs}",
-                f"param_scheduler.0.T_max={epochs}") as process:
+    with launch(
+        config,
+        work_dir,
+        "--resume",
+        "--cfg-options",
+        f"train_cfg.max_epochs={epochs}",
+        f"param_scheduler.0.T_max={epochs}",
+    ) as process:
         text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert newest in text

@@ -66,8 +66,9 @@ def test_memory_is_pinned_for_gpus_alone(monkeypatch):
 
 
 def test_a_hook_set_to_none_is_left_out():
-    cfg = load(DEMO, "--cfg-options", "default_hooks.export_backbone=None",
-               "default_hooks.logger=None")
+    cfg = load(
+        DEMO, "--cfg-options", "default_hooks.export_backbone=None", "default_hooks.logger=None"
+    )
     assert "export_backbone" not in cfg.default_hooks
     assert cfg.default_hooks.logger is None  # MMEngine drops its own
 
@@ -155,10 +156,13 @@ def test_fp16_on_cpus_is_refused(monkeypatch):
         launch.use_amp(amp_config(), "fp16")
 
 
-@pytest.mark.parametrize("has_bf16, wrapper", [
-    (True, dict(type="gersp_mm.BFloat16OptimWrapper")),
-    (False, dict(type="AmpOptimWrapper", dtype="float16", loss_scale="dynamic")),
-])
+@pytest.mark.parametrize(
+    "has_bf16, wrapper",
+    [
+        (True, dict(type="gersp_mm.BFloat16OptimWrapper")),
+        (False, dict(type="AmpOptimWrapper", dtype="float16", loss_scale="dynamic")),
+    ],
+)
 def test_auto_on_gpus_prefers_bf16(monkeypatch, has_bf16, wrapper):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)

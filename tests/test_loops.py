@@ -176,13 +176,15 @@ def test_epochs_of_another_length_are_warned_about_at_an_epochs_end(pair_data, t
     with mock.patch.object(runner.logger, "warning") as warning:
         runner.train()
     texts = [call.args[0] for call in warning.call_args_list]
-    assert any("had 4 iterations before and has 2 now; the run goes on at epoch 2" in t
-               for t in texts)
+    assert any(
+        "had 4 iterations before and has 2 now; the run goes on at epoch 2" in t for t in texts
+    )
     assert load(tmp_path / "epoch_3.pth")["meta"]["iter"] == 6
 
 
 def test_any_sampler_goes_on_within_an_epoch(pair_data, tmp_path):
     """One of MMEngine's, which gives the samples no seeds."""
+
     def by_default_sampler(work_dir):
         cfg = config(pair_data, work_dir)
         cfg.train_dataloader.sampler = dict(type="DefaultSampler", shuffle=True)
@@ -246,16 +248,20 @@ def test_what_cannot_be_exact_is_said_in_one_line(pair_data, tmp_path):
     with mock.patch.object(runner.logger, "warning") as warning:
         runner.train()
     texts = [call.args[0] for call in warning.call_args_list]
-    assert texts.count(
-        "a resumed run will not be exactly the run without interruption: DynamicRoIHead forgets "
-        "its thresholds until it computes the next"
-    ) == 1
+    assert (
+        texts.count(
+            "a resumed run will not be exactly the run without interruption: DynamicRoIHead "
+            "forgets its thresholds until it computes the next"
+        )
+        == 1
+    )
 
 
 def test_a_signal_within_an_evaluation_leaves_it_and_the_resumed_run_repeats_it(
     downstream_data, tmp_path
 ):
     """Two evaluations of several batches each; the signal comes in the first batch of the first."""
+
     def cfg_of(work_dir):
         cfg = downstream_twin("eurosat/finetune_r50_eurosat.py", downstream_data, work_dir)
         cfg.model.backbone.init_cfg = None

@@ -65,8 +65,7 @@ def require_resnet(shapes: Shapes, depth: int, what: str) -> None:
     if found or counters:
         text = found or f"{len(counters)} unexpected: {listed(counters)}"
         raise UserError(
-            f"{what} is no complete {arch_words(depth)}: {text}. "
-            f"{_reason(shapes, depth)}".rstrip()
+            f"{what} is no complete {arch_words(depth)}: {text}. {_reason(shapes, depth)}".rstrip()
         )
 
 

@@ -112,9 +112,7 @@ class Content(NamedTuple):
     stand_ins: tuple[str, ...] = ()
 
 
-def read_checkpoint(
-    path: str | os.PathLike, trust: bool = False, remedy: str = TRUST
-) -> Content:
+def read_checkpoint(path: str | os.PathLike, trust: bool = False, remedy: str = TRUST) -> Content:
     """Read a checkpoint file and make sure that its bytes are those that were written.
 
     ``torch.load(weights_only=True)`` reads what it can, with MMEngine's log buffers and numpy's

@@ -174,9 +174,7 @@ class LabelledImages(MillionAID):
             MMLogger.get_current_instance().warning(
                 f"{self.folder}: {len(empty)} class folders hold no image: {listed(empty)}"
             )
-        return [
-            f"{path} {label}" for label, paths in enumerate(classes.values()) for path in paths
-        ]
+        return [f"{path} {label}" for label, paths in enumerate(classes.values()) for path in paths]
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:

@@ -182,5 +182,3 @@ def require_weights(cfg: Config) -> None:
             "which only the tools of gersp_mm do: use them, or set "
             f"model.backbone.frozen_stages={FROZEN_STAGES[cfg.frozen]}"
         )
-
-

@@ -200,5 +200,3 @@ def last_error(output: str) -> str:
     """Return what ``run_tool`` of the commands said last in a tool's output, else its last line."""
     found = re.findall(r"^error: (.*)", output, re.M) or output.strip().splitlines()[-1:]
     return found[-1] if found else ""
-
-

@@ -141,9 +141,7 @@ class EvalImages(Dataset):
         self.samples = left
 
 
-def read_source(
-    source: str | os.PathLike, root: str | os.PathLike | None = None
-) -> list[Entry]:
+def read_source(source: str | os.PathLike, root: str | os.PathLike | None = None) -> list[Entry]:
     """Return (path, label) of each image of a folder of classes or of a list.
 
     Args:

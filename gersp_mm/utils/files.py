@@ -123,9 +123,7 @@ def _meant(match: re.Match[str]) -> str:
     return chr(int(text[2:], 16) + (0xDC00 if text[1] == "x" else 0))
 
 
-def append_missing_entries(
-    path: str | os.PathLike, entries: Mapping[str, str]
-) -> dict[str, str]:
+def append_missing_entries(path: str | os.PathLike, entries: Mapping[str, str]) -> dict[str, str]:
     """Append a line ``key<tab>value`` for each key that the file does not hold yet.
 
     Safe with several processes at once, and after one that was killed while it wrote.

@@ -158,7 +158,7 @@ def test_markdown_escapes_and_marks_the_best():
 def test_names_are_text_in_every_output():
     names = ("=1+1", "@SUM(A1)", "+2", "-3", "\t=4", "a|b*c_d`e[f]<g>\nh")
     rows = [row(name, 0, 10.0 + n) for n, name in enumerate(names)]
-    head = "=HYPERLINK(\"x\")|*bold*"
+    head = '=HYPERLINK("x")|*bold*'
     given = made(*(dict(r, dataset=head, model="#m_x", metric="-m") for r in rows),
                  baseline="=1+1", reference="a|b*c_d`e[f]<g>\nh")  # fmt: skip
     page = list(csv.reader(io.StringIO(tables.to_csv(given))))
@@ -169,7 +169,7 @@ def test_names_are_text_in_every_output():
     text = tables.to_markdown(given)
     assert "a\\|b\\*c\\_d\\`e\\[f\\]&lt;g&gt; h" in text and "## \\#m\\_x" in text
     heads = [line for line in text.splitlines() if line.startswith("| pre-training")]
-    assert any("=HYPERLINK(\"x\")\\|\\*bold\\*" in line for line in heads)
+    assert any('=HYPERLINK("x")\\|\\*bold\\*' in line for line in heads)
     for line in (x for x in text.splitlines() if x.startswith("|")):
         assert "*bold*" not in line.replace("\\*", "") and "<g>" not in line
     lengths = {len(re.split(r"(?<!\\)\|", h)) for h in heads}

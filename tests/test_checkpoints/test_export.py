@@ -27,10 +27,12 @@ def test_written_file(tmp_path):
     exported = torch.load(path, weights_only=True)
     assert exported["meta"] == meta
     assert exported["state_dict"].keys() == {
-        "backbone.conv.weight", "backbone.bn.num_batches_tracked",
+        "backbone.conv.weight",
+        "backbone.bn.num_batches_tracked",
     }
-    assert torch.equal(exported["state_dict"]["backbone.conv.weight"],
-                       state_dict()["backbone.conv.weight"])
+    assert torch.equal(
+        exported["state_dict"]["backbone.conv.weight"], state_dict()["backbone.conv.weight"]
+    )
     assert meta["normalisation"] == dict(mean=MEAN, std=STD, channel_order="RGB")
     assert (meta["epoch"], meta["config"], meta["source_sha256"]) == (3, None, "ab" * 32)
 

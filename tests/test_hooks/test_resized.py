@@ -121,9 +121,7 @@ def test_a_function_of_the_host_that_does_not_work_is_named(tmp_path, monkeypatc
 
     monkeypatch.setattr("scipy.interpolate.interp2d", removed)
     path = stored(swin(64, 4), tmp_path / "a.pth")
-    with pytest.raises(
-        UserError, match=r"SwinTransformer cannot .* here \(`interp2d` has been"
-    ):
+    with pytest.raises(UserError, match=r"SwinTransformer cannot .* here \(`interp2d` has been"):
         check(build(swin(64, 2), checkpoint=str(path), prefix="backbone."))
 
 

@@ -40,9 +40,7 @@ class Count(Hook):
 def test_log_is_that_of_mmengines_own_hook(pair_data, tmp_path):
     own = train(config(pair_data, tmp_path / "own", "RuntimeInfoHook"))
     count = Count()
-    ours = train(
-        config(pair_data, tmp_path / "ours", "gersp_mm.DeferredRuntimeInfoHook"), count
-    )
+    ours = train(config(pair_data, tmp_path / "ours", "gersp_mm.DeferredRuntimeInfoHook"), count)
     expected, found = scalars(own), scalars(ours)
     assert len(found) == len(expected) == 2
     for row, reference in zip(found, expected):

@@ -109,9 +109,7 @@ def kept_for_backward(model) -> int:
 
 
 def test_activation_checkpointing_keeps_less_and_changes_no_gradient():
-    backbone = dict(
-        type="ResNet", depth=18, stem_channels=8, base_channels=8, out_indices=(3,)
-    )
+    backbone = dict(type="ResNet", depth=18, stem_channels=8, base_channels=8, out_indices=(3,))
     plain = tiny_gersp(backbone=dict(backbone))
     small = twin(plain, backbone=dict(backbone, with_cp=True))
     assert kept_for_backward(copy.deepcopy(small)) < 0.6 * kept_for_backward(copy.deepcopy(plain))

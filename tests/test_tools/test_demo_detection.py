@@ -124,7 +124,6 @@ def test_boxes_without_numbers_are_refused(cut_trees, tmp_path, edge):
         cut_trees.read_boxes(tmp_path / "a.xml")
 
 
-
 def test_scene_to_tiles_and_coco(cut_trees, tmp_path: Path, capsys):
     data = write_scene(tmp_path / "demo")
     cut_trees.main(cut_trees.parse_args([str(data)]))

@@ -23,14 +23,22 @@ DROPPED = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS
 def call(tmp_path):
     """Call a launcher with a `python` that reports no GPU and prints how it is started."""
     fake = tmp_path / "bin" / "python"
-    write_script(fake, 'if [ "$1" = -c ]; then echo "${FAKE_GPUS:-0} ${FAKE_PASSES_ON:-False}"; '
-                       'else printf "%s\\n" "OMP=${OMP_NUM_THREADS:-}" "$@"; fi')
+    write_script(
+        fake,
+        'if [ "$1" = -c ]; then echo "${FAKE_GPUS:-0} ${FAKE_PASSES_ON:-False}"; '
+        'else printf "%s\\n" "OMP=${OMP_NUM_THREADS:-}" "$@"; fi',
+    )
 
     def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         env = {k: v for k, v in os.environ.items() if k not in DROPPED}
         env.update(PYTHON=str(fake), PATH=f"{fake.parent}{os.pathsep}{env['PATH']}", **variables)
-        return subprocess.run(["bash", str(TOOLS / script), *arguments], env=env,
-                              capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            ["bash", str(TOOLS / script), *arguments],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     run.bin = fake.parent
     return run
@@ -91,7 +99,7 @@ def test_one_machine_command(call):
 ])  # fmt: skip
 def test_torchrun_passes_on_what_is_not_ignored(call, ignored, heard):
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # ignored where the tests run in the background
-    script = f"{f'trap {chr(39) * 2} {ignored};' if ignored else ''} exec bash \"$0\" \"$@\""
+    script = f'{f"trap {chr(39) * 2} {ignored};" if ignored else ""} exec bash "$0" "$@"'
     env = dict(os.environ, PYTHON=str(call.bin / "python"), FAKE_PASSES_ON="True")
     done = subprocess.run(
         ["bash", "-c", script, str(TOOLS / "dist_train.sh"), CONFIG, "2"],
@@ -104,9 +112,12 @@ def test_torchrun_passes_on_what_is_not_ignored(call, ignored, heard):
 def test_an_older_torchrun_gets_a_signal_that_it_passes_on(tmp_path, number, told):
     """Its place is taken by a script that says what it got, and ends a little later."""
     fake = tmp_path / "python"
-    write_script(fake, 'if [ "$1" = -c ]; then echo "0 False"; exit; fi\n'
-                       'for s in TERM HUP USR1; do trap "echo got $s; got=1" $s; done\n'
-                       'echo started; while [ -z "$got" ]; do sleep 0.05; done; sleep 0.2; exit 7')
+    write_script(
+        fake,
+        'if [ "$1" = -c ]; then echo "0 False"; exit; fi\n'
+        'for s in TERM HUP USR1; do trap "echo got $s; got=1" $s; done\n'
+        'echo started; while [ -z "$got" ]; do sleep 0.05; done; sleep 0.2; exit 7',
+    )
     process = subprocess.Popen(
         ["bash", str(TOOLS / "dist_train.sh"), CONFIG, "2"], env=dict(os.environ, PYTHON=str(fake)),
         stdout=subprocess.PIPE, text=True)  # fmt: skip
@@ -121,7 +132,7 @@ def test_test_command_has_the_checkpoint_before_the_number(call):
     done = call("dist_test.sh", CONFIG, "a.pth", "3", "--work-dir", "w")
     arguments = done.stdout.splitlines()[1:]
     script = arguments.index(str(TOOLS / "test.py"))
-    assert arguments[script + 1:] == [CONFIG, "a.pth", "--work-dir", "w", "--launcher", "pytorch"]
+    assert arguments[script + 1 :] == [CONFIG, "a.pth", "--work-dir", "w", "--launcher", "pytorch"]
     assert arguments[script - 1] == "3"
 
 
@@ -138,10 +149,13 @@ def test_several_machines(call):
     machines = dict(NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1")
     done = call("dist_train.sh", CONFIG, "8", FAKE_GPUS="8", **machines)
     command = " ".join(done.stdout.splitlines()[1:])
-    assert ("--nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500 "
-            "--nproc_per_node 8") in command
-    for name, text in (("MASTER_ADDR", "set MASTER_ADDR to the address of the machine"),
-                       ("NODE_RANK", "set NODE_RANK to 0, 1, ...")):
+    assert (
+        "--nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500 --nproc_per_node 8"
+    ) in command
+    for name, text in (
+        ("MASTER_ADDR", "set MASTER_ADDR to the address of the machine"),
+        ("NODE_RANK", "set NODE_RANK to 0, 1, ..."),
+    ):
         rest = {key: value for key, value in machines.items() if key != name}
         failed = call("dist_train.sh", CONFIG, "8", FAKE_GPUS="8", **rest)
         assert failed.returncode != 0
@@ -156,11 +170,15 @@ def test_a_chosen_port_on_one_machine(call):
 @pytest.fixture
 def slurm(call):
     """slurm_train.sh with an `srun` that shows its options, then runs the task once, on node3."""
-    write_script(call.bin / "srun", 'printf "srun %s\\n" "$@" | sed "/^srun bash/,\\$d"\n'
-                 'while [ "$1" != bash ]; do shift; done\n'
-                 'echo "port=$MASTER_PORT"\nSLURM_JOB_NODELIST="node[3-4]" "$@"')
-    write_script(call.bin / "scontrol",
-                 '[ "$*" = "show hostnames node[3-4]" ] && printf "node3\\nnode4\\n"')
+    write_script(
+        call.bin / "srun",
+        'printf "srun %s\\n" "$@" | sed "/^srun bash/,\\$d"\n'
+        'while [ "$1" != bash ]; do shift; done\n'
+        'echo "port=$MASTER_PORT"\nSLURM_JOB_NODELIST="node[3-4]" "$@"',
+    )
+    write_script(
+        call.bin / "scontrol", '[ "$*" = "show hostnames node[3-4]" ] && printf "node3\\nnode4\\n"'
+    )
     write_script(call.bin / "python", 'printf "task %s\\n" "$@"; echo "address=$MASTER_ADDR"')
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -170,12 +188,21 @@ def slurm(call):
 
 
 def lines(done: subprocess.CompletedProcess, start: str) -> list[str]:
-    return [line[len(start):] for line in done.stdout.splitlines() if line.startswith(start)]
+    return [line[len(start) :] for line in done.stdout.splitlines() if line.startswith(start)]
 
 
 def test_slurm_command(slurm):
-    done = slurm("gpu", "gersp", CONFIG, "--amp", "bf16", "--cfg-options", "a=[1, 2]", GPUS="16",
-                 SRUN_ARGS="--time=1:00:00 --exclusive")
+    done = slurm(
+        "gpu",
+        "gersp",
+        CONFIG,
+        "--amp",
+        "bf16",
+        "--cfg-options",
+        "a=[1, 2]",
+        GPUS="16",
+        SRUN_ARGS="--time=1:00:00 --exclusive",
+    )
     assert done.returncode == 0, done.stderr
     assert lines(done, "srun ") == [
         "-p", "gpu", "--job-name=gersp", "--ntasks=16", "--cpus-per-task=8",
@@ -196,8 +223,16 @@ def test_slurm_with_fewer_gpus_than_a_node_has(slurm):
 
 
 def test_slurm_without_gpus(slurm):
-    done = slurm("cpu", "gersp", CONFIG, GPUS="4", GPUS_PER_NODE="0", CPUS_PER_TASK="2",
-                 MASTER_ADDR="10.0.0.9", MASTER_PORT="31000")
+    done = slurm(
+        "cpu",
+        "gersp",
+        CONFIG,
+        GPUS="4",
+        GPUS_PER_NODE="0",
+        CPUS_PER_TASK="2",
+        MASTER_ADDR="10.0.0.9",
+        MASTER_PORT="31000",
+    )
     options = lines(done, "srun ")
     assert "--ntasks=4" in options and "--cpus-per-task=2" in options
     assert not any(re.match("--gres|--ntasks-per-node", option) for option in options)

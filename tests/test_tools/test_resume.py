@@ -323,9 +323,7 @@ def test_options_of_optimizer_and_schedule_are_applied_to_a_resumed_run(three_ep
         ("optim_wrapper.optimizer.type=RMSprop", r"optimizer.type=RMSprop \(was SGD\)"),
     ],
 )
-def test_options_that_a_resumed_run_cannot_change_are_refused(
-    three_epochs, tmp_path, option, text
-):
+def test_options_that_a_resumed_run_cannot_change_are_refused(three_epochs, tmp_path, option, text):
     config, work_dir = three_epochs
     path = tmp_path / "epoch_1.pth"
     shutil.copy(work_dir / "epoch_1.pth", path)

@@ -54,19 +54,41 @@ def test_help_has_examples():
     done = call("--help")
     assert done.returncode == 0
     assert "python tools/train.py configs/pretrain/gersp_r18_demo.py" in done.stdout
-    for option in ("--work-dir", "--resume", "--amp", "--auto-scale-lr", "--cfg-options",
-                   "--log-to", "--launcher"):
+    for option in (
+        "--work-dir",
+        "--resume",
+        "--amp",
+        "--auto-scale-lr",
+        "--cfg-options",
+        "--log-to",
+        "--launcher",
+    ):
         assert option in done.stdout
 
 
 def test_a_run_with_every_option(pair_data, tmp_path):
     """Nothing to resume, bfloat16, scaled learning rate, TensorBoard, no worker processes."""
     config = write_config(pair_data, tmp_path)
-    options = ["train_dataloader.num_workers=0", "default_hooks.collapse_monitor=None",
-               "model.queue_len=20", "optim_wrapper.accumulative_counts=2",
-               "optim_wrapper.optimizer.lr=0.03"]
-    done = call(config, "--resume", "auto", "--amp", "bf16", "--auto-scale-lr",
-                "--log-to", "tensorboard", "--cfg-options", *options, cwd=tmp_path)
+    options = [
+        "train_dataloader.num_workers=0",
+        "default_hooks.collapse_monitor=None",
+        "model.queue_len=20",
+        "optim_wrapper.accumulative_counts=2",
+        "optim_wrapper.optimizer.lr=0.03",
+    ]
+    done = call(
+        config,
+        "--resume",
+        "auto",
+        "--amp",
+        "bf16",
+        "--auto-scale-lr",
+        "--log-to",
+        "tensorboard",
+        "--cfg-options",
+        *options,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     work_dir = tmp_path / "work_dirs" / "small"
     assert "--resume auto: no checkpoint in work_dirs/small yet, starting a new run" in done.stdout

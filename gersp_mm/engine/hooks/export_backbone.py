@@ -96,5 +96,3 @@ def config_name(runner: Any) -> str:
     """Return the config's file name without its ending, or the experiment's name without a file."""
     filename = getattr(runner.cfg, "filename", None)
     return osp.splitext(osp.basename(filename))[0] if filename else runner.experiment_name
-
-

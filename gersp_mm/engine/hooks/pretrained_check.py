@@ -112,9 +112,7 @@ class PretrainedCheckHook(Hook):
         if random:
             runner.logger.warning(
                 f"\n{RULE}\n  load_from={path} does not hold all of this model's heads.\n"
-                "  These tensors start from random weights:\n  "
-                + "\n  ".join(random)
-                + f"\n{RULE}"
+                "  These tensors start from random weights:\n  " + "\n  ".join(random) + f"\n{RULE}"
             )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
