@@ -1,17 +1,13 @@
-"""Whole training, from image files to the moved teacher: ours against the released code's way.
+"""Whole training, from image files to the teacher update: ours against the released code's way.
 
 Parts:
   compare    our Runner against the released pipeline and step in a plain loop, with the same files,
              workers, batch and image size; one process each, taking turns
-  resident   our Runner on one batch that stays where it is: what feeding from files costs is the
-             difference to `compare`
-  breakdown  where the time of our step goes
-  overhead   our Runner against a bare loop on the same resident batch, step by step in one process
-             (ResNet-18, 64 px, 64+64 images)
+  breakdown  where the time of our step goes, by torch.profiler
 
 Examples:
   python benchmarks/speed/end_to_end.py
-  python benchmarks/speed/end_to_end.py --parts compare breakdown --steps 50 --rounds 5 --record
+  python benchmarks/speed/end_to_end.py --parts compare --steps 50 --rounds 5 --record
   python benchmarks/speed/end_to_end.py --config configs/pretrain/gersp_r50.py --images /my/images \
       --device cuda --amp bf16 --batch 256 --workers 16
 """
@@ -27,46 +23,45 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import peers
 import torch
-from _common import (
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from timing import (
     ROOT,
     add_arguments,
     interleave,
-    medians,
     paired_ratio,
-    print_ratios,
+    print_spreads,
     print_table,
-    print_times,
     quiet,
     record,
     spread,
+    spreads,
     synchronise,
 )
-from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import Runner
-from torch.utils.data import DataLoader, Dataset
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from gersp_mm.engine import launch
+from gersp_mm.images.listing import find_images
 from gersp_mm.models import gersp
 
-PARTS = ("compare", "resident", "breakdown", "overhead")
-OVERHEAD = dict(arch=18, size=64, batch=64)
-OURS, RELEASED, RESIDENT = "ours", "released", "ours, resident batch"
+PARTS = ("compare", "breakdown")
+OURS, RELEASED, BREAKDOWN = "ours", "released", "breakdown"
 REST = "hooks, framework, the rest"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -126,8 +121,6 @@ def shrink(cfg: Config, args: argparse.Namespace, folder: Path) -> Config:
 
 def use_images(cfg: Config, images: Path, pairs: int, folder: Path) -> None:
     """Take both sources from one folder, listed often enough for an epoch of ``pairs``."""
-    from gersp_mm.images.listing import find_images
-
     found = [images / name for name in find_images(images)]
     if not found:
         raise SystemExit(f"no images below {images}: give another --images")
@@ -144,32 +137,6 @@ def use_images(cfg: Config, images: Path, pairs: int, folder: Path) -> None:
     cfg.train_dataloader.dataset.natural = dict(
         type="CustomDataset", data_root="/", ann_file=str(folder / "natural.txt")
     )
-
-
-class Numbers(Dataset):
-    """Stands in for a data set whose batches are made by the collate function alone."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> int:
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        return index
-
-
-def resident_loader(cfg: Config, steps: int, device: str) -> DataLoader:
-    """Return a loader that gives the same real batch, on the device already, ``steps`` times."""
-    loader = cfg.train_dataloader.to_dict()
-    loader.update(num_workers=0, persistent_workers=False)
-    batch = next(iter(Runner.build_dataloader(loader, seed=0)))
-    caster: Any = MODELS.build(cfg.model.data_preprocessor).to(device)
-    batch = caster.cast_data(batch)
-    size = loader["batch_size"]
-    return DataLoader(Numbers(steps * size), batch_size=size, collate_fn=lambda _: batch)
 
 
 # ------------------------------------------------------------------------------------- timed runs
@@ -199,21 +166,16 @@ class Stopwatch(Hook):
         self.ends.append(time.perf_counter())
 
     def result(self) -> dict[str, float]:
-        """Return mean and median seconds a step."""
+        """Return mean and median seconds per step."""
         timed = self.ends[self.first - 1 :]
         steps = [b - a for a, b in zip(timed, timed[1:])]
         return dict(mean=(timed[-1] - timed[0]) / len(steps), median=spread(steps)["median"])
 
 
-def run_ours(
-    cfg: Config, args: argparse.Namespace, *hooks: Hook, loader: DataLoader | None = None
-) -> None:
-    """Train as ``tools/train.py`` does until a hook has had enough."""
+def run_ours(cfg: Config, args: argparse.Namespace, hook: Hook) -> None:
+    """Train as ``tools/train.py`` does until the hook has had enough."""
     runner = Runner.from_cfg(cfg)
-    if loader is not None:
-        runner._train_dataloader = loader
-    for hook in hooks:
-        runner.register_hook(hook, priority="LOWEST")
+    runner.register_hook(hook, priority="LOWEST")
     try:
         runner.train()
     except Enough:
@@ -255,178 +217,89 @@ def run_released(cfg: Config, args: argparse.Namespace, watch: Stopwatch) -> Non
 
 
 # ---------------------------------------------------------------------------------------- breakdown
-class Clock(contextlib.ExitStack):
-    """Adds up the seconds that functions take, by name; they must not call each other.
-
-    Leaving it puts the functions back.
-    """
-
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def wrap(self, owner: Any, attribute: str, name: str) -> None:
-        """Replace a function or method by one that is timed."""
-        function: Callable[..., Any] = getattr(owner, attribute)
-
-        @functools.wraps(function)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            synchronise(self.device)
-            begin = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                synchronise(self.device)
-                self.seconds[name] += time.perf_counter() - begin
-
-        self.enter_context(mock.patch.object(owner, attribute, timed))
-
-
 class Breakdown(Hook):
-    """Times the parts of our step; every part waits for the device."""
+    """Times the parts of our step with PyTorch's profiler; every part waits for the device."""
 
     priority = "LOWEST"
 
     def __init__(self, first: int, steps: int, device: str) -> None:
-        self.first, self.steps, self.done = first, steps, 0
-        self.clock = Clock(device)
+        self.first, self.steps, self.device, self.done = first, steps, device, 0
         self.result: dict[str, float] = {}
+        self.patches = contextlib.ExitStack()
 
     def before_train(self, runner: Any) -> None:
-        """Put a clock around every part."""
-        model, wrapper, wrap = runner.model, runner.optim_wrapper, self.clock.wrap
-        wrap(_BaseDataLoaderIter, "__next__", "waiting for data")
-        wrap(model.data_preprocessor, "forward", "preprocessor")
-        wrap(model, "extract_feat", "student forward")
-        wrap(model.neck, "forward", "student forward")
-        wrap(model.teacher, "forward", "teacher forward")
-        wrap(model.head, "loss", "InfoNCE and queue")
-        wrap(gersp, "enqueue", "InfoNCE and queue")
-        wrap(model.natural_head, "loss", "cross entropy")
-        wrap(wrapper, "backward", "backward")
-        wrap(wrapper, "step", "optimizer")
-        wrap(wrapper, "zero_grad", "optimizer")
-        wrap(model, "update_teacher", "teacher update")
+        """Name the parts for the profiler."""
+        model, wrapper = runner.model, runner.optim_wrapper
+        self.parts = {
+            "waiting for data": [(_BaseDataLoaderIter, "__next__")],
+            "preprocessor": [(model.data_preprocessor, "forward")],
+            "student forward": [(model, "extract_feat"), (model.neck, "forward")],
+            "teacher forward": [(model.teacher, "forward")],
+            "InfoNCE and queue": [(model.head, "loss"), (gersp, "enqueue")],
+            "cross entropy": [(model.natural_head, "loss")],
+            "backward": [(wrapper, "backward")],
+            "optimizer": [(wrapper, "step"), (wrapper, "zero_grad")],
+            "teacher update": [(model, "update_teacher")],
+        }
+        for name, functions in self.parts.items():
+            for owner, attribute in functions:
+                named = self.named(name, getattr(owner, attribute))
+                self.patches.enter_context(mock.patch.object(owner, attribute, named))
+
+    def named(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function under a name that the profiler reports."""
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with record_function(name):
+                value = function(*args, **kwargs)
+                synchronise(self.device)
+                return value
+
+        return timed
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Start after the first steps and stop after the last."""
         self.done += 1
         if self.done == self.first:
-            self.clock.seconds.clear()
+            self.profiler = profile(activities=[ProfilerActivity.CPU])
+            self.profiler.start()
             self.begin = time.perf_counter()
         elif self.done == self.first + self.steps:
             total = time.perf_counter() - self.begin
-            parts = {**self.clock.seconds}
+            self.profiler.stop()
+            self.patches.close()
+            times = {event.key: event.cpu_time_total for event in self.profiler.key_averages()}
+            parts = {name: times.get(name, 0.0) / 1e6 for name in self.parts}
             parts[REST] = total - sum(parts.values())
-            self.result = {name: value / self.steps for name, value in parts.items()}
+            self.result = {name: seconds / self.steps for name, seconds in parts.items()}
             raise Enough
-
-
-# ----------------------------------------------------------------------------------------- overhead
-class BareLoop(Hook):
-    """After every step of the Runner takes one of its own, with a model of its own, and times both.
-
-    The Runner's step is all the time between two of ours: fetching the batch, every hook, the step.
-    """
-
-    priority = "LOWEST"
-
-    def __init__(self, cfg: Config, batch: Any, args: argparse.Namespace) -> None:
-        self.args, self.batch = args, batch
-        self.model: Any = MODELS.build(cfg.model).to(args.device)
-        self.model.init_weights()
-        self.model.train()
-        self.optim_wrapper: Any = build_optim_wrapper(self.model, cfg.optim_wrapper)
-        self.times: dict[str, list[float]] = {"Runner": [], "bare loop": []}
-        self.done = 0
-        self.resumed: float | None = None
-
-    def step(self) -> None:
-        """Take a step with nothing around it."""
-        model, optimizer = self.model, self.optim_wrapper.optimizer
-        with self.optim_wrapper.optim_context(model):
-            losses = model(**model.data_preprocessor(self.batch, True), mode="loss")
-        optimizer.zero_grad()
-        (losses["loss_ct"] + losses["loss_ce"]).backward()
-        optimizer.step()
-        model.update_teacher()
-
-    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-        """Time the step that has ended, then one of our own."""
-        synchronise(self.args.device)
-        now = time.perf_counter()
-        bare = interleave({"bare": self.step}, 1, 0, self.args.device)["bare"][0]
-        self.done += 1
-        if self.done > self.args.first and self.resumed is not None:
-            self.times["Runner"].append(now - self.resumed)
-            self.times["bare loop"].append(bare)
-        if len(self.times["Runner"]) == self.args.steps:
-            raise Enough
-        self.resumed = time.perf_counter()
-
-
-def overhead_config(args: argparse.Namespace, folder: Path) -> Config:
-    """Return ``gersp_r50.py`` with the small network, on the images of ``--config``."""
-    from step import load_config as small_config
-
-    cfg = small_config(OVERHEAD["arch"], args.queue or 65536, args.amp)
-    source = load_config(args, folder)
-    loader = cfg.train_dataloader
-    for name in ("remote_sensing", "natural"):
-        loader.dataset[name] = source.train_dataloader.dataset[name]
-    loader.pin_memory = False
-    cfg.work_dir = source.work_dir
-    small = argparse.Namespace(**{**vars(args), **OVERHEAD, "images": None, "workers": 0})
-    if args.batch or args.size:  # for trying it out
-        small.batch, small.size = args.batch or small.batch, args.size or small.size
-    return shrink(cfg, small, folder)
 
 
 # ----------------------------------------------------------------------------------------- children
 def run_child(args: argparse.Namespace) -> dict[str, Any]:
-    """Run what this process was started for."""
+    """Run the contender that this process was started for."""
     quiet()
     init_default_scope("mmpretrain")
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if args.child == "overhead":
-            cfg = overhead_config(args, folder)
-            loader = resident_loader(cfg, args.first + args.steps + 1, args.device)
-            bare = BareLoop(cfg, next(iter(loader)), args)
-            run_ours(cfg, args, bare, loader=loader)
-            return bare.times
-        cfg = load_config(args, folder)
-        if args.child == "breakdown":
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = load_config(args, Path(folder))
+        if args.child == BREAKDOWN:
             breakdown = Breakdown(args.first, args.steps, args.device)
-            with breakdown.clock:
-                run_ours(cfg, args, breakdown)
+            run_ours(cfg, args, breakdown)
             return breakdown.result
         watch = Stopwatch(args.first, args.steps, args.device)
-        if args.child == RELEASED:
-            run_released(cfg, args, watch)
-        elif args.child == OURS:
-            run_ours(cfg, args, watch)
-        else:
-            loader = resident_loader(cfg, args.first + args.steps, args.device)
-            run_ours(cfg, args, watch, loader=loader)
+        run = run_released if args.child == RELEASED else run_ours
+        run(cfg, args, watch)
         return {**watch.result(), "batch": cfg.train_dataloader.batch_size}
 
 
 def start(args: argparse.Namespace, child: str) -> dict[str, Any]:
-    """Run a part in a process of its own and return what it measured."""
+    """Run a contender in a process of its own and return what it measured."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out.json")
-        command = [
-            sys.executable,
-            __file__,
-            *sys.argv[1:],
-            "--child",
-            child,
-            "--child-out",
-            str(out),
-        ]
+        own = ["--child", child, "--child-out", str(out)]
+        command = [sys.executable, __file__, *sys.argv[1:], *own]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
@@ -437,35 +310,28 @@ def start(args: argparse.Namespace, child: str) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------- main
-def compare(args: argparse.Namespace) -> Iterator[tuple[str, dict, dict]]:
-    """Let whole runs take turns; yield title, values and ratios."""
-    names = [OURS, RELEASED] if "compare" in args.parts else [OURS]
-    if "resident" in args.parts:
-        names.append(RESIDENT)
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for number in range(-args.warmup, args.rounds):
-        start_at = number % len(names)
-        for name in names[start_at:] + names[:start_at]:
-            result = start(args, name)
-            if number >= 0:
-                runs[name].append(result)
-    for kind in ("median", "mean"):
-        times = {name: [run[kind] for run in results] for name, results in runs.items()}
-        print_times(f"{kind} step of {args.steps}, {args.rounds} runs each", times)
-        ratios = {
-            f"{name} / {OURS}": paired_ratio(times, name, OURS) for name in names if name != OURS
-        }
-        print_ratios("Ratios, taken within each round", ratios)
-        values: dict[str, Any] = {f"{kind}_step_ms": medians(times)}
+def compare(args: argparse.Namespace, setting: str) -> None:
+    """Let whole runs take turns; print and record their mean and median steps."""
+    runs: dict[str, list[dict[str, float]]] = {OURS: [], RELEASED: []}
+    contenders = {name: lambda name=name: runs[name].append(start(args, name)) for name in runs}
+    interleave(contenders, args.rounds, args.warmup)
+    timed = {name: results[args.warmup :] for name, results in runs.items()}
+    for kind in ("mean", "median"):
+        times = {name: [run[kind] for run in results] for name, results in timed.items()}
+        ratios = {f"{RELEASED} / {OURS}": paired_ratio(times, RELEASED, OURS)}
+        values: dict[str, Any] = {f"{kind}_step_ms": spreads(times)}
+        print_spreads(f"{kind} step of {args.steps}, {args.rounds} runs each [ms]", spreads(times))
+        print_spreads("Ratio, taken within each round", ratios)
         if kind == "mean":
-            batch = runs[OURS][0]["batch"]
+            batch = timed[OURS][0]["batch"]
             rates = {name: batch / spread(seconds)["median"] for name, seconds in times.items()}
-            print_table("Pairs a second", ["", "pairs/s"], list(rates.items()))
+            print_table("Pairs per second", ["", "pairs/s"], list(rates.items()))
             values["pairs_per_s"] = rates
-        yield f"{kind} step", values, ratios
+        record(args, f"{setting}: {kind} step", values, ratios)
 
 
 def main(args: argparse.Namespace) -> None:
+    """Run the parts that were asked for."""
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if args.threads:
@@ -476,28 +342,15 @@ def main(args: argparse.Namespace) -> None:
     setting = f"end to end, {Path(args.config).stem}"
     if args.batch or args.size:
         setting += f", batch {args.batch or 'as configured'}, size {args.size or 'as configured'}"
-    if {"compare", "resident"} & set(args.parts):
-        for title, values, ratios in compare(args):
-            record(args, f"{setting}: {title}", values, ratios)
-
-    if "breakdown" in args.parts:
-        parts = start(args, "breakdown")
+    if "compare" in args.parts:
+        compare(args, setting)
+    if BREAKDOWN in args.parts:
+        parts = start(args, BREAKDOWN)
         total = sum(parts.values())
         rows = [[name, value * 1e3, 100 * value / total] for name, value in parts.items()]
         print_table("Where our step goes", ["", "ms", "%"], [*rows, ["all", total * 1e3, 100.0]])
         values = {name: value * 1e3 for name, value in parts.items()}
-        record(args, f"{setting}: breakdown", dict(ms=values), {})
-
-    if "overhead" in args.parts:
-        times = start(args, "overhead")
-        ratio = paired_ratio(times, "Runner", "bare loop")
-        percent = {key: 100 * (value - 1) for key, value in ratio.items()}
-        whole = 100 * (sum(times["Runner"]) / sum(times["bare loop"]) - 1)
-        print_times(f"Runner and bare loop, {args.steps} steps each in turn", times)
-        print_ratios("Overhead of the Runner [%]", {"step by step": percent})
-        print(f"over all steps: {whole:.2f} % (the bar is 3 %)")
-        values = dict(step_ms=medians(times), overhead_of_all_steps_percent=whole)
-        record(args, f"{setting}: overhead", values, {"overhead_percent": percent})
+        record(args, f"{setting}: breakdown", dict(ms=values))
 
 
 if __name__ == "__main__":

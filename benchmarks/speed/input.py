@@ -31,19 +31,18 @@ import cv2
 import numpy as np
 import peers
 import torch
-from _common import (
+from mmengine.registry import init_default_scope
+from PIL import Image
+from timing import (
     ROOT,
     add_arguments,
     interleave,
     paired_ratio,
-    print_ratios,
-    print_table,
+    print_spreads,
     quiet,
     record,
     spread,
 )
-from mmengine.registry import init_default_scope
-from PIL import Image
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
@@ -68,6 +67,7 @@ CONTENDERS = (*OURS, RELEASED, RELEASED_ONCE, MMPRETRAIN, TORCHVISION)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -274,6 +274,7 @@ def _ask(end: Any) -> None:
 
 # --------------------------------------------------------------------------------------------- main
 def main(args: argparse.Namespace) -> None:
+    """Time the loading of all contenders for each kind of source and record it."""
     quiet()
     init_default_scope("mmpretrain")
     for name in args.sources:
@@ -291,9 +292,7 @@ def main(args: argparse.Namespace) -> None:
                 times = interleave(ask, args.rounds, args.warmup)
         title = f"{file_size[0]}x{file_size[1]} JPEG ({size_kb:.0f} kB) to views of {view} px"
         rates = {who: spread([args.pairs / s for s in seconds]) for who, seconds in times.items()}
-        rows = [[who, *rate.values()] for who, rate in rates.items()]
-        header = ["", "min", "q1", "median", "q3", "max"]
-        print_table(f"{title} [pairs/s of one core]", header, rows)
+        print_spreads(f"{title} [pairs/s of one core]", rates)
         ratios = {
             f"{ours} / {who}": paired_ratio(times, who, ours)
             for ours in OURS
@@ -301,7 +300,7 @@ def main(args: argparse.Namespace) -> None:
             for who in times
             if who not in OURS
         }
-        print_ratios("Ratios of these rates, taken within each round", ratios)
+        print_spreads("Ratios of these rates, taken within each round", ratios)
         record(args, f"input: {title}", dict(pairs_per_s_per_core=rates), ratios)
 
 

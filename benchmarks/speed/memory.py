@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _common import add_record_argument, record
+from timing import add_record_argument, record
 
 FOLDERS, FILES = 400, 16
 SAMPLE_EVERY = 0.2  # seconds
@@ -149,6 +149,7 @@ def kibibytes(file: Path, field: str) -> int:
 
 
 def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -164,6 +165,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Measure start-up time and memory, print them and record them."""
     args = parse_args()
     if args.inside:
         load_batches(args)

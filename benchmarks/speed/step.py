@@ -21,23 +21,22 @@ from typing import Any
 
 import peers
 import torch
-from _common import (
-    ROOT,
-    add_arguments,
-    interleave,
-    medians,
-    paired_ratio,
-    print_ratios,
-    print_table,
-    print_times,
-    quiet,
-    record,
-    synchronise,
-)
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
+from timing import (
+    ROOT,
+    add_arguments,
+    interleave,
+    paired_ratio,
+    print_spreads,
+    print_table,
+    quiet,
+    record,
+    spreads,
+    synchronise,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -61,6 +60,7 @@ PEAK_TFLOPS = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -301,6 +301,7 @@ def micro(args: argparse.Namespace, model: Any) -> dict[str, dict[str, Callable[
 
 # --------------------------------------------------------------------------------------------- main
 def main(args: argparse.Namespace) -> None:
+    """Time the steps of all contenders, then the parts of the step, and record both."""
     if args.threads:
         torch.set_num_threads(args.threads)
     quiet()
@@ -312,14 +313,14 @@ def main(args: argparse.Namespace) -> None:
     title += f", queue {args.queue}, {args.device}" + (f", {args.amp}" if args.amp else "")
     steps, memory, model = build(args)
     times = interleave(steps, args.rounds, args.warmup, args.device)
-    values: dict[str, Any] = dict(step_ms=medians(times))
+    values: dict[str, Any] = dict(step_ms=spreads(times))
     ratios = {f"{n} / ours": paired_ratio(times, n, "ours") for n in times if n != "ours"}
     ratios = {name: ratio for name, ratio in ratios.items() if not name.startswith(BOUND)}
     for name in (BOUND, CONTIGUOUS_BOUND):
         if name in times and "ours" in times:
             ratios[f"ours / {name}"] = paired_ratio(times, "ours", name)
-    print_times(f"Step: {title}", times)
-    print_ratios("Ratios, taken within each round", ratios)
+    print_spreads(f"Step: {title} [ms]", spreads(times))
+    print_spreads("Ratios, taken within each round", ratios)
     if memory:
         values.update(_print_gpu(args, times, memory, count_flops(steps[BOUND])))
 
@@ -327,11 +328,11 @@ def main(args: argparse.Namespace) -> None:
         for part, contenders in micro(args, model).items():
             calls = 5 if "InfoNCE" in part else 20
             part_times = interleave(contenders, args.rounds, args.warmup, args.device, calls)
-            print_times(part, part_times, "us")
-            values[f"{part}_us"] = medians(part_times, 1e6)
+            print_spreads(f"{part} [us]", spreads(part_times, 1e6))
+            values[f"{part}_us"] = spreads(part_times, 1e6)
             ratio = paired_ratio(part_times, "released", "ours")
             ratios[f"{part}: released / ours"] = ratio
-            print_ratios("", {"released / ours": ratio})
+            print_spreads("", {"released / ours": ratio})
     record(args, f"step, {args.setting}: {title}", values, ratios)
 
 
@@ -341,7 +342,7 @@ def _print_gpu(
     """Print rate, peak memory and MFU of every contender and return them."""
     peak = peak_tflops(args)
     rows = []
-    for name, spread in medians(times, 1).items():
+    for name, spread in spreads(times, 1).items():
         seconds = spread["median"]
         used = flops / seconds / 1e12
         rows.append([name, args.batch / seconds, memory[name], used, used / peak if peak else "?"])
