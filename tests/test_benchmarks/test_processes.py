@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import torch
 from gersp_mm import benchmark
 from gersp_mm.results import store
 from gersp_mm.utils.files import file_sha256, locked
+from tests.forked import Forked
 from tests.smoke import ROOT
 
 TOOL = ROOT / "tools" / "benchmarks" / "run.py"
@@ -36,27 +35,23 @@ tasks:
 JOBS, ROWS = 1 + 3 + 3 + 3 * 3, 1 + 3 + 6 + 3 * 4
 
 
-def start(out: str) -> subprocess.Popen:
+def start(out: str) -> Forked:
     Path("plan.yml").write_text(PLAN)
     arguments = ["plan.yml", "--work-dir", f"work_{out}", "--out", out, "--device", "cpu"]
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(TOOL), *arguments],
-        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    said = Path(f"{out}.{time.monotonic_ns()}")
+    return Forked(TOOL, *arguments, output=said, errors=Path(os.devnull))
 
 
-def wait_for_rows(child: subprocess.Popen, out: str, count: int) -> None:
+def wait_for_rows(child: Forked, out: str, count: int) -> None:
     while not Path(out).is_file() or Path(out).read_bytes().count(b"\n") < count:
         assert child.poll() is None
         time.sleep(0.01)
 
 
-def jobs_run(child: subprocess.Popen) -> int:
+def jobs_run(child: Forked) -> int:
     """Wait for a process to end well."""
-    *_, last = child.stdout
     assert child.wait() == 0
-    return int(last.split(" job")[0])
+    return int(child.output.read_text().splitlines()[-1].split(" job")[0])
 
 
 def comparable(out: str) -> list[dict]:
@@ -66,7 +61,7 @@ def comparable(out: str) -> list[dict]:
     return sorted(found, key=str)
 
 
-def start_two(out: str) -> list[subprocess.Popen]:
+def start_two(out: str) -> list[Forked]:
     """Start two processes that wait for the lock of the rows until both have come so far."""
     with open(out, "ab") as file, locked(file):
         children = [start(out) for _ in range(2)]
@@ -77,7 +72,7 @@ def start_two(out: str) -> list[subprocess.Popen]:
     return children
 
 
-def opened_by(child: subprocess.Popen) -> set[str]:
+def opened_by(child: Forked) -> set[str]:
     """Files that a process has open now."""
     found = set()
     for descriptor in Path(f"/proc/{child.pid}/fd").iterdir():

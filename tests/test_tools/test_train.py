@@ -6,14 +6,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gersp_mm.checkpoints import latest_checkpoint
+from tests.forked import Forked, run
 from tests.runs import assert_same_training_state, demo_config, load
 from tests.smoke import ROOT
 
@@ -26,10 +26,8 @@ def environment() -> dict[str, str]:
 
 
 def call(*arguments, cwd=ROOT, tool=TRAIN) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, tool, *map(str, arguments)],
-        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        return run(tool, *arguments, cwd=cwd, env=environment(), output=Path(folder))
 
 
 def write_config(data: Path, folder: Path, iterations: int = 2, epochs: int = 1) -> Path:
@@ -134,26 +132,15 @@ BAD_INPUT = {
 }
 
 
-@pytest.fixture(scope="module")
-def refusals(pair_data, tmp_path_factory):
-    """What the tool does with each bad input; as many at once as there are cores."""
-    folder = tmp_path_factory.mktemp("bad_input")
-    config = str(write_config(pair_data, folder))
-
-    def run(case: str) -> subprocess.CompletedProcess:
-        arguments = [config if a == "CONFIG" else a for a in BAD_INPUT[case][0]]
-        return call(*arguments, "--work-dir", folder / case, cwd=folder)
-
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-            patch.delenv(name, raising=False)
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        return dict(zip(BAD_INPUT, pool.map(run, BAD_INPUT)))
-
-
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gives_one_line_and_exit_code_2(refusals, case):
-    assert_one_error_line(refusals[case], BAD_INPUT[case][1])
+def test_bad_input_gives_one_line_and_exit_code_2(case, pair_data, tmp_path, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    arguments, text = BAD_INPUT[case]
+    config = str(write_config(pair_data, tmp_path))
+    arguments = [config if a == "CONFIG" else a for a in arguments]
+    assert_one_error_line(call(*arguments, "--work-dir", "work", cwd=tmp_path), text)
 
 
 def test_evaluating_without_anything_to_evaluate_is_one_error(pair_data, tmp_path):
@@ -163,15 +150,13 @@ def test_evaluating_without_anything_to_evaluate_is_one_error(pair_data, tmp_pat
     assert_one_error_line(done, "there is no checkpoint nothing.pth")
 
 
-def start(config: Path, work_dir: Path, log: Path) -> subprocess.Popen:
-    command = [sys.executable, TRAIN, str(config), "--work-dir", str(work_dir), "--resume", "auto"]
-    with open(log, "w") as file:
-        return subprocess.Popen(
-            command, env=environment(), stdout=file, stderr=file, start_new_session=True
-        )
+def start(config: Path, work_dir: Path, log: Path) -> Forked:
+    log.write_text("")
+    arguments = (config, "--work-dir", work_dir, "--resume", "auto")
+    return Forked(TRAIN, *arguments, env=environment(), output=log, new_session=True)
 
 
-def wait_until(condition, process: subprocess.Popen, log: Path) -> None:
+def wait_until(condition, process: Forked, log: Path) -> None:
     while not condition():
         assert process.poll() is None, log.read_text()[-3000:]
         time.sleep(0.005)
