@@ -7,7 +7,6 @@ import atexit
 import importlib.util
 import os
 import os.path as osp
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -194,9 +193,3 @@ def log_to(cfg: Config, name: str) -> None:
     if all(entry["type"] != backend for entry in backends):
         backends.append(dict(type=backend))
     visualizer.vis_backends = backends
-
-
-def last_error(output: str) -> str:
-    """Return what ``run_tool`` of the commands said last in a tool's output, else its last line."""
-    found = re.findall(r"^error: (.*)", output, re.M) or output.strip().splitlines()[-1:]
-    return found[-1] if found else ""

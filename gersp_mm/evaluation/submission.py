@@ -17,12 +17,12 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from gersp_mm.datasets.dota import DOTA_CLASSES
 from gersp_mm.images.decode import unlimited_image_size
 from gersp_mm.images.listing import find_images
 from gersp_mm.registry import METRICS
+from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing
 
@@ -251,7 +251,7 @@ def check_loveda(path: str | Path, images: Mapping[str, tuple[int, int]] | None 
             )
         for name in sorted(set(images or ()) - set(ids)):
             problems.add("missing file", f"{name}.png is missing")
-        for name, file in tqdm(ids.items(), "checking", unit="img"):
+        for name, file in progress(ids.items(), "checking", "img"):
             if images is not None and name not in images:
                 problems.add("unknown image", f"{file}: {name} is none of the images")
                 continue
