@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from prepare_demo import AREAS, JPEG, Area
-from tqdm import tqdm
 
 from gersp_mm.commands.options import run_tool
-from gersp_mm.preparation.common import count_table, warn, write_text
+from gersp_mm.preparation.common import warn, write_text
+from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import replacing
 
@@ -162,7 +162,7 @@ def cut_scenes(data: Path) -> list[tuple[str, str, int, int, int]]:
     out = data / "trees"
     counts = []
     coco: dict[str, Any] = {part: dict(images=[], annotations=[]) for part in STRIDES}
-    for path in tqdm(annotations, "cutting", unit="scene"):
+    for path in progress(annotations, "cutting", "scene"):
         boxes = read_boxes(path)
         image = data / "scenes" / "images" / f"{path.stem}.png"
         try:
@@ -215,7 +215,7 @@ def main(args: argparse.Namespace) -> None:
         sums = [sum(row[i] for row in rows if row[0] == part) for i in (2, 3, 4)]
         rows.append((part, "all", *sums))
     header = ("area", "tiles", "trees in tiles", "dropped remains")
-    print(count_table(header, [(f"{part}, {scene}", *rest) for part, scene, *rest in rows]))
+    print(table(header, [(f"{part}, {scene}", *rest) for part, scene, *rest in rows]))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ them inside the package, in ``gersp_mm/.mim/``, where ``mim train gersp_mm CONFI
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def resource(*parts: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"gersp_mm ships no {'/'.join(parts)} (looked at {path})")
     return path
+
+
+def data_root(folder: str | Path = "") -> Path:
+    """Folder of the data sets: ``$GERSP_DATA``, else ``data`` below a folder.
+
+    Args:
+        folder: By default the current one, from which the configs start too.
+    """
+    return Path(os.environ.get("GERSP_DATA") or Path(folder, "data")).expanduser()
 
 
 def list_configs() -> list[str]:

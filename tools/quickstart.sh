@@ -7,10 +7,13 @@
 set -eu
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# Wrong arguments are better told before the installation than after it.
+# Wrong arguments are better told before the installation than after it. The module checks them
+# without anything else of the package; in a wheel it is two folders up.
+module=$here/../gersp_mm/commands/quickstart.py
+[ -f "$module" ] || module=$here/../../commands/quickstart.py
 for python in python3 python; do
     if command -v "$python" >/dev/null 2>&1; then
-        "$python" "$here/quickstart.py" --check-arguments "$@" || exit
+        "$python" "$module" "$@" || exit
         break
     fi
 done

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -37,6 +36,7 @@ from output import find_message, read_output  # noqa: E402
 from shipped import shipped_configs, write_twin  # noqa: E402
 
 from gersp_mm.utils import provenance  # noqa: E402
+from gersp_mm.utils.console import progress_bar  # noqa: E402
 
 SIDES = dict(ours="gersp_mm", mmpretrain="mmpretrain", lightly="lightly")
 NOTICED = ("refused", "warned", "harmless")
@@ -293,7 +293,7 @@ def run_all(tasks: Sequence[Task], args: argparse.Namespace, folder: Path) -> No
     with (
         ThreadPoolExecutor(args.jobs) as pool,
         open(args.out, "a", encoding="utf-8") as file,
-        tqdm(total=len(tasks), unit="run") as bar,
+        progress_bar("injecting faults", "run", len(tasks)) as bar,
     ):
         runs = {pool.submit(run_task, task, shop): task for task in tasks}
         for future in as_completed(runs):
@@ -308,8 +308,7 @@ def run_all(tasks: Sequence[Task], args: argparse.Namespace, folder: Path) -> No
             file.flush()
             said = row["outcome"] if task.side == HEALTHY else cell(row)
             bar.write(f"{task.side:13} {task.name:38} {said:24} {row.get('message', '')[:110]}")
-            sys.stdout.flush()
-            bar.update()
+            bar.advance()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,13 +25,13 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.optim.swa_utils import update_bn
-from tqdm import tqdm
 
 from gersp_mm.backbones.build import build_exported, read_exported
 from gersp_mm.backbones.exported import PREFIX, export_backbone
 from gersp_mm.commands.options import run_tool
 from gersp_mm.datasets import PairedSampler
 from gersp_mm.registry import DATASETS
+from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256, replacing
 
@@ -47,7 +47,7 @@ def read_views(count: int) -> torch.Tensor:
     pairs = [pair for pair, _ in zip(PairedSampler(dataset, seed=0), range(count))]
     if len(pairs) < count:
         raise UserError(f"--views {count}: there are {len(pairs)} images")
-    views = [dataset[pair]["inputs"]["rs_query"] for pair in tqdm(pairs, "views", unit="img")]
+    views = [dataset[pair]["inputs"]["rs_query"] for pair in progress(pairs, "views", "img")]
     return torch.stack(views)
 
 
@@ -97,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
     views = read_views(args.views)
     checkpoints: dict[str, dict[int, str]] = {}
     for row in args.rows:
-        for seed, path in tqdm(plan["checkpoints"][row].items(), row, unit="backbone"):
+        for seed, path in progress(plan["checkpoints"][row].items(), row, "backbone"):
             target = Path(path).with_name("own_statistics.pth")
             write_with_own_statistics(Path(path), target, views)
             checkpoints.setdefault(f"{row}, own statistics", {})[seed] = str(target)

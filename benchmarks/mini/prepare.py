@@ -34,7 +34,8 @@ from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.evaluation.features import read_source
-from gersp_mm.preparation.common import count_table, write_list
+from gersp_mm.preparation.common import write_list
+from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -155,7 +156,7 @@ def main(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in lists.items():
         write_list(folder / f"{name}.txt", lines)
-    print(count_table(["list", "images"], [[name, len(lines)] for name, lines in lists.items()]))
+    print(table(["list", "images"], [[name, len(lines)] for name, lines in lists.items()]))
     print(f"written to {folder}; next: python benchmarks/mini/run.py --size {args.size}")
 
 

@@ -25,27 +25,26 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from mmengine.config import Config
-from tqdm import tqdm
 
 from gersp_mm.benchmark import read_plan
 from gersp_mm.commands.options import run_tool
-from gersp_mm.engine.launch import last_error
+from gersp_mm.engine.runs import POLL, TRAINING_LOG, ChildRun, RunFolder
 from gersp_mm.utils import provenance
+from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256, replacing
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PROGRESS = re.compile(r"Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (\S+)")
 EVALUATED = re.compile(r"\[(\d+/\d+)\] ")  # a job of tools/benchmarks/run.py
 TASKS = dict(
     frozen=[
@@ -138,73 +137,47 @@ def chosen(runs: list[Run], rows: list[str] | None, seeds: list[int] | None) -> 
 
 
 class Pool:
-    """Runs commands beside each other, shows how far they are, and stops them together.
+    """Runs commands next to each other, shows how far they are, and stops them together.
 
     Args:
-        jobs: how many at once.
+        jobs: Number of commands that run at once.
     """
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
-        self.running: dict[str, tuple[subprocess.Popen, Path, float]] = {}
 
     def run(self, waiting: list[tuple[str, list[str], Path]], after: Any = None) -> None:
-        """Run (title, command, log) each; ``after(title, seconds)`` follows what succeeded.
+        """Run (title, command, log) each; ``after(title, seconds)`` follows a success.
 
         Raises:
-            UserError: one failed. The others are stopped first.
+            UserError: One of them failed. The others are stopped first.
         """
         waiting = list(waiting)
-        every = 0.5 if sys.stderr.isatty() else 60  # seconds; a log file needs no more
-        bar = tqdm(total=len(waiting), unit="run", disable=not waiting, mininterval=every)
-        with bar:
-            try:
-                while waiting or self.running:
-                    while waiting and len(self.running) < self.jobs:
-                        self._start(*waiting.pop(0))
-                    time.sleep(0.5)
-                    for title in [t for t, (p, *_) in self.running.items() if p.poll() is not None]:
-                        child, log, started = self.running.pop(title)
-                        if child.returncode:
-                            reason = last_error(_tail(log)) or "no output"
-                            raise UserError(f"{title} failed: {reason}; see {log}")
-                        seconds = time.perf_counter() - started
-                        if after is not None:
-                            after(title, seconds)
-                        bar.update()
-                        tqdm.write(f"{title}: done in {seconds:.0f} s")
-                    shown = [f"{t}: {_progress(log)}" for t, (_, log, _) in self.running.items()]
-                    bar.set_postfix_str("; ".join(shown), refresh=False)
-                    bar.update(0)
-            finally:
-                self._stop()
-
-    def _start(self, title: str, command: list[str], log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as file:
-            child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        self.running[title] = child, log, time.perf_counter()
-
-    def _stop(self) -> None:
-        for child, *_ in self.running.values():
-            child.terminate()  # a training saves a checkpoint
-        for child, *_ in self.running.values():
-            child.wait()
-        self.running.clear()
-
-
-def _tail(log: Path) -> str:
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - 20_000))
-        return file.read().decode("utf-8", "replace")
-
-
-def _progress(log: Path) -> str:
-    text = _tail(log)
-    if found := PROGRESS.findall(text):
-        return "epoch {} {}/{}, {} left".format(*found[-1])
-    jobs = EVALUATED.findall(text)
-    return f"job {jobs[-1]}" if jobs else "starting"
+        running: dict[ChildRun, float] = {}
+        jobs: dict[ChildRun, str] = {}  # of an evaluation, which has no scalars.json
+        with (
+            ExitStack() as stack,  # It stops all that runs where one of them fails.
+            progress_bar("the study", "run", len(waiting), shown=bool(waiting)) as bar,
+        ):
+            while waiting or running:
+                while waiting and len(running) < self.jobs:
+                    child = stack.enter_context(ChildRun(*waiting.pop(0)))
+                    running[child] = time.perf_counter()
+                time.sleep(POLL)
+                for child in [child for child in running if not child.running]:
+                    seconds = time.perf_counter() - running.pop(child)
+                    child.require_success()
+                    if after is not None:
+                        after(child.title, seconds)
+                    bar.write(f"{child.title}: done in {seconds:.0f} s")
+                    bar.advance()
+                for child in running:
+                    if found := EVALUATED.findall("\n".join(child.new_lines())):
+                        jobs[child] = f"job {found[-1]}"
+                shown = [
+                    f"{child.title}: {jobs.get(child) or child.position()}" for child in running
+                ]
+                bar.advance(0, "; ".join(shown))
 
 
 def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
@@ -237,7 +210,7 @@ def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
 
     left = [run for run in runs if not run.finished.is_file()]
     print(f"{len(runs)} pre-trainings, {len(runs) - len(left)} of them done", flush=True)
-    pool.run([(run.title, run.command, run.folder / "train.log") for run in left], finish)
+    pool.run([(run.title, run.command, run.folder / TRAINING_LOG) for run in left], finish)
 
 
 def _is_of(facts: Mapping[str, Any], run: Run) -> bool:
@@ -246,10 +219,7 @@ def _is_of(facts: Mapping[str, Any], run: Run) -> bool:
 
 def facts_of(run: Run, seconds: float) -> dict[str, Any]:
     """Return what is worth knowing of a finished pre-training."""
-    scalars = []
-    for log in sorted(run.folder.glob("*/vis_data/scalars.json")):
-        lines = log.read_text(encoding="utf-8").splitlines()
-        scalars += [json.loads(line) for line in lines if '"iter"' in line]
+    scalars = [entry for entry in RunFolder(run.folder).scalars() if "iter" in entry]
     cfg = Config.fromfile(run.config)
     cfg.merge_from_dict(dict(run.options))
     if not (run.folder / f"epoch_{cfg.train_cfg.max_epochs}.pth").is_file():

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from mmengine.config import Config
 
 from gersp_mm.benchmark.jobs import Job
 from gersp_mm.benchmark.spec import option
 from gersp_mm.checkpoints import latest_checkpoint
-from gersp_mm.engine.launch import last_error
+from gersp_mm.engine.runs import TRAINING_LOG, ChildRun
+from gersp_mm.engine.schedule import run_length
 from gersp_mm.resources import find_config, resource
 from gersp_mm.results import store
 from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import replacing
 
 
 def finetune(job: Job, folder: Path, device: str) -> list[dict[str, Any]]:
-    """Train and test a downstream config in processes of their own; goes on where it was stopped.
+    """Train and test a downstream config in processes of their own, and return its rows.
+
+    A folder in which this was interrupted is resumed, and a finished one is only read.
+
+    Args:
+        job: What to train and test.
+        folder: Work directory of the training.
+        device: ``'cpu'``, ``'cuda'`` or ``'cuda:N'``.
 
     Raises:
-        UserError: one of them failed.
+        UserError: One of the processes failed.
     """
     results = folder / "rows.jsonl"
     if not results.is_file():
@@ -32,23 +39,28 @@ def finetune(job: Job, folder: Path, device: str) -> list[dict[str, Any]]:
         options += [f"{key}={option(value)}" for key, value in job.task["cfg_options"].items()]
         config = str(find_config(job.task["config"]))
         common = ["--work-dir", str(folder), "--cfg-options", *options]
-        folder.mkdir(parents=True, exist_ok=True)
+        environment = _environment(device)
         if not (folder / "trained").is_file():
-            _call("train.py", [config, "--resume", "auto", *common], folder, device, job.title)
+            train = [sys.executable, resource("tools", "train.py"), config, "--resume", "auto"]
+            cfg = Config.fromfile(config)
+            cfg.merge_from_dict(job.task["cfg_options"])
+            log, length = folder / TRAINING_LOG, run_length(cfg)
+            title = f"{job.title}: tools/train.py"
+            ChildRun(title, [*train, *common], log, length, env=environment).follow()
             (folder / "trained").touch()
         checkpoint = latest_checkpoint(str(folder))
         if checkpoint is None:
             raise UserError(f"{job.title}: the training left no checkpoint in {folder}")
-        partial = folder / "rows.jsonl.partial"
-        partial.unlink(missing_ok=True)
-        arguments = [config, str(checkpoint), "--results", str(partial), *common]
-        _call("test.py", arguments, folder, device, job.title)
-        partial.touch()  # where no value is defined
-        os.replace(partial, results)
+        with replacing(results) as partial:  # It stays empty where no value is defined.
+            test = [sys.executable, resource("tools", "test.py"), config, checkpoint]
+            test += ["--results", partial, *common]
+            title = f"{job.title}: tools/test.py"
+            ChildRun(title, test, folder / "test.log", env=environment).follow()
     return [dict(row, **job.what) for row in store.read_rows(results)]
 
 
-def _call(tool: str, arguments: list[str], folder: Path, device: str, title: str) -> None:
+def _environment(device: str) -> dict[str, str]:
+    """Return the environment in which a process sees this device and no other."""
     environment = dict(os.environ)
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -56,31 +68,4 @@ def _call(tool: str, arguments: list[str], folder: Path, device: str, title: str
         visible = environment.get("CUDA_VISIBLE_DEVICES")
         number = int(device.split(":")[1])
         environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number] if visible else str(number)
-    log = folder / f"{tool.removesuffix('.py')}.log"
-    command = [sys.executable, str(resource("tools", tool)), *arguments]
-    pattern = re.compile(r"(?:Epoch|Iter)\((\w+)\)\s+(?:\[\s*\d+\])?\[\s*(\d+)/(\d+)\].*")
-    bar = tqdm(desc=title, unit="it", leave=False)
-    with (
-        bar,
-        open(log, "a", encoding="utf-8") as notes,
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as child,
-    ):
-        assert child.stdout is not None
-        for line in child.stdout:
-            notes.write(line)
-            notes.flush()
-            if found := pattern.search(line):
-                eta = re.search(r"eta: (.*?)  ", line)
-                bar.set_postfix_str(
-                    f"{found[1]} {found[2]}/{found[3]}, {eta[1] if eta else '?'} left"
-                )
-    if child.returncode:
-        text = log.read_text(encoding="utf-8", errors="replace")
-        raise UserError(f"{title}: tools/{tool} failed ({last_error(text)}); see {log}")
+    return environment

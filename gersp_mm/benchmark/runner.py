@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
-from tqdm import tqdm
 
 from gersp_mm.backbones.build import build_exported, build_random, inspect, read_exported
 from gersp_mm.backbones.exported import weights_sha256
@@ -29,6 +28,7 @@ from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.results import store
 from gersp_mm.utils import provenance
+from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import listed
 from gersp_mm.utils.files import escape_name, locked, save_atomically
 
@@ -222,7 +222,7 @@ def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int)
     names = [path for index, (path, _) in listing if index not in without]
     draws = range(seed * task["draws"], (seed + 1) * task["draws"])
     values = []
-    for shots in tqdm(task["shots"], "few-shot", unit="size", leave=False):
+    for shots in progress(task["shots"], "few-shot", "size"):
         accuracies = few_shot_accuracies(*train, *test, names, shots, draws)
         values.append(sum(accuracies) / len(accuracies))
     return values

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 
 from gersp_mm.commands.options import run_tool
-from gersp_mm.utils.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,11 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if args.images:
         paths = submission.images_below(args.images)
         images = submission.image_sizes(paths, tiles=args.kind == "dota")
-    check = getattr(submission, f"check_{args.kind}")(args.file, images)
-    for note in check.notes:
-        print(f"note: {note}")
-    if check.problems:
-        raise UserError(f"{args.file} is not fit to submit:\n  " + "\n  ".join(check.problems))
+    submission.check_file(args.kind, args.file, images)
     print(f"{args.file} is fit to submit")
 
 

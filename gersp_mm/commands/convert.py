@@ -38,7 +38,7 @@ from gersp_mm.backbones.convert import ARCHS, TARGETS, Conversion, take_backbone
 from gersp_mm.backbones.sources import NAMES
 from gersp_mm.backbones.verify import require_same_features
 from gersp_mm.commands.options import run_tool
-from gersp_mm.preparation.common import count_table
+from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 
 
@@ -104,7 +104,7 @@ def report(conversion: Conversion) -> str:
         "source sha256": meta["source_sha256"],
         "weights sha256": meta["weights_sha256"],
     }
-    text = [count_table(("tensors", ""), rows), ""]
+    text = [table(("tensors", ""), rows), ""]
     text += [f"{name:<14} {value}" for name, value in lines.items() if value is not None]
     text += [f"note           {note}" for note in conversion.notes]
     text += [f"WARNING        {warning}" for warning in conversion.warnings]

@@ -10,6 +10,8 @@ COMMANDS = {
     "convert": "convert a pre-trained backbone of another project",
     "benchmark": "evaluate checkpoints by tasks and seeds into result rows",
     "table": "make tables of result rows",
+    "quickstart": "pre-train on the demo images and evaluate the backbone",
+    "demo_detection": "fine-tune a detector on the demo scenes",
 }
 
 

@@ -29,7 +29,7 @@ class CfgOptions(argparse.Action):
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that both tools take."""
+    """Add the arguments of all commands that read a config."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -46,10 +46,17 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+def run_tool(
+    main: Callable[[argparse.Namespace], Any],
+    args: argparse.Namespace,
+    interrupted: str = "interrupted",
+) -> None:
     """Run a tool; bad input or a full disk become one line on stderr and exit code 2.
 
-    ``~`` is expanded in its arguments.
+    Args:
+        main: The tool.
+        args: Its arguments; ``~`` is expanded in them.
+        interrupted: What is said after Ctrl-C.
     """
     try:
         expand_home(vars(args))
@@ -70,5 +77,5 @@ def run_tool(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace
         )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        print(f"\n{interrupted}", file=sys.stderr)
         raise SystemExit(130) from None

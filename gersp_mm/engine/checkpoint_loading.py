@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from mmengine.fileio import get_file_backend
 from mmengine.runner import checkpoint as host
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint
+from gersp_mm.backbones.agreement import require_same_input, require_whole_model, without_module
+from gersp_mm.backbones.resized import resized_by_host
+from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint, tensors_of
 from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.model import unwrap
 
 REMEDY = f"A run reads plain files alone. Make one of it: {CONVERTER} {{}} OUT.pth --trust"
 
@@ -51,6 +54,31 @@ def read_weights(address: str) -> dict[str, Any]:
     if address.startswith("mmcls://"):
         data = host._process_mmcls_checkpoint(data)
     return data
+
+
+def require_trained_model(
+    runner: Any, path: str, checkpoint: Mapping[str, Any], config: str
+) -> None:
+    """Make sure that the model of a run has all tensors of a checkpoint, and the same input.
+
+    MMEngine itself warns of missing tensors, leaves them random and continues.
+
+    Args:
+        runner: The built run.
+        path: The checkpoint, for messages.
+        checkpoint: Its content.
+        config: Config of the run, for messages.
+
+    Raises:
+        UserError: They differ, with the likely reason.
+    """
+    model = unwrap(runner.model)
+    given, resized = resized_by_host(model, without_module(tensors_of(path, checkpoint)))
+    for note in resized:
+        runner.logger.info(f"{path}: {note}")
+    require_whole_model(path, model.state_dict(), given, config)
+    part = getattr(model, "backbone", None)
+    require_same_input(path, checkpoint.get("meta"), model.data_preprocessor, part)
 
 
 def _loader(scheme: str) -> Callable[..., dict[str, Any]]:

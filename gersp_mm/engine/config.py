@@ -10,6 +10,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.utils import import_modules_from_strings
 
+from gersp_mm.checkpoints.read import config_values
+from gersp_mm.datasets.annotations import leaves
 from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.engine.preflight.names import check_options
@@ -182,3 +184,42 @@ def require_weights(cfg: Config) -> None:
             "which only the tools of gersp_mm do: use them, or set "
             f"model.backbone.frozen_stages={FROZEN_STAGES[cfg.frozen]}"
         )
+
+
+def require_trained_switches(cfg: Config, meta: Mapping[str, Any], path: str) -> None:
+    """Make sure that results get the protocol that a checkpoint was trained with.
+
+    Args:
+        cfg: The config that is tested.
+        meta: Meta of the checkpoint.
+        path: The checkpoint, for the message.
+
+    Raises:
+        UserError: Other layers were frozen than the config says.
+    """
+    frozen = config_values(meta.get("cfg")).get("frozen")
+    if isinstance(frozen, str) and cfg.get("frozen", frozen) != frozen:
+        raise UserError(
+            f"{path} was trained with frozen={frozen}, not {cfg.frozen}: add --cfg-options "
+            f"frozen={frozen}"
+        )
+
+
+def use_tta(cfg: Config, config: str) -> None:
+    """Put the model and the data of a config into its test-time augmentation.
+
+    Args:
+        cfg: Changed in place.
+        config: Its file, for messages.
+
+    Raises:
+        UserError: The config has none.
+    """
+    if cfg.get("default_scope") == "mmrotate":
+        raise UserError("--tta: mmrotate has no test-time augmentation. Leave --tta out.")
+    missing = [name for name in ("tta_model", "tta_pipeline") if not cfg.get(name)]
+    if missing:
+        raise UserError(f"--tta: {config} has no {' and no '.join(missing)}. Leave --tta out.")
+    cfg.model = dict(cfg.tta_model, module=cfg.model)
+    for dataset in leaves(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline

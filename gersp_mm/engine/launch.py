@@ -1,4 +1,4 @@
-"""What tools/train.py and tools/test.py share: arguments, config, processes, plain error lines."""
+"""Starting a run: its config adapted to the machine, its processes, its precision and its logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import atexit
 import importlib.util
 import os
 import os.path as osp
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -42,45 +41,84 @@ MMENGINE_HOOKS = (
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config of a tool's arguments and prepare processes for it.
+    """Load the config of a tool's arguments, see :func:`load`."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return load(args.config, args.cfg_options, args.work_dir, args.launcher)
+
+
+def load(
+    config: str | Path,
+    options: Sequence[str] | None = None,
+    work_dir: str | None = None,
+    launcher: str = "none",
+) -> Config:
+    """Read a config, check it, adapt it to the machine and prepare this process for it.
+
+    Args:
+        config: A file, or the name of a shipped config.
+        options: Values to replace, as ``key=value``.
+        work_dir: Where the run writes; by default what the config says, else
+            ``work_dirs/<config name>``.
+        launcher: How the processes were started: ``'none'``, ``'pytorch'``, ``'slurm'``, ``'mpi'``.
 
     Raises:
-        UserError: the config file does not exist or cannot be read.
+        UserError: The config does not exist, cannot be read, or is known to fail.
     """
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    read_all_weights_safely()
     try:
-        path = find_config(args.config)
+        path = find_config(config)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
-    cfg, notes = read_config(path, args.cfg_options)
+    cfg, notes = read_config(path, options)
     refuse_errors(notes + run_checks(CONFIG_CHECKS, cfg))
     warn(notes, partial(print, file=sys.stderr))
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or osp.join("work_dirs", path.stem)
-    for name, hook in list(cfg.get("default_hooks", {}).items()):
-        if hook is None and name not in MMENGINE_HOOKS:
-            cfg.default_hooks.pop(name)  # which MMEngine does for its own alone
-    hooks = cfg.setdefault("default_hooks", ConfigDict())  # also of others' configs
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get("work_dir") or osp.join("work_dirs", path.stem)
+    adapt(cfg)
+    start(launcher)
+    return cfg
+
+
+def adapt(cfg: Config) -> None:
+    """Add the hooks that every run has to a config, and set what this machine needs.
+
+    Args:
+        cfg: Changed in place; ``launcher`` is set.
+    """
+    hooks = cfg.setdefault("default_hooks", ConfigDict())  # Configs of others may have none.
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in MMENGINE_HOOKS:
+            hooks.pop(name)  # MMEngine drops its own hooks alone.
     hooks.setdefault("checkpoint_check", dict(type="gersp_mm.CheckpointCheckHook"))
     hooks.setdefault("preflight", dict(type="gersp_mm.PreflightHook"))
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(name)
         if loader and not loader.get("num_workers"):
-            loader.persistent_workers = False  # which PyTorch refuses without workers
+            # PyTorch rejects both without worker processes.
+            loader.persistent_workers = False
             loader.pop("prefetch_factor", None)
         if loader and not torch.cuda.is_available():
             loader.pin_memory = False
-    if args.launcher != "none":
-        atexit.register(_leave_processes)
-    if args.launcher == "pytorch":
-        _check_environment(args.launcher, "RANK", "WORLD_SIZE")
-    if args.launcher != "none" and not torch.cuda.is_available():
-        join_cpu_processes(args.launcher)
+    if cfg.launcher != "none" and not torch.cuda.is_available():
         cfg.model_wrapper_cfg = dict(type="gersp_mm.CPUDistributedDataParallel")
-    return cfg
+
+
+def start(launcher: str = "none") -> None:
+    """Prepare this process: safe reading of weights, memory, and the group of CPU processes.
+
+    Raises:
+        UserError: Environment variables of the launcher are missing.
+    """
+    read_all_weights_safely()
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        keep_freed_memory()
+    if launcher == "none":
+        return
+    atexit.register(_leave_processes)
+    if launcher == "pytorch":
+        _check_environment(launcher, "RANK", "WORLD_SIZE")
+    if not on_gpu:
+        join_cpu_processes(launcher)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -194,9 +232,3 @@ def log_to(cfg: Config, name: str) -> None:
     if all(entry["type"] != backend for entry in backends):
         backends.append(dict(type=backend))
     visualizer.vis_backends = backends
-
-
-def last_error(output: str) -> str:
-    """Return what ``run_tool`` of the commands said last in a tool's output, else its last line."""
-    found = re.findall(r"^error: (.*)", output, re.M) or output.strip().splitlines()[-1:]
-    return found[-1] if found else ""

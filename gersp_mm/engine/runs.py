@@ -1,22 +1,32 @@
-"""The work directory of a run: it belongs to one run at a time."""
+"""A run: its folder, which belongs to one run at a time, and a run in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import re
 import socket
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
+from gersp_mm.engine.schedule import Length
+from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import replacing
 
 LOCK = "run.lock"
+SCALARS = "*/vis_data/scalars.json"  # one file for each start of a run
+TRAINING_LOG = "train.log"  # the output of a training that another process started
+POLL = 0.5  # seconds between two looks at a process
 # What file systems answer that have no locks, some network file systems among them.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -96,3 +106,209 @@ def _acquire(lock: FileLock, path: Path) -> None:
             "not be noticed",
             logger="current",
         )
+
+
+class RunFolder:
+    """The work directory of a run: what was asked for, what is written, whether it is finished.
+
+    Args:
+        path: The folder. It need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+
+    def read(self, name: str) -> Any:
+        """Return the content of a JSON file of the folder, or None if there is no such file."""
+        file = self.path / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a JSON file into the folder, whole or not at all."""
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    def require_settings(
+        self, known: Mapping[str, Any], settings: Mapping[str, Any], remedy: str
+    ) -> None:
+        """Refuse a folder whose run has other settings.
+
+        Args:
+            known: Settings of the run in the folder.
+            settings: Settings that are asked for.
+            remedy: What to do, the end of the message.
+
+        Raises:
+            UserError: The message names each setting that differs.
+        """
+        changed = [
+            f"{name} {known.get(name)!r} instead of {value!r}"
+            for name, value in settings.items()
+            if known.get(name) != value
+        ]
+        if changed:
+            raise UserError(f"{self.path} holds a run with {'; '.join(changed)}: {remedy}")
+
+    def checkpoint(self, epochs: int) -> Path | None:
+        """Return the checkpoint after so many epochs, or None if the run has not come so far."""
+        path = self.path / f"epoch_{epochs}.pth"
+        return path if path.is_file() else None
+
+    def scalars(self) -> list[dict[str, Any]]:
+        """Return what was logged, the oldest start of the run first."""
+        return [entry for file in sorted(self.path.glob(SCALARS)) for entry in read_scalars(file)]
+
+
+def read_scalars(file: Path) -> list[dict[str, Any]]:
+    """Read a ``scalars.json`` of MMEngine; a line that a killed run did not finish is left out."""
+    return _entries(file.read_text(encoding="utf-8").splitlines())
+
+
+def _entries(lines: Sequence[str]) -> list[dict[str, Any]]:
+    entries = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
+class ChildRun:
+    """A command in a process of its own, most often a training.
+
+    Its output is appended to a log file. How far a training is comes from the ``scalars.json`` in
+    the folder of the log, how it ended from its exit code. Used as a context manager, it is
+    terminated and waited for where the block is left before its end.
+
+    Args:
+        title: Names it in messages.
+        command: Program and arguments.
+        log: File for the output.
+        length: Length of the training, if there is one.
+        **options: Further arguments of ``subprocess.Popen``.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        command: Sequence[object],
+        log: Path,
+        length: Length | None = None,
+        **options: Any,
+    ) -> None:
+        self.title, self.log, self.length = title, log, length
+        self.last: dict[str, Any] = {}  # what the training logged last
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._older = set(log.parent.glob(SCALARS))
+        self._scalars: _NewLines | None = None
+        with open(log, "ab") as file:
+            self._start = file.tell()
+            self._output = _NewLines(log, self._start)
+            self.process = subprocess.Popen(
+                list(map(str, command)), stdout=file, stderr=subprocess.STDOUT, **options
+            )
+
+    def __enter__(self) -> ChildRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if self.running:
+            self.process.terminate()  # A training saves a checkpoint.
+        while self.running:
+            with contextlib.suppress(KeyboardInterrupt):  # An impatient user types it once more.
+                self.process.wait()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.poll() is None
+
+    def new_lines(self) -> list[str]:
+        """Return the lines of output since the last call."""
+        return self._output.read()
+
+    def lines(self) -> Iterator[list[str]]:
+        """Yield the new lines of output, again and again until the process has ended."""
+        while self.running:
+            time.sleep(POLL)
+            yield self.new_lines()
+        yield self.new_lines()
+
+    def position(self, values: Sequence[str] = ()) -> str:
+        """Say how far the training is.
+
+        Args:
+            values: Names of logged values that are added.
+        """
+        fresh = set() if self._scalars else set(self.log.parent.glob(SCALARS)) - self._older
+        if fresh:
+            self._scalars = _NewLines(min(fresh))
+        for entry in _entries(self._scalars.read() if self._scalars else ()):
+            if "iter" in entry:
+                self.last = entry
+        if not self.last:
+            return "starting"
+        epoch = f"epoch {self.last['epoch']}, " if "epoch" in self.last else ""
+        parts = [f"{epoch}iteration {self.last['iter']}"]
+        parts += [f"{name} {self.last[name]:.2f}" for name in values if name in self.last]
+        return "   ".join(parts)
+
+    def follow(self, values: Sequence[str] = (), notable: Sequence[str] = ()) -> None:
+        """Wait for the end and show how far the training is; repeat the warnings of its log.
+
+        Args:
+            values: Names of logged values that are shown next to the progress.
+            notable: Texts; the log lines that contain one of them are shown, too.
+
+        Raises:
+            UserError: The process failed.
+        """
+        unit, total = (self.length.unit, self.length.number) if self.length else ("", None)
+        with self, progress_bar(f"   {self.title}", unit, total) as bar:
+            for lines in self.lines():
+                for line in lines:
+                    if re.search(" - (WARNING|ERROR) - ", line) and "deprecated" not in line:
+                        bar.write(line)
+                    elif any(text in line for text in notable):
+                        bar.write("   " + line.rsplit(" - ", 1)[-1])
+                text = self.position(values)
+                last = self.last
+                done = last.get("epoch", 1) - 1 if unit == "epochs" else last.get("iter", 0)
+                bar.advance(max(0, done - bar.done), text)
+            if self.last:
+                bar.write(f"   {text}")
+        self.require_success()
+
+    def require_success(self) -> None:
+        """Wait for the end.
+
+        Raises:
+            UserError: The exit code is not 0. The message has the error that the output ends with.
+        """
+        if code := self.process.wait():
+            with open(self.log, "rb") as file:
+                file.seek(self._start)
+                reason = last_error(file.read().decode("utf-8", "replace"))
+            raise UserError(f"{self.title} failed: {reason or f'exit code {code}'}; see {self.log}")
+
+
+def last_error(output: str) -> str:
+    """Return what ``run_tool`` of the commands said last in a tool's output, else its last line."""
+    found = re.findall(r"^error: (.*)", output, re.M) or output.strip().splitlines()[-1:]
+    return found[-1] if found else ""
+
+
+class _NewLines:
+    """Reads the lines that another process adds to a file."""
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self._path, self._position = path, start
+
+    def read(self) -> list[str]:
+        with open(self._path, "rb") as file:
+            file.seek(self._position)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return whole.decode("utf-8", "replace").splitlines()

@@ -16,12 +16,12 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision import transforms as T
-from tqdm import tqdm
 
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.images.duplicates import Entry, check_parts
 from gersp_mm.images.listing import ImageList, find_classes
+from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name
 from gersp_mm.utils.model import unwrap
@@ -343,7 +343,7 @@ def extract_features(
     guarded = Subset(_Guarded(dataset), mine)
     loader = DataLoader(guarded, batch_size, num_workers=num_workers, collate_fn=_collate)
     shift, scale = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))
-    bar = tqdm(total=len(mine), desc=progress, unit="img", disable=progress is None or rank > 0)
+    shown = progress is not None and rank == 0
 
     features: torch.Tensor | None = None
     labels = torch.zeros(len(mine), dtype=torch.long)
@@ -367,9 +367,9 @@ def extract_features(
             else:
                 size = len(bad)
             done += size
-            bar.update(size)
+            bar.advance(size)
 
-    with evaluating(backbone), bar:
+    with evaluating(backbone), progress_bar(progress or "", "img", len(mine), shown=shown) as bar:
         _fail_together(run)
     if world_size > 1:
         for found in dist.all_gather_object(unreadable):

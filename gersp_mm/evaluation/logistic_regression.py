@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
+
+from gersp_mm.utils import console
 
 TOLERANCE = 5e-5  # of the largest entry of the gradient, where L-BFGS ends
 
@@ -73,7 +74,7 @@ def fit_classifiers(
     if start is not None and len(start.bias) == k:
         weight, bias = start.weight, start.bias
     found = {}
-    for c in tqdm(sweep, progress, unit="C", disable=progress is None, leave=False):
+    for c in console.progress(sweep, progress or "", "C", shown=progress is not None):
         # of two classes scikit-learn penalises the difference of the two weights
         penalty = (2 if k == 2 else 1) / (c * n)
         weight, bias, steps = _minimise(x, one_hot, penalty, covariance, weight, bias, max_iter)

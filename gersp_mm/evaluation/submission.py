@@ -6,6 +6,7 @@ import io
 import math
 import os
 import re
+import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,15 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from gersp_mm.datasets.dota import DOTA_CLASSES
 from gersp_mm.images.decode import unlimited_image_size
 from gersp_mm.images.listing import find_images
 from gersp_mm.registry import METRICS
+from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing
 
@@ -85,6 +87,64 @@ class LoveDASubmission(BaseMetric):
         return {}
 
 
+class Submission:
+    """The files of a submission, written next to those of an older one until they are whole.
+
+    Args:
+        kind: ``'dota'`` or ``'loveda'``.
+        folder: Folder of the files.
+    """
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.partial = folder / ".Task1.partial"
+
+    def prepare(self, evaluator: Any) -> None:
+        """Tell the evaluator where to write.
+
+        Raises:
+            UserError: The folder holds files of something else.
+        """
+        if self.kind == "loveda":  # Its evaluator replaces each file at once.
+            evaluator.output_dir = str(self.folder)
+            return
+        target = self.folder / "Task1"
+        if target.is_dir():
+            foreign = [p.name for p in target.iterdir() if not p.name.startswith("Task1")]
+            if foreign:
+                raise UserError(f"{target} holds {foreign[0]} too: choose another --submission DIR")
+        if is_main_process():
+            if (self.partial / "old").is_dir() and not target.exists():
+                os.replace(self.partial / "old", target)  # A run was killed in between.
+            shutil.rmtree(self.partial, ignore_errors=True)
+        evaluator.outfile_prefix = str(self.partial / "Task1")  # The host requires a new folder.
+
+    def finish(self, dataset: Any) -> Path:
+        """Put the new files into place, check them, and return the file to submit.
+
+        Args:
+            dataset: The data set that was tested.
+
+        Raises:
+            UserError: They are not fit to submit.
+        """
+        path = self._replace()
+        paths = [dataset.get_data_info(number)["img_path"] for number in range(len(dataset))]
+        check_file(self.kind, path, image_sizes(paths, tiles=self.kind == "dota"))
+        return path
+
+    def _replace(self) -> Path:
+        if self.kind == "loveda":
+            return self.folder / LOVEDA_ZIP
+        target, old = self.folder / "Task1", self.partial / "old"
+        if target.exists():
+            os.replace(target, old)
+        os.replace(self.partial / "Task1", target)
+        shutil.rmtree(self.partial)
+        return target / "Task1.zip"
+
+
 # ------------------------------------------------------------------------------------- checking
 
 
@@ -114,6 +174,26 @@ class _Problems:
             if self._count[kind] > SHOWN:
                 found.append(f"... and {self._count[kind] - SHOWN:,} more of this kind ({kind})")
         return found
+
+
+def check_file(
+    kind: str, path: str | Path, images: Mapping[str, tuple[int, int]] | None = None
+) -> None:
+    """Check a file for a test server, and print what may be as it should.
+
+    Args:
+        kind: ``'dota'`` or ``'loveda'``.
+        path: The zip archive.
+        images: Width and height of the test images by name; None for no comparison.
+
+    Raises:
+        UserError: The file is not fit to submit; the message lists all problems.
+    """
+    check = check_dota(path, images) if kind == "dota" else check_loveda(path, images)
+    for note in check.notes:
+        print(f"note: {note}")
+    if check.problems:
+        raise UserError(f"{path} is not fit to submit:\n  " + "\n  ".join(check.problems))
 
 
 def image_sizes(paths: Sequence[str | Path], tiles: bool) -> dict[str, tuple[int, int]]:
@@ -251,7 +331,7 @@ def check_loveda(path: str | Path, images: Mapping[str, tuple[int, int]] | None 
             )
         for name in sorted(set(images or ()) - set(ids)):
             problems.add("missing file", f"{name}.png is missing")
-        for name, file in tqdm(ids.items(), "checking", unit="img"):
+        for name, file in progress(ids.items(), "checking", "img"):
             if images is not None and name not in images:
                 problems.add("unknown image", f"{file}: {name} is none of the images")
                 continue

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from mmengine import fileio
 from mmengine.logging import print_log
-from tqdm import tqdm
 
+from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, replacing
 
@@ -149,11 +149,11 @@ class _Walk:
         self.seen: set[str] = set()  # real paths of the folders that are listed
         self.hidden: list[str] = []
         self.links: list[str] = []  # links to folders that are listed by another path
-        self.bar = tqdm(desc=f"listing {folder}", unit="img", disable=not progress)
+        self.progress = progress
 
     def run(self, folders: list[tuple[str, str, str]]) -> None:
         """List folders, given as (prefix of the relative paths, path, real path)."""
-        with self.bar:
+        with progress_bar(f"listing {self.folder}", "img", shown=self.progress) as self.bar:
             links = self._real(folders)
             while links:
                 links.sort()
@@ -205,7 +205,7 @@ class _Walk:
                         pending.append((f"{prefix}{entry.name}/", entry.path, inside))
                 elif entry.name.lower().endswith(self.extensions) and _is_file(entry):
                     self.found.append(prefix + entry.name)
-            self.bar.update(len(self.found) - before)
+            self.bar.advance(len(self.found) - before)
         return links
 
     def _entries(self, path: str) -> Iterator[os.DirEntry[str]]:

@@ -16,15 +16,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.images.listing import is_passed_over, write_list
+from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name, replacing, unescape_name
 
 __all__ = [
-    "add_allow_incomplete", "count_table", "damaged_images", "decode_once", "describe_counts",
+    "add_allow_incomplete", "damaged_images", "decode_once", "describe_counts",
     "findings_text", "folders_called", "next_command", "read_reasons", "refuse_damaged",
     "refuse_incomplete", "unpack", "unpack_into", "warn", "write_list", "write_reasons",
     "write_text",
@@ -42,27 +41,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a UTF-8 file so that no reader ever sees half of it; its folder is made if need be."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def count_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Align a table: the first column to the left, the others (counts) to the right.
-
-    Args:
-        header: names of the columns.
-        rows: one value a column; integers get thousands separators.
-    """
-    texts = [list(header)] + [
-        [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
-    ]
-    widths = [max(len(line[column]) for line in texts) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}"
-            for i, (cell, w) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in texts
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def findings_text(findings: Mapping[str, Sequence[str]]) -> str:
@@ -152,7 +130,7 @@ def damaged_images(
         workers: threads; all cores by default.
         size: width and height that every image has to have.
     """
-    problems = tqdm(_problems(paths, workers, size), "decoding", total=len(paths), unit="img")
+    problems = progress(_problems(paths, workers, size), "decoding", "img", len(paths))
     return {path: problem for path, problem in problems if problem is not None}
 
 
@@ -177,7 +155,7 @@ def decode_once(
     done = set(map(unescape_name, complete.decode().split("\n")))
     pending = [name for name in names if name not in done]
     problems = (problem for _, problem in _problems([folder / n for n in pending], workers, None))
-    bar = tqdm(problems, "decoding", len(names), initial=len(names) - len(pending), unit="img")
+    bar = progress(problems, "decoding", "img", len(names), len(names) - len(pending))
     unreadable = {}
     with open(record, "a", encoding="utf-8") as notes:
         for name, problem in zip(pending, bar):
@@ -257,7 +235,7 @@ def unpack(archive: Path, target: Path) -> None:
             _unpack_zip(archive, partial)
         elif archive.is_file() and tarfile.is_tarfile(archive):
             with tarfile.open(archive) as content:
-                for member in tqdm(content, f"unpacking {archive.name}", unit="file"):
+                for member in progress(content, f"unpacking {archive.name}", "file"):
                     if not any(map(_is_foreign, member.name.split("/"))):
                         content.extract(member, partial, filter="data")
         else:
@@ -274,7 +252,7 @@ def unpack(archive: Path, target: Path) -> None:
 def _unpack_zip(archive: Path, target: Path) -> None:
     """Extract a zip archive without system files; tools of Windows write ``\\`` between folders."""
     with zipfile.ZipFile(archive) as content:
-        for member in tqdm(content.infolist(), f"unpacking {archive.name}", unit="file"):
+        for member in progress(content.infolist(), f"unpacking {archive.name}", "file"):
             member.filename = member.filename.replace("\\", "/")
             if any(map(_is_foreign, member.filename.split("/"))):
                 continue

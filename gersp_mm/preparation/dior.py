@@ -36,7 +36,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from gersp_mm.datasets.dior import (
     DIOR_CLASSES,
@@ -61,7 +60,6 @@ from gersp_mm.datasets.dota import (
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
-    count_table,
     describe_counts,
     findings_text,
     next_command,
@@ -70,6 +68,7 @@ from gersp_mm.preparation.common import (
     warn,
     write_text,
 )
+from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing_folder
 
@@ -124,7 +123,7 @@ def read_annotations(data: Path, kind: str, names: Sequence[str]) -> dict[str, D
     folder = data / "Annotations" / kind
     paths = {name: folder / f"{name}.xml" for name in names}
     refuse_missing([*paths.values()], f"every image of the lists needs one; fetch {kind!r} again")
-    bar = tqdm(paths.items(), f"reading {KINDS[kind]} boxes", unit="xml")
+    bar = progress(paths.items(), f"reading {KINDS[kind]} boxes", "xml")
     return {name: read_annotation(path, kind) for name, path in bar}
 
 
@@ -144,7 +143,7 @@ def read_sizes(images: dict[str, Path]) -> dict[str, tuple[int, int]]:
 
     with ThreadPoolExecutor() as pool:
         sizes = pool.map(size, images.values())
-        return dict(zip(images, tqdm(sizes, "reading sizes", total=len(images), unit="img")))
+        return dict(zip(images, progress(sizes, "reading sizes", "img", len(images))))
 
 
 def written_sizes(
@@ -222,7 +221,7 @@ def write_folder(folder: Path, texts: dict[str, str]) -> None:
     ):
         return
     with replacing_folder(folder) as new:
-        for name, text in tqdm(texts.items(), f"writing obb/{folder.name}", unit="file"):
+        for name, text in progress(texts.items(), f"writing obb/{folder.name}", "file"):
             (new / name).write_bytes(text.encode())
 
 
@@ -250,7 +249,7 @@ def show_table(kind: str, splits: dict[str, list[str]], labels: dict[str, list[s
     ]
     rows.append(["all boxes", *(sum(counts[part].values()) for part in PARTS)])
     rows += [["images", *images], ["images without boxes", *empty]]
-    print(f"\n{count_table([f'{KINDS[kind]} boxes', *PARTS], rows)}")
+    print(f"\n{table([f'{KINDS[kind]} boxes', *PARTS], rows)}")
     for part in DIOR_IMAGES:
         absent = [label for label in DIOR_CLASSES if not counts[part][label]]
         if absent:

@@ -33,6 +33,7 @@ import argparse
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -46,7 +47,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from gersp_mm.datasets.dota import (
     DOTA_CLASSES,
@@ -58,12 +58,12 @@ from gersp_mm.datasets.dota import (
     format_labels,
     read_labels,
 )
+from gersp_mm.engine.runs import ChildRun
 from gersp_mm.images.decode import unlimited_image_size
 from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
-    count_table,
     describe_counts,
     findings_text,
     next_command,
@@ -72,6 +72,7 @@ from gersp_mm.preparation.common import (
     warn,
     write_text,
 )
+from gersp_mm.utils.console import progress, progress_bar, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing_folder
 
@@ -186,7 +187,7 @@ def read_split(data: Path, split: str, findings: Findings) -> Split:
                 f"{found if of is files else folder})"
             )
     labels = {}
-    for name, path in tqdm(files.items(), f"reading labels of {split}", unit="file"):
+    for name, path in progress(files.items(), f"reading labels of {split}", "file"):
         boxes = read_labels(path)
         size = read_size(images[name]) if boxes else (0, 0)
         labels[name] = check_boxes(f"{split}/{path.name}", boxes, size, findings)
@@ -304,46 +305,38 @@ def run_splitter(
     """Cut images into tiles, with a progress bar.
 
     Args:
-        images: folder of images.
-        labels: folder of label files, one an image.
-        target: folder to make.
-        settings: arguments of the splitter.
-        total: number of images.
-        workers: processes.
+        images: Folder of images.
+        labels: Folder of label files, one per image.
+        target: Folder to make. The splitter's output goes to a file next to it.
+        settings: Arguments of the splitter.
+        total: Number of images.
+        workers: Number of processes.
 
     Raises:
-        UserError: the splitter failed.
+        UserError: The splitter failed.
     """
-    command = [sys.executable, "-c", RUNNER, str(find_splitter()), "--img-dirs", str(images)]
-    command += ["--ann-dirs", str(labels)] if labels else []
+    command: list[object] = [sys.executable, "-c", RUNNER, find_splitter(), "--img-dirs", images]
+    command += ["--ann-dirs", labels] if labels else []
     for name, value in settings.items():
         values = value if isinstance(value, list) else [value]
-        command += [f"--{name.replace('_', '-')}", *map(str, values)]
-    command += ["--save-dir", str(target), "--nproc", str(workers)]
-    tail: deque[str] = deque(maxlen=20)
+        command += [f"--{name.replace('_', '-')}", *values]
+    command += ["--save-dir", target, "--nproc", workers]
+    log = target.with_name("splitter.log")
+    said: deque[str] = deque(maxlen=20)
     with (
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        ) as process,
-        tqdm(total=total, desc="cutting tiles", unit="img") as bar,
+        ChildRun(
+            "mmrotate's splitter", command, log, stdin=subprocess.PIPE, start_new_session=True
+        ) as child,
+        progress_bar("cutting tiles", "img", total) as bar,
     ):
-        assert process.stdout is not None
-        for line in process.stdout:
-            progress = PROGRESS.search(line)
-            if progress:
-                bar.update(int(progress[1]) - bar.n)
+        for line in itertools.chain.from_iterable(child.lines()):
+            if found := PROGRESS.search(line):
+                bar.advance(int(found[1]) - bar.done)
             else:
-                tail.append(line)
-        code = process.wait()
-    if code:
+                said.append(line)
+    if code := child.process.returncode:
         raise UserError(
-            f"mmrotate's splitter failed with exit code {code}; its last lines:\n{''.join(tail)}"
+            f"mmrotate's splitter failed with exit code {code}; its last lines:\n" + "\n".join(said)
         )
 
 
@@ -433,7 +426,7 @@ def check_tiles(tiles: Path, labelled: bool) -> int:
 def read_tiles(folder: Path) -> dict[str, list[LabelledBox]]:
     """Read the boxes of all tiles, in the order of their names."""
     paths = sorted((folder / "annfiles").glob("*.txt"))
-    bar = tqdm(paths, f"reading tiles of {folder.name}", unit="tile")
+    bar = progress(paths, f"reading tiles of {folder.name}", "tile")
     return {path.stem: read_labels(path) for path in bar}
 
 
@@ -506,10 +499,10 @@ def show_tables(
         columns[f"{part} difficult"] = Counter(box.name for box in boxes if box.difficulty)
         columns[f"{part} tiles"] = Counter(box.name for box in cut)
     header = ["part", "images", "boxes", "difficult", "tiles", "empty tiles", "boxes in tiles"]
-    print(f"\n{count_table([*header, 'cut boxes'], rows)}")
+    print(f"\n{table([*header, 'cut boxes'], rows)}")
     by_class = [[name, *(count[name] for count in columns.values())] for name in DOTA_CLASSES]
     by_class.append(["all", *(sum(count.values()) for count in columns.values())])
-    print(f"\n{count_table(['boxes', *columns], by_class)}")
+    print(f"\n{table(['boxes', *columns], by_class)}")
 
 
 def convert(

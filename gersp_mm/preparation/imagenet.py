@@ -36,11 +36,11 @@ from gersp_mm.images.listing import find_classes, find_images, is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
-    count_table,
     decode_once,
     refuse_incomplete,
     write_reasons,
 )
+from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 
 CLASSES = 1000
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
     rows = [["train", len(classes), CLASSES, len(images), TRAIN, a_class]]
     rows.append(["val", "", "", len(val), VAL, ""])
     header = ["part", "classes", "official", "images", "official", "images a class"]
-    print(count_table(header, rows))
+    print(table(header, rows))
     print(f"val: {kind}")
     refuse_incomplete(data, "ImageNet-1k", find_problems(train, classes), args.allow_incomplete)
     if args.decode:

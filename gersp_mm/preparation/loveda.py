@@ -35,7 +35,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.images.duplicates import refuse_second_copies
@@ -43,13 +42,13 @@ from gersp_mm.images.listing import is_passed_over
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
-    count_table,
     describe_counts,
     folders_called,
     next_command,
     refuse_incomplete,
     unpack_into,
 )
+from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import TEMPORARY_SUFFIX, remove_temporaries, replacing
 
@@ -207,7 +206,7 @@ def check_part(part: str, pairs: Sequence[Pair]) -> np.ndarray:
             return str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(pool.map(attempt, pairs), f"checking {part}", len(pairs), unit="img")
+        results = progress(pool.map(attempt, pairs), f"checking {part}", "img", len(pairs))
         for pair, result in zip(pairs, results):
             if isinstance(result, str):
                 problems.append(result)
@@ -273,7 +272,7 @@ def place_part(data: Path, part: str, named: dict[str, Pair]) -> None:
                 f"{folder} holds files that {part} does not have: {_some(others)}; remove img_dir "
                 "and ann_dir and run this again"
             )
-    for name, pair in tqdm(named.items(), f"linking {part}", unit="img"):
+    for name, pair in progress(named.items(), f"linking {part}", "img"):
         place(pair.image, folders[0] / name)
         if pair.mask is not None:
             place(pair.mask, folders[1] / name)
@@ -288,7 +287,7 @@ def image_table(parts: dict[str, dict[str, Pair]]) -> str:
     for part, official in OFFICIAL.items():
         areas = [pair.area for pair in parts[part].values()]
         rows.append([part.lower(), *map(areas.count, AREAS), len(areas), official])
-    return count_table(["part", *(area.lower() for area in AREAS), "images", "official"], rows)
+    return table(["part", *(area.lower() for area in AREAS), "images", "official"], rows)
 
 
 def pixel_table(pixels: dict[str, np.ndarray]) -> str:
@@ -299,7 +298,7 @@ def pixel_table(pixels: dict[str, np.ndarray]) -> str:
         columns.append(counts.tolist())
         columns.append([f"{100 * n / max(1, counts.sum()):.2f} %" for n in counts])
     names = [f"{number} {name}" for number, name in enumerate(LABELS)]
-    return count_table(header, zip(names, *columns))
+    return table(header, zip(names, *columns))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

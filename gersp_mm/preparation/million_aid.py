@@ -36,7 +36,6 @@ from gersp_mm.images.packed import LISTING
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
-    count_table,
     decode_once,
     describe_counts,
     read_reasons,
@@ -45,6 +44,7 @@ from gersp_mm.preparation.common import (
     write_list,
     write_reasons,
 )
+from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
 
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
 
     rows = [["train (not used)", train, OFFICIAL["train"], "", ""]]
     rows.append(["test", len(names), OFFICIAL["test"], len(unreadable), len(listed)])
-    print(count_table(["part", "images", "official", "unreadable", "listed"], rows))
+    print(table(["part", "images", "official", "unreadable", "listed"], rows))
     for name, reason in list(unreadable.items())[:SHOWN]:
         print(f"  left out: {escape_name(name)}: {reason}")
     print(f"wrote {test / LISTING}; labels are not needed")

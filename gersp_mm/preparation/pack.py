@@ -40,7 +40,6 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from gersp_mm.images.decode import find_loss, load_rgb
 from gersp_mm.images.listing import (
@@ -52,6 +51,7 @@ from gersp_mm.images.listing import (
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.preparation.common import write_reasons
+from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name, remove_temporaries, replacing
 
@@ -340,13 +340,13 @@ def write_lists(
 
 
 def count_table(packed: Sequence[Packed]) -> str:
-    """Return the table that is printed at the end."""
-    lines = [f"{'':8}{'images':>12}{'MB before':>14}{'MB after':>14}"]
+    """Return the numbers of images and their sizes before and after, by what became of them."""
+    lines: list[Sequence[object]] = []
     for kind in ("shrunk", "copied", "bad", "all"):
         rows = [row for row in packed if kind in (row.kind, "all")]
-        before, after = (sum(float(row[column]) for row in rows) / 1e6 for column in (2, 3))
-        lines.append(f"{kind:8}{len(rows):>12,}{before:>14,.1f}{after:>14,.1f}")
-    return "\n".join(lines)
+        sizes = (sum(float(row[column]) for row in rows) / 1e6 for column in (2, 3))
+        lines.append((kind, len(rows), *(f"{size:,.1f}" for size in sizes)))
+    return table(["", "images", "MB before", "MB after"], lines)
 
 
 def pack(
@@ -399,12 +399,11 @@ def pack(
         results = run_workers(packer, pending, min(workers, len(pending)))
         with (
             opened_database(target / DATABASE, lmdb, len(done)) as database,
-            open(target / PROGRESS, "ab") as progress,
-            tqdm(results, total=len(names), initial=len(names) - len(pending), unit=" images")
-            as bar,
-        ):  # fmt: skip
-            for batch in in_batches(bar):
-                store(batch, database, progress)
+            open(target / PROGRESS, "ab") as record,
+        ):
+            shown = progress(results, "packing", "img", len(names), len(names) - len(pending))
+            for batch in in_batches(shown):
+                store(batch, database, record)
                 packed.update((row.name, row._replace(content=b"")) for row in batch)
         write_lists(target, packed, names, labels)
     return {name: packed[name] for name in names}

@@ -8,21 +8,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Entry, Split
 from gersp_mm.images.duplicates import check_parts, refuse_second_copies
 from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
-    count_table,
     folders_called,
     next_command,
     refuse_damaged,
     refuse_incomplete,
     write_list,
 )
+from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
 
 EUROSAT_CLASSES = EUROSAT_GERSP_1.classes
@@ -129,9 +127,9 @@ def describe_difference(files: Mapping[str, Path], split: Split) -> list[str]:
         counts = [sum(p.startswith(f"{name}/") for p in paths) for paths in (missing, unknown)]
         if any(counts):
             rows.append([name, size, size - counts[0] + counts[1], *counts])
-    table = count_table(["class", "expected", "found", "missing", "unknown"], rows)
+    counted = table(["class", "expected", "found", "missing", "unknown"], rows)
     return [
-        "\n  ".join(["images by class:", *table.splitlines()]),
+        "\n  ".join(["images by class:", *counted.splitlines()]),
         *(f"{what}: {listed(paths, SHOWN)}" for what, paths in
           (("missing", missing), ("unknown", unknown)) if paths),
     ]  # fmt: skip
@@ -141,7 +139,7 @@ def report_identical(parts: Mapping[str, Sequence[Entry]], files: Mapping[str, P
     """Print which files of equal content lie in two classes or two parts; nothing is changed."""
     groups: dict[bytes, list[tuple[str, Entry]]] = defaultdict(list)
     entries = [(part, entry) for part, listed in parts.items() for entry in listed]
-    for part, entry in tqdm(entries, "comparing", unit="img"):
+    for part, entry in progress(entries, "comparing", "img"):
         content = hashlib.sha256(files[entry.path].read_bytes()).digest()
         groups[content].append((part, entry))
     for what, kinds in (
@@ -159,4 +157,4 @@ def part_table(parts: Mapping[str, Sequence[Entry]], classes: Sequence[str]) -> 
     counts = [[sum(e.label == i for e in p) for p in parts.values()] for i in range(len(classes))]
     rows = [[name, *row, sum(row)] for name, row in zip(classes, counts)]
     total = [sum(column) for column in zip(*counts)]
-    return count_table(["class", *parts, "all"], [*rows, ["all", *total, sum(total)]])
+    return table(["class", *parts, "all"], [*rows, ["all", *total, sum(total)]])

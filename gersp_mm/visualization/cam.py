@@ -31,12 +31,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from gersp_mm.backbones.build import Backbone
 from gersp_mm.evaluation.features import EvalImages, pool
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.listing import IMAGE_EXTENSIONS, find_images, is_passed_over
+from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import (
     add_backbone_arguments,
@@ -167,7 +167,7 @@ def activation_maps(
     cam_class, target_class = library(method)
     cam = cam_class(model=model, target_layers=[model.stage])
     maps = []
-    for number, target in enumerate(tqdm(targets, f"{model.name}, maps", unit="img")):
+    for number, target in enumerate(progress(targets, f"{model.name}, maps", "img")):
         image = images[number : number + 1].float()
         maps.append(cam(input_tensor=image, targets=[target_class(target)])[0])
     return np.stack(maps)

@@ -12,7 +12,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS as HOST_REGISTRY
 from PIL import Image, ImageDraw, ImageFont
 
 from gersp_mm.images.decode import load_rgb
@@ -21,6 +23,12 @@ from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing
 from gersp_mm.utils.model import unwrap
 
+# By default scope, the hook that draws and the visualizer that it needs.
+HOST_HOOKS = {
+    "mmpretrain": ("mmpretrain.VisualizationHook", "UniversalVisualizer"),
+    "mmdet": ("mmdet.DetVisualizationHook", "DetLocalVisualizer"),
+    "mmrotate": ("mmdet.DetVisualizationHook", "RotLocalVisualizer"),
+}
 UNLABELLED = (96, 96, 96)  # what is not evaluated
 BORDER = 12
 LONGEST = 1024  # pixels of one panel
@@ -182,6 +190,58 @@ class SegmentationPicturesHook(PicturesHook):
         )
         with replacing(f"{path}.png") as temporary:
             picture.save(temporary, "PNG")
+
+
+def require_pictures(cfg: Config, config: str) -> None:
+    """Make sure that there is a visualizer for the predictions of a config.
+
+    Args:
+        cfg: Gets the visualizer of its host where it has a plain one.
+        config: Its file, for the message.
+
+    Raises:
+        UserError: The predictions of its scope cannot be drawn.
+    """
+    scope = cfg.get("default_scope")
+    if scope != "mmseg" and scope not in HOST_HOOKS:
+        raise UserError(
+            f"--show-dir: default_scope of {config} is {scope!r}, not one of "
+            f"{', '.join([*HOST_HOOKS, 'mmseg'])}"
+        )
+    visualizer = cfg.get("visualizer") or {}
+    plain = ("Visualizer", "mmengine.Visualizer")  # draws neither boxes nor labels
+    if scope != "mmseg" and visualizer.get("type", plain[0]) in plain:
+        cfg.visualizer = dict(visualizer, type=HOST_HOOKS[scope][1])
+
+
+def add_pictures(
+    runner: Any, folder: str, max_pictures: int | None, threshold: float
+) -> PicturesHook:
+    """Register the hook that draws the predictions of a test, and return it.
+
+    Args:
+        runner: The built run.
+        folder: Where to write.
+        max_pictures: Draw at most this many, evenly chosen; all by default.
+        threshold: Boxes with a higher score are drawn.
+
+    Raises:
+        UserError: There are several processes.
+    """
+    if runner.world_size > 1:
+        raise UserError("--show-dir: the hosts draw in one process only, start one")
+    scope = runner.cfg.default_scope
+    hook: PicturesHook
+    if scope == "mmseg":
+        hook = SegmentationPicturesHook(folder, max_pictures)
+    else:
+        options: dict[str, Any] = dict(draw=True, score_thr=threshold)
+        if scope == "mmpretrain":
+            options = dict(enable=True, interval=1)
+        host = HOST_REGISTRY.build(dict(type=HOST_HOOKS[scope][0], **options))
+        hook = HostPicturesHook(host, folder, max_pictures)
+    runner.register_hook(hook)
+    return hook
 
 
 def draw_label_maps(

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from gersp_mm.evaluation.knn import knn_predict
+from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import (
     add_backbone_arguments,
@@ -186,10 +186,10 @@ def run(args: argparse.Namespace) -> None:
     names = class_names(args.images, images)
     all_features = {backbone.name: features_of(backbone, images, args)[0] for backbone in backbones}
     panels = {}
-    for name, features in tqdm(all_features.items(), f"projecting by {args.method}"):
+    for name, features in progress(all_features.items(), f"projecting by {args.method}", "model"):
         knn, silhouette = scores(features, images.labels, args.seed)
         numbers = f"kNN {knn:.1f} %" + f", silhouette {silhouette:.2f}" * (silhouette == silhouette)
         panels[f"{name}\n{numbers}"] = project(features, args.method, args.seed)
-        tqdm.write(f"{name}: {numbers}, {len(images)} images")
+        print(f"{name}: {numbers}, {len(images)} images")
     draw(panels, images.labels.numpy(), names, args.out)
     print(f"wrote {args.out}")

@@ -226,19 +226,6 @@ def check_own_statistics(work_dir):
     torch.testing.assert_close(after["bn1.running_mean"], mapped.mean((0, 2, 3)))
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("Could not import", "starting"),
-        ("Epoch(train) [2][ 50/150]  lr: 1e-1  eta: 0:08:21  time", "epoch 2 50/150, 0:08:21 left"),
-        ("\rfeatures: 12%\n[7/56] RESISC12 kNN: 1 (2 s)\n[8/56] RESISC12 ...", "job 8/56"),
-    ],
-)
-def test_progress_of_a_process_is_read_from_its_log(tmp_path, text, shown):
-    (tmp_path / "log").write_text(text)
-    assert driver._progress(tmp_path / "log") == shown
-
-
 def test_failing_run_is_named_and_unknown_rows_refused(few, tmp_path):
     path = tmp_path / "rows.yml"
     path.write_text(path.read_text().replace("queue_len: 16", "queue_len: 0"))

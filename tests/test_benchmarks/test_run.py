@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import re
 from pathlib import Path
@@ -311,8 +312,10 @@ work_dir: work
 def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
     calls = []
 
-    def call(tool, arguments, where, device, title):
+    def follow(title, command, log, length=None, env=None):
+        tool, arguments, where = Path(command[1]).name, command[2:], log.parent
         calls.append((tool, arguments))
+        where.mkdir(parents=True, exist_ok=True)
         if tool == "train.py":
             content = dict(state_dict={}, meta=dict(epoch=1, iter=1))
             torch.save(content, where / "epoch_1.pth")
@@ -323,8 +326,9 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
             row = dict.fromkeys(store.FIELDS, "x")
             made = dict(row, value=50.0 + len(calls), metric="top-1", versions={})
             store.append_rows(arguments[arguments.index("--results") + 1], [made])
+        return argparse.Namespace(follow=lambda: None)
 
-    monkeypatch.setattr(finetuning, "_call", call)
+    monkeypatch.setattr(finetuning, "ChildRun", follow)
     with pytest.raises(UserError, match="killed"):
         run(FINETUNE)
     ran, found = run(FINETUNE)

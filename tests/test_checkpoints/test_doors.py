@@ -20,7 +20,7 @@ from mmengine.runner import checkpoint as host
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from gersp_mm.backbones.exported import PREFIX, describe_backbone
-from gersp_mm.commands import benchmark, convert, test, train
+from gersp_mm.commands import benchmark, convert, demo_detection, test, train
 from gersp_mm.commands.options import run_tool
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.engine import checkpoint_loading
@@ -230,22 +230,7 @@ def own_statistics(kit: Kit, file: Path, work: Path) -> None:
 
 
 def tree_demo(kit: Kit, file: Path, work: Path) -> None:
-    tool = load_path(ROOT / "tools" / "demo_detection.py")
-    run_tool(lambda args: tool.read_pretrained(file), argparse.Namespace())
-
-
-def load_path(path: Path) -> Any:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(f"door_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
+    run_tool(lambda args: demo_detection.read_pretrained(file), argparse.Namespace())
 
 
 MORE = ("--cfg-options", "train_cfg.max_epochs=2")

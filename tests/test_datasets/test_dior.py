@@ -313,7 +313,7 @@ def test_killed_while_it_writes(data):
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield text
 
-        tool.tqdm = die_after_the_first
+        tool.progress = die_after_the_first
         convert(data)
 
     process = multiprocessing.get_context("fork").Process(target=run)

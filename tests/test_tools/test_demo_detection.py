@@ -16,11 +16,12 @@ from mmpretrain.models import ResNet
 from PIL import Image
 
 from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.commands import demo_detection as tool
 from gersp_mm.constants import RGB_MEAN, RGB_STD
+from gersp_mm.engine.runs import RunFolder
 from gersp_mm.results.store import read_rows
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT
-from tests.test_tools.test_visualization import load_tool
 
 CUT = ROOT / "demo" / "cut_trees.py"
 TOOL = ROOT / "tools" / "demo_detection.py"
@@ -205,11 +206,10 @@ def test_wrong_arguments_are_told_before_anything_runs(options, expected):
 
 
 def test_a_folder_with_another_run_is_left_alone(tmp_path: Path):
-    tool = load_tool("../demo_detection")
-    assert tool.claim(tmp_path, dict(epochs=2, seed=0)) is None
-    assert tool.claim(tmp_path, dict(epochs=2, seed=0)) is None, "begun, not finished"
-    with pytest.raises(SystemExit, match="a run with epochs 2 instead of 3: choose another"):
-        tool.claim(tmp_path, dict(epochs=3, seed=0))
+    assert tool.claim(RunFolder(tmp_path), dict(epochs=2, seed=0)) is None
+    assert tool.claim(RunFolder(tmp_path), dict(epochs=2, seed=0)) is None, "begun, not finished"
+    with pytest.raises(UserError, match="a run with epochs 2 instead of 3: choose another"):
+        tool.claim(RunFolder(tmp_path), dict(epochs=3, seed=0))
     assert json.loads((tmp_path / tool.RUN).read_text()) == dict(settings=dict(epochs=2, seed=0))
 
 
@@ -223,14 +223,13 @@ def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
     export_backbone(state, backbone, "ResNet-18", "GeRSP", list(RGB_MEAN), list(RGB_STD))
     monkeypatch.setenv("GERSP_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    tool = load_tool("../demo_detection")
     work_dir = tmp_path / "work"
     args = tool.parse_args(
         ["--checkpoint", str(backbone), "--epochs", "1", "--work-dir", str(work_dir)]
     )
-    tool.main(args)
+    tool.run(args)
     out = capfd.readouterr().out
-    assert "2 test tiles with 3 trees" in out and "epoch 1, iteration 1 of 1" in out
+    assert "2 test tiles with 3 trees" in out and "epoch 1, iteration 1" in out
     assert "tensors of model.backbone are those of" in out
 
     report = json.loads((work_dir / tool.REPORT).read_text())
@@ -258,12 +257,12 @@ def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
         found = json.loads((work_dir / f"{start}_seed0" / "predictions.bbox.json").read_text())
         assert {entry["image_id"] for entry in found} <= {1, 2}
     with Image.open(work_dir / tool.PICTURE) as picture:
-        assert picture.size == (3 * 206, 16 + 206)
+        assert picture.size == (990, 407)  # one row of three panels
 
     test_tiles = json.loads((tmp_path / "data/demo/trees/coco/test.json").read_text())
     monkeypatch.setattr(tool, "prepare", lambda data: test_tiles)
     trained = (work_dir / "gersp_seed0" / "epoch_1.pth").stat().st_mtime_ns
-    tool.main(args)
+    tool.run(args)
     assert capfd.readouterr().out.count("holds the finished run") == 2
     again = json.loads((work_dir / tool.REPORT).read_text())
     assert again["runs"] == report["runs"]
@@ -272,7 +271,6 @@ def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
 
 
 def test_result_table():
-    tool = load_tool("../demo_detection")
 
     def run(ap50, ap):
         return dict(rows=[dict(metric="AP50", value=ap50), dict(metric="AP50:95", value=ap)])

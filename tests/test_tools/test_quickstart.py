@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from gersp_mm.commands import quickstart as tool
+from gersp_mm.engine.runs import RunFolder
+from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT, write_classes
-from tests.test_tools.test_visualization import load_tool
 
 SCRIPT = ROOT / "tools" / "quickstart.py"
 
 
-def quickstart(*options: object) -> subprocess.CompletedProcess:
+def start(*options: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, options)],
@@ -34,7 +36,7 @@ def test_own_images_from_start_to_report(tmp_path: Path):
     natural = write_classes(tmp_path / "natural", classes=3, per_class=4)
     work_dir = tmp_path / "work"
     options = ("--remote-sensing", rs, "--natural", natural, "--work-dir", work_dir)
-    first = quickstart(*options, "--epochs", 1)
+    first = start(*options, "--epochs", 1)
     assert first.returncode == 0, first.stdout + first.stderr
     report = json.loads((work_dir / "quickstart.json").read_text())
     assert report["settings"]["epochs"] == 1 and report["settings"]["seed"] == 0
@@ -53,14 +55,14 @@ def test_own_images_from_start_to_report(tmp_path: Path):
     assert "epoch 1, iteration" in first.stdout
 
     trained = Path(report["files"]["backbone"]).stat().st_mtime_ns
-    second = quickstart(*options, "--epochs", 1)
+    second = start(*options, "--epochs", 1)
     assert second.returncode == 0 and "holds the finished run" in second.stdout
     again = json.loads((work_dir / "quickstart.json").read_text())
     assert again["results"] == report["results"]
     assert Path(report["files"]["backbone"]).stat().st_mtime_ns == trained
 
-    other = quickstart(*options, "--epochs", 2)
-    assert other.returncode == 1 and "images" not in other.stdout
+    other = start(*options, "--epochs", 2)
+    assert other.returncode == 2 and "images" not in other.stdout
     assert "a run with epochs 1 instead of 2: add --force" in other.stderr
 
 
@@ -73,31 +75,31 @@ def test_own_images_from_start_to_report(tmp_path: Path):
     ],
 )
 def test_wrong_arguments_are_told_before_anything_runs(options, expected):
-    done = quickstart("--check-arguments", *options)
+    done = start("--check-arguments", *options)
+    assert done.returncode == 2 and expected in done.stderr
+    alone = [sys.executable, "-I", tool.__file__, *map(str, options)]  # as quickstart.sh, bare
+    done = subprocess.run(alone, capture_output=True, text=True)
     assert done.returncode == 2 and expected in done.stderr
 
 
 def test_the_work_directory_of_something_else(tmp_path: Path):
-    tool = load_tool("../quickstart")
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(SystemExit, match="holds something else than a quickstart"):
-        tool.claim_work_dir(tmp_path, dict(epochs=1), force=True)
+    with pytest.raises(UserError, match="holds files of something else"):
+        tool.claim(RunFolder(tmp_path), dict(epochs=1), force=True)
     assert (tmp_path / "thesis.txt").read_text() == "all of it"
 
 
 def test_force_removes_the_run_and_nothing_else(tmp_path: Path):
-    tool = load_tool("../quickstart")
-    tool.claim_work_dir(tmp_path, dict(epochs=1), force=False)
+    tool.claim(RunFolder(tmp_path), dict(epochs=1), force=False)
     (tmp_path / "20260101_000000" / "vis_data").mkdir(parents=True)
     for name in ("epoch_1.pth", "gersp_r18_demo_backbone.pth", "notes.txt"):
         (tmp_path / name).write_text("x")
-    tool.claim_work_dir(tmp_path, dict(epochs=2), force=True)
+    tool.claim(RunFolder(tmp_path), dict(epochs=2), force=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", tool.SETTINGS]
     assert json.loads((tmp_path / tool.SETTINGS).read_text()) == dict(epochs=2)
 
 
 def test_result_table():
-    tool = load_tool("../quickstart")
     rows = dict(
         random=[dict(knn=40.0, linear_probe=70.0), dict(knn=44.0, linear_probe=71.0)],
         gersp=[dict(knn=70.25, linear_probe=80.0)],

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image
 
 from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.commands import test as tool
+from gersp_mm.evaluation.submission import Submission
 from gersp_mm.results.store import read_rows
 from gersp_mm.utils.errors import UserError
 from tests.smoke import CONFIGS
@@ -295,7 +295,7 @@ def test_options_that_lead_nowhere(classifier):
     with pytest.raises(UserError) as error:
         classifier.run("--submission")
     text = str(error.value)
-    assert "small_r18_1x_data.py has no `submission`; these configs have: " in text
+    assert "small_r18_1x_data.py has no `submission`. Choose one of the configs that have: " in text
     named = text.rpartition(": ")[2].split(", ")
     assert "configs/downstream/loveda/psanet_r50-d8_80k_loveda.py" in named
     assert "configs/downstream/dota/oriented-rcnn_le90_r50_fpn_1x_dota-field.py" in named
@@ -478,13 +478,12 @@ def test_options_of_an_evaluator_leave_a_submission_a_submission(dota, tmp_path,
 
 def test_a_submission_of_unmerged_tiles_is_refused(tmp_path):
     image = write_image(tmp_path / "P0001__1024__0___0.png")
-    written = tool.Submission("dota", tmp_path / "s")
+    written = Submission("dota", tmp_path / "s")
     (written.partial / "Task1").mkdir(parents=True)
     with zipfile.ZipFile(written.partial / "Task1" / "Task1.zip", "w") as archive:
         archive.writestr("Task1_plane.txt", "P0001__1024__0___0 0.5 1 1 2 1 2 2 1 2\n")
-    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=OneImage([str(image)])))
     with pytest.raises(UserError, match="is the name of a tile"):
-        tool.finish_submission(written, SimpleNamespace(test_loop=loop))
+        written.finish(OneImage([str(image)]))
 
 
 class OneImage(list):

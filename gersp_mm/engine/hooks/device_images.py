@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from tqdm import tqdm
 
 from gersp_mm.augmentation.view import ViewAugmentation
 from gersp_mm.datasets.paired import BadImage, KeptImages, PairedDataset
 from gersp_mm.models.preprocessor import PairedDataPreprocessor
 from gersp_mm.registry import HOOKS
+from gersp_mm.utils import console
 from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
@@ -84,7 +84,7 @@ class DeviceImagesHook(Hook):
         count = len(getattr(dataset, name))
         images: torch.Tensor | None = None
         usable, bad = np.arange(count), {}
-        for index in tqdm(range(count), f"keeping {name}", unit="image", disable=not progress):
+        for index in console.progress(range(count), f"keeping {name}", "img", shown=progress):
             reasons: list[BadImage] = []
             found = dataset.read_usable(name, index, reasons)
             pixels, usable[index] = found["img"], found["kept_as"]

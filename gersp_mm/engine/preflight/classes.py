@@ -11,7 +11,9 @@ from mmengine.runner import BaseLoop
 from mmpretrain.models import BaseSelfSupervisor
 
 from gersp_mm.engine.options import value_at
+from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.findings import Finding
+from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
 
 HEAD = "model.natural_head"
@@ -172,6 +174,28 @@ def difference_of_classes(known: Sequence[str], given: Sequence[str], dataset: A
         if a != b:
             return f"label {label} is {a!r} in training and {b!r} here"
     return f"{len(known)} classes in training, {len(given)} here"
+
+
+def require_trained_classes(runner: Any, path: str, meta: Mapping[str, Any]) -> None:
+    """Make sure that the labels of a test mean the classes that a checkpoint was trained with.
+
+    Args:
+        runner: The built run.
+        path: The checkpoint, for the message.
+        meta: Its meta.
+
+    Raises:
+        UserError: They mean others.
+    """
+    known = (meta.get("dataset_meta") or {}).get("classes")
+    with told_in_one_line(runner.cfg):
+        dataset = runner.test_loop.dataloader.dataset
+    given = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    if problem := difference_of_classes(known or (), given or (), dataset):
+        raise UserError(
+            f"{path} was trained with other classes: {problem}. Set "
+            "test_dataloader.dataset.metainfo.classes to those of the training."
+        )
 
 
 def _built_dataset(runner: Any, part: str) -> Any:

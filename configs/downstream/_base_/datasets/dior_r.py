@@ -1,29 +1,9 @@
 # DIOR-R: DIOR with oriented boxes, trained on train and val, evaluated on test. The released code
 # has no oriented detection: data and schedule follow mmrotate's own DIOR configs.
+_base_ = "../classes/dior.py"
+
 data_root = "{{$GERSP_DATA:data}}/dior"
 data_preparation = "python tools/dataset_converters/dior.py data/dior"
-classes = (
-    "airplane",
-    "airport",
-    "baseballfield",
-    "basketballcourt",
-    "bridge",
-    "chimney",
-    "expressway-service-area",
-    "expressway-toll-station",
-    "dam",
-    "golffield",
-    "groundtrackfield",
-    "harbor",
-    "overpass",
-    "ship",
-    "stadium",
-    "storagetank",
-    "tenniscourt",
-    "trainstation",
-    "vehicle",
-    "windmill",
-)
 
 # mmrotate draws a class in the colour of its number, and has 15 of its own
 palette = [
@@ -76,7 +56,7 @@ train_dataloader = dict(
     dataset=dict(
         type="DOTADataset",
         data_root=data_root,
-        metainfo=dict(classes=classes, palette=palette),
+        metainfo=dict(classes=_base_.classes, palette=palette),
         ann_file="obb/trainval",
         data_prefix=dict(img_path="JPEGImages-trainval"),
         img_suffix="jpg",
@@ -93,7 +73,7 @@ val_dataloader = dict(
     dataset=dict(
         type="DOTADataset",
         data_root=data_root,
-        metainfo=dict(classes=classes, palette=palette),
+        metainfo=dict(classes=_base_.classes, palette=palette),
         ann_file="obb/test",
         data_prefix=dict(img_path="JPEGImages-test"),
         img_suffix="jpg",

@@ -2,25 +2,10 @@
 # 1024 px that overlap by 200, trained on train and val together, evaluated by the test server.
 # The test images have no public labels: tools/test.py merges the tiles and writes what to submit.
 # Not comparable with the released protocol (dota_released.py).
+_base_ = "../classes/dota.py"
+
 data_root = "{{$GERSP_DATA:data}}/dota/tiles_1024_200"
 data_preparation = "python tools/dataset_converters/dota.py data/dota --protocol field"
-classes = (
-    "plane",
-    "baseball-diamond",
-    "bridge",
-    "ground-track-field",
-    "small-vehicle",
-    "large-vehicle",
-    "ship",
-    "tennis-court",
-    "basketball-court",
-    "storage-tank",
-    "soccer-ball-field",
-    "roundabout",
-    "harbor",
-    "swimming-pool",
-    "helicopter",
-)
 
 train_pipeline = [
     dict(type="mmdet.LoadImageFromFile"),
@@ -47,7 +32,7 @@ train_dataloader = dict(
     dataset=dict(
         type="DOTADataset",
         data_root=data_root,
-        metainfo=dict(classes=classes),
+        metainfo=dict(classes=_base_.classes),
         ann_file="trainval/annfiles",
         data_prefix=dict(img_path="trainval/images"),
         img_suffix="png",
@@ -64,7 +49,7 @@ test_dataloader = dict(
     dataset=dict(
         type="DOTADataset",
         data_root=data_root,
-        metainfo=dict(classes=classes),
+        metainfo=dict(classes=_base_.classes),
         data_prefix=dict(img_path="test/images"),
         img_suffix="png",
         test_mode=True,

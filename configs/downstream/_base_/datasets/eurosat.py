@@ -1,19 +1,9 @@
 # EuroSAT, RGB, 64 px. The paper's split, image size and augmentation were NOT FOUND: all of it is
 # our choice. The split eurosat-gersp-1 has 60, 20 and 20 % of each class, named for that reason.
+_base_ = ["../classes/eurosat.py", "./scene.py"]
+
 data_root = "{{$GERSP_DATA:data}}/eurosat"
 data_preparation = "python tools/dataset_converters/eurosat.py data/eurosat"
-classes = (
-    "AnnualCrop",
-    "Forest",
-    "HerbaceousVegetation",
-    "Highway",
-    "Industrial",
-    "Pasture",
-    "PermanentCrop",
-    "Residential",
-    "River",
-    "SeaLake",
-)
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
@@ -27,7 +17,6 @@ test_pipeline = [
     dict(type="PackInputs"),
 ]
 # tools/test.py --tta: each image and its mirror images
-tta_model = dict(type="AverageClsScoreTTA")
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(
@@ -43,46 +32,26 @@ tta_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        type="CustomDataset",
         data_root=data_root,
         ann_file="splits/eurosat-gersp-1/train.txt",
-        metainfo=dict(classes=classes),
+        metainfo=dict(classes=_base_.classes),
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CustomDataset",
         data_root=data_root,
         ann_file="splits/eurosat-gersp-1/val.txt",
-        metainfo=dict(classes=classes),
+        metainfo=dict(classes=_base_.classes),
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CustomDataset",
         data_root=data_root,
         ann_file="splits/eurosat-gersp-1/test.txt",
-        metainfo=dict(classes=classes),
+        metainfo=dict(classes=_base_.classes),
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type="Accuracy", topk=(1,))
-test_evaluator = val_evaluator

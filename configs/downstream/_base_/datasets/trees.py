@@ -1,5 +1,7 @@
 # Tree crowns of the annotated demo scenes: tiles of about 200 px (20 m) with up to twenty trees.
 # Train and test tiles come from areas that are apart, see demo/README.md.
+_base_ = "./coco_detection.py"
+
 data_root = "{{$GERSP_DATA:data}}/demo"
 data_preparation = "python demo/prepare_demo.py && python demo/cut_trees.py data/demo"
 classes = ("tree",)
@@ -20,9 +22,7 @@ test_pipeline = [
     ),
 ]
 # tools/test.py --tta: each image and its mirror image
-tta_model = dict(
-    type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.3), max_per_img=100)
-)
+tta_model = dict(tta_cfg=dict(max_per_img=100))
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(
@@ -51,39 +51,24 @@ tta_pipeline = [
 train_dataloader = dict(
     batch_size=2,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        type="CocoDataset",
         data_root=data_root,
         metainfo=dict(classes=classes),
         ann_file="trees/coco/train.json",
         data_prefix=dict(img="trees/"),
-        filter_cfg=dict(filter_empty_gt=True),
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    drop_last=False,
     dataset=dict(
-        type="CocoDataset",
         data_root=data_root,
         metainfo=dict(classes=classes),
         ann_file="trees/coco/test.json",
         data_prefix=dict(img="trees/"),
-        test_mode=True,
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type="CocoMetric",
-    ann_file=f"{data_root}/trees/coco/test.json",
-    metric="bbox",
-    format_only=False,
-)
+val_evaluator = dict(ann_file=f"{data_root}/trees/coco/test.json")
 test_evaluator = val_evaluator

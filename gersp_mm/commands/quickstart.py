@@ -1,0 +1,270 @@
+"""Pre-train GeRSP on the demo images, export the backbone and evaluate it.
+
+Fetches the demo images (or lists your own), draws the training pairs, trains
+configs/pretrain/gersp_r18_demo.py, and evaluates the exported backbone by kNN and linear probe
+next to the same network at random initialisation. Ctrl-C loses nothing: the same command resumes
+where it stopped. A finished run is not trained again, only evaluated, unless --force is given.
+"""
+
+# The launcher checks the arguments by this file alone, with the Python of a bare machine: only the
+# standard library is imported up here.
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gersp_mm.engine.runs import RunFolder
+
+CONFIG = "configs/pretrain/gersp_r18_demo.py"
+NAME = "gersp_r18_demo"
+SETTINGS = "quickstart_settings.json"
+REPORT = "quickstart.json"
+RANDOM_DRAWS = 3
+EVAL_SIZE = 64  # px, the side of the demo's site tiles
+VALUES = ("loss_ct", "loss_ce", "acc_ct", "acc_ce_top1")  # shown during pre-training
+NOTABLE = ("kNN top-1", "resumed")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read and check the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bash tools/quickstart.sh",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  bash tools/quickstart.sh
+  bash tools/quickstart.sh --seed 1 --work-dir work_dirs/quickstart_1
+  bash tools/quickstart.sh --epochs 1                          # just to see it work
+  bash tools/quickstart.sh --remote-sensing my/tiles --natural my/photographs
+
+Sub-folders of --natural are its classes. Sub-folders of --remote-sensing, if there are two or
+more, are the classes of the evaluation; pre-training does not use them.""",
+    )
+    add = parser.add_argument
+    add("--remote-sensing", type=Path, metavar="DIR", help="use these remote-sensing images")
+    add("--natural", type=Path, metavar="DIR",
+        help="use these natural images, one sub-folder per class")  # fmt: skip
+    add("--epochs", type=int, help="pre-train for so many epochs [as in the config]")
+    add("--seed", type=int, default=0, help="seed pre-training and evaluation [0]")
+    add("--work-dir", type=Path, metavar="DIR", help="write results to DIR [work_dirs/quickstart]")
+    add("--force", action="store_true", help="discard the run in the work directory and train anew")
+    add("--check-arguments", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    for option in ("remote_sensing", "natural"):
+        folder = getattr(args, option)
+        if folder is not None and not folder.expanduser().is_dir():
+            parser.error(f"--{option.replace('_', '-')} {folder}: there is no such folder")
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {args.epochs}")
+    if args.seed < 0:
+        parser.error(f"--seed must not be negative, got {args.seed}")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run all steps."""
+    from mmengine.config import Config
+
+    from gersp_mm.commands import show
+    from gersp_mm.commands.steps import Steps, checkout, environment
+    from gersp_mm.engine.runs import TRAINING_LOG, ChildRun, RunFolder
+    from gersp_mm.engine.schedule import as_options, fitted_options, run_length, with_epochs
+    from gersp_mm.resources import find_config, resource
+
+    config = find_config(CONFIG)
+    cfg = Config.fromfile(config)
+    epochs = args.epochs or cfg.train_cfg.max_epochs
+    work_dir = (args.work_dir or checkout() / "work_dirs" / "quickstart").resolve()
+    folder = RunFolder(work_dir)
+    own = {
+        name: str(getattr(args, name).resolve()) if getattr(args, name) else None
+        for name in ("remote_sensing", "natural")
+    }
+    settings = dict(epochs=epochs, seed=args.seed, **own)
+    claim(folder, settings, args.force)
+    steps = Steps(total=5)
+    images, manifest = steps.run("images", prepare_images, own, work_dir)
+    os.environ["GERSP_DEMO_DATA"] = str(images)
+    exported = work_dir / f"{NAME}_backbone.pth"
+    pictures = dict(pairs=work_dir / "pairs.png", curves=work_dir / "curves.png")
+
+    options = [f"randomness.seed={args.seed}", *as_options(fitted_options(cfg, epochs))]
+    if manifest["evaluation"] is None:
+        options.append("default_hooks.knn_eval=None")  # It has no images either.
+    drawn = [str(config), "--out", str(pictures["pairs"]), "--cfg-options", *options]
+    steps.run("picture of training pairs", show.main, "pairs", drawn)
+    if exported.is_file() and folder.checkpoint(epochs):
+        print(f"\n{work_dir} holds the finished run; it is evaluated again (--force trains anew)")
+        steps.run("pre-training (done before)", lambda: None)
+    else:
+        command = [sys.executable, resource("tools", "train.py"), config, "--work-dir", work_dir]
+        command += ["--resume", "auto", "--cfg-options", *options]
+        length = run_length(with_epochs(cfg, epochs))
+        steps.run(
+            "pre-training",
+            lambda: ChildRun("pre-training", command, work_dir / TRAINING_LOG, length).follow(
+                VALUES, NOTABLE
+            ),
+        )
+    drawn = [str(work_dir), "--out", str(pictures["curves"])]
+    steps.run("curves", show.main, "curves", drawn)
+    rows = None
+    if manifest["evaluation"] is not None:
+        rows = steps.run("evaluation", evaluate, cfg, exported, images, args.seed)
+        counts = manifest["counts"]
+        print(f"\n{manifest['evaluation']['what']}, {counts['train']} train and "
+              f"{counts['test']} test images:")  # fmt: skip
+        print(result_table(rows, epochs, 100 / len(manifest["evaluation"]["classes"])))
+    else:
+        print("\nno evaluation: --remote-sensing has no two sub-folders, so there are no classes")
+
+    seconds = steps.finish()
+    line = f"init_cfg=dict(type='Pretrained', checkpoint='{exported}', prefix='backbone.')"
+    report = dict(
+        settings=settings,
+        evaluation=manifest["evaluation"],
+        counts=manifest["counts"],
+        results=rows,
+        seconds=seconds,
+        files={name: str(path) for name, path in dict(pictures, backbone=exported).items()},
+        init_cfg=line,
+        **environment(),
+    )
+    folder.write(REPORT, report)
+    print(f"""
+training pairs      {pictures["pairs"]}
+loss curves         {pictures["curves"]}
+backbone            {exported}
+this report         {work_dir / REPORT}
+for the backbone of a downstream config:
+  {line}""")
+
+
+def claim(folder: RunFolder, settings: dict[str, Any], force: bool) -> None:
+    """Make sure that a work directory holds this very run, or none.
+
+    Files that do not belong to a quickstart are never removed.
+
+    Args:
+        folder: The work directory.
+        settings: Settings of the run.
+        force: Whether the files of an older run are removed.
+
+    Raises:
+        UserError: The folder holds other files, or a run with other settings.
+    """
+    from gersp_mm.engine.runs import SCALARS, TRAINING_LOG
+    from gersp_mm.utils.errors import UserError
+
+    work_dir = folder.path
+    known = folder.read(SETTINGS)
+    if known is None and work_dir.is_dir() and any(work_dir.iterdir()):
+        raise UserError(f"{work_dir} holds files of something else. Choose another --work-dir.")
+    if known is not None and force:
+        written = ("*.pth", "last_checkpoint", "*.png", REPORT, "bad_images.txt", TRAINING_LOG)
+        for path in (path for pattern in written for path in work_dir.glob(pattern)):
+            path.unlink()
+        for scalars in work_dir.glob(str(Path(SCALARS).parent)):
+            shutil.rmtree(scalars.parent)
+    elif known is not None:
+        remedy = "add --force to replace it, or choose another --work-dir"
+        folder.require_settings(known, settings, remedy)
+    folder.write(SETTINGS, settings)
+
+
+def prepare_images(own: dict[str, str | None], work_dir: Path) -> tuple[Path, dict[str, Any]]:
+    """Run demo/prepare_demo.py, and return its folder and manifest.
+
+    The lists of own images belong to one run, the demo images to all.
+    """
+    from gersp_mm.commands.steps import checkout
+    from gersp_mm.resources import resource
+
+    used = {name: folder for name, folder in own.items() if folder is not None}
+    folder = work_dir / "images" if used else checkout() / "data" / "demo"
+    command = [sys.executable, str(resource("demo", "prepare_demo.py")), "--out", str(folder)]
+    for name, path in used.items():
+        command += [f"--{name.replace('_', '-')}", path]
+    if code := subprocess.call(command):
+        raise SystemExit(code)
+    return folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def evaluate(cfg: Any, exported: Path, folder: Path, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Return kNN and linear-probe accuracies of random networks and of the exported backbone."""
+    import warnings
+
+    import torch
+
+    warnings.filterwarnings("ignore", message="Fail to import", module="mmcv")  # no operators here
+
+    from gersp_mm.backbones.build import build_exported, build_random, read_exported
+    from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy, linear_probe
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = [EvalImages(folder / f"sites_{part}.txt", EVAL_SIZE) for part in ("train", "test")]
+    state, meta = read_exported(exported)
+    scale = {name: meta["normalisation"][name] for name in ("mean", "std")}
+
+    def measure(name: str, draw: int, backbone: Any) -> dict[str, Any]:
+        backbone.to(device)
+        (x, y), (x_test, y_test) = (
+            extract_features(backbone, part, progress=f"   {name}, {side}", **scale)
+            for part, side in zip(parts, ("train", "test"))
+        )
+        probe = linear_probe(x, y, x_test, y_test, seed=seed)
+        return dict(
+            knn=knn_accuracy(x, y, x_test, y_test),
+            linear_probe=probe.accuracy,
+            chosen_c=probe.chosen_c,
+            validation_of_c=probe.sweep,
+            draw=draw,
+        )
+
+    rows: dict[str, list[dict[str, Any]]] = dict(random=[], gersp=[])
+    for number in range(RANDOM_DRAWS):
+        name = f"random {number + 1} of {RANDOM_DRAWS}"
+        draw = 1000 * (seed + 1) + number
+        rows["random"].append(measure(name, draw, build_random(cfg.model.backbone, name, draw)))
+    rows["gersp"].append(measure("GeRSP", seed, build_exported(exported, state, meta)))
+    return rows
+
+
+def result_table(rows: dict[str, list[dict[str, Any]]], epochs: int, chance: float) -> str:
+    """Format the accuracies, in per cent."""
+    from gersp_mm.commands.steps import mean_and_range
+    from gersp_mm.utils.console import table
+
+    names = dict(
+        random=f"random initialisation, {RANDOM_DRAWS} draws",
+        gersp=f"GeRSP, {epochs} epoch" + "s" * (epochs != 1),
+    )
+    lines: list[tuple[str, ...]] = [("chance", f"{chance:.1f}", f"{chance:.1f}")]
+    for key, name in names.items():
+        measured = ([row[metric] for row in rows[key]] for metric in ("knn", "linear_probe"))
+        lines.append((name, *map(mean_and_range, measured)))
+    return table(["backbone", "kNN top-1 (%)", "linear probe (%)"], lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    args = parse_args(argv)
+    if args.check_arguments:
+        return
+    from gersp_mm.commands.options import run_tool
+    from gersp_mm.commands.steps import INTERRUPTED
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_tool(run, args, INTERRUPTED)
+
+
+if __name__ == "__main__":
+    parse_args()

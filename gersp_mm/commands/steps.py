@@ -1,0 +1,81 @@
+"""Parts of the two demonstrations: timed steps, and what the reports say of the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gersp_mm.utils.console import table
+
+INTERRUPTED = "interrupted; the same command resumes from here"
+
+
+class Steps:
+    """Steps that are announced and timed.
+
+    Args:
+        total: Number of steps.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, function: Callable, *arguments: Any) -> Any:
+        """Call a function, note its seconds under a name, and return its result."""
+        print(f"\n[{len(self.seconds) + 1}/{self.total}] {name}", flush=True)
+        started = time.perf_counter()
+        result = function(*arguments)
+        self.seconds[name] = round(time.perf_counter() - started, 1)
+        return result
+
+    def finish(self) -> dict[str, float]:
+        """Print the seconds of all steps, and return them with their sum as ``all``."""
+        seconds = {**self.seconds, "all": round(sum(self.seconds.values()), 1)}
+        print("\n" + table(["step", "seconds"], [(k, f"{v:.1f}") for k, v in seconds.items()]))
+        return seconds
+
+
+def mean_and_range(values: Sequence[float]) -> str:
+    """Write the mean of some percentages, and their range if there are several."""
+    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.1f}{spread}"
+
+
+def checkout() -> Path:
+    """Return the folder that data and results of the demonstrations go below."""
+    from gersp_mm.resources import resource_root
+
+    root = resource_root()
+    return Path.cwd() if root.name == ".mim" else root
+
+
+def environment() -> dict[str, Any]:
+    """Describe versions, hardware and the time for a report."""
+    from importlib import import_module
+
+    import torch
+
+    versions = dict(python=platform.python_version())
+    for name in ("gersp_mm", "torch", "torchvision", "mmengine", "mmcv", "mmpretrain", "sklearn"):
+        versions[name] = str(import_module(name).__version__)
+    cpu = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M)
+        cpu = names[0] if names else cpu
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return dict(
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        versions=versions,
+        platform=platform.platform(),
+        cpu=cpu,
+        cores=cores,
+        gpus=gpus,
+    )
