@@ -7,3 +7,6 @@ RGB_STD = (58.395, 57.12, 57.375)
 
 # The package never feeds images in another channel order to a backbone.
 CHANNEL_ORDER = "RGB"
+
+# What the names of a student backbone's tensors start with, in checkpoints and exported files.
+PREFIX = "backbone."

@@ -26,14 +26,14 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.optim.swa_utils import update_bn
 
-from gersp_mm.backbones.build import build_exported, read_exported
-from gersp_mm.backbones.exported import PREFIX, export_backbone
+from gersp_mm.backbones.exported import ExportedBackbone, export_backbone
 from gersp_mm.commands.options import run_tool
+from gersp_mm.constants import PREFIX
 from gersp_mm.datasets import PairedSampler
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import file_sha256, replacing
+from gersp_mm.utils.files import replacing
 
 HERE = Path(__file__).resolve().parent
 ROWS = ("IMP", "MoCo-IN", "MoCo-RS", "MoCo-IN+RS", "GeRSP", "GeRSP with α = 0.5")
@@ -53,22 +53,23 @@ def read_views(count: int) -> torch.Tensor:
 
 def write_with_own_statistics(source: Path, target: Path, views: torch.Tensor) -> None:
     """Write the backbone of ``source`` with statistics of ``views`` to ``target``."""
-    state, meta = read_exported(source)
-    network = build_exported(source, state, meta)
-    scale = meta["normalisation"]
-    mean, std = (torch.tensor(scale[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    backbone = ExportedBackbone.read(source)
+    network, meta = backbone.build(), backbone.meta
+    scale = meta.normalisation
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (scale.mean, scale.std))
     network.train()
     update_bn(((batch.float() - mean) / std for batch in views.split(BATCH)), network)
     export_backbone(
         {PREFIX + name: tensor for name, tensor in network.state_dict().items()},
         target,
-        meta["arch"],
-        meta["method"],
-        list(scale["mean"]),
-        list(scale["std"]),
-        meta["epoch"],
-        meta["config_text"],
-        file_sha256(source),
+        meta.arch,
+        meta.method,
+        scale.mean,
+        scale.std,
+        meta.epoch,
+        meta.stored["config_text"],
+        backbone.sha256,
+        backbone.architecture.config,
     )
 
 

@@ -1,5 +1,5 @@
 """One exported backbone: what it is, how it is written, built and converted."""
 
-from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.backbones.exported import ExportedBackbone, export_backbone
 
-__all__ = ["export_backbone"]
+__all__ = ["ExportedBackbone", "export_backbone"]

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from gersp_mm.backbones.exported import PREFIX, Normalisation
+from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.backbones.resized import is_resized
 from gersp_mm.checkpoints.compare import COUNTER, StateDifference, compare, not_finite
 from gersp_mm.checkpoints.read import config_values, require_finite
+from gersp_mm.constants import PREFIX
 from gersp_mm.utils.errors import UserError
 
 TOLERANCE = 1e-2  # of mean and std, which configs round
@@ -209,8 +210,10 @@ def require_same_input(path: str, meta: Any, preprocessor: Any, part: Any = None
 
 
 def _stored_style(meta: Mapping[str, Any]) -> str | None:
-    model = config_values(meta.get("cfg") or meta.get("config_text")).get("model")
-    backbone = model.get("backbone") if isinstance(model, Mapping) else None
+    backbone = meta.get("backbone")
+    if backbone is None:
+        model = config_values(meta.get("cfg") or meta.get("config_text")).get("model")
+        backbone = model.get("backbone") if isinstance(model, Mapping) else None
     if isinstance(backbone, Mapping) and str(backbone.get("type")).endswith("ResNet"):
         return backbone.get("style") or "pytorch"
     return "pytorch" if "weights_sha256" in meta else None  # an exported or converted backbone

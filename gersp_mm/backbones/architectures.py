@@ -1,15 +1,18 @@
-"""Which ResNet a set of tensors is, and what is wrong with it."""
+"""What kind of network a backbone is, and whether tensors are a whole ResNet."""
 
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from gersp_mm.checkpoints.compare import COUNTER, compare
+from gersp_mm.checkpoints.read import config_values
 from gersp_mm.utils.errors import UserError, listed
 
 DEPTHS = (18, 34, 50, 101, 152)
@@ -18,8 +21,128 @@ OWN = (
     "Of other backbones than ResNets only exported files of this package are taken, such as the "
     "<config>_backbone.pth beside a run's checkpoints"
 )
+# Arguments by which a network would load another file, or MMEngine import a module.
+NOT_ARCHITECTURE = (
+    "init_cfg", "pretrained", "pretrained_cfg", "checkpoint", "checkpoint_path", "_scope_",
+)  # fmt: skip
+TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # what a file's config may have built
+PLAIN = (str, int, float, bool, type(None))
 
 Shapes = Mapping[str, tuple[int, ...]]
+RESNETS = tuple(f"resnet{depth}" for depth in DEPTHS)  # as options and plans name them
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of network.
+
+    Attributes:
+        name: The network in words, such as ``ResNet-50``.
+        config: What mmpretrain builds it from; None where only the name is known.
+        where: Where it is named, the start of messages; by default the name.
+    """
+
+    name: str
+    config: Mapping[str, Any] | None = None
+    where: str = field(default="", compare=False)
+
+    @classmethod
+    def resnet(cls, depth: int) -> Architecture:
+        """Return the standard ResNet of a depth."""
+        return cls(f"ResNet-{depth}", dict(type="ResNet", depth=depth))
+
+    @classmethod
+    def parse(cls, given: str | Mapping[str, Any], where: str = "") -> Architecture:
+        """Return the architecture that a name or a config means.
+
+        Args:
+            given: ``resnet50``, ``ResNet-50``, any other name, of which no config is known, or the
+                config of a backbone.
+            where: Where it is named, for messages.
+        """
+        if not isinstance(given, str):
+            name = _named(str(given["type"]).rpartition(".")[2], given.get("depth"), given)
+            return cls(name, dict(given), where)
+        known = given.lower().replace("-", "")
+        if known in RESNETS:
+            standard = cls.resnet(int(known.removeprefix("resnet")))
+            return cls(standard.name, standard.config, where)
+        return cls(given, None, where)
+
+    @classmethod
+    def of(cls, backbone: Any) -> Architecture:
+        """Return the architecture of a module: its class, with its depth or named size."""
+        sizes = dict(arch=getattr(backbone, "arch", None))
+        return cls(_named(type(backbone).__name__, getattr(backbone, "depth", None), sizes))
+
+    @classmethod
+    def stored(cls, meta: Mapping[str, Any], path: str | os.PathLike) -> Architecture:
+        """Return the architecture that an exported file is of.
+
+        New files hold its config as plain data, older ones the text of their training's config, of
+        which no code is run. A converted file of an older release is known to be a standard ResNet.
+
+        Args:
+            meta: Of the file.
+            path: Of the file, for messages.
+
+        Raises:
+            UserError: The config names a type that is not built.
+        """
+        name, where = str(meta["arch"]), f"{path} is of the arch {meta['arch']}, which"
+        config = plain_config(meta.get("backbone"))
+        if config is None and not meta.get("source"):
+            model = config_values(meta.get("config_text")).get("model")
+            config = plain_config(model.get("backbone") if isinstance(model, dict) else None)
+        if config is None:
+            known = cls.parse(name, where)
+            return cls(name, known.config, where)
+        for kind in types_in(config):
+            if not TYPES.fullmatch(str(kind)):
+                raise UserError(f"{path}: its config names the type {kind!r}, which is not built")
+        return cls(name, config, where)
+
+
+def plain_config(config: Any) -> dict[str, Any] | None:
+    """Return the architecture alone of a backbone's config; None if it is no plain data.
+
+    What would load other weights or import a module is left out, at any depth.
+    """
+    if not isinstance(config, Mapping) or "type" not in config:
+        return None
+    return None if any(not isinstance(v, PLAIN) for v in _leaves(config)) else _alone(config)
+
+
+def types_in(value: Any) -> list[Any]:
+    """Return every ``type`` of a config, its own first."""
+    if isinstance(value, Mapping):
+        own = [value["type"]] if "type" in value else []
+        return own + [kind for item in value.values() for kind in types_in(item)]
+    if isinstance(value, (list, tuple)):
+        return [kind for item in value for kind in types_in(item)]
+    return []
+
+
+def _alone(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        kept = {key: item for key, item in value.items() if key not in NOT_ARCHITECTURE}
+        return {key: _alone(item) for key, item in kept.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_alone(item) for item in value)
+    return value
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]
+
+
+def _named(kind: str, depth: Any, sizes: Mapping[str, Any]) -> str:
+    size = depth or sizes.get("arch")
+    return f"{kind}-{size}" if size else kind
 
 
 @functools.cache
@@ -46,27 +169,21 @@ def nearest_depth(names: Iterable[str]) -> int:
     )
 
 
-def arch_words(depth: int) -> str:
-    """Return the name of an architecture in words, as exported files note it."""
-    return f"ResNet-{depth}"
-
-
 def require_resnet(shapes: Shapes, depth: int, what: str) -> None:
     """Raise a :class:`UserError` unless the tensors are the whole ResNet and nothing else.
 
     Args:
-        shapes: names without prefix, and shapes.
-        depth: of the ResNet that they have to be.
-        what: what is looked at, the start of the message.
+        shapes: Shapes of the tensors by their names without prefix.
+        depth: Depth of the ResNet that they have to be.
+        what: What is compared, the start of the message.
     """
     reference = resnet_shapes(depth)
     found = compare(_without_values(shapes), _without_values(reference))
     counters = [n for n in shapes if n.endswith(COUNTER) and n not in reference]
     if found or counters:
         text = found or f"{len(counters)} unexpected: {listed(counters)}"
-        raise UserError(
-            f"{what} is no complete {arch_words(depth)}: {text}. {_reason(shapes, depth)}".rstrip()
-        )
+        name, reason = Architecture.resnet(depth).name, _reason(shapes, depth)
+        raise UserError(f"{what} is no complete {name}: {text}. {reason}".rstrip())
 
 
 def _without_values(shapes: Shapes) -> dict[str, torch.Tensor]:
@@ -97,7 +214,7 @@ def _reason(shapes: Shapes, depth: int) -> str:
         return "It is wider or narrower than the standard network, such as a Wide ResNet"
     fitting = nearest_depth(names)
     if fitting != depth and not set(resnet_shapes(fitting)) - set(names):
-        return f"It is a {arch_words(fitting)}"
+        return f"It is a {Architecture.resnet(fitting).name}"
     blocks = _blocks(names)
     return f"Its stages have {blocks} blocks" if blocks != _blocks(resnet_shapes(depth)) else ""
 
@@ -105,9 +222,3 @@ def _reason(shapes: Shapes, depth: int) -> str:
 def _blocks(names: Iterable[str]) -> str:
     found = {tuple(name.split(".")[:2]) for name in names if name.startswith("layer")}
     return "-".join(str(sum(layer == f"layer{i}" for layer, *_ in found)) for i in (1, 2, 3, 4))
-
-
-def arch_name(backbone: Any) -> str:
-    """Return the backbone in words: its class, and its depth or named size where it has one."""
-    size = getattr(backbone, "depth", None) or getattr(backbone, "arch", None)
-    return f"{type(backbone).__name__}-{size}" if size else type(backbone).__name__

@@ -17,15 +17,16 @@ from mmengine.logging import HistoryBuffer
 from gersp_mm.backbones import sources
 from gersp_mm.backbones.agreement import below
 from gersp_mm.backbones.architectures import (
-    DEPTHS,
     OWN,
+    RESNETS,
     TRANSFORMER,
-    arch_words,
+    Architecture,
     nearest_depth,
     require_resnet,
     resnet_shapes,
 )
-from gersp_mm.backbones.exported import PREFIX, Normalisation, describe_backbone
+from gersp_mm.backbones.exported import BackboneMeta, ExportedBackbone, describe_backbone
+from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints.compare import COUNTER
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.checkpoints.read import (
@@ -35,12 +36,11 @@ from gersp_mm.checkpoints.read import (
     read_checkpoint,
     require_finite,
 )
-from gersp_mm.constants import CHANNEL_ORDER
+from gersp_mm.constants import CHANNEL_ORDER, PREFIX
 from gersp_mm.utils.errors import UserError, check_choice, listed
 from gersp_mm.utils.files import file_sha256, replacing, save_atomically
 
 TARGETS = ("mmlab", "torchvision", "timm")
-ARCHS = tuple(f"resnet{depth}" for depth in DEPTHS)
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 MOST_WRAPPERS = 5  # one in the other
 PARALLEL = re.compile(r"(module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
@@ -93,7 +93,7 @@ def take_backbone(
     Args:
         path: the checkpoint.
         source: one of :data:`gersp_mm.backbones.sources.NAMES`, or ``'auto'``.
-        arch: one of :data:`ARCHS`, or ``'auto'``.
+        arch: one of :data:`gersp_mm.backbones.architectures.RESNETS`, or ``'auto'``.
         teacher: take the EMA teacher in place of the student.
         trust: see :func:`gersp_mm.checkpoints.read.read_checkpoint`.
 
@@ -101,7 +101,7 @@ def take_backbone(
         UserError: the file is no checkpoint, or does not hold exactly one whole ResNet.
     """
     check_choice("source", source, ("auto", *sources.NAMES))
-    check_choice("arch", arch, ("auto", *ARCHS))
+    check_choice("arch", arch, ("auto", *RESNETS))
     path = Path(path)
     content = read_checkpoint(path, trust)
     state, beside = _unwrap(path, content.data)
@@ -144,9 +144,10 @@ def take_backbone(
     method = row.method or facts.get("type", "unknown")
     if method == "unknown" and not warnings:
         warnings = ("the file does not say which pre-training it is of; --source does",)
+    network = Architecture.resnet(depth)
     meta = describe_backbone(
         backbone,
-        arch=arch_words(depth),
+        arch=network.name,
         method=f"{method} (teacher)" if teacher else method,
         mean=list(scale.mean if scale else row.mean),
         std=list(scale.std if scale else row.std),
@@ -154,9 +155,9 @@ def take_backbone(
         config=facts.get("config"),
         source=dict(name=row.name, file=path.name, images=row.images or None),
         source_sha256=file_sha256(path),
+        backbone=network.config,
+        weights=chosen,
     )
-    if chosen is not None:
-        meta["weights"] = chosen
     counts = _counts(tensors, raw, prefix, layout, role)
     return Conversion(
         backbone, meta, raw, layout.by_position, depth, counts, reasons, tuple(notes), warnings
@@ -175,7 +176,8 @@ def write_backbone(conversion: Conversion, path: str | os.PathLike, to: str = "m
     """
     check_choice("to", to, TARGETS)
     if to == "mmlab":
-        save_atomically(dict(state_dict=conversion.backbone, meta=conversion.meta), path)
+        tensors = below(conversion.backbone, PREFIX)
+        ExportedBackbone(BackboneMeta.of(conversion.meta), tensors=tensors).save(path)
         return
     if conversion.depth is None:
         raise UserError(f"--to {to} is for standard ResNets, this is a {conversion.meta['arch']}")
@@ -299,8 +301,9 @@ def _without_wrappers(path: Path, tensors: Tensors) -> tuple[Tensors, list[str]]
         if short in bare:
             raise UserError(f"{path} holds {short} twice, with and without 'module.'")
         bare[short] = tensor
-    changed = bare.keys() != tensors.keys()
-    return bare, ["the prefix of DistributedDataParallel or torch.compile is taken off"] * changed
+    if bare.keys() == tensors.keys():
+        return bare, []
+    return bare, ["the prefix of DistributedDataParallel or torch.compile is taken off"]
 
 
 def _find(path: Path, tensors: Tensors, teacher: bool) -> tuple[sources.Layout, str]:
@@ -308,17 +311,16 @@ def _find(path: Path, tensors: Tensors, teacher: bool) -> tuple[sources.Layout, 
     if found:
         return found
     other = sources.find_layout(tensors, not teacher)
-    below = next(
-        (m for n in tensors if (m := re.match(r"(.+\.)layer1\.0\.conv1\.weight", n))), None
-    )
+    matches = (re.match(r"(.+\.)layer1\.0\.conv1\.weight", name) for name in tensors)
+    inner = next((match.group(1) for match in matches if match), None)
     if other and teacher:
         reason = "it holds no teacher: leave --teacher out"
     elif other:
         reason = f"it holds the teacher alone ({other[1]}*): --teacher takes that"
-    elif below:
+    elif inner:
         reason = (
-            f"it has a ResNet below {below.group(1)!r}, where no known source has its backbone. "
-            f"Start a training from it with init_cfg.prefix={below.group(1)!r}, or save its "
+            f"it has a ResNet below {inner!r}, where no known source has its backbone. "
+            f"Start a training from it with init_cfg.prefix={inner!r}, or save its "
             f"tensors with names that start with {PREFIX!r}"
         )
     elif any(TRANSFORMER.search(name) for name in tensors):

@@ -2,80 +2,195 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import mmengine
 import mmpretrain
 import torch
+from torch import nn
 
+from gersp_mm.backbones.agreement import below, likely_reason, require_same_tensors
+from gersp_mm.backbones.architectures import Architecture, plain_config
+from gersp_mm.backbones.build import build_network
+from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints.compare import not_finite
 from gersp_mm.checkpoints.integrity import weights_sha256
-from gersp_mm.checkpoints.read import config_values
-from gersp_mm.constants import CHANNEL_ORDER
+from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint, require_finite, tensors_of
+from gersp_mm.constants import CHANNEL_ORDER, PREFIX, RGB_MEAN, RGB_STD
 from gersp_mm.utils.errors import UserError, listed
-from gersp_mm.utils.files import save_atomically
+from gersp_mm.utils.files import file_sha256, save_atomically
+from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 from gersp_mm.version import __version__
 
-PREFIX = "backbone."
+Tensors = dict[str, torch.Tensor]
 
 
-class Normalisation(NamedTuple):
-    """How the images that a network takes are normalised.
+@dataclass(frozen=True)
+class BackboneMeta:
+    """What is known of a backbone.
 
     Attributes:
-        mean: For each channel, in the network's channel order, range 0 to 255.
-        std: Likewise.
-        channel_order: ``RGB`` or ``BGR``.
+        arch: The network in words, such as ``ResNet-50``.
+        method: The pre-training, such as ``GeRSP``; ``random`` for random weights.
+        normalisation: Of the images that it takes.
+        epoch: Epochs trained, None where that is not known.
+        weights_sha256: Hash of names, types, shapes and values of the tensors in the file.
+        stored: All that the file holds next to the tensors, plain Python.
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    channel_order: str
+    arch: str
+    method: str
+    normalisation: Normalisation
+    epoch: int | None = None
+    weights_sha256: str | None = None
+    stored: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, preprocessor: Any) -> Normalisation | None:
-        """Return the normalisation of a model's data preprocessor, None if it has none."""
-        if not hasattr(preprocessor, "mean") or not hasattr(preprocessor, "std"):
-            return None
-        names = ("to_rgb", "bgr_to_rgb", "channel_conversion", "_channel_conversion")
-        converts = any(getattr(preprocessor, name, False) for name in names)
-        # MMCV reads images as BGR; our own preprocessor gets them as it says
-        order = getattr(preprocessor, "channel_order", "RGB" if converts else "BGR")
-        mean, std = preprocessor.mean.flatten().tolist(), preprocessor.std.flatten().tolist()
-        return cls(tuple(mean), tuple(std), order)
+    def of(cls, stored: Mapping[str, Any]) -> BackboneMeta:
+        """Return what the ``meta`` of a file says, which has an arch and a normalisation."""
+        scale = Normalisation.stored(stored)
+        if scale is None:
+            raise UserError("the meta of the backbone has no mean and std. Export it again")
+        method, hashed = str(stored.get("method")), stored.get("weights_sha256")
+        return cls(str(stored["arch"]), method, scale, stored.get("epoch"), hashed, stored)
+
+
+class ExportedBackbone:
+    """One backbone: exported or converted weights of a file, or random ones.
+
+    Attributes:
+        meta: What is known of it.
+        path: Its file, None where it was not read from one.
+    """
+
+    def __init__(
+        self,
+        meta: BackboneMeta,
+        architecture: Architecture | None = None,
+        path: Path | None = None,
+        tensors: Tensors | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.meta = meta
+        self.path = path
+        self._architecture = architecture
+        self._tensors = tensors
+        self._seed = seed
 
     @classmethod
-    def in_config(cls, values: Mapping[str, Any]) -> Normalisation | None:
-        """Return the normalisation that a config's :func:`config_values` name, if they do."""
-        model = values.get("model")
-        inner = model.get("data_preprocessor") if isinstance(model, Mapping) else None
-        inputs = inner or values.get("data_preprocessor")
-        if not isinstance(inputs, Mapping) or not (inputs.get("mean") and inputs.get("std")):
-            return None
-        ours = str(inputs.get("type")).startswith("gersp_mm.")  # which is RGB always
-        rgb = ours or inputs.get("to_rgb", inputs.get("bgr_to_rgb", False))
-        try:
-            mean, std = (tuple(float(value) for value in inputs[key]) for key in ("mean", "std"))
-        except (TypeError, ValueError):
-            return None
-        return cls(mean, std, "RGB" if rgb else "BGR")
+    def read(
+        cls, path: str | os.PathLike, architecture: Architecture | None = None
+    ) -> ExportedBackbone:
+        """Read an exported backbone.
+
+        Args:
+            path: Of the file.
+            architecture: The network that it is of; by default what the file says.
+
+        Raises:
+            UserError: The file cannot be read, is something else, holds NaN or infinity, or takes
+                other images than RGB.
+        """
+        tensors, meta = _read(path)
+        return cls(meta, architecture, Path(path), tensors)
 
     @classmethod
-    def stored(cls, meta: Any) -> Normalisation | None:
-        """Return what a file's ``meta`` says: by itself, or by the text of its config."""
-        if not isinstance(meta, Mapping):
-            return None
-        found = meta.get("normalisation")
-        if not isinstance(found, Mapping) or not {"mean", "std"} <= set(found):
-            return cls.in_config(config_values(meta.get("cfg") or meta.get("config_text")))
-        order = found.get("channel_order", CHANNEL_ORDER)
-        return cls(tuple(found["mean"]), tuple(found["std"]), order)
+    def random(cls, architecture: Architecture, seed: int) -> ExportedBackbone:
+        """Return an untrained backbone, whose weights are drawn with a seed."""
+        scale = Normalisation(RGB_MEAN, RGB_STD, CHANNEL_ORDER)
+        return cls(BackboneMeta(architecture.name, "random", scale), architecture, seed=seed)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as a file's ``meta`` holds it, in plain Python."""
-        return dict(mean=list(self.mean), std=list(self.std), channel_order=self.channel_order)
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        """The network that it is of.
+
+        Raises:
+            UserError: The config in the file is not taken.
+        """
+        return self._architecture or Architecture.stored(self.meta.stored, self.path or "this file")
+
+    @functools.cached_property
+    def sha256(self) -> str | None:
+        """Hash of the file, None where there is none."""
+        return None if self.path is None else file_sha256(self.path)
+
+    @property
+    def tensors(self) -> Tensors:
+        """The tensors by their names in the backbone, read again after :meth:`release`.
+
+        Raises:
+            UserError: The file was replaced meanwhile.
+        """
+        if self._tensors is None:
+            if self.path is None:  # random weights
+                return self.build().state_dict()
+            self._tensors, meta = _read(self.path)
+            if meta != self.meta:
+                raise UserError(f"{self.path} was replaced while it was in use. Start again")
+        return self._tensors
+
+    def release(self) -> None:
+        """Free the memory of the tensors, for lists of many backbones."""
+        self._tensors = None
+
+    def build(self, device: str | torch.device = "cpu") -> nn.Module:
+        """Build the network, in eval mode.
+
+        Raises:
+            UserError: The architecture cannot be built, or the file does not hold exactly its
+                tensors.
+        """
+        if self._seed is not None:
+            with preserved_rng_state():
+                seed_everything(self._seed)
+                network: Any = build_network(self.architecture)
+                network.init_weights()
+        else:
+            network = build_network(self.architecture)
+            own, path = network.state_dict(), str(self.path)
+            name, advice = Architecture.of(network).name, likely_reason(own, self.tensors)
+            require_same_tensors(f"the {name}", path, own, self.tensors, advice=advice)
+            try:
+                # Not strict, because old files lack counters of batches.
+                network.load_state_dict(dict(self.tensors), strict=False)
+            except RuntimeError as error:  # of a network's own hooks
+                raise UserError(f"{path} cannot be loaded: {error}") from error
+        network.eval()  # returns None in mmpretrain
+        return network.to(device)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write ``{'state_dict': {'backbone.…': tensor}, 'meta': {plain Python}}``."""
+        meta = {"config" if k == "config_text" else k: v for k, v in self.meta.stored.items()}
+        state = {PREFIX + name: tensor for name, tensor in self.tensors.items()}
+        save_atomically(dict(state_dict=state, meta=meta), path)
+
+
+def _read(path: str | os.PathLike) -> tuple[Tensors, BackboneMeta]:
+    remedy = f"Make an exported backbone of it: {CONVERTER} {path} OUT.pth --trust"
+    data = read_checkpoint(path, remedy=remedy).data
+    state, meta = tensors_of(path, data), data.get("meta")
+    scale = meta.get("normalisation") if isinstance(meta, Mapping) else None
+    if not (
+        all(name.startswith(PREFIX) for name in state)
+        and isinstance(meta, Mapping)
+        and isinstance(scale, Mapping)
+        and {"mean", "std"} <= set(scale)
+        and "arch" in meta
+    ):
+        raise UserError(
+            f"{path} is no exported backbone ({PREFIX}… alone, and meta with arch and "
+            f"normalisation): {CONVERTER} {path} OUT.pth makes one of it"
+        )
+    require_finite(path, state)
+    found = BackboneMeta.of(dict(meta))
+    if (order := found.normalisation.channel_order) != CHANNEL_ORDER:
+        raise UserError(f"{path} takes {order} images, not {CHANNEL_ORDER}")
+    return below(state, PREFIX), found
 
 
 def export_backbone(
@@ -83,12 +198,13 @@ def export_backbone(
     path: str | os.PathLike,
     arch: str,
     method: str,
-    mean: list[float],
-    std: list[float],
+    mean: Sequence[float],
+    std: Sequence[float],
     epoch: int | None = None,
     config: str | None = None,
     source_sha256: str | None = None,
-    **facts: str | None,
+    backbone: Mapping[str, Any] | None = None,
+    **facts: str | int | None,
 ) -> dict[str, Any]:
     """Write ``{'state_dict': {'backbone.…': tensor}, 'meta': {plain Python}}``.
 
@@ -96,74 +212,79 @@ def export_backbone(
     ``init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.')``.
 
     Args:
-        state_dict: of the whole model; the student's ``backbone.`` entries are taken.
-        path: where to write.
-        arch: the backbone in words, such as ``ResNet-50``.
-        method: the pre-training, such as ``GeRSP``.
-        mean: per-channel mean of the input, RGB, range 0 to 255.
-        std: per-channel standard deviation of the input, RGB, range 0 to 255.
-        epoch: epochs trained.
-        config: text of the training config.
-        source_sha256: hash of the file that the weights were taken from, None for a run's own.
-        facts: more for ``meta``, such as ``run_id`` and ``weights``; None is left out.
+        state_dict: State dict of the whole model; the student's ``backbone.`` entries are taken.
+        path: Where to write.
+        arch: The backbone in words, such as ``ResNet-50``.
+        method: The pre-training, such as ``GeRSP``.
+        mean: Mean of the input per channel, RGB, range 0 to 255.
+        std: Standard deviation of the input per channel, RGB, range 0 to 255.
+        epoch: Epochs trained.
+        config: Text of the training config.
+        source_sha256: Hash of the file that the weights were taken from, None for a run's own.
+        backbone: Config of the backbone, from which the file's network is built later. It is left
+            out where it is more than plain data.
+        **facts: More for ``meta``, such as ``frozen``, ``run_id`` and ``weights``; None is left
+            out.
 
     Returns:
         The ``meta`` that was written.
 
     Raises:
-        UserError: the state dict holds no ``backbone.`` entry, or one with NaN or infinity.
+        UserError: The state dict holds no ``backbone.`` entry, or one with NaN or infinity.
     """
-    backbone = {
+    tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in state_dict.items()
         if name.startswith(PREFIX)
     }
-    if not backbone:
+    if not tensors:
         raise UserError(
             f"nothing to export to {path}: the state dict has no entry starting with {PREFIX!r}"
         )
-    broken = not_finite(backbone)
+    broken = not_finite(tensors)
     if broken:
         raise UserError(
             f"{path} was not written, because NaN or infinity is in {listed(broken)}. Export an "
             "earlier checkpoint"
         )
-    meta = describe_backbone(backbone, arch, method, mean, std, epoch, config, source_sha256)
-    meta.update({name: fact for name, fact in facts.items() if fact is not None})
-    save_atomically(dict(state_dict=backbone, meta=meta), path)
+    facts = dict(facts, backbone=plain_config(backbone))  # type: ignore[arg-type]
+    meta = describe_backbone(
+        tensors, arch, method, mean, std, epoch, config, source_sha256, **facts
+    )
+    ExportedBackbone(BackboneMeta.of(meta), None, None, below(tensors, PREFIX)).save(path)
     return meta
 
 
 def describe_backbone(
-    backbone: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor],
     arch: str,
     method: str,
-    mean: list[float],
-    std: list[float],
+    mean: Sequence[float],
+    std: Sequence[float],
     epoch: int | None = None,
     config: str | None = None,
     source_sha256: str | None = None,
-    source: Mapping[str, Any] | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
-    """Return the ``meta`` of an exported file, its arguments being those of its writer.
+    """Return the ``meta`` of an exported file.
 
     Args:
-        backbone: what is written.
-        arch: see :func:`export_backbone`, and so for those that follow.
-        method: the pre-training.
-        mean: per channel.
-        std: per channel.
-        epoch: epochs trained.
-        config: text of the training config.
-        source_sha256: hash of the file that the weights were taken from.
-        source: more about that file, plain Python.
+        tensors: Tensors that are written, by their names in the file.
+        arch: See :func:`export_backbone`, as for those that follow.
+        method: The pre-training.
+        mean: Per channel.
+        std: Per channel.
+        epoch: Epochs trained.
+        config: Text of the training config.
+        source_sha256: Hash of the file that the weights were taken from.
+        **facts: More, plain Python; None is left out.
     """
-    meta = dict(
+    return dict(
         arch=arch,
         method=method,
         epoch=epoch,
         config=config,
-        normalisation=dict(mean=mean, std=std, channel_order=CHANNEL_ORDER),
+        normalisation=Normalisation(tuple(mean), tuple(std), CHANNEL_ORDER).as_dict(),
         versions=dict(
             gersp_mm=__version__,
             torch=str(torch.__version__),
@@ -171,6 +292,6 @@ def describe_backbone(
             mmpretrain=mmpretrain.__version__,
         ),
         source_sha256=source_sha256,
-        weights_sha256=weights_sha256(backbone),
+        weights_sha256=weights_sha256(tensors),
+        **{name: fact for name, fact in facts.items() if fact is not None},
     )
-    return meta if source is None else dict(meta, source=dict(source))

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from gersp_mm.backbones.convert import Conversion
-from gersp_mm.backbones.exported import PREFIX
 from gersp_mm.checkpoints.compare import compare
+from gersp_mm.constants import PREFIX
 from gersp_mm.utils.errors import UserError
 
 TOLERANCE = 1e-6

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gersp_mm.backbones.build import inspect
+from gersp_mm.backbones.architectures import Architecture
+from gersp_mm.backbones.exported import ExportedBackbone
 from gersp_mm.benchmark.data import KNOWN, Data
 from gersp_mm.benchmark.spec import Plan
 from gersp_mm.evaluation import metrics as host_metrics
@@ -31,6 +32,7 @@ class Job:
         file: weights, None for random ones.
         what: dataset, protocol, model, seed, pretraining, checkpoint_sha256 and config of its rows.
         metrics: the rows' metrics.
+        backbone: the weights; read again when they are built.
     """
 
     task: Mapping[str, Any]
@@ -39,6 +41,7 @@ class Job:
     file: str | None
     what: Mapping[str, Any] = field(hash=False)
     metrics: Sequence[str] = ()
+    backbone: Any = field(default=None, hash=False, compare=False)
 
     @property
     def identities(self) -> list[tuple[Any, ...]]:
@@ -87,20 +90,21 @@ def _usual_resize(data: Data) -> int:
     return known[0] if known else data.size
 
 
-def arch_of(plan: Plan, file: str | None) -> dict[str, Any]:
-    """Return the config of a file's network, or of the plan's for random weights.
+def read_backbone(plan: Plan, file: str | None, seed: int | None) -> ExportedBackbone:
+    """Return the weights of a file, or random ones of the plan's architecture.
 
     Raises:
-        UserError: neither file nor plan tell.
+        UserError: the file is no exported backbone.
     """
-    if file is None or (plan.arch and plan.arch["type"] != "ResNet"):
-        return plan.arch
-    arch = inspect(file).arch
-    if arch is None:
-        raise UserError(
-            f"{plan.path}: {file} is no ResNet: give its backbone as arch: {{type: ..., ...}}"
-        )
-    return arch
+    told = None
+    if plan.arch and (file is None or plan.arch["type"] != "ResNet"):
+        told = Architecture.parse(plan.arch, f"{plan.path}: arch {plan.arch}")
+    if file is None:
+        assert told is not None
+        return ExportedBackbone.random(told, seed or 0)
+    backbone = ExportedBackbone.read(file, told)
+    backbone.release()  # a plan may name many
+    return backbone
 
 
 def make_jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
@@ -118,6 +122,7 @@ def make_jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
         if name not in names:
             raise UserError(f"--only {name}: {plan.path} has {', '.join(names)}")
     jobs = []
+    files: dict[str, ExportedBackbone] = {}
     for checkpoint in plan.checkpoints:
         if only and checkpoint.name not in only:
             continue
@@ -127,7 +132,10 @@ def make_jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
                 protocol == "linear" and "val" not in plan.data[task["data"]].parts
             )
             for seed, file in checkpoint.variants(varies, plan.seeds):
-                jobs.append(_job(plan, checkpoint.name, task, seed, file))
+                backbone = files.get(file or "") or read_backbone(plan, file, seed)
+                if file is not None:
+                    files[file] = backbone
+                jobs.append(_job(plan, checkpoint.name, task, seed, file, backbone))
     seen: dict[tuple[Any, ...], Job] = {}
     for job in jobs:
         for key in job.identities:
@@ -147,11 +155,18 @@ def make_jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
     return frozen + finetuning
 
 
-def _job(plan: Plan, name: str, task: Mapping[str, Any], seed: int | None, file: str | None) -> Job:
+def _job(
+    plan: Plan,
+    name: str,
+    task: Mapping[str, Any],
+    seed: int | None,
+    file: str | None,
+    backbone: ExportedBackbone,
+) -> Job:
     what: dict[str, Any] = dict(
         seed=seed,
         pretraining=name,
-        checkpoint_sha256=None if file is None else inspect(file).sha256,
+        checkpoint_sha256=backbone.sha256,
     )
     if task["protocol"] == "finetune":
         evaluation = task["evaluation"]
@@ -162,9 +177,13 @@ def _job(plan: Plan, name: str, task: Mapping[str, Any], seed: int | None, file:
             config=host_metrics.config_name(find_config(task["config"])),
         )
         metrics = [metric.name for metric in host_metrics.wanted_metrics(evaluation)]
-        return Job(task, name, seed, file, what, metrics)
+        return Job(task, name, seed, file, what, metrics, backbone)
     data = plan.data[task["data"]]
-    classifier = dict(type="ImageClassifier", backbone=arch_of(plan, file))
+    if backbone.architecture.config is None:
+        raise UserError(
+            f"{plan.path}: {file} is no ResNet: give its backbone as arch: {{type: ..., ...}}"
+        )
+    classifier = dict(type="ImageClassifier", backbone=backbone.architecture.config)
     what.update(
         dataset=data.name,
         protocol=frozen_protocol(task, data),
@@ -174,4 +193,4 @@ def _job(plan: Plan, name: str, task: Mapping[str, Any], seed: int | None, file:
     metrics = ["top-1"]
     if task["protocol"] == "fewshot":
         metrics = [f"top-1, {shots} a class" for shots in task["shots"]]
-    return Job(task, name, seed, file, what, metrics)
+    return Job(task, name, seed, file, what, metrics, backbone)

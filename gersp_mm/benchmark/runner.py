@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
+from torch import nn
 
-from gersp_mm.backbones.build import build_exported, build_random, inspect, read_exported
-from gersp_mm.backbones.exported import weights_sha256
 from gersp_mm.benchmark.data import Data, lists_sha256
 from gersp_mm.benchmark.finetuning import finetune
-from gersp_mm.benchmark.jobs import Job, arch_of, identity
+from gersp_mm.benchmark.jobs import Job, identity
 from gersp_mm.benchmark.spec import Plan
-from gersp_mm.constants import RGB_MEAN, RGB_STD
+from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.evaluation.features import EvalImages, extract_features
 from gersp_mm.evaluation.few_shot import few_shot_accuracies
 from gersp_mm.evaluation.knn import knn_accuracy
@@ -68,6 +67,7 @@ class Runner:
         self.out = out
         self.device = device
         self.num_workers = num_workers
+        self._network: tuple[Any, nn.Module] | None = None  # of the latest weights
         self._features: tuple[Any, Features] | None = None  # of the latest weights and data
 
     def finished(self) -> set[tuple[Any, ...]]:
@@ -131,13 +131,13 @@ class Runner:
         wanted = (job.weights, job.task["data"])
         if self._features is not None and self._features[0] == wanted:
             return self._features[1]
-        arch = arch_of(self.plan, job.file)
-        mean, std = (RGB_MEAN, RGB_STD) if job.file is None else inspect(job.file)[2:]
-        if job.file is None:
-            backbone = build_random(arch, f"{self.plan.path}: arch {arch}", job.seed or 0)
-        else:
-            backbone = build_exported(job.file, *read_exported(job.file), arch)
-        before = weights_sha256(backbone.state_dict())
+        if self._network is None or self._network[0] != job.weights:
+            self._network = job.weights, job.backbone.build()
+            job.backbone.release()
+        backbone = self._network[1]
+        before = weights_sha256({n: t.cpu() for n, t in backbone.state_dict().items()})
+        mean, std, _ = job.backbone.meta.normalisation
+        arch = job.backbone.architecture.config
         key = [before, arch, lists_sha256(data.parts), data.size, data.resize, mean, std]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
         path = self.plan.work_dir / "features" / f"{digest}.pt"

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from gersp_mm.backbones.architectures import RESNETS, Architecture
 from gersp_mm.benchmark.data import KNOWN, Data, described, known_data
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation import metrics
@@ -26,7 +27,6 @@ PROTOCOLS: dict[str, dict[str, Any]] = {  # fields and their defaults
     "fewshot": dict(data=None, shots=[1, 5, 10, 50], draws=5),
     "finetune": dict(config=None, cfg_options={}),
 }
-DEPTHS = (18, 34, 50, 101)
 
 
 class _Loader(yaml.SafeLoader):
@@ -204,10 +204,9 @@ def _read_arch(top: _Fields) -> Any:
     arch = top.get("arch")
     if isinstance(arch, Mapping) and isinstance(arch.get("type"), str):
         return dict(arch)
-    choices = [f"resnet{depth}" for depth in DEPTHS]
-    if arch not in choices:
-        raise top.error("arch", f"one of {', '.join(choices)}, or a backbone {{type: ..., ...}}")
-    return dict(type="ResNet", depth=int(arch.removeprefix("resnet")))
+    if arch not in RESNETS:
+        raise top.error("arch", f"one of {', '.join(RESNETS)}, or a backbone {{type: ..., ...}}")
+    return Architecture.parse(arch).config
 
 
 def _read_task(value: Any, where: str) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ The file (paths are relative to the current folder):
     GeRSP: gersp_backbone.pth
     random: null            #   null for random weights, drawn anew for each seed,
     IMP: {0: imp_0.pth, 1: imp_1.pth}    # or {seed of pre-training: file}
-  arch: resnet18            # of the random weights: resnet18, 34, 50, 101, or {type: ..., ...}
+  arch: resnet18            # of the random weights: resnet18, 34, 50, 101, 152, or {type: ..., ...}
   seeds: [0, 1, 2]
   datasets:                 # own ones: a folder of class folders, or a list of `path label` lines
     RESISC12: {train: data/NWPU-RESISC12/train, test: data/NWPU-RESISC12/test, size: 64}

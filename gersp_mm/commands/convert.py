@@ -34,7 +34,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gersp_mm.backbones.convert import ARCHS, TARGETS, Conversion, take_backbone, write_backbone
+from gersp_mm.backbones.architectures import RESNETS
+from gersp_mm.backbones.convert import TARGETS, Conversion, take_backbone, write_backbone
 from gersp_mm.backbones.sources import NAMES
 from gersp_mm.backbones.verify import require_same_features
 from gersp_mm.commands.options import run_tool
@@ -55,7 +56,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="which pre-training SRC is of; mmlab is mmpretrain and mmselfsup (default: auto)",
     )
     parser.add_argument(
-        "--arch", choices=("auto", *ARCHS), default="auto", help="refuse any other (default: auto)"
+        "--arch",
+        choices=("auto", *RESNETS),
+        default="auto",
+        help="refuse any other (default: auto)",
     )
     parser.add_argument("--to", choices=TARGETS, default="mmlab", help="names in DST")
     parser.add_argument("--teacher", action="store_true", help="take the EMA teacher instead")

@@ -206,13 +206,14 @@ def evaluate(cfg: Any, exported: Path, folder: Path, seed: int) -> dict[str, lis
 
     warnings.filterwarnings("ignore", message="Fail to import", module="mmcv")  # no operators here
 
-    from gersp_mm.backbones.build import build_exported, build_random, read_exported
+    from gersp_mm.backbones.architectures import Architecture
+    from gersp_mm.backbones.exported import ExportedBackbone
     from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy, linear_probe
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = [EvalImages(folder / f"sites_{part}.txt", EVAL_SIZE) for part in ("train", "test")]
-    state, meta = read_exported(exported)
-    scale = {name: meta["normalisation"][name] for name in ("mean", "std")}
+    trained = ExportedBackbone.read(exported)
+    scale = dict(mean=trained.meta.normalisation.mean, std=trained.meta.normalisation.std)
 
     def measure(name: str, draw: int, backbone: Any) -> dict[str, Any]:
         backbone.to(device)
@@ -233,8 +234,9 @@ def evaluate(cfg: Any, exported: Path, folder: Path, seed: int) -> dict[str, lis
     for number in range(RANDOM_DRAWS):
         name = f"random {number + 1} of {RANDOM_DRAWS}"
         draw = 1000 * (seed + 1) + number
-        rows["random"].append(measure(name, draw, build_random(cfg.model.backbone, name, draw)))
-    rows["gersp"].append(measure("GeRSP", seed, build_exported(exported, state, meta)))
+        drawn = ExportedBackbone.random(Architecture.parse(cfg.model.backbone), draw)
+        rows["random"].append(measure(name, draw, drawn.build()))
+    rows["gersp"].append(measure("GeRSP", seed, trained.build()))
     return rows
 
 

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from gersp_mm.backbones.agreement import require_loadable_model, without_module
-from gersp_mm.backbones.exported import Normalisation
+from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints.read import read_checkpoint, tensors_of
 from gersp_mm.evaluation.features import EvalImages
 from gersp_mm.images.decode import load_rgb

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.resources import resource_root
 from gersp_mm.utils import provenance
 from gersp_mm.utils.errors import UserError
@@ -193,10 +194,7 @@ def model_name(cfg: Mapping[str, Any], config: str) -> str:
         return name
     model = cfg["model"]
     if model["type"].rpartition(".")[2] == "ImageClassifier":
-        backbone = model["backbone"]
-        number = backbone.get("depth") or backbone.get("arch")
-        kind = backbone["type"].rpartition(".")[2]
-        return f"{kind}-{number}" if number else kind
+        return Architecture.parse(model["backbone"]).name
     return re.sub(r"_\d+[xek]_[^_]+$", "", Path(config).stem)
 
 

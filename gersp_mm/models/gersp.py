@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
-from mmpretrain.models.heads import ContrastiveHead
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from mmpretrain.registry import MODELS as HOST_MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 from torch.nn import functional as F
 
-from gersp_mm.models import key_exchange
-from gersp_mm.models.batch_norm import frozen_statistics
+from gersp_mm.models import experiments, settings, speed
+from gersp_mm.models.info_nce import contrastive_loss
+from gersp_mm.models.key_exchange import gather_keys
+from gersp_mm.models.key_norm import KEY_NORMS
 from gersp_mm.models.negative_queue import enqueue, random_queue
-from gersp_mm.models.teacher import Teacher
+from gersp_mm.models.teacher import Teacher, with_teacher
 from gersp_mm.registry import MODELS
-from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number
 
 Features = tuple[torch.Tensor, ...]
-IMAGENET_CLASSES = 1000
 
 
 @MODELS.register_module()
@@ -113,39 +110,22 @@ class GeRSP(BaseSelfSupervisor):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        check_choice("key_bn", key_bn, ("shuffle", "sync", "none"))
-        check_choice("teacher_init", teacher_init, ("copy", "separate"))
-        check_choice("teacher_projector", teacher_projector, ("ema", "frozen"))
-        check_number("teacher_momentum", teacher_momentum, 0, 1, such_as=0.996)
-        check_number("alpha", alpha, 0, such_as=1.0)
-        check_number("queue_len", queue_len, 1, whole=True, such_as=65536)
-        check_number("feat_dim", feat_dim, 1, whole=True, such_as=128)
-        for name, value in dict(
-            joint_forward=joint_forward, natural_statistics=natural_statistics,
-            symmetric=symmetric, channels_last=channels_last,
-        ).items():  # fmt: skip
-            check_flag(name, value)
-        if (neck is None) != (head is None):
-            raise UserError(
-                "the contrastive branch needs both neck and head: give both, or set both to None "
-                "for supervised pre-training on natural images alone"
-            )
-        if isinstance(neck, dict) and neck.get("out_channels", feat_dim) != feat_dim:
-            raise UserError(
-                f"neck.out_channels={neck['out_channels']} but feat_dim={feat_dim}: they must agree"
-            )
         if alpha == 0:
             natural_head = None
-        if head is None and natural_head is None:
-            raise UserError(
-                "nothing to learn: give neck and head (contrastive branch), natural_head with "
-                "alpha > 0 (natural-image branch), or all of them"
-            )
-        if not natural_statistics and (joint_forward or head is None):
-            raise UserError(
-                "natural_statistics=False needs joint_forward=False and the contrastive branch: "
-                "BatchNorm's running statistics then come from a forward of its own"
-            )
+        settings.check_values(
+            queue_len=queue_len,
+            feat_dim=feat_dim,
+            teacher_momentum=teacher_momentum,
+            alpha=alpha,
+            key_bn=key_bn,
+            teacher_init=teacher_init,
+            teacher_projector=teacher_projector,
+            joint_forward=joint_forward,
+            natural_statistics=natural_statistics,
+            symmetric=symmetric,
+            channels_last=channels_last,
+        )
+        settings.check_parts(neck, head, natural_head, feat_dim, joint_forward, natural_statistics)
         if data_preprocessor is None:
             data_preprocessor = {}
         if isinstance(data_preprocessor, dict):
@@ -159,7 +139,7 @@ class GeRSP(BaseSelfSupervisor):
             init_cfg=init_cfg,
         )
         if isinstance(natural_head, dict):
-            natural_head = HOST_MODELS.build(_with_classes(natural_head))
+            natural_head = HOST_MODELS.build(settings.complete_head(natural_head))
         self.natural_head: Any = natural_head
         self.alpha = alpha
         self.joint_forward = joint_forward
@@ -177,19 +157,10 @@ class GeRSP(BaseSelfSupervisor):
             )
             self.register_buffer("queue", random_queue(queue_len, feat_dim))
             self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
-        if key_bn == "sync":
-            for name, child in list(self.named_children()):
-                setattr(self, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.to(memory_format=self.memory_format)
-        if compile is not False:
-            self._compile(dict(compile) if isinstance(compile, Mapping) else {})
-
-    def _compile(self, options: dict[str, Any]) -> None:
-        if not hasattr(nn.Module, "compile"):
-            raise UserError(f"model.compile needs torch >= 2.2, this is {torch.__version__}")
-        for module in [self.backbone, *([self.teacher.backbone] if self.teacher else [])]:
-            module.compile(**options)  # in place: names in the state dict stay as they are
+        KEY_NORMS[key_bn].prepare(self)
+        self.memory_format = speed.lay_out(self, channels_last)
+        backbones = [part.backbone for part in (self, self.teacher) if part is not None]
+        speed.compile_forward(backbones, compile)
 
     @property
     def with_contrastive_branch(self) -> bool:
@@ -222,80 +193,56 @@ class GeRSP(BaseSelfSupervisor):
         Raises:
             UserError: an entry of ``inputs`` or the samples are missing.
         """
-        self._check_inputs(inputs)
-        if self.symmetric and self.with_contrastive_branch:
-            query, key = inputs["rs_query"], inputs["rs_key"]
-            both = dict(rs_query=torch.cat([query, key]), rs_key=torch.cat([key, query]))
-            inputs = {**inputs, **both}
+        settings.check_inputs(inputs, self.with_contrastive_branch, self.with_natural_branch)
+        if self.with_contrastive_branch and self.symmetric:
+            inputs = experiments.both_ways(inputs)
         rs_features, natural_features = self._student_forward(inputs)
         losses: dict[str, torch.Tensor] = {}
         if rs_features is not None:
             query = F.normalize(self.neck(rs_features)[0], dim=1)
             key = self._teacher_keys(inputs["rs_key"])
-            losses.update(self._contrastive_loss(query, key))
-            enqueue(self.queue, self.queue_ptr, key_exchange.gather_keys(key))
+            losses.update(contrastive_loss(self.head, query, key, self.queue))
+            enqueue(self.queue, self.queue_ptr, gather_keys(key))
         if natural_features is not None:
             losses.update(self._natural_loss(natural_features, data_samples))
         return losses
-
-    def _check_inputs(self, inputs: Mapping[str, torch.Tensor]) -> None:
-        names = ["rs_query", "rs_key"] * self.with_contrastive_branch
-        for name in names + ["natural"] * self.with_natural_branch:
-            if name not in inputs:
-                raise UserError(
-                    f"inputs hold {sorted(inputs)} but not {name!r}: check that the dataset gives "
-                    "the images of every branch that the model has"
-                )
 
     def _student_forward(
         self, inputs: Mapping[str, torch.Tensor]
     ) -> tuple[Features | None, Features | None]:
         """Run the student over the query views and the natural images, whichever are used."""
-        names = ["rs_query"] * self.with_contrastive_branch + ["natural"] * self.with_natural_branch
-        batches = [inputs[name].contiguous(memory_format=self.memory_format) for name in names]
-        if len(batches) == 2 and self.joint_forward:
-            n = len(batches[0])
-            joint = self.extract_feat(torch.cat(batches))
-            return tuple(f[:n] for f in joint), tuple(f[n:] for f in joint)
-        rs_features = self.extract_feat(batches[0]) if self.with_contrastive_branch else None
-        if not self.with_natural_branch:
-            return rs_features, None
-        unchanged = nullcontext() if self.natural_statistics else frozen_statistics(self.backbone)
-        with unchanged:
-            return rs_features, self.extract_feat(batches[-1])
+        rs_features = natural_features = None
+        if self.with_contrastive_branch and self.with_natural_branch and self.joint_forward:
+            query, natural = self._laid_out(inputs["rs_query"]), self._laid_out(inputs["natural"])
+            joint = self.extract_feat(torch.cat([query, natural]))
+            return tuple(f[: len(query)] for f in joint), tuple(f[len(query) :] for f in joint)
+        if self.with_contrastive_branch:
+            rs_features = self.extract_feat(self._laid_out(inputs["rs_query"]))
+        if self.with_natural_branch:
+            with experiments.running_statistics(self.backbone, moved=self.natural_statistics):
+                natural_features = self.extract_feat(self._laid_out(inputs["natural"]))
+        return rs_features, natural_features
+
+    def _laid_out(self, images: torch.Tensor) -> torch.Tensor:
+        return images.contiguous(memory_format=self.memory_format)
 
     @torch.no_grad()
     def _teacher_keys(self, images: torch.Tensor) -> torch.Tensor:
         """Return the teacher's unit keys, N × feat_dim, of the key views, N×3×H×W."""
-        assert self.teacher is not None
-        shuffle = self.key_bn == "shuffle" and get_world_size() > 1
-        if shuffle:
-            self.exchanged_bytes = key_exchange.exchanged_bytes(images)
-            images, order = key_exchange.send_away(images)
-        images = images.contiguous(memory_format=self.memory_format)
-        key = F.normalize(self.teacher(images)[0], dim=1)
-        return key_exchange.bring_back(key, order) if shuffle else key
 
-    def _contrastive_loss(self, query: torch.Tensor, key: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return L_ct and its log values; see :class:`gersp_mm.InfoNCEHead`."""
-        if isinstance(self.head, ContrastiveHead):  # takes similarities and keeps them for backward
-            similarity = (query * key).sum(dim=1, keepdim=True)
-            losses = dict(loss_ct=self.head.loss(similarity, query @ self.queue.clone().t()))
-        else:
-            losses = self.head.loss(query, key, self.queue)
-        spread = query.detach().float().std(dim=0, unbiased=False).mean()
-        losses["feat_std"] = spread * query.shape[1] ** 0.5
-        return losses
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            assert self.teacher is not None
+            return F.normalize(self.teacher(self._laid_out(images))[0], dim=1)
+
+        key_norm = KEY_NORMS[self.key_bn]
+        self.exchanged_bytes = key_norm.sent_bytes(images)
+        return key_norm.keys(encode, images)
 
     def _natural_loss(
         self, features: Features, data_samples: Sequence[DataSample] | None
     ) -> dict[str, torch.Tensor]:
         """Return α·L_ce and the top-k accuracies of the natural images."""
-        if not data_samples or "gt_label" not in data_samples[0]:
-            raise UserError(
-                "the natural-image branch needs data_samples with gt_label: give PairedDataset a "
-                "labelled `natural` dataset, or set natural_head=None"
-            )
+        settings.check_labels(data_samples)
         vector = features[-1]
         if vector.ndim == 4:
             vector = F.adaptive_avg_pool2d(vector, 1).flatten(1)
@@ -328,24 +275,6 @@ class GeRSP(BaseSelfSupervisor):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Load as usual; a file that holds a student but no teacher starts the teacher as it."""
-        teacher = f"{prefix}teacher."
-        if self.teacher is not None and not any(k.startswith(teacher) for k in state_dict):
-            parts = (f"{prefix}backbone.", f"{prefix}neck.")
-            student = {k: v for k, v in state_dict.items() if k.startswith(parts)}
-            state_dict.update({teacher + k[len(prefix) :]: v for k, v in student.items()})
+        if self.teacher is not None:
+            state_dict.update(with_teacher(state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _with_classes(head: dict[str, Any]) -> dict[str, Any]:
-    """Complete the config of a classification head: its number of classes, and the top-k of it."""
-    head = dict(head)
-    if head.get("num_classes") == "auto":
-        head["num_classes"] = IMAGENET_CLASSES
-    if "num_classes" in head:
-        classes = head["num_classes"]
-        example = "1000, or to 'auto'"
-        check_number("natural_head.num_classes", classes, 1, whole=True, such_as=example)
-        topk = head.get("topk")
-        if isinstance(topk, (list, tuple)):
-            head["topk"] = tuple(k for k in topk if k <= head["num_classes"]) or (1,)
-    return head

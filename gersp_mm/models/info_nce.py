@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModule
+from mmpretrain.models.heads import ContrastiveHead
 from torch.autograd.function import once_differentiable
 
 from gersp_mm.registry import MODELS
@@ -100,3 +101,27 @@ class InfoNCEHead(BaseModule):
                 query.to(dtype), key.to(dtype), queue.to(dtype), self.temperature
             )
         return dict(loss_ct=loss, acc_ct=accuracy, sim_pos=sim_pos, sim_neg=sim_neg)
+
+
+def contrastive_loss(
+    head: Any, query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return L_ct and its log values by whichever head there is.
+
+    Args:
+        head: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's ``ContrastiveHead``.
+        query: N × feat_dim, unit length.
+        key: N × feat_dim, unit length.
+        queue: queue_len × feat_dim, unit length.
+
+    Returns:
+        What the head gives; and ``feat_std``, how far the queries are spread: 0 where they have
+        collapsed, about 1 over the whole sphere.
+    """
+    if isinstance(head, ContrastiveHead):  # takes similarities and keeps them for backward
+        similarity = (query * key).sum(dim=1, keepdim=True)
+        losses = dict(loss_ct=head.loss(similarity, query @ queue.clone().t()))
+    else:
+        losses = head.loss(query, key, queue)
+    spread = query.detach().float().std(dim=0, unbiased=False).mean()
+    return {**losses, "feat_std": spread * query.shape[1] ** 0.5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -56,3 +57,17 @@ class Teacher(nn.Module):
             own += self.neck.parameters()
             student += neck.parameters()
         torch._foreach_lerp_(own, student, 1.0 - momentum)
+
+
+def with_teacher(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the teacher's entries of a file that holds a student alone, as copies of the student.
+
+    Args:
+        state_dict: Of the file; where it holds a teacher, nothing is returned.
+        prefix: What the names start with.
+    """
+    if any(name.startswith(f"{prefix}teacher.") for name in state_dict):
+        return {}
+    parts = (f"{prefix}backbone.", f"{prefix}neck.")
+    student = {name: value for name, value in state_dict.items() if name.startswith(parts)}
+    return {f"{prefix}teacher.{name[len(prefix) :]}": value for name, value in student.items()}

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gersp_mm.backbones.build import Backbone
+from gersp_mm.backbones.named import Backbone
 from gersp_mm.evaluation.features import EvalImages, pool
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.listing import IMAGE_EXTENSIONS, find_images, is_passed_over
@@ -69,7 +69,7 @@ class Probed(nn.Module):
     ``stage`` is what maps are made of: it passes on the backbone's last output.
 
     Args:
-        backbone: see :class:`gersp_mm.backbones.build.Backbone`.
+        backbone: see :class:`gersp_mm.backbones.named.Backbone`.
         weight: classes×D, of standardised features folded into it.
         bias: classes.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gersp_mm.backbones.build import Backbone, load_backbones
+from gersp_mm.backbones.named import Backbone, load_backbones
 from gersp_mm.evaluation.features import EvalImages, extract_features
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing

@@ -188,7 +188,9 @@ def run(args: argparse.Namespace) -> None:
     panels = {}
     for name, features in progress(all_features.items(), f"projecting by {args.method}", "model"):
         knn, silhouette = scores(features, images.labels, args.seed)
-        numbers = f"kNN {knn:.1f} %" + f", silhouette {silhouette:.2f}" * (silhouette == silhouette)
+        numbers = f"kNN {knn:.1f} %"
+        if not math.isnan(silhouette):
+            numbers += f", silhouette {silhouette:.2f}"
         panels[f"{name}\n{numbers}"] = project(features, args.method, args.seed)
         print(f"{name}: {numbers}, {len(images)} images")
     draw(panels, images.labels.numpy(), names, args.out)

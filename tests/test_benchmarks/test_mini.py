@@ -18,7 +18,7 @@ from mmengine.config import Config
 from PIL import Image
 from torch.nn import functional as F
 
-from gersp_mm.backbones.build import read_exported
+from gersp_mm.backbones.exported import ExportedBackbone
 from gersp_mm.benchmark import read_plan
 from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 from gersp_mm.registry import HOOKS, MODELS
@@ -214,13 +214,14 @@ def check_own_statistics(work_dir):
     plan = read_plan(work_dir / "own_statistics.yml")
     assert [checkpoint.name for checkpoint in plan.checkpoints] == ["GeRSP, own statistics"]
     (folder,) = {path.parent for path in work_dir.glob("gersp/seed_1/own_statistics.pth")}
-    before, meta = read_exported(folder / "gersp_backbone.pth")
-    after, _ = read_exported(folder / "own_statistics.pth")
+    exported = ExportedBackbone.read(folder / "gersp_backbone.pth")
+    before = exported.tensors
+    after = ExportedBackbone.read(folder / "own_statistics.pth").tensors
     for name, tensor in before.items():
         kind = name.rpartition(".")[2]
         assert torch.equal(tensor, after[name]) == (not kind.startswith(("running", "num"))), name
-    scale = meta["normalisation"]
-    mean, std = (torch.tensor(scale[part]).view(-1, 1, 1) for part in ("mean", "std"))
+    scale = exported.meta.normalisation
+    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (scale.mean, scale.std))
     views = (statistics.read_views(8) - mean) / std
     mapped = F.conv2d(views, before["conv1.weight"], stride=2, padding=3)
     torch.testing.assert_close(after["bn1.running_mean"], mapped.mean((0, 2, 3)))

@@ -19,10 +19,10 @@ from mmengine.registry import MODELS
 from mmengine.runner import checkpoint as host
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from gersp_mm.backbones.exported import PREFIX, describe_backbone
+from gersp_mm.backbones.exported import describe_backbone
 from gersp_mm.commands import benchmark, convert, demo_detection, test, train
 from gersp_mm.commands.options import run_tool
-from gersp_mm.constants import RGB_MEAN, RGB_STD
+from gersp_mm.constants import PREFIX, RGB_MEAN, RGB_STD
 from gersp_mm.engine import checkpoint_loading
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization import cam, neighbours, projection

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gersp_mm.backbones import export_backbone
-from gersp_mm.backbones.exported import weights_sha256
+from gersp_mm.backbones import ExportedBackbone, export_backbone
+from gersp_mm.backbones.architectures import DEPTHS, Architecture
+from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.utils.errors import UserError
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -75,3 +76,37 @@ def test_hash_sees_names_types_shapes_and_values_and_nothing_else():
     others = [weights_sha256({**base, "a": change}) for change in changes]
     others.append(weights_sha256({"c": base["a"], "b": base["b"]}))
     assert len({reference, *others}) == 5
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_standard_resnet_is_known_by_name_config_and_module(depth):
+    known = Architecture("ResNet-" + str(depth), dict(type="ResNet", depth=depth))
+    for given in (f"resnet{depth}", f"ResNet-{depth}", known.config):
+        assert Architecture.parse(given) == known
+    assert Architecture.of(type("ResNet", (), dict(depth=depth))()).name == known.name
+
+
+def test_an_export_is_built_from_its_own_meta(tmp_path):
+    cfg = dict(type="ResNet", depth=18, base_channels=8, stem_channels=8, out_indices=(3,))
+    drawn = ExportedBackbone.random(Architecture.parse(cfg), seed=0).build()
+    state = {f"backbone.{name}": tensor for name, tensor in drawn.state_dict().items()}
+    start = dict(cfg, init_cfg=dict(type="Pretrained", checkpoint="gone.pth"))
+    meta = export_backbone(state, tmp_path / "a.pth", backbone=start, frozen=-1, **ABOUT)
+    assert meta["backbone"] == cfg and meta["frozen"] == -1
+    exported = ExportedBackbone.read(tmp_path / "a.pth")
+    assert exported.architecture == Architecture("ResNet-18", cfg)
+    exported.release()  # the tensors are then read again
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(exported.build()(images)[-1], drawn(images)[-1])
+    exported.save(tmp_path / "b" / "a.pth")
+    assert (tmp_path / "b" / "a.pth").read_bytes() == (tmp_path / "a.pth").read_bytes()
+
+
+def test_a_file_that_is_replaced_while_it_is_in_use_is_refused(tmp_path):
+    export_backbone(state_dict(), tmp_path / "a.pth", **ABOUT)
+    exported = ExportedBackbone.read(tmp_path / "a.pth")
+    exported.release()
+    other = {name: tensor + 1 for name, tensor in state_dict().items()}
+    export_backbone(other, tmp_path / "a.pth", **ABOUT)
+    with pytest.raises(UserError, match="was replaced while it was in use"):
+        _ = exported.tensors

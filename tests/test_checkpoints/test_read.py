@@ -13,7 +13,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from gersp_mm.backbones.exported import Normalisation, export_backbone
+from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints import read
 from gersp_mm.checkpoints.read import (
     UNREAD,

@@ -5,9 +5,10 @@ import torch
 from mmengine.hooks import EMAHook
 from mmpretrain.models import ResNet
 
-from gersp_mm.backbones.architectures import arch_name
+from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.backbones.convert import take_backbone
-from gersp_mm.backbones.exported import export_backbone, weights_sha256
+from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.utils.errors import UserError
 from tests.runs import build, demo_config, load, train
 
@@ -83,7 +84,7 @@ def test_missing_normalisation_is_refused_before_the_first_step(pair_data, tmp_p
     "attributes, name", [({"depth": 50}, "Net-50"), ({"arch": "tiny"}, "Net-tiny"), ({}, "Net")]
 )
 def test_arch_name(attributes, name):
-    assert arch_name(type("Net", (), attributes)()) == name
+    assert Architecture.of(type("Net", (), attributes)()).name == name
 
 
 def test_what_is_not_finite_is_not_exported(tmp_path):

@@ -14,7 +14,9 @@ from PIL import Image
 from torch import nn
 
 from gersp_mm.backbones import export_backbone
-from gersp_mm.backbones.build import Backbone, architecture, build_random, load_backbones
+from gersp_mm.backbones.architectures import Architecture
+from gersp_mm.backbones.build import build_network
+from gersp_mm.backbones.named import Backbone, load_backbones
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.evaluation import EvalImages
 from gersp_mm.utils.errors import UserError
@@ -137,7 +139,7 @@ def test_the_architecture_alone_is_built_from_a_files_config():
         "type='ContextBlock', ratio=0.5, init_cfg=[dict(type='Pretrained', checkpoint='c.pth')]), "
         "stages=(True, False))], norm_cfg=dict(type='BN', checkpoint_path='d.pth')))"
     )
-    found = architecture("file.pth", dict(arch="ResNet-18", config_text=text))
+    found = Architecture.stored(dict(arch="ResNet-18", config_text=text), "file.pth").config
     plugin = dict(cfg=dict(type="ContextBlock", ratio=0.5), stages=(True, False))
     assert found == dict(type="ResNet", depth=18, plugins=[plugin], norm_cfg=dict(type="BN"))
 
@@ -163,7 +165,7 @@ def test_what_is_no_plain_architecture_is_not_built(arch, reason, monkeypatch):
     fetch = dict(MODELS.module_dict, Fetched=lambda **_: pytest.fail("was called"))
     monkeypatch.setattr(MODELS, "_module_dict", fetch)
     with pytest.raises(UserError, match=reason):
-        build_random(arch, "file.pth", 0)
+        build_network(Architecture.parse(arch))
 
 
 def test_no_code_of_a_file_is_run(tmp_path: Path):

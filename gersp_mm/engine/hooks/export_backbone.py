@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
 
-from gersp_mm.backbones.architectures import arch_name
+from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.backbones.exported import export_backbone
+from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints.find import RUN_ID
 from gersp_mm.engine.hooks.checkpoint_check import averaged_model
 from gersp_mm.registry import HOOKS
@@ -48,7 +50,7 @@ class ExportBackboneHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Refuse at once what could not be exported at the first checkpoint."""
         preprocessor = unwrap(runner.model).data_preprocessor
-        if not hasattr(preprocessor, "mean") or not hasattr(preprocessor, "std"):
+        if Normalisation.of(preprocessor) is None:
             raise UserError(
                 "the exported backbone has to say how its images were normalised: set mean and "
                 f"std of model.data_preprocessor ({type(preprocessor).__name__}), or set "
@@ -67,17 +69,21 @@ class ExportBackboneHook(Hook):
         # The models themselves: whether the checkpoint's are swapped depends on the hooks' order.
         state = (averaged.module if weights == "ema" else model).state_dict()
         checkpoint["meta"]["weights"] = weights
-        preprocessor: Any = model.data_preprocessor
+        scale = Normalisation.of(model.data_preprocessor)
+        assert scale is not None
+        config = runner.cfg.get("model")
         path = osp.join(runner.work_dir, f"{config_name(runner)}_backbone.pth")
         export_backbone(
             state,
             path,
-            arch=arch_name(model.backbone),
+            arch=Architecture.of(model.backbone).name,
             method=self.method or type(model).__name__,
-            mean=preprocessor.mean.flatten().tolist(),
-            std=preprocessor.std.flatten().tolist(),
+            mean=scale.mean,
+            std=scale.std,
             epoch=checkpoint["meta"]["epoch"],
             config=runner.cfg.pretty_text,
+            backbone=config.get("backbone") if isinstance(config, Mapping) else None,
+            frozen=getattr(model.backbone, "frozen_stages", None),
             run_id=checkpoint["meta"].get(RUN_ID),
             weights=weights,
         )

@@ -17,7 +17,7 @@ from gersp_mm.backbones.agreement import (
     require_same_tensors,
     without_module,
 )
-from gersp_mm.backbones.exported import Normalisation
+from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.backbones.resized import resized_by_host
 from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.checkpoints.read import tensors_of

@@ -10,6 +10,7 @@ from mmengine.dist import get_world_size
 from torch import nn
 
 from gersp_mm.engine.preflight.findings import Finding
+from gersp_mm.models.key_norm import KEY_NORMS, Place
 from gersp_mm.models.preprocessor import PairedDataPreprocessor
 from gersp_mm.utils.model import unwrap
 
@@ -87,26 +88,10 @@ def check_batch_norm(runner: Any) -> Iterator[Finding]:
         return
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in teacher.modules()):
         return
-    world_size, batch = get_world_size(), runner.train_dataloader.batch_size
     on_cpu = next(model.parameters()).device.type == "cpu"
-    if model.key_bn == "sync" and world_size > 1 and on_cpu:
-        yield Finding(
-            "model.key_bn",
-            "sync",
-            "model.key_bn='sync' needs GPUs, because SyncBN does not run on CPUs.",
-            "Use 'shuffle'.",
-        )
-    if batch == 1 and not (model.key_bn == "sync" and world_size > 1):
-        yield Finding(
-            "train_dataloader.batch_size",
-            1,
-            "train_dataloader.batch_size=1 does not work with BatchNorm, because each key would be "
-            "normalised by its own statistics.",
-            "Use at least 2 images per process.",
-        )
-    if model.key_bn == "shuffle" and world_size == 1:
-        runner.logger.warning(
-            "key_bn='shuffle' cannot work with one process: a key's BatchNorm statistics come "
-            "from the images that the query's come from, so a run on one GPU is not the run "
-            "on several"
-        )
+    place = Place(get_world_size(), runner.train_dataloader.batch_size, on_cpu)
+    for problem in KEY_NORMS[model.key_bn].problems(place):
+        if problem.fix:
+            yield Finding(*problem)
+        else:
+            runner.logger.warning(problem.text)

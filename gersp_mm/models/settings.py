@@ -1,0 +1,108 @@
+"""The checks of the arguments and inputs of :class:`gersp_mm.GeRSP`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from gersp_mm.models.key_norm import KEY_NORMS
+from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number
+
+IMAGENET_CLASSES = 1000
+
+
+def check_values(
+    *,
+    queue_len: int,
+    feat_dim: int,
+    teacher_momentum: float,
+    alpha: float,
+    key_bn: str,
+    teacher_init: str,
+    teacher_projector: str,
+    **flags: bool,
+) -> None:
+    """Raise a :class:`UserError` unless each argument is in its range."""
+    check_choice("key_bn", key_bn, tuple(KEY_NORMS))
+    check_choice("teacher_init", teacher_init, ("copy", "separate"))
+    check_choice("teacher_projector", teacher_projector, ("ema", "frozen"))
+    check_number("teacher_momentum", teacher_momentum, 0, 1, such_as=0.996)
+    check_number("alpha", alpha, 0, such_as=1.0)
+    check_number("queue_len", queue_len, 1, whole=True, such_as=65536)
+    check_number("feat_dim", feat_dim, 1, whole=True, such_as=128)
+    for name, value in flags.items():
+        check_flag(name, value)
+
+
+def check_parts(
+    neck: dict | nn.Module | None,
+    head: dict | nn.Module | None,
+    natural_head: dict | nn.Module | None,
+    feat_dim: int,
+    joint_forward: bool,
+    natural_statistics: bool,
+) -> None:
+    """Raise a :class:`UserError` unless the parts make at least one whole branch."""
+    if (neck is None) != (head is None):
+        raise UserError(
+            "the contrastive branch needs both neck and head: give both, or set both to None "
+            "for supervised pre-training on natural images alone"
+        )
+    if isinstance(neck, dict) and neck.get("out_channels", feat_dim) != feat_dim:
+        raise UserError(
+            f"neck.out_channels={neck['out_channels']} but feat_dim={feat_dim}: they must agree"
+        )
+    if head is None and natural_head is None:
+        raise UserError(
+            "nothing to learn: give neck and head (contrastive branch), natural_head with "
+            "alpha > 0 (natural-image branch), or all of them"
+        )
+    if not natural_statistics and (joint_forward or head is None):
+        raise UserError(
+            "natural_statistics=False needs joint_forward=False and the contrastive branch: "
+            "BatchNorm's running statistics then come from a forward of its own"
+        )
+
+
+def complete_head(head: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the config of a classification head: its number of classes and their top-k.
+
+    Raises:
+        UserError: ``num_classes`` is neither a whole number of at least 1 nor ``'auto'``.
+    """
+    head = dict(head)
+    if head.get("num_classes") == "auto":
+        head["num_classes"] = IMAGENET_CLASSES
+    if "num_classes" in head:
+        classes, example = head["num_classes"], "1000, or to 'auto'"
+        check_number("natural_head.num_classes", classes, 1, whole=True, such_as=example)
+        topk = head.get("topk")
+        if isinstance(topk, (list, tuple)):
+            head["topk"] = tuple(k for k in topk if k <= classes) or (1,)
+    return head
+
+
+def check_inputs(inputs: Mapping[str, Any], contrastive: bool, natural: bool) -> None:
+    """Raise a :class:`UserError` unless the images of every branch are there."""
+    names = []
+    if contrastive:
+        names += ["rs_query", "rs_key"]
+    if natural:
+        names.append("natural")
+    for name in names:
+        if name not in inputs:
+            raise UserError(
+                f"inputs hold {sorted(inputs)} but not {name!r}: check that the dataset gives "
+                "the images of every branch that the model has"
+            )
+
+
+def check_labels(data_samples: Sequence[Any] | None) -> None:
+    """Raise a :class:`UserError` unless the samples of the natural images have labels."""
+    if not data_samples or "gt_label" not in data_samples[0]:
+        raise UserError(
+            "the natural-image branch needs data_samples with gt_label: give PairedDataset a "
+            "labelled `natural` dataset, or set natural_head=None"
+        )
