@@ -26,6 +26,7 @@ from gersp_mm.utils.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,6 +41,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """List all problems of the submission file.
+
+    Raises:
+        UserError: The file has at least one problem.
+    """
     from gersp_mm.evaluation import submission
 
     images = None
