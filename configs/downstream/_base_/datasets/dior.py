@@ -1,6 +1,6 @@
 # DIOR with horizontal boxes in the released protocol (configs_mmdet/base_settings.py): trained on
 # train and val, evaluated on test, 800 px, batches of 4. Evaluated by COCO's metrics; what the
-# paper's tables call mAP fits AP50, see docs/downstream.md.
+# paper's tables call mAP fits AP50, see docs/guide/downstream.md.
 data_root = "{{$GERSP_DATA:data}}/dior"
 data_preparation = "python tools/dataset_converters/dior.py data/dior"
 classes = (
