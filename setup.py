@@ -62,6 +62,7 @@ class BuildPy(build_py):
     """Adds `gersp_mm/.mim` to what is built."""
 
     def run(self) -> None:
+        """Build the package; copy the shipped files, or link them for an editable install."""
         if self.editable_mode:
             super().run()
             self.link()
@@ -79,6 +80,7 @@ class BuildPy(build_py):
             alias.write_text(f"{path.as_posix()}\n", encoding="utf-8")
 
     def link(self) -> None:
+        """Link the shipped folders into the package of the checkout."""
         mim = ROOT / "gersp_mm" / ".mim"
         shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir()
@@ -93,12 +95,14 @@ class EditableWheel(editable_wheel):
     """Adds forwarders for mim to the editable wheel, a zip file like any other."""
 
     def run(self) -> None:
+        """Build the editable wheel, then add the forwarders to it."""
         before = set(Path(self.dist_dir or ".").glob("*.whl"))
         super().run()
         for wheel in set(Path(self.dist_dir).glob("*.whl")) - before:
             self.add_forwarders(wheel)
 
     def add_forwarders(self, wheel: Path) -> None:
+        """Rewrite ``wheel`` with one forwarder per config and script, and their record."""
         extra = {}
         for path in config_files():
             extra[path.as_posix()] = f"_base_ = [{(ROOT / path).as_posix()!r}]\n"
@@ -149,7 +153,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
-    python_requires=">=3.9",  # builtin generics; the maintained forks themselves ask for 3.10
+    python_requires=">=3.10",  # as the maintained forks of the OpenMMLab libraries
     packages=find_packages(include=["gersp_mm", "gersp_mm.*"]),
     # Spelt out so that an editable install is a plain path entry: an import hook would lose to the
     # forwarders' folder in site-packages.

@@ -3,7 +3,7 @@
 
 Runs under any Python >= 3.9 with nothing installed. It examines the interpreter that runs it.
 
-examples:
+Examples:
   python tools/check_env.py             # everything; exit code 1 if pre-training cannot run
   python tools/check_env.py --require detection --require segmentation
   python tools/check_env.py --json      # for scripts and bug reports
@@ -185,6 +185,7 @@ class Report:
 
     # commands ------------------------------------------------------------------------------------
     def setup_command(self, option: str = "") -> str:
+        """Return the command that runs the installer with ``option``."""
         path = os.path.relpath(self.setup)
         prefix = ""
         if os.environ.get("GERSP_VENV"):
@@ -192,10 +193,12 @@ class Report:
         return f"{prefix}bash {path if not path.startswith('..') else self.setup} {option}".strip()
 
     def pip_command(self, *requirements: str, options: str = "") -> str:
+        """Return the command that installs ``requirements`` into this Python."""
         quoted = " ".join(f'"{item}"' for item in requirements)
         return f"{sys.executable} -m pip install {options}{quoted}"
 
     def ops_command(self) -> str:
+        """Return the command that compiles mmcv with its operators."""
         pin = f"{self.names['DISTRIBUTIONS']['mmcv'][0]}=={self.names['SUPPORTED']['mmcv'][1]}"
         return (
             f'{sys.executable} -m pip install "setuptools>=80,<82" wheel ninja && '
@@ -302,6 +305,7 @@ class Report:
 
     # output --------------------------------------------------------------------------------------
     def as_dict(self) -> dict:
+        """Return the findings as plain data, which ``--json`` prints."""
         return {
             "gersp_mm": self.names["__version__"],
             "python": platform.python_version(),
@@ -315,6 +319,7 @@ class Report:
         }
 
     def text(self) -> str:
+        """Return the findings as text for people."""
         lines = [
             f"gersp_mm {self.names['__version__']}   Python {platform.python_version()} "
             f"({sys.executable})",
@@ -357,6 +362,7 @@ class Report:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Check the environment; return 1 where a required task cannot run."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.RawTextHelpFormatter,

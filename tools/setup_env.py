@@ -4,7 +4,7 @@ Started by tools/setup_env.sh; standard library only. The environment is the fol
 checkout, or the one that GERSP_VENV names. When everything is there already, this only looks
 (a few seconds). A half-finished or damaged environment is repaired.
 
-examples:
+Examples:
   bash tools/setup_env.sh                   # pre-training and classification; minutes
   bash tools/setup_env.sh --downstream      # also detection, rotated detection, segmentation;
                                             # compiles mmcv's operators: 20 minutes on 2 cores
@@ -74,15 +74,18 @@ class SetupError(Exception):
 
 
 def say(text: str) -> None:
+    """Print a line at once, also into a pipe."""
     print(text, flush=True)
 
 
 def requirement_lines(name: str) -> list[str]:
+    """Return the lines of ``requirements/<name>.txt`` without comments."""
     lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in (line.split("#", 1)[0].strip() for line in lines) if line]
 
 
 def pin_of(file: str, name: str) -> str:
+    """Return the requirement of ``file`` that begins with ``name``."""
     return next(line for line in requirement_lines(file) if re.match(rf"{name}\b", line))
 
 
@@ -197,6 +200,7 @@ class Setup:
         return tail
 
     def pip(self, *arguments, env: dict | None = None) -> None:
+        """Install with pip, without questions and progress bars."""
         self.run(
             [
                 self.python,
@@ -228,6 +232,7 @@ class Setup:
 
     # is everything there? ------------------------------------------------------------------------
     def tasks(self) -> list[str]:
+        """Return the names of the tasks that the environment has to serve."""
         hosts = ["detection", "rotated", "segmentation"] if self.downstream else []
         return ["pretraining", *hosts, *self.extras]
 
@@ -256,6 +261,7 @@ class Setup:
             return set()
 
     def check(self, quiet: bool) -> bool:
+        """Return whether all tasks can run; print the details unless ``quiet``."""
         command = [str(self.python), str(ROOT / "tools" / "check_env.py"), "--only-required"]
         for task in self.tasks():
             command += ["--require", task]
@@ -271,10 +277,12 @@ class Setup:
         return done.returncode == 0
 
     def ready(self) -> bool:
+        """Return whether nothing has to be installed."""
         return self.python.exists() and set(self.tasks()) <= self.stamped() and self.check(True)
 
     # the steps -----------------------------------------------------------------------------------
     def make_venv(self) -> None:
+        """Make the environment, or repair its Python and its pip."""
         folder = self.venv
         ours = {"pyvenv.cfg", "include", "lib", "bin"}  # any of them: an environment, maybe cut off
         if folder.exists() and any(folder.iterdir()) and not ours & set(os.listdir(folder)):
@@ -320,12 +328,15 @@ class Setup:
         return done.returncode == 0
 
     def site(self) -> Path:
+        """Return the folder of the environment's packages."""
         return Path(self.ask('import sysconfig; print(sysconfig.get_paths()["purelib"])') or "")
 
     def install_build_tools(self) -> None:
+        """Install setuptools and wheel, and ninja for compiling."""
         self.pip(*BUILD_TOOLS, *(["ninja"] if self.downstream else []))
 
     def install_torch(self) -> None:
+        """Install torch and torchvision unless a working pair is there."""
         found = self.ask(TORCH_PROBE)
         if found:
             say(f"      keeping torch {found.replace(' ', ', torchvision ')}")
@@ -342,7 +353,7 @@ class Setup:
             )
 
     def constraints(self) -> list:
-        """pip options that keep later installs from replacing torch and the build tools."""
+        """Return pip options that keep later installs from replacing torch and the build tools."""
         # The versions in the metadata: torch.__version__ may carry a suffix that pip never saw.
         pins = (
             self.ask(
@@ -356,6 +367,7 @@ class Setup:
         return ["-c", path]
 
     def install_core(self) -> None:
+        """Install the OpenMMLab libraries and the packages that make them fast."""
         lines = requirement_lines("mminstall")
         for module, original in (
             ("mmengine", "mmengine"),
@@ -395,14 +407,17 @@ class Setup:
         return cache / "gersp_mm" / f"mmcv-{tag}-torch-{torch}"
 
     def find_links(self) -> dict:
+        """Return pip's environment with the folder of compiled wheels."""
         folder = self.wheel_folder()
         links = os.environ.get("PIP_FIND_LINKS", "")
         return {"PIP_FIND_LINKS": f"{links} {folder}".strip()} if folder.is_dir() else {}
 
     def has_ops(self) -> bool:
+        """Return whether mmcv's compiled operators can be imported."""
         return self.ask("import torch, mmcv._ext") is not None
 
     def install_ops(self) -> None:
+        """Install mmcv with its operators; compile them where no wheel loads."""
         if self.has_ops():
             say("      mmcv has its operators")
             return
@@ -459,9 +474,11 @@ class Setup:
         )
 
     def install_hosts(self) -> None:
+        """Install mmdet, mmrotate and mmsegmentation."""
         self.pip("-r", ROOT / "requirements" / "downstream.txt", *self.constraints())
 
     def install_extras(self) -> None:
+        """Install the requirement files that were asked for."""
         files: list = []
         for extra in self.extras:
             files += ["-r", ROOT / "requirements" / f"{extra}.txt"]
@@ -471,10 +488,12 @@ class Setup:
                 self.pip("--no-deps", "-r", ROOT / "requirements" / f"{alone}.txt")
 
     def install_package(self) -> None:
+        """Install this checkout in editable mode."""
         self.pip("--no-deps", "--no-build-isolation", "-e", ROOT)
 
     # all of it -----------------------------------------------------------------------------------
     def plan(self) -> list:
+        """Return the steps as pairs of a name and a function."""
         steps = [
             ("environment", self.make_venv),
             ("build tools", self.install_build_tools),
@@ -537,12 +556,13 @@ def exclusive(venv: Path) -> Iterator:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Install what the arguments ask for; return the exit code."""
     document = __doc__ or ""
     parser = argparse.ArgumentParser(
         prog="setup_env.sh",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=document.split("\nexamples:")[0],
-        epilog="examples:" + document.split("\nexamples:")[1],
+        description=document.split("\nExamples:")[0],
+        epilog="Examples:" + document.split("\nExamples:")[1],
     )
     parser.add_argument(
         "--downstream",

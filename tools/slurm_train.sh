@@ -12,7 +12,7 @@ Usage: [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=8] [SRUN_ARGS="..."] \
 
 GPUS is the number of tasks in all; GPUS_PER_NODE=0 asks for no GPU.
 SIGUSR1 (#SBATCH --signal=USR1@120) lets the run save and end with exit code 138, for requeueing:
-docs/pretraining.md, "Requeueing under Slurm".
+docs/guide/pretraining.md, "Requeueing under Slurm".
 USAGE
     [ $# -lt 3 ] && [ "${1:-}" != -h ] && [ "${1:-}" != --help ] && exit 2
     exit 0

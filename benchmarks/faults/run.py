@@ -8,7 +8,7 @@ run again, so that an interrupted run goes on.
 Examples:
   python benchmarks/faults/run.py --jobs 2
   python benchmarks/faults/run.py --only damaged-jpeg bgr-for-rgb --sides ours --again
-  python benchmarks/faults/run.py --print --docs docs/faults.md
+  python benchmarks/faults/run.py --print --docs docs/results/faults.md
 """
 
 from __future__ import annotations

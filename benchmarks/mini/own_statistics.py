@@ -74,6 +74,7 @@ def write_with_own_statistics(source: Path, target: Path, views: torch.Tensor) -
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this script."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -85,6 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Write the backbones with new statistics, and the plan that evaluates them."""
     os.environ["GERSP_MINI_SIZE"] = args.size
     work_dir = args.work_dir or Path("work_dirs", "mini", args.size)
     plan_file = work_dir / "frozen.yml"

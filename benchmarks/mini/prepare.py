@@ -120,6 +120,7 @@ def some_of_each_class(entries: list[tuple[str, int]], count: int) -> list[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this script."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -131,6 +132,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Download the images if asked, and write the lists of the study."""
     if args.download:
         download(args.data)
     unlabelled, each, tested = SIZES[args.size]

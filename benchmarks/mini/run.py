@@ -288,6 +288,7 @@ def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this script."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -306,6 +307,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Run the pre-trainings of the study, then their evaluation."""
     args.work_dir = args.work_dir or Path("work_dirs", "mini", args.size)
     args.out = args.out or Path("results", f"mini_{args.size}.jsonl")
     every = read_rows(args.rows_file, args.work_dir)

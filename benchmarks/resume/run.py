@@ -3,7 +3,7 @@
 Examples:
   python benchmarks/resume/run.py                                    # all tasks and signals
   python benchmarks/resume/run.py --tasks detection --signals KILL --again
-  python benchmarks/resume/run.py --print --docs docs/downstream.md  # the table of rows.jsonl
+  python benchmarks/resume/run.py --print --docs docs/guide/downstream.md  # the table of rows.jsonl
 """
 
 from __future__ import annotations

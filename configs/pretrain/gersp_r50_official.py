@@ -1,5 +1,5 @@
 # What the released code does, its slips included, for comparison with gersp_r50.py.
-# docs/differences.md explains each of these lines.
+# docs/guide/differences.md explains each of these lines.
 _base_ = "./gersp_r50.py"
 
 model = dict(

@@ -67,9 +67,10 @@ def draw_crop(height: int, width: int, scale: Any, ratio: Any) -> Crop:
     """Draw a crop as torchvision's ``RandomResizedCrop`` does, with Python's random state.
 
     Args:
-        height, width: of the image in pixels.
-        scale: smallest and largest share of the image's area.
-        ratio: smallest and largest width divided by height.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        scale: Smallest and largest share of the image's area.
+        ratio: Smallest and largest width divided by height.
 
     Returns:
         A crop inside the image; after ten that do not fit, the largest central one that does.

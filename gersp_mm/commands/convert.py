@@ -4,7 +4,7 @@
 SRC may be a file of GeRSP (the released training file or its converted one, or a run of this
 package), SeCo, CACo (.ckpt and .pth), MoCo v1 and v2, Geo-Aware, TOV, CMID (full and backbone
 only), RSP (ResNet-50), torchvision, timm, or of any training with mmpretrain or mmselfsup. What it
-is gets recognised and said; where files look alike, --source decides. docs/checkpoints.md lists
+is gets recognised and said; where files look alike, --source decides. docs/guide/checkpoints.md lists
 where to download each, its normalisation and its quirks.
 
 Only a complete ResNet-18, 34, 50, 101 or 152 is accepted, tensor for tensor, and of this package's
@@ -44,6 +44,7 @@ from gersp_mm.utils.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,6 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Convert one checkpoint file and report its origin."""
     if args.target.is_dir():
         raise UserError(f"{args.target} is a folder: name the file to write")
     if args.target.resolve() == args.source_file.resolve():

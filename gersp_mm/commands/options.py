@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.paths import expand_home

@@ -22,6 +22,7 @@ from gersp_mm.utils.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,6 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Write the tables of the given result rows."""
     from gersp_mm.preparation.common import write_text
     from gersp_mm.results import tables
     from gersp_mm.results.store import read_rows

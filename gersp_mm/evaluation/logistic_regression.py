@@ -2,7 +2,7 @@
 
 Features of a network often are: those of a ResNet-50 after a few hundred steps on EuroSAT have 91 %
 of their variance in one direction. scikit-learn's L-BFGS knows nothing of that and took more than
-five times as long on them (docs/benchmarks.md), which is why this is here.
+five times as long on them (docs/guide/benchmarks.md), which is why this is here.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def refuse_multispectral(data: Path) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,6 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check EuroSAT and write the lists of its named split."""
     if args.archive:
         unpack_into(args.data, [args.archive])
     refuse_multispectral(args.data)

@@ -302,6 +302,7 @@ def pixel_table(pixels: dict[str, np.ndarray]) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -319,6 +320,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check LoveDA and lay it out as mmsegmentation reads it."""
     data = args.data
     unpack_into(data, args.archives)
     parts = {part: name_pairs(part, find_part(data, part)) for part in OFFICIAL}

@@ -72,6 +72,7 @@ def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) ->
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -88,6 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check Million-AID and write the list of its images."""
     data: Path = args.data
     test = data / "test"
     unpack_archives(data, args.archives)

@@ -33,6 +33,7 @@ SIDE = 256  # px
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,6 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check NWPU-RESISC45 and write the lists of its named split."""
     if args.archive:
         unpack_into(args.data, [args.archive])
     prepare_scenes(args.data, RESISC45_GERSP_1, SIDE, args.allow_incomplete, not args.no_decode)

@@ -1,4 +1,4 @@
-"""Draw where several pre-trainings look: class activation maps, images by pre-trainings.
+r"""Draw where several pre-trainings look: class activation maps, images by pre-trainings.
 
 A backbone has no classes. So a linear probe (logistic regression, its strength chosen on a fifth
 of --train) is fitted on the frozen features of labelled images and put behind the backbone as its
@@ -15,10 +15,10 @@ class, or a list with a line `path label` an image, the paths relative to the li
 above it.
 
 Examples:
-  python tools/visualization/cam_grid.py data/eurosat/splits/eurosat-gersp-1/test.txt \\
-      --train data/eurosat/splits/eurosat-gersp-1/train.txt --train-limit 2000 \\
+  python tools/visualization/cam_grid.py data/eurosat/splits/eurosat-gersp-1/test.txt \
+      --train data/eurosat/splits/eurosat-gersp-1/train.txt --train-limit 2000 \
       --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
-  python tools/visualization/cam_grid.py a.jpg b.jpg --train my/train --checkpoints a.pth b.pth \\
+  python tools/visualization/cam_grid.py a.jpg b.jpg --train my/train --checkpoints a.pth b.pth \
       --method gradcam++ --target predicted --out cam.png
 """
 
@@ -291,6 +291,7 @@ def draw(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -307,6 +308,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw one row per image and one activation map per checkpoint."""
     library(args.method)
     if not 0 < args.overlay <= 1:
         raise UserError(f"--overlay must be above 0 and at most 1, got {args.overlay}")

@@ -155,6 +155,7 @@ def draw(runs: dict[str, dict[str, Curve]], out: Path) -> Path:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -165,6 +166,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw the logged scalars of one or more runs."""
     for run in args.runs:
         if not run.exists():
             raise UserError(f"there is no run {run}")

@@ -1,4 +1,4 @@
-"""Draw the nearest training images of some images, as several pre-trainings see them.
+r"""Draw the nearest training images of some images, as several pre-trainings see them.
 
 Rows are images, beside each of them its nearest training images by the cosine of the frozen
 features, for every checkpoint. Green frames are of the right class, red ones of another. Above
@@ -10,10 +10,10 @@ random initialisation. Images are a folder with one sub-folder a class, or a lis
 `path label` an image, the paths relative to the list's folder or one above it.
 
 Examples:
-  python tools/visualization/neighbours.py data/eurosat/splits/eurosat-gersp-1/test.txt \\
-      --train data/eurosat/splits/eurosat-gersp-1/train.txt --train-limit 5000 --size 64 \\
+  python tools/visualization/neighbours.py data/eurosat/splits/eurosat-gersp-1/test.txt \
+      --train data/eurosat/splits/eurosat-gersp-1/train.txt --train-limit 5000 --size 64 \
       --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
-  python tools/visualization/neighbours.py my/test --train my/train --checkpoints a.pth b.pth \\
+  python tools/visualization/neighbours.py my/test --train my/train --checkpoints a.pth b.pth \
       --rows 6 --k 4 --out retrieval.png
 """
 
@@ -129,6 +129,7 @@ def show(axis: Any, image: torch.Tensor, colour: str) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -144,6 +145,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw the nearest training images of each image, by checkpoint."""
     backbones = checked_backbones(args)
     train = labelled_images(args.train, args.size, limit=args.train_limit)
     queries = labelled_images(args.images, args.size, limit=max(args.limit, args.rows))

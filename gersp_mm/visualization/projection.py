@@ -1,4 +1,4 @@
-"""Draw the features of the same images by several pre-trainings, side by side in two dimensions.
+r"""Draw the features of the same images by several pre-trainings, side by side in two dimensions.
 
 Every point is an image, its colour is its class. The projection is t-SNE (scikit-learn, PCA as
 start, perplexity 30) or, with --method umap, UMAP, of L2-normalised frozen features. It shows
@@ -11,9 +11,9 @@ random initialisation. Images are a folder with one sub-folder a class, or a lis
 `path label` an image, the paths relative to the list's folder or one above it.
 
 Examples:
-  python tools/visualization/tsne.py data/eurosat/splits/eurosat-gersp-1/test.txt --size 64 \\
+  python tools/visualization/tsne.py data/eurosat/splits/eurosat-gersp-1/test.txt --size 64 \
       --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
-  python tools/visualization/tsne.py my/images --checkpoints a.pth b.pth --limit 500 \\
+  python tools/visualization/tsne.py my/images --checkpoints a.pth b.pth --limit 500 \
       --method umap --out umap.png
 """
 
@@ -165,6 +165,7 @@ def draw(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -177,6 +178,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw the features of each checkpoint in two dimensions."""
     if args.method == "umap":
         umap_class()
     backbones = checked_backbones(args)

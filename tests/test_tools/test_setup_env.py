@@ -43,7 +43,7 @@ def test_shell_scripts_parse(script: str) -> None:
 def test_help_lists_options_and_examples() -> None:
     done = start("--help")
     assert done.returncode == 0
-    for word in ("--downstream", "--tests", "--demo", "--docs", "GERSP_VENV", "examples:"):
+    for word in ("--downstream", "--tests", "--demo", "--docs", "GERSP_VENV", "Examples:"):
         assert word in done.stdout
     usage = subprocess.run(
         ["bash", str(ROOT / "tools" / "run_tests.sh"), "--help"], capture_output=True, text=True
