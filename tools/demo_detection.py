@@ -122,8 +122,8 @@ def write_json(path, content):
     write_text(path, json.dumps(content, indent=1))
 
 
-def evaluate(checkpoint, epochs, folder):
-    """Test the checkpoint of so many epochs.
+def evaluate(checkpoint, folder):
+    """Test a checkpoint.
 
     Writes the predictions to ``predictions.bbox.json`` in the folder.
 
@@ -135,7 +135,7 @@ def evaluate(checkpoint, epochs, folder):
     from gersp_mm.engine.launch import load_config
 
     print("   evaluating ...", flush=True)
-    with redirect_stdout(StringIO()):  # what pycocotools has to say
+    with redirect_stdout(StringIO()):  # Hides the output of pycocotools.
         cfg = load_config(
             argparse.Namespace(
                 config=CONFIG, work_dir=str(folder / "test"), launcher="none", local_rank=0,
@@ -144,16 +144,14 @@ def evaluate(checkpoint, epochs, folder):
         )  # fmt: skip
         cfg.load_from, cfg.log_level = str(checkpoint), "ERROR"
         cfg.test_evaluator.outfile_prefix = str(folder / "predictions")
-        usual, evaluation = f"{cfg.train_cfg.max_epochs} epochs", cfg.evaluation
-        evaluation.protocol = evaluation.protocol.replace(usual, f"{epochs} epochs")
         # Where nothing was found in any tile, the host has no metrics.
-        metrics = Runner.from_cfg(cfg).test() or dict.fromkeys(evaluation.metrics, 0.0)
+        metrics = Runner.from_cfg(cfg).test() or dict.fromkeys(cfg.evaluation.metrics, 0.0)
     return cfg, metrics
 
 
 def one_run(folder, start, seed, epochs, args, options):
     """Train and evaluate once, or return what a finished run found."""
-    from gersp_mm.evaluation import metrics as host_metrics
+    from gersp_mm.evaluation.metrics import Measurement, config_name
     from gersp_mm.utils.files import file_sha256
 
     backbone = args.checkpoint.resolve()
@@ -171,22 +169,23 @@ def one_run(folder, start, seed, epochs, args, options):
         options = [f"pretrained={pretrained}", f"randomness.seed={seed}", *options]
         train(CONFIG, folder, options, VALUES, NOTABLE)
     seconds = None if started is None else round(time.perf_counter() - started, 1)
-    cfg, metrics = evaluate(last, epochs, folder)
-    pretrained = read_pretrained(last)
+    cfg, metrics = evaluate(last, folder)
+    meta = read_meta(last)
+    pretrained = meta["pretrained"]
     run = dict(settings=settings, metrics=metrics, pretrained=pretrained, seconds=seconds)
-    run["rows"] = host_metrics.result_rows(
-        cfg.evaluation, metrics, model=host_metrics.model_name(cfg, CONFIG), seed=seed,
-        seconds=seconds, config=host_metrics.config_name(CONFIG), pretrained=pretrained,
-    )  # fmt: skip
+    rows = Measurement(cfg, CONFIG, meta).rows(
+        metrics, seed=seed, seconds=seconds, config=config_name(CONFIG), pretrained=pretrained
+    )
+    run["rows"] = [row.as_dict() for row in rows]
     write_json(folder / RUN, run)
     return run
 
 
-def read_pretrained(checkpoint):
-    """Return what a trained checkpoint says it started from."""
+def read_meta(checkpoint):
+    """Return the ``meta`` of a trained checkpoint."""
     from gersp_mm.checkpoints.read import read_checkpoint
 
-    return read_checkpoint(checkpoint).data["meta"]["pretrained"]
+    return read_checkpoint(checkpoint).data["meta"]
 
 
 def result_table(runs, epochs):

@@ -7,30 +7,31 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from gersp_mm.benchmark.jobs import Job
-from gersp_mm.benchmark.spec import option
+from gersp_mm.benchmark.spec import Finetuning, option
 from gersp_mm.checkpoints import latest_checkpoint
 from gersp_mm.engine.launch import last_error
 from gersp_mm.resources import find_config, resource
-from gersp_mm.results import store
+from gersp_mm.results import Row, store
 from gersp_mm.utils.errors import UserError
 
 
-def finetune(job: Job, folder: Path, device: str) -> list[dict[str, Any]]:
-    """Train and test a downstream config in processes of their own; goes on where it was stopped.
+def finetune(job: Job, folder: Path, device: str) -> list[Row]:
+    """Train and test a downstream config in processes of their own; a stopped one is resumed.
 
     Raises:
-        UserError: one of them failed.
+        UserError: A process failed.
     """
+    task = job.task.spec
+    assert isinstance(task, Finetuning)
     results = folder / "rows.jsonl"
     if not results.is_file():
         options = [f"pretrained={job.file}", f"randomness.seed={job.seed}"]
-        options += [f"{key}={option(value)}" for key, value in job.task["cfg_options"].items()]
-        config = str(find_config(job.task["config"]))
+        options += [f"{key}={option(value)}" for key, value in task.cfg_options.items()]
+        config = str(find_config(task.config))
         common = ["--work-dir", str(folder), "--cfg-options", *options]
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "trained").is_file():
@@ -45,7 +46,11 @@ def finetune(job: Job, folder: Path, device: str) -> list[dict[str, Any]]:
         _call("test.py", arguments, folder, device, job.title)
         partial.touch()  # where no value is defined
         os.replace(partial, results)
-    return [dict(row, **job.what) for row in store.read_rows(results)]
+    by_metric = {identity.metric: identity for identity in job.identities}
+    return [
+        Row(**{**dict(row), **dict(by_metric[row.metric]), "settings": job.settings})
+        for row in store.read_rows(results)
+    ]
 
 
 def _call(tool: str, arguments: list[str], folder: Path, device: str, title: str) -> None:
