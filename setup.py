@@ -159,7 +159,7 @@ setup(
     # forwarders' folder in site-packages.
     package_dir={"": "."},
     include_package_data=False,
-    package_data={"gersp_mm": ["py.typed"]},
+    package_data={"gersp_mm": ["py.typed", "results/templates/*.j2"]},
     install_requires=requirements("runtime"),
     extras_require={
         "openmmlab": requirements("mminstall"),

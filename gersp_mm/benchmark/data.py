@@ -1,4 +1,4 @@
-"""Labelled images in parts: known data sets by their names, and own ones."""
+"""Labelled images in parts: known data sets by their names, and a user's own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Split
 from gersp_mm.evaluation.features import read_source
 from gersp_mm.images.duplicates import Entry, check_parts, refuse_second_copies
 from gersp_mm.images.listing import find_images
+from gersp_mm.results.protocol import ImageInput
+from gersp_mm.results.row import SplitRef
 from gersp_mm.utils.errors import UserError
 
 
@@ -23,13 +25,13 @@ class Known(NamedTuple):
     """A data set that is found by its name below ``GERSP_DATA``.
 
     Attributes:
-        title: its name in the rows.
-        size: pixels of the square crop.
-        resize: pixels that the shorter side is brought to first.
-        classes: how many it has.
-        images: how many it has.
-        shares: per cent of a class in train, val and test, where the package has no lists.
-        split: the named split, where it has.
+        title: Name in the rows.
+        size: Pixels of the square crop.
+        resize: Pixels to which the shorter side is brought first.
+        classes: Number of classes.
+        images: Number of images.
+        shares: Per cent of a class in train, val and test, where the package has no lists.
+        split: The named split, where the package has lists.
     """
 
     title: str
@@ -56,53 +58,55 @@ class Data:
     """Labelled images in parts.
 
     Attributes:
-        name: of the data set, as the rows call it.
-        split: name of the split, in which lists of other content have another one.
-        parts: images of train, test and perhaps val.
-        size: pixels of the square crop.
-        resize: pixels that the shorter side is brought to first.
+        name: Title of the data set in the rows.
+        split: The split; lists of other content have another one.
+        parts: Images of train, test and, in some data sets, val.
+        size: Pixels of the square crop.
+        resize: Pixels to which the shorter side is brought first.
     """
 
     name: str
-    split: str
+    split: SplitRef
     parts: Mapping[str, Sequence[Entry]]
     size: int
     resize: int
 
     @property
-    def input_words(self) -> str:
-        """Size of the images, as protocols say it."""
-        return f"{self.size} px"
+    def image(self) -> ImageInput:
+        """The size of the images, as protocols have it."""
+        resize = None if self.resize == self.size else self.resize
+        return ImageInput(size=self.size, resize=resize)
 
 
 def known_data(name: str) -> Data:
     """Find one of :data:`KNOWN` below ``GERSP_DATA``, with the package's split or one by shares.
 
     Raises:
-        UserError: it is not there, or not as it should be.
+        UserError: The data set does not exist, or its folders or images are not as expected.
     """
     known = KNOWN[name]
     root = Path(os.environ.get("GERSP_DATA", "data"), name).expanduser()
     if not root.is_dir():
         raise UserError(
-            f"data: {name} is looked for in {root}, which does not exist: put it there, or set "
-            "GERSP_DATA to the folder that holds it"
+            f"data: {name} is looked for in {root}, which does not exist. Put it there, or set "
+            "GERSP_DATA to the folder that holds it."
         )
     if known.split is not None:
         folder = root / "splits" / known.split.name
         if not folder.is_dir():
             raise UserError(
-                f"data: there is no {folder}: run python tools/dataset_converters/{name}.py {root}"
+                f"data: there is no {folder}. Run python tools/dataset_converters/{name}.py {root}."
             )
         parts = {part: read_source(folder / f"{part}.txt", root) for part in known.shares}
         check_parts(parts, f"data: {root}")
-        return Data(known.title, f"{known.split.name}, test", parts, known.size, known.resize)
+        split_ref = SplitRef(name=known.split.name)
+        return Data(known.title, split_ref, parts, known.size, known.resize)
     paths = find_images(root)
     images = {"/".join(path.split("/")[-2:]): path for path in paths}
     if len(images) < len(paths):
         raise UserError(
-            f"data: {root} holds {len(paths) - len(images)} images twice, in folders of one name: "
-            "keep one of them"
+            f"data: {root} holds {len(paths) - len(images)} images twice, in folders of one name. "
+            "Keep one of them."
         )
     refuse_second_copies(paths, f"data: {root}")
     sizes: dict[str, int] = {}
@@ -127,10 +131,10 @@ def known_data(name: str) -> Data:
     return Data(known.title, described(split.name, parts), parts, known.size, known.resize)
 
 
-def described(name: str, parts: Mapping[str, Sequence[Entry]]) -> str:
-    """Name, hash and sizes of a split."""
-    counts = ", ".join(f"{len(entries)} {part}" for part, entries in parts.items())
-    return f"{name} {lists_sha256(parts)[:8]} ({counts})"
+def described(name: str, parts: Mapping[str, Sequence[Entry]]) -> SplitRef:
+    """Return a split with the hash and the sizes of its lists."""
+    sizes = {part: len(entries) for part, entries in parts.items()}
+    return SplitRef(name=name, sha256=lists_sha256(parts)[:8], sizes=sizes)
 
 
 def lists_sha256(parts: Mapping[str, Sequence[Entry]]) -> str:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
 from gersp_mm.benchmark.jobs import Job
-from gersp_mm.benchmark.spec import option
+from gersp_mm.benchmark.spec import Finetuning, option
 from gersp_mm.checkpoints import latest_checkpoint
 from gersp_mm.engine.runs import TRAINING_LOG, ChildRun
 from gersp_mm.engine.schedule import run_length
 from gersp_mm.resources import find_config, resource
-from gersp_mm.results import store
+from gersp_mm.results import Row, store
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing
 
 
-def finetune(job: Job, folder: Path, device: str) -> list[dict[str, Any]]:
+def finetune(job: Job, folder: Path, device: str) -> list[Row]:
     """Train and test a downstream config in processes of their own, and return its rows.
 
     A folder in which this was interrupted is resumed, and a finished one is only read.
@@ -33,17 +32,19 @@ def finetune(job: Job, folder: Path, device: str) -> list[dict[str, Any]]:
     Raises:
         UserError: One of the processes failed.
     """
+    task = job.task.spec
+    assert isinstance(task, Finetuning)
     results = folder / "rows.jsonl"
     if not results.is_file():
         options = [f"pretrained={job.file}", f"randomness.seed={job.seed}"]
-        options += [f"{key}={option(value)}" for key, value in job.task["cfg_options"].items()]
-        config = str(find_config(job.task["config"]))
+        options += [f"{key}={option(value)}" for key, value in task.cfg_options.items()]
+        config = str(find_config(task.config))
         common = ["--work-dir", str(folder), "--cfg-options", *options]
         environment = _environment(device)
         if not (folder / "trained").is_file():
             train = [sys.executable, resource("tools", "train.py"), config, "--resume", "auto"]
             cfg = Config.fromfile(config)
-            cfg.merge_from_dict(job.task["cfg_options"])
+            cfg.merge_from_dict(task.cfg_options)
             log, length = folder / TRAINING_LOG, run_length(cfg)
             title = f"{job.title}: tools/train.py"
             ChildRun(title, [*train, *common], log, length, env=environment).follow()
@@ -56,7 +57,11 @@ def finetune(job: Job, folder: Path, device: str) -> list[dict[str, Any]]:
             test += ["--results", partial, *common]
             title = f"{job.title}: tools/test.py"
             ChildRun(title, test, folder / "test.log", env=environment).follow()
-    return [dict(row, **job.what) for row in store.read_rows(results)]
+    by_metric = {identity.metric: identity for identity in job.identities}
+    return [
+        Row(**{**dict(row), **dict(by_metric[row.metric]), "settings": job.settings})
+        for row in store.read_rows(results)
+    ]
 
 
 def _environment(device: str) -> dict[str, str]:

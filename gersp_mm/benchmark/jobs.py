@@ -1,24 +1,23 @@
-"""The jobs of a plan, and what tells their rows apart."""
+"""The jobs of a plan, and the identities of their rows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.backbones.exported import ExportedBackbone
-from gersp_mm.benchmark.data import KNOWN, Data
-from gersp_mm.benchmark.spec import Plan
-from gersp_mm.evaluation import metrics as host_metrics
+from gersp_mm.benchmark.data import Data
+from gersp_mm.benchmark.spec import KNN, FewShot, Finetuning, LinearProbe, Plan, Task, TaskSpec
+from gersp_mm.evaluation.metrics import config_name
 from gersp_mm.resources import find_config
+from gersp_mm.results import protocol as protocols
+from gersp_mm.results.protocol import AnyProtocol
+from gersp_mm.results.row import RANDOM, Column, Identity, Pretraining
 from gersp_mm.utils.errors import UserError
-
-IDENTITY = (
-    "dataset", "protocol", "model", "metric", "seed", "pretraining", "checkpoint_sha256", "config",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,75 +25,68 @@ class Job:
     """One task with one set of weights and one seed.
 
     Attributes:
-        task: of the plan.
-        pretraining: name of the checkpoint.
-        seed: None where nothing is drawn.
-        file: weights, None for random ones.
-        what: dataset, protocol, model, seed, pretraining, checkpoint_sha256 and config of its rows.
-        metrics: the rows' metrics.
-        backbone: the weights; read again when they are built.
+        task: The task.
+        pretraining: Name of the checkpoint.
+        seed: The seed; None where nothing is drawn.
+        file: File of the weights; None for random ones.
+        identities: Identity of each row, one for each metric.
+        backbone: The weights; they are read again when the network is built.
     """
 
-    task: Mapping[str, Any]
+    task: Task
     pretraining: str
     seed: int | None
     file: str | None
-    what: Mapping[str, Any] = field(hash=False)
-    metrics: Sequence[str] = ()
-    backbone: Any = field(default=None, hash=False, compare=False)
+    identities: Sequence[Identity] = field(hash=False)
+    backbone: ExportedBackbone = field(hash=False, compare=False)
 
     @property
-    def identities(self) -> list[tuple[Any, ...]]:
-        """What tells each row of this job from all others."""
-        return [identity(dict(self.what, metric=metric)) for metric in self.metrics]
+    def settings(self) -> Pretraining:
+        """How the weights came about."""
+        meta = self.backbone.meta
+        return Pretraining(method=RANDOM if self.file is None else meta.method, epochs=meta.epoch)
 
     @property
     def weights(self) -> tuple[Any, ...]:
-        """What tells the job's weights from others."""
+        """The identity of the job's weights."""
         return self.pretraining, self.file, self.seed if self.file is None else None
 
     @property
     def id(self) -> str:
         """Name of the job's files."""
-        return hashlib.sha256(json.dumps(self.identities).encode()).hexdigest()[:16]
+        rows = json.dumps([one.model_dump(mode="json") for one in self.identities])
+        return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
     @property
     def title(self) -> str:
         """The job in words."""
         words = dict(knn="kNN", linear="linear probe", fewshot="few-shot", finetune="fine-tuning")
         seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"{self.what['dataset']} {words[self.task['protocol']]}, {self.pretraining}{seed}"
+        task = f"{self.identities[0].dataset} {words[self.task.spec.protocol]}"
+        return f"{task}, {self.pretraining}{seed}"
 
 
-def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the fields that tell a row from all others."""
-    return tuple(row[name] for name in IDENTITY)
-
-
-def frozen_protocol(task: Mapping[str, Any], data: Data) -> str:
-    """Return protocol and split of a task on frozen features, in the words of our configs."""
-    if task["protocol"] == "knn":
-        how = f"weighted kNN k={task['k']} T={task['temperature']:g}"
-    elif task["protocol"] == "linear":
-        chosen = "validation list" if "val" in data.parts else "a fifth of train"
-        values = ", ".join(f"{c:g}" for c in task["sweep"])
-        how = f"logistic regression, C of {values} by {chosen}"
-    else:
-        how = f"logistic regression on few images a class, mean of {task['draws']} draws"
-    resized = f", resized to {data.resize}" if data.resize != _usual_resize(data) else ""
-    return f"frozen features, {how}, {data.input_words}{resized}, {data.split}"
-
-
-def _usual_resize(data: Data) -> int:
-    known = [entry.resize for entry in KNOWN.values() if entry.title == data.name]
-    return known[0] if known else data.size
+def protocols_of(task: TaskSpec, data: Data) -> list[AnyProtocol]:
+    """Return the protocols of a task on frozen features, one for each of its values."""
+    image = data.image
+    if isinstance(task, KNN):
+        return [protocols.FrozenKNN(image=image, k=task.k, temperature=task.temperature)]
+    if isinstance(task, LinearProbe):
+        chosen_on: Literal["val", "train_fifth"] = "val" if "val" in data.parts else "train_fifth"
+        return [
+            protocols.FrozenLinear(
+                image=image, solver="lbfgs", sweep=task.sweep, chosen_on=chosen_on
+            )
+        ]
+    assert isinstance(task, FewShot)
+    return [protocols.FewShot(image=image, shots=shots, draws=task.draws) for shots in task.shots]
 
 
 def read_backbone(plan: Plan, file: str | None, seed: int | None) -> ExportedBackbone:
     """Return the weights of a file, or random ones of the plan's architecture.
 
     Raises:
-        UserError: the file is no exported backbone.
+        UserError: The file is no exported backbone.
     """
     told = None
     if plan.arch and (file is None or plan.arch["type"] != "ResNet"):
@@ -108,14 +100,14 @@ def read_backbone(plan: Plan, file: str | None, seed: int | None) -> ExportedBac
 
 
 def make_jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
-    """Return all jobs; those that share features one after the other.
+    """Return all jobs; those that share features follow each other.
 
     Args:
-        plan: what is to be done.
-        only: names of checkpoints; all by default.
+        plan: The plan.
+        only: Names of checkpoints; all by default.
 
     Raises:
-        UserError: a checkpoint cannot be read or is unknown; or two jobs would write the same row.
+        UserError: A checkpoint cannot be read or is unknown, or two jobs would write the same row.
     """
     names = [checkpoint.name for checkpoint in plan.checkpoints]
     for name in only:
@@ -127,70 +119,62 @@ def make_jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
         if only and checkpoint.name not in only:
             continue
         for task in plan.tasks:
-            protocol = task["protocol"]
-            varies = protocol in ("fewshot", "finetune") or (
-                protocol == "linear" and "val" not in plan.data[task["data"]].parts
+            varies = isinstance(task.spec, (FewShot, Finetuning)) or (
+                isinstance(task.spec, LinearProbe) and "val" not in plan.data[str(task.data)].parts
             )
             for seed, file in checkpoint.variants(varies, plan.seeds):
                 backbone = files.get(file or "") or read_backbone(plan, file, seed)
                 if file is not None:
                     files[file] = backbone
                 jobs.append(_job(plan, checkpoint.name, task, seed, file, backbone))
-    seen: dict[tuple[Any, ...], Job] = {}
+    seen: set[Identity] = set()
     for job in jobs:
-        for key in job.identities:
-            if key in seen:
+        for identity in job.identities:
+            if identity in seen:
                 raise UserError(
-                    f"{plan.path}: two tasks give the same row ({job.title}: "
-                    f"{job.what['protocol']}): remove one"
+                    f"{plan.path}: two tasks give the same row ({job.title}: {identity.sentence}). "
+                    "Remove one of them."
                 )
-            seen[key] = job
-    finetuning = [job for job in jobs if "data" not in job.task]
-    frozen = [job for job in jobs if "data" in job.task]
+            seen.add(identity)
+    finetuning = [job for job in jobs if job.task.data is None]
+    frozen = [job for job in jobs if job.task.data is not None]
     keys = list(plan.data)
     first: dict[Any, int] = {}
     for job in frozen:
         first.setdefault(job.weights, len(first))
-    frozen.sort(key=lambda job: (first[job.weights], keys.index(job.task["data"])))
+    frozen.sort(key=lambda job: (first[job.weights], keys.index(str(job.task.data))))
     return frozen + finetuning
 
 
 def _job(
     plan: Plan,
     name: str,
-    task: Mapping[str, Any],
+    task: Task,
     seed: int | None,
     file: str | None,
     backbone: ExportedBackbone,
 ) -> Job:
-    what: dict[str, Any] = dict(
+    config = plan.path
+    if isinstance(task.spec, Finetuning):
+        assert task.measurement is not None
+        columns = list(task.measurement.columns.values())
+        config = find_config(task.spec.config)
+    else:
+        data, architecture = plan.data[str(task.data)], backbone.architecture
+        if architecture.config is None:
+            raise UserError(
+                f"{plan.path}: {file} is no ResNet. Give its backbone as arch: {{type: ..., ...}}."
+            )
+        model = Architecture.parse(architecture.config).name
+        columns = [
+            Column(dataset=data.name, split=data.split, measured_by=p, model=model, metric="top-1")
+            for p in protocols_of(task.spec, data)
+        ]
+    own: dict[str, Any] = dict(
         seed=seed,
         pretraining=name,
         checkpoint_sha256=backbone.sha256,
+        config=config_name(config),
     )
-    if task["protocol"] == "finetune":
-        evaluation = task["evaluation"]
-        what.update(
-            dataset=evaluation["dataset"],
-            protocol=host_metrics.protocol(evaluation),
-            model=task["model"],
-            config=host_metrics.config_name(find_config(task["config"])),
-        )
-        metrics = [metric.name for metric in host_metrics.wanted_metrics(evaluation)]
-        return Job(task, name, seed, file, what, metrics, backbone)
-    data = plan.data[task["data"]]
-    if backbone.architecture.config is None:
-        raise UserError(
-            f"{plan.path}: {file} is no ResNet: give its backbone as arch: {{type: ..., ...}}"
-        )
-    classifier = dict(type="ImageClassifier", backbone=backbone.architecture.config)
-    what.update(
-        dataset=data.name,
-        protocol=frozen_protocol(task, data),
-        model=host_metrics.model_name(dict(model=classifier), ""),
-        config=host_metrics.config_name(plan.path),
-    )
-    metrics = ["top-1"]
-    if task["protocol"] == "fewshot":
-        metrics = [f"top-1, {shots} a class" for shots in task["shots"]]
-    return Job(task, name, seed, file, what, metrics, backbone)
+    identities = [Identity(**dict(column), **own) for column in columns]
+    return Job(task, name, seed, file, identities, backbone)

@@ -17,19 +17,19 @@ from torch import nn
 
 from gersp_mm.benchmark.data import Data, lists_sha256
 from gersp_mm.benchmark.finetuning import finetune
-from gersp_mm.benchmark.jobs import Job, identity
-from gersp_mm.benchmark.spec import Plan
+from gersp_mm.benchmark.jobs import Job
+from gersp_mm.benchmark.spec import KNN, FewShot, LinearProbe, Plan, TaskSpec
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.evaluation.features import EvalImages, extract_features
 from gersp_mm.evaluation.few_shot import few_shot_accuracies
 from gersp_mm.evaluation.knn import knn_accuracy
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.decode import BadImageError, load_rgb
-from gersp_mm.results import store
-from gersp_mm.utils import provenance
+from gersp_mm.results import Identity, Row, store
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import listed
 from gersp_mm.utils.files import escape_name, locked, save_atomically
+from gersp_mm.utils.provenance import Provenance
 
 
 class Part(NamedTuple):
@@ -70,12 +70,12 @@ class Runner:
         self._network: tuple[Any, nn.Module] | None = None  # of the latest weights
         self._features: tuple[Any, Features] | None = None  # of the latest weights and data
 
-    def finished(self) -> set[tuple[Any, ...]]:
-        """Return the identities of the rows that are there."""
+    def finished(self) -> set[Identity]:
+        """Return the identities of the rows that are recorded."""
         if not self.out.is_file():
             return set()
         store.append_rows(self.out, [])  # removes what a killed process left unfinished
-        return {identity(row) for row in store.read_rows(self.out)}
+        return {row.identity for row in store.read_rows(self.out)}
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Run what is not done, one line a job; return the number of jobs that were run."""
@@ -93,33 +93,27 @@ class Runner:
                     if not missing:
                         continue
                     started = time.perf_counter()
-                    made = [row for row in self._rows(job) if identity(row) in missing]
-                    ordered = [{name: row[name] for name in store.FIELDS} for row in made]
-                    store.append_rows(self.out, ordered)
+                    made = [row for row in self._rows(job) if row.identity in missing]
+                    store.append_rows(self.out, made)
                     seconds = time.perf_counter() - started
                 ran += 1
-                values = ", ".join(f"{row['value']:.2f}" for row in made) or "nothing defined"
+                values = ", ".join(f"{row.value:.2f}" for row in made) or "nothing defined"
                 print(f"[{number}/{len(jobs)}] {job.title}: {values} ({seconds:.1f} s)", flush=True)
             waiting = left
         return ran
 
-    def _rows(self, job: Job) -> list[dict[str, Any]]:
-        if job.task["protocol"] == "finetune":
+    def _rows(self, job: Job) -> list[Row]:
+        if job.task.data is None:
             return finetune(job, self.plan.work_dir / "finetune" / job.id, self.device)
-        data = self.plan.data[job.task["data"]]
+        data = self.plan.data[job.task.data]
         features = self.features(job, data)
         started = time.perf_counter()
-        values = evaluate(job.task, data, features, job.seed or 0)
+        values = evaluate(job.task.spec, data, features, job.seed or 0)
         seconds = round(time.perf_counter() - started, 3)
-        origin = dict(
-            commit=provenance.commit(),
-            hardware=provenance.hardware(),
-            versions=provenance.versions(),
-            seconds=seconds,
-        )
+        shared: dict[str, Any] = {**dict(Provenance.now()), "seconds": seconds}
         return [
-            dict(job.what, metric=metric, value=round(value, 4), **origin)
-            for metric, value in zip(job.metrics, values)
+            Row(**dict(identity), value=round(value, 4), settings=job.settings, **shared)
+            for identity, value in zip(job.identities, values)
         ]
 
     def features(self, job: Job, data: Data) -> Features:
@@ -128,7 +122,7 @@ class Runner:
         Raises:
             RuntimeError: extraction changed the backbone.
         """
-        wanted = (job.weights, job.task["data"])
+        wanted = (job.weights, job.task.data)
         if self._features is not None and self._features[0] == wanted:
             return self._features[1]
         if self._network is None or self._network[0] != job.weights:
@@ -199,30 +193,31 @@ def _tell_left_out(features: Features, data: Data) -> None:
             )
 
 
-def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int) -> list[float]:
-    """Return the values of a task in percent, one for each of the job's metrics.
+def evaluate(task: TaskSpec, data: Data, features: Features, seed: int) -> list[float]:
+    """Return the values of a task in per cent, one for each of the job's rows.
 
     Args:
-        task: of the plan.
-        data: that the features are of.
-        features: of its parts.
-        seed: of what is drawn: the part of train that C is chosen on where there is no validation
-            list; few-shot's draws seed·draws to seed·draws + draws - 1.
+        task: A task on frozen features.
+        data: The data set.
+        features: Features of its parts.
+        seed: Seed of all that is drawn: the part of train on which C is chosen where there is no
+            validation list; few-shot's draws seed·draws to seed·draws + draws - 1.
     """
     parts = {part: Part(*row) for part, row in features.items()}
     train, test = parts["train"][:2], parts["test"][:2]
-    if task["protocol"] == "knn":
-        return [knn_accuracy(*train, *test, k=task["k"], temperature=task["temperature"])]
-    if task["protocol"] == "linear":
+    if isinstance(task, KNN):
+        return [knn_accuracy(*train, *test, k=task.k, temperature=task.temperature)]
+    if isinstance(task, LinearProbe):
         val = parts["val"][:2] if "val" in parts else None
-        options = dict(sweep=task["sweep"], seed=seed, val=val, progress="linear probe")
-        return [linear_probe(*train, *test, **options).accuracy]
+        probe = linear_probe(*train, *test, task.sweep, val=val, seed=seed, progress="linear probe")
+        return [probe.accuracy]
+    assert isinstance(task, FewShot)
     without = {index for index, _, _ in parts["train"].left_out}
     listing = enumerate(data.parts["train"])
     names = [path for index, (path, _) in listing if index not in without]
-    draws = range(seed * task["draws"], (seed + 1) * task["draws"])
+    draws = range(seed * task.draws, (seed + 1) * task.draws)
     values = []
-    for shots in progress(task["shots"], "few-shot", "size"):
+    for shots in progress(task.shots, "few-shot", "size"):
         accuracies = few_shot_accuracies(*train, *test, names, shots, draws)
         values.append(sum(accuracies) / len(accuracies))
     return values

@@ -4,41 +4,152 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from gersp_mm.backbones.architectures import RESNETS, Architecture
 from gersp_mm.benchmark.data import KNOWN, Data, described, known_data
+from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import apply_switches
-from gersp_mm.evaluation import metrics
 from gersp_mm.evaluation.features import read_parts
 from gersp_mm.evaluation.linear_probe import DEFAULT_SWEEP
+from gersp_mm.evaluation.metrics import Measurement
 from gersp_mm.resources import find_config
+from gersp_mm.results.protocol import Positive, Typed
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.paths import expand_home
+from gersp_mm.utils.validation import validated
 
-PROTOCOLS: dict[str, dict[str, Any]] = {  # fields and their defaults
-    "knn": dict(data=None, k=20, temperature=0.07),
-    "linear": dict(data=None, sweep=list(DEFAULT_SWEEP)),
-    "fewshot": dict(data=None, shots=[1, 5, 10, 50], draws=5),
-    "finetune": dict(config=None, cfg_options={}),
-}
+T = TypeVar("T")
+SET_BY_PLAN = ("pretrained", "randomness.seed", "work_dir")
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML takes the last."""
+def _different(values: list) -> list:
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"must be a list of different numbers, got {values}")
+    return values
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Build a dict."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise UserError(f"line {node.value[number][0].start_mark.line + 1}: {key} is twice")
-        return super().construct_mapping(node, deep)
+
+def _files(value: Any) -> dict[int | None, str | None]:
+    """Read one checkpoint: a file, None for random weights, or a file for each seed."""
+    files = value if isinstance(value, Mapping) else {None: value}
+    seeded = isinstance(value, Mapping)
+    for seed, file in files.items():
+        good_seed = type(seed) is int and seed >= 0 if seeded else True
+        if not good_seed or not isinstance(file, str if seeded else (str, type(None))):
+            raise ValueError(
+                f"must be a file, null (random weights), or {{seed: file}}, got {value!r}"
+            )
+        if file is not None and not os.path.isfile(file):
+            raise ValueError(f"there is no file {file}")
+    if not files:
+        raise ValueError("names no file")
+    return dict(files)
+
+
+def _arch(value: Any) -> dict[str, Any] | None:
+    if value is None or (isinstance(value, Mapping) and isinstance(value.get("type"), str)):
+        return value if value is None else dict(value)
+    if value not in RESNETS:
+        raise ValueError(
+            f"must be one of {', '.join(RESNETS)}, or a backbone {{type: ..., ...}}, got {value!r}"
+        )
+    config = Architecture.parse(value).config
+    return None if config is None else dict(config)
+
+
+def _options(value: dict[str, Any]) -> dict[str, Any]:
+    for key, inner in value.items():
+        if key in SET_BY_PLAN:
+            raise ValueError(f"{key} is set by checkpoints and seeds. Remove it.")
+        if isinstance(inner, Mapping):
+            raise ValueError(f"{key} is a mapping. Write {key}.name: value.")
+    return value
+
+
+Whole = Annotated[int, Field(strict=True, ge=1)]
+Seeds = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], AfterValidator(_different)]
+
+
+class OwnData(Typed):
+    """A data set of the user: folders of class folders, or lists of ``path label`` lines."""
+
+    name: str | None = None
+    train: str
+    val: str | None = None
+    test: str
+    size: Whole
+    resize: Whole | None = None
+
+
+Sources = Annotated[
+    Annotated[str, Tag("name")] | Annotated[OwnData, Tag("own")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "own"),
+]
+
+
+class _FrozenTask(Typed):
+    data: Annotated[
+        list[Sources],
+        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+        Field(min_length=1),
+    ]
+
+
+class KNN(_FrozenTask):
+    """Weighted k nearest neighbours on frozen features."""
+
+    protocol: Literal["knn"] = "knn"
+    k: Whole = 20
+    temperature: Positive = 0.07
+
+
+class LinearProbe(_FrozenTask):
+    """Logistic regression on frozen features, with the best C of several."""
+
+    protocol: Literal["linear"] = "linear"
+    sweep: Annotated[
+        list[Positive], Field(min_length=1), AfterValidator(lambda values: sorted(set(values)))
+    ] = list(DEFAULT_SWEEP)
+
+
+class FewShot(_FrozenTask):
+    """Logistic regression on frozen features of a few images per class."""
+
+    protocol: Literal["fewshot"] = "fewshot"
+    shots: Annotated[list[Whole], AfterValidator(_different)] = [1, 5, 10, 50]
+    draws: Whole = 5
+
+
+class Finetuning(Typed):
+    """Training and test of a downstream config."""
+
+    protocol: Literal["finetune"] = "finetune"
+    config: str
+    cfg_options: Annotated[dict[str, Any], AfterValidator(_options)] = {}
+
+
+TaskSpec = Union[KNN, LinearProbe, FewShot, Finetuning]
+
+
+class PlanFile(Typed):
+    """The content of the file."""
+
+    checkpoints: Annotated[
+        dict[str, Annotated[dict[Any, Any], BeforeValidator(_files)]], Field(min_length=1)
+    ]
+    arch: Annotated[dict[str, Any] | None, BeforeValidator(_arch)] = None
+    tasks: Annotated[
+        list[Annotated[TaskSpec, Field(discriminator="protocol")]], Field(min_length=1)
+    ]
+    datasets: dict[str, Sources] = {}
+    seeds: Seeds = [0]
+    work_dir: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,24 +157,39 @@ class Checkpoint:
     """One line of ``checkpoints``.
 
     Attributes:
-        name: what the rows call the pre-training.
-        files: weights by seed; seed None for a single file, no file for random weights.
+        name: Label of the pre-training in rows.
+        files: Weights by seed; seed None for a single file, no file for random weights.
     """
 
     name: str
     files: Mapping[int | None, str | None]
 
     def variants(self, varies: bool, seeds: Sequence[int]) -> list[tuple[int | None, str | None]]:
-        """Return (seed, file) of each run of a task.
+        """Return seed and file of each run of a task.
 
         Args:
-            varies: whether a result changes with the seed though the weights do not.
-            seeds: of the plan.
+            varies: Whether a result changes with the seed though the weights do not.
+            seeds: Seeds of the plan.
         """
         if set(self.files) == {None}:
             own = seeds if varies or self.files[None] is None else [None]
             return [(seed, self.files[None]) for seed in own]
         return list(self.files.items())
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task on one data set.
+
+    Attributes:
+        spec: The task as the file has it.
+        data: Key of its data set in the plan; None for a fine-tuning, whose config names it.
+        measurement: The columns of a fine-tuning's values.
+    """
+
+    spec: TaskSpec
+    data: str | None = None
+    measurement: Measurement | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,70 +199,35 @@ class Plan:
     path: Path
     checkpoints: Sequence[Checkpoint]
     arch: Any
-    tasks: Sequence[Mapping[str, Any]]  # with `where`, and for frozen features one `data` each
+    tasks: Sequence[Task]
     data: Mapping[str, Data]
     seeds: Sequence[int]
     work_dir: Path
 
 
-class _Fields:
-    """Reads one mapping of the file; messages name the file and the field."""
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that appears twice, of which YAML takes the last."""
 
-    def __init__(self, value: Any, where: str, allowed: Sequence[str], needed: Sequence[str]):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where} must be a mapping of {', '.join(allowed)}, got {value!r}")
-        for name in value:
-            if name not in allowed:
-                raise UserError(f"{where}: no field {name!r}; there are {', '.join(allowed)}")
-        for name in needed:
-            if value.get(name) in (None, "", [], {}):
-                raise UserError(f"{where}: {name} is missing")
-        self.value, self.where = value, where
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.value.get(name, default)
-
-    def error(self, name: str, expected: str) -> UserError:
-        return UserError(f"{self.where}: {name} must be {expected}, got {self.value.get(name)!r}")
-
-    def text(self, name: str, default: str | None = None) -> Any:
-        value = self.get(name, default)
-        if value is not None and not isinstance(value, str):
-            raise self.error(name, "a text")
-        return value
-
-    def whole(self, name: str, default: int, least: int = 1) -> int:
-        value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.error(name, f"a whole number from {least}")
-        return value
-
-    def wholes(self, name: str, default: Sequence[int], least: int) -> list[int]:
-        value = self.get(name, default)
-        good = isinstance(value, list) and value and len(set(map(str, value))) == len(value)
-        if not good or any(type(v) is not int or v < least for v in value):
-            raise self.error(name, f"a list of different whole numbers from {least}")
-        return list(value)
-
-    def positive(self, value: Any, name: str) -> float:
-        try:  # YAML takes 1e-3 for a text
-            number = float(value)
-        except (TypeError, ValueError):
-            number = -1.0
-        if isinstance(value, bool) or not 0 < number < float("inf"):
-            raise self.error(name, "a number above 0")
-        return number
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Build a dict."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                line = node.value[number][0].start_mark.line + 1
+                raise UserError(f"line {line}: the key {key!r} appears twice. Remove one of them.")
+        return super().construct_mapping(node, deep)
 
 
 def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None) -> Plan:
     """Read a YAML file of checkpoints, tasks and seeds, see ``tools/benchmarks/run.py --help``.
 
     Args:
-        path: of the file. Paths in it are relative to the current folder.
-        work_dir: in place of the file's.
+        path: The file. Paths in it are relative to the current folder.
+        work_dir: Work directory, in place of the file's.
 
     Raises:
-        UserError: a field is missing, unknown or wrong; the message names file and field.
+        UserError: A field is missing, unknown or wrong. The message has one line for each of them,
+            with file and field.
     """
     path = Path(path)
     if not path.is_file():
@@ -147,133 +238,55 @@ def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     except UserError as error:
         raise UserError(f"{path}, {error}") from None
-    names = ("checkpoints", "arch", "tasks", "datasets", "seeds", "work_dir")
-    top = _Fields(content, str(path), names, ("checkpoints", "tasks"))
-    seeds = top.wholes("seeds", [0], 0)
-    checkpoints = _read_checkpoints(top)
-    arch = _read_arch(top) if "arch" in top.value else None
-    if arch is None and any(None in c.files.values() for c in checkpoints):
-        raise UserError(f"{path}: arch is missing, which random weights (null) need: resnet18")
-
-    if not isinstance(top.get("datasets", {}), Mapping):
-        raise top.error("datasets", "a mapping of name to data set")
-    named = dict(top.get("datasets", {}))
-    for name in named:
-        if name in KNOWN:
-            raise UserError(
-                f"{path}: datasets.{name} is the name of a known data set, choose another"
-            )
+    given: PlanFile = validated(PlanFile, content, str(path))
+    problems: list[str] = []
     data: dict[str, Data] = {}
-    tasks: list[dict[str, Any]] = []
-    if not isinstance(top.get("tasks"), list):
-        raise top.error("tasks", "a list")
-    for number, value in enumerate(top.get("tasks"), 1):
-        where = f"{path}, task {number}"
-        for task in _read_task(value, where):
-            if "data" in task:
-                task["data"] = _resolve_data(task["data"], named, data, where)
-            tasks.append(task)
-    folder = Path(work_dir or top.text("work_dir") or Path("work_dirs", "benchmarks", path.stem))
-    return Plan(path, checkpoints, arch, tasks, data, seeds, folder)
+
+    def tried(where: str, function: Callable[..., T], *arguments: Any) -> T | None:
+        try:
+            return function(*arguments)
+        except UserError as error:
+            problems.append(f"{path}{where}: {error}")
+            return None
+
+    checkpoints = [Checkpoint(name, files) for name, files in given.checkpoints.items()]
+    if given.arch is None and any(None in c.files.values() for c in checkpoints):
+        problems.append(f"{path}: arch is missing, which random weights (null) need: resnet18")
+    for name in set(given.datasets) & set(KNOWN):
+        problems.append(f"{path}: datasets.{name} is the name of a known data set. Choose another.")
+    tasks = []
+    for number, spec in enumerate(given.tasks, 1):
+        where = f": task {number} ({spec.protocol})"
+        if isinstance(spec, Finetuning):
+            tasks.append(Task(spec, measurement=tried(where, _measurement, spec)))
+            continue
+        for source in spec.data:
+            key = tried(where, _resolve_data, source, given.datasets, data)
+            tasks.append(Task(spec, key))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    folder = Path(work_dir or given.work_dir or Path("work_dirs", "benchmarks", path.stem))
+    return Plan(path, checkpoints, given.arch, tasks, data, given.seeds, folder)
 
 
-def _read_checkpoints(top: _Fields) -> list[Checkpoint]:
-    given = top.get("checkpoints")
-    expected = "a mapping of name to file, to null (random weights), or to {seed: file}"
-    if not isinstance(given, Mapping):
-        raise top.error("checkpoints", expected)
-    found = []
-    for name, value in given.items():
-        where = f"{top.where}: checkpoints.{name}"
-        files = dict(value) if isinstance(value, Mapping) else {None: value}
-        for seed, file in files.items():
-            single = seed is None and not isinstance(value, Mapping)
-            if not single and (type(seed) is not int or seed < 0 or file is None):
-                raise UserError(f"{where} must be a file, null, or {{seed: file}}, got {value!r}")
-            if file is not None and not isinstance(file, str):
-                raise UserError(f"{where} must be a file, null, or {{seed: file}}, got {value!r}")
-            if file is not None and not os.path.isfile(file):
-                raise UserError(f"{where}: there is no file {file}")
-        if not files:
-            raise UserError(f"{where} names no file")
-        found.append(Checkpoint(str(name), files))
-    return found
-
-
-def _read_arch(top: _Fields) -> Any:
-    arch = top.get("arch")
-    if isinstance(arch, Mapping) and isinstance(arch.get("type"), str):
-        return dict(arch)
-    if arch not in RESNETS:
-        raise top.error("arch", f"one of {', '.join(RESNETS)}, or a backbone {{type: ..., ...}}")
-    return Architecture.parse(arch).config
-
-
-def _read_task(value: Any, where: str) -> Iterator[dict[str, Any]]:
-    """Check a task; one for each of its data sets."""
-    protocol = value.get("protocol") if isinstance(value, Mapping) else None
-    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        raise UserError(
-            f"{where}: protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}"
-        )
-    defaults = PROTOCOLS[protocol]
-    needed = [name for name, default in defaults.items() if default is None]
-    fields = _Fields(value, f"{where} ({protocol})", ("protocol", *defaults), needed)
-    task: dict[str, Any] = dict(protocol=protocol)
-    if protocol == "finetune":
-        task["config"], task["cfg_options"] = fields.text("config"), _read_options(fields)
-        task["evaluation"], task["model"] = _read_config(task, fields.where)
-        yield task
-        return
-    if protocol == "knn":
-        task["k"] = fields.whole("k", 20)
-        task["temperature"] = fields.positive(fields.get("temperature", 0.07), "temperature")
-    elif protocol == "linear":
-        sweep = fields.get("sweep", list(DEFAULT_SWEEP))
-        if not isinstance(sweep, list) or not sweep:
-            raise fields.error("sweep", "a list of values of C")
-        task["sweep"] = sorted({fields.positive(c, "sweep") for c in sweep})
-    else:
-        task["shots"] = fields.wholes("shots", [1, 5, 10, 50], 1)
-        task["draws"] = fields.whole("draws", 5)
-    chosen = fields.get("data")
-    for data in chosen if isinstance(chosen, list) else [chosen]:
-        yield dict(task, data=data)
-
-
-def _read_options(fields: _Fields) -> dict[str, Any]:
-    options = fields.get("cfg_options", {})
-    if not isinstance(options, Mapping):
-        raise fields.error("cfg_options", "a mapping of key to value")
-    for key, value in options.items():
-        if key in ("pretrained", "randomness.seed", "work_dir"):
-            raise UserError(f"{fields.where}: cfg_options.{key} is set by checkpoints and seeds")
-        if isinstance(value, Mapping):
-            raise UserError(f"{fields.where}: cfg_options.{key}: write {key}.name: value")
-    return dict(options)
-
-
-def _read_config(task: Mapping[str, Any], where: str) -> tuple[Any, str]:
+def _measurement(task: Finetuning) -> Measurement:
+    """Read the config of a fine-tuning and return the columns of its values."""
     from mmengine.config import Config
 
     try:
-        cfg = Config.fromfile(find_config(task["config"]))
+        path = find_config(task.config)
+        shipped, cfg = Config.fromfile(path), Config.fromfile(path)
         trains = bool(cfg.get("train_cfg"))
-        cfg.merge_from_dict(dict(task["cfg_options"]))
-    except Exception as error:  # a config is code, it may raise anything
-        raise UserError(f"{where}: config {task['config']} cannot be read: {error}") from None
+        cfg.merge_from_dict(dict(task.cfg_options))
+    except Exception as error:  # A config is code, which may raise anything.
+        raise UserError(f"config {task.config} cannot be read: {error}") from None
     if not trains:
-        raise UserError(f"{where}: {task['config']} trains nothing: use protocol knn or fewshot")
-    evaluation = cfg.get("evaluation") or {}
-    if not metrics.wanted_metrics(evaluation):
-        raise UserError(f"{where}: {task['config']} has no evaluation.metrics: no value to record")
-    apply_switches(cfg)  # frozen layers are named in the protocol
-    evaluation = dict(cfg.evaluation)
-    options = [f"{key}={option(value)}" for key, value in sorted(task["cfg_options"].items())]
-    options = [text for text in options if not text.startswith("frozen=")]
-    if options:
-        evaluation["protocol"] += f", with {' '.join(options)}"
-    return evaluation, metrics.model_name(cfg, task["config"])
+        raise UserError(f"{task.config} trains nothing. Use protocol knn or fewshot.")
+    apply_switches(cfg)
+    measurement = Measurement(cfg, task.config, None, changes_of_run(shipped, cfg))
+    if not measurement.metrics:
+        raise UserError(f"{task.config} has no evaluation.metrics: there is no value to record")
+    return measurement
 
 
 def option(value: Any) -> str:
@@ -281,38 +294,34 @@ def option(value: Any) -> str:
     return "[" + ",".join(map(option, value)) + "]" if isinstance(value, list) else str(value)
 
 
-def _resolve_data(value: Any, named: Mapping[str, Any], data: dict[str, Data], where: str) -> str:
+def _resolve_data(source: Sources, named: Mapping[str, Sources], data: dict[str, Data]) -> str:
     """Read a data set once; return its key in ``data``."""
-    if isinstance(value, str):
-        if value not in named and value not in KNOWN:
-            choices = ", ".join([*KNOWN, *named])
-            raise UserError(
-                f"{where}: data must be one of {choices}, or {{name, train, test, size}}, got "
-                f"{value!r}"
-            )
-        key, source = value, named.get(value, value)
+    if isinstance(source, str):
+        key, source = source, named.get(source, source)
     else:
-        key, source = json.dumps(value, sort_keys=True, default=str), value
+        key = json.dumps(source.model_dump(), sort_keys=True)
+    if isinstance(source, str) and source not in KNOWN:
+        choices = ", ".join([*KNOWN, *named])
+        raise UserError(
+            f"data must be one of {choices}, or {{name, train, test, size}}, got {source!r}"
+        )
     if key not in data:
-        data[key] = known_data(source) if isinstance(source, str) else _own_data(source, key, where)
+        data[key] = known_data(source) if isinstance(source, str) else _own_data(source, key)
     return key
 
 
-def _own_data(source: Any, key: str, where: str) -> Data:
-    where = f"{where}: data"
-    names = ("name", "train", "val", "test", "size", "resize")
-    fields = _Fields(source, where, names, ("train", "test", "size"))
-    name = fields.text("name", None if key.startswith("{") else key)
+def _own_data(source: OwnData, key: str) -> Data:
+    name = source.name or (None if key.startswith("{") else key)
     if not name:
-        raise UserError(f"{where}: name is missing")
-    size = fields.whole("size", 0)
-    resize = fields.whole("resize", size, size)
-    sources = {part: fields.get(part) for part in ("train", "val", "test") if fields.text(part)}
+        raise UserError("data: name is missing")
+    given = {part: getattr(source, part) for part in ("train", "val", "test")}
+    sources = {part: folder for part, folder in given.items() if folder}
     try:
         parts = {part: images.samples for part, images in read_parts(sources).items()}
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"data: {error}") from None
     listed = len({label for _, label in parts["train"]} | {label for _, label in parts["test"]})
     if listed < 2:
-        raise UserError(f"{where}: {name} has fewer than two classes")
-    return Data(name, described("own split", parts), parts, size, resize)
+        raise UserError(f"data: {name} has fewer than two classes")
+    split = described("own split", parts)
+    return Data(name, split, parts, source.size, source.resize or source.size)

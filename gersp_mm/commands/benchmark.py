@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         for count, job in enumerate(jobs, 1):
             state = "to do" if job in left else "done"
-            print(f"[{count}/{len(jobs)}] {state}: {job.title} ({job.what['protocol']})")
+            print(f"[{count}/{len(jobs)}] {state}: {job.title} ({job.identities[0].sentence})")
         return
     ran = runner.run(jobs)
     print(f"{counted(ran, 'job')} run; next: python tools/benchmarks/table.py {out}")

@@ -168,7 +168,7 @@ def one_run(
 
     from gersp_mm.engine.runs import TRAINING_LOG, ChildRun
     from gersp_mm.engine.schedule import as_options, fitted_options, run_length, with_epochs
-    from gersp_mm.evaluation import metrics as host_metrics
+    from gersp_mm.evaluation.metrics import Measurement, config_name
     from gersp_mm.resources import find_config, resource
     from gersp_mm.utils.files import file_sha256
 
@@ -193,21 +193,22 @@ def one_run(
         training.follow(VALUES, NOTABLE)
     seconds = None if started is None else round(time.perf_counter() - started, 1)
     last = folder.path / f"epoch_{epochs}.pth"
-    cfg, metrics = evaluate(last, epochs, folder.path)
-    pretrained = read_pretrained(last)
-    rows = host_metrics.result_rows(
-        cfg.evaluation, metrics, model=host_metrics.model_name(cfg, str(config)), seed=seed,
-        seconds=seconds, config=host_metrics.config_name(config), pretrained=pretrained,
-    )  # fmt: skip
-    found = dict(
-        settings=settings, metrics=metrics, pretrained=pretrained, seconds=seconds, rows=rows
+    cfg, metrics = evaluate(last, folder.path)
+    meta = read_meta(last)
+    pretrained = meta["pretrained"]
+    rows = Measurement(cfg, str(config), meta).rows(
+        metrics, seed=seed, seconds=seconds, config=config_name(config), pretrained=pretrained
     )
+    found: dict[str, Any] = dict(
+        settings=settings, metrics=metrics, pretrained=pretrained, seconds=seconds
+    )
+    found["rows"] = [row.as_dict() for row in rows]
     folder.write(RUN, found)
     return found
 
 
-def evaluate(checkpoint: Path, epochs: int, folder: Path) -> tuple[Any, dict[str, float]]:
-    """Test the checkpoint of so many epochs.
+def evaluate(checkpoint: Path, folder: Path) -> tuple[Any, dict[str, float]]:
+    """Test a checkpoint.
 
     Writes the predictions to ``predictions.bbox.json`` in the folder.
 
@@ -223,18 +224,16 @@ def evaluate(checkpoint: Path, epochs: int, folder: Path) -> tuple[Any, dict[str
         cfg = load(CONFIG, work_dir=str(folder / "test"))
         cfg.load_from, cfg.log_level = str(checkpoint), "ERROR"
         cfg.test_evaluator.outfile_prefix = str(folder / "predictions")
-        usual, evaluation = f"{cfg.train_cfg.max_epochs} epochs", cfg.evaluation
-        evaluation.protocol = evaluation.protocol.replace(usual, f"{epochs} epochs")
         # Where nothing was found in any tile, the host has no metrics.
-        metrics = Runner.from_cfg(cfg).test() or dict.fromkeys(evaluation.metrics, 0.0)
+        metrics = Runner.from_cfg(cfg).test() or dict.fromkeys(cfg.evaluation.metrics, 0.0)
     return cfg, metrics
 
 
-def read_pretrained(checkpoint: Path) -> Any:
-    """Return what a trained checkpoint says it started from."""
+def read_meta(checkpoint: Path) -> Any:
+    """Return the ``meta`` of a trained checkpoint."""
     from gersp_mm.checkpoints.read import read_checkpoint
 
-    return read_checkpoint(checkpoint).data["meta"]["pretrained"]
+    return read_checkpoint(checkpoint).data["meta"]
 
 
 def result_table(runs: dict[str, list[dict[str, Any]]], epochs: int) -> str:

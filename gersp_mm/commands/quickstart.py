@@ -213,7 +213,9 @@ def evaluate(cfg: Any, exported: Path, folder: Path, seed: int) -> dict[str, lis
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = [EvalImages(folder / f"sites_{part}.txt", EVAL_SIZE) for part in ("train", "test")]
     trained = ExportedBackbone.read(exported)
-    scale = dict(mean=trained.meta.normalisation.mean, std=trained.meta.normalisation.std)
+    scale: dict[str, Any] = dict(
+        mean=trained.meta.normalisation.mean, std=trained.meta.normalisation.std
+    )
 
     def measure(name: str, draw: int, backbone: Any) -> dict[str, Any]:
         backbone.to(device)

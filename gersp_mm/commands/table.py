@@ -3,12 +3,16 @@
 Every pre-training stands side by side, with mean ± standard deviation over the seeds, the
 difference to random weights (--baseline) and to supervised pre-training (--reference), and whether
 that is more than noise. Values of different protocols, splits or models are never in one column.
-The paper's values (results/paper.csv) stand beside ours where the protocol is the paper's, else in
-a block of their own.
+The paper's values (results/paper.csv) stand next to ours where the protocol is the paper's, else in
+a block of their own. A row whose seed appears twice is shown as a repeat, with its difference.
+
+With --write or --check, tables inside Markdown pages are written or compared, see
+gersp_mm/results/documents.py for their form.
 
 Examples:
   python tools/benchmarks/table.py results/frozen_small.jsonl
   python tools/benchmarks/table.py results/a.jsonl results/b.jsonl --out tables --reference IMP
+  python tools/benchmarks/table.py --write README.md docs/mini.md
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.resources import resource_root
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, counted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,45 +30,62 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rows", nargs="+", type=Path, metavar="ROWS.jsonl", help="result rows")
+    parser.add_argument("rows", nargs="*", type=Path, metavar="ROWS.jsonl", help="result rows")
     parser.add_argument(
         "--out", type=Path, default=Path("tables"), metavar="DIR",
-        help="gets table.md, table.csv and table.html; default tables",
+        help="write table.md, table.csv and table.html into DIR [tables]",
     )  # fmt: skip
     parser.add_argument(
         "--paper", type=Path, metavar="FILE.csv",
-        help="the paper's values; default results/paper.csv of the checkout, where there is one",
+        help="read the paper's values from FILE [results/paper.csv of the checkout]",
     )  # fmt: skip
-    parser.add_argument("--baseline", default="random", help="pre-training; default random")
-    parser.add_argument("--reference", default="IMP", help="pre-training; default IMP")
-    parser.add_argument("--title", default="Benchmark tables", help="of the page")
+    parser.add_argument(
+        "--baseline", default="random", metavar="NAME", help="compare with NAME [random]"
+    )
+    parser.add_argument(
+        "--reference", default="IMP", metavar="NAME", help="compare with NAME, too [IMP]"
+    )
+    parser.add_argument("--title", default="Benchmark tables", help="give the page this title")
+    parser.add_argument(
+        "--write", nargs="+", type=Path, metavar="PAGE.md",
+        help="fill the tables of these pages from the rows in results/",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check", nargs="+", type=Path, metavar="PAGE.md",
+        help="fail if a table of these pages differs from the rows in results/",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the tables of the given result rows."""
     from gersp_mm.preparation.common import write_text
-    from gersp_mm.results import tables
-    from gersp_mm.results.store import read_rows
+    from gersp_mm.results import documents, paper, read_rows, tables
 
+    if args.write or args.check:
+        for page in args.write or ():
+            count = documents.write(page, resource_root() / "results")
+            print(f"written: {page}, {counted(count, 'table')}")
+        for page in args.check or ():
+            documents.check(page, resource_root() / "results")
+        return
     rows = [
         (f"{path}, row {number}", row)
         for path in args.rows
         for number, row in enumerate(read_rows(path), 1)
     ]
     if not rows:
-        raise UserError(f"there are no rows in {', '.join(map(str, args.rows))}")
-    cells, notes = tables.collect(rows)
+        raise UserError(f"there are no rows in {', '.join(map(str, args.rows)) or 'no file'}")
+    cells, repeats = tables.collect(rows)
     default = resource_root() / "results" / "paper.csv"
-    paper = args.paper or (default if default.is_file() else None)
-    made = tables.Tables(
-        cells, args.baseline, args.reference, tables.read_paper(paper) if paper else (), notes
-    )
-    present = {name for named in cells.values() for name in named}
+    found = args.paper or (default if default.is_file() else None)
+    values = paper.read_paper(found) if found else ()
+    made = tables.Tables(cells, args.baseline, args.reference, values, repeats)
     for option in ("baseline", "reference"):
-        if getattr(args, option) not in present:
-            print(f"no rows of --{option} {getattr(args, option)}: there are {', '.join(present)}")
-    for note in notes:
+        name = getattr(made, option)
+        if name not in made.names:
+            print(f"no rows of --{option} {name}: there are {', '.join(sorted(made.names))}")
+    for note in tables.notes(repeats):
         print(f"note: {note}")
     for name, text in (
         ("table.md", tables.to_markdown(made)),
@@ -73,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     ):
         write_text(args.out / name, text)
         print(f"written: {args.out / name}")
-    print(f"{len(rows)} rows, {len(cells)} columns, {len(present)} pre-trainings")
+    print(f"{len(rows)} rows, {len(cells)} columns, {len(made.names)} pre-trainings")
 
 
 def main(argv: list[str] | None = None) -> None:

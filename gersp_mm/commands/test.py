@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.dist import is_main_process
 
     from gersp_mm.datasets.annotations import check_data
-    from gersp_mm.engine.changes import as_note, changes_of_run
-    from gersp_mm.evaluation import metrics as host_metrics
+    from gersp_mm.engine.changes import changes_of_run
+    from gersp_mm.evaluation.metrics import Measurement, config_name
     from gersp_mm.results import store
 
     cfg = load_config(args)
@@ -100,14 +100,17 @@ def run(args: argparse.Namespace) -> None:
         cfg.load_from = args.checkpoint
         require_trained_switches(cfg, meta, args.checkpoint)
     submission = choose_submission(cfg, args.config, args.submission, args.cfg_options)
-    evaluation = check_evaluation(args, cfg) if submission is None else None
+    measured = submission is None and check_evaluation(args, cfg)
     if submission is not None and args.results:
         raise UserError("--results: a submission gives no values, the test server does")
-    if evaluation:
+    measurement = None
+    if measured:
         shipped = Config.fromfile(find_config(args.config))
-        changes = changes_of_run(shipped, cfg, None if frozen_features else meta)
-        evaluation.protocol += as_note(changes)
-    model = host_metrics.model_name(cfg, args.config) if args.results else ""
+        trained = None if frozen_features else meta
+        changes = changes_of_run(shipped, cfg, trained)
+        if args.tta:
+            changes["test_time_augmentation"] = True
+        measurement = Measurement(cfg, args.config, trained, changes)
     if args.tta:
         if frozen_features or args.submission is not None:
             raise UserError(
@@ -115,8 +118,6 @@ def run(args: argparse.Namespace) -> None:
                 "no submission. Leave --tta out."
             )
         use_tta(cfg, args.config)
-        if evaluation:
-            evaluation.protocol += ", test-time augmentation"
     if args.show_dir:
         if frozen_features:
             raise UserError(
@@ -144,16 +145,14 @@ def run(args: argparse.Namespace) -> None:
     if submission is not None:
         print(f"\nto submit: {submission.finish(runner.test_loop.dataloader.dataset)}")
         return
-    if not evaluation:
+    if measurement is None:
         print("\n" + ", ".join(f"{name} {value}" for name, value in metrics.items()))
         return
-    print("\n" + host_metrics.summary(evaluation, metrics))
+    print("\n" + measurement.summary(metrics))
     if args.results:
-        new = host_metrics.result_rows(
-            evaluation,
+        new = measurement.rows(
             metrics,
-            model=model,
-            config=host_metrics.config_name(find_config(args.config)),
+            config=config_name(find_config(args.config)),
             seed=meta.get("seed", (cfg.get("randomness") or {}).get("seed")),
             pretrained=origin_of(args.checkpoint, meta)
             if frozen_features
@@ -197,14 +196,12 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
             hook.evaluate(runner)
 
 
-def check_evaluation(args: argparse.Namespace, cfg: Any) -> Any:
-    """Make sure, before the test, that its values will have names.
-
-    Returns:
-        The config's ``evaluation``, None if it names no metric.
+def check_evaluation(args: argparse.Namespace, cfg: Any) -> bool:
+    """Return whether the config names the values of the test.
 
     Raises:
-        UserError: there is no evaluator, a metric is unknown, or ``--results`` has nothing to name.
+        UserError: There is no evaluator, a metric is unknown, or ``--results`` is given for values
+            without names.
     """
     from gersp_mm.evaluation.metrics import wanted_metrics
 
@@ -217,14 +214,14 @@ def check_evaluation(args: argparse.Namespace, cfg: Any) -> Any:
     if any(evaluator.get("format_only") for evaluator in evaluators):  # gives no values
         evaluation = None
     if evaluation and wanted_metrics(evaluation):
-        return evaluation
+        return True
     if args.results:
         raise UserError(
-            f"--results: {args.config} has no evaluation=dict(dataset=..., protocol=..., "
-            "split=..., metrics={key: name}) that says what its values are, or an evaluator with "
-            "format_only=True, which gives none"
+            f"--results: {args.config} has no evaluation=dict(dataset=..., split=..., "
+            "measured_by=dict(kind=...), metrics={key: name}) that names its values, or an "
+            "evaluator with format_only=True, which gives none."
         )
-    return None
+    return False
 
 
 def main(argv: list[str] | None = None) -> None:

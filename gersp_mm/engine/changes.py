@@ -1,4 +1,4 @@
-"""In what a run differs from its config file, as far as results depend on it."""
+"""The options in which a run differs from its config file and that results depend on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gersp_mm.engine.options import plain_leaves
 TRAINING = ("auto_scale_lr", "custom_hooks", "model", "optim_wrapper", "param_scheduler",
             "train_cfg", "train_dataloader")  # fmt: skip
 TESTING = ("model", "test_cfg", "test_dataloader", "test_evaluator")
-# Where things are, how fast they go, and what rows say elsewhere.
+# Options that say where data are or how fast they are read; results do not depend on them.
 HARMLESS = (
     "*.backend_args", "*.data_root", "*.disable_subprocess_warning", "*.file_client_args",
     "*.init_cfg", "*.init_cfg.*", "*.multiprocessing_context", "*.num_workers",
     "*.outfile_prefix", "*.persistent_workers", "*.pin_memory", "*.prefetch_factor", "*.timeout",
-    "auto_scale_lr.base_batch_size", "model.backbone.frozen_stages", "test_dataloader.batch_size",
-    "train_cfg.dynamic_intervals", "train_cfg.val_begin", "train_cfg.val_interval",
+    "auto_scale_lr.base_batch_size", "test_dataloader.batch_size", "train_cfg.dynamic_intervals",
+    "train_cfg.val_begin", "train_cfg.val_interval",
 )  # fmt: skip
 NOTHING = object()
 
@@ -45,12 +45,6 @@ def changes_of_run(
     if progress:
         found["checkpoint"] = progress
     return dict(sorted(found.items()))
-
-
-def as_note(changes: Mapping[str, Any]) -> str:
-    """Write changes as a part of a protocol, or nothing."""
-    texts = [f"{key}={str(value).replace(' ', '')}" for key, value in changes.items()]
-    return f", changed: {'; '.join(texts)}" if texts else ""
 
 
 def _differences(

@@ -130,8 +130,7 @@ def apply_switches(cfg: Config) -> None:
     """Carry the variables ``pretrained`` and ``frozen`` of a downstream config into its model.
 
     ``pretrained`` is the path of a backbone file, or ``None`` for a start from scratch. ``frozen``
-    is a key of :data:`FROZEN_STAGES`; another choice than the config's own is added to
-    ``evaluation.protocol``, so that results of both are never taken for one.
+    is a key of :data:`FROZEN_STAGES`.
 
     Args:
         cfg: changed in place; left alone if it has no such variables. May be called again.
@@ -154,9 +153,6 @@ def apply_switches(cfg: Config) -> None:
         check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))
         if cfg.model.backbone.get("frozen_stages") != FROZEN_STAGES[cfg.frozen]:
             cfg.model.backbone.frozen_stages = FROZEN_STAGES[cfg.frozen]
-            note = f"frozen={cfg.frozen}"
-            if cfg.get("evaluation") and note not in cfg.evaluation.protocol:
-                cfg.evaluation.protocol += f", {note}"
 
 
 def require_weights(cfg: Config) -> None:

@@ -1,3 +1,3 @@
 """The old path of :mod:`gersp_mm.results`."""
 
-from gersp_mm.results import FIELDS, append_rows, read_rows  # noqa: F401
+from gersp_mm.results import append_rows, read_rows  # noqa: F401

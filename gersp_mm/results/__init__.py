@@ -1,5 +1,16 @@
-"""Result rows as data, and what is computed and printed from them."""
+"""Result rows as typed data, and what is computed and printed from them."""
 
-from gersp_mm.results.store import FIELDS, append_rows, read_rows
+from gersp_mm.results.protocol import Protocol
+from gersp_mm.results.row import Column, Identity, Pretraining, Row, SplitRef
+from gersp_mm.results.store import append_rows, read_rows
 
-__all__ = ["FIELDS", "append_rows", "read_rows"]
+__all__ = [
+    "Column",
+    "Identity",
+    "Pretraining",
+    "Protocol",
+    "Row",
+    "SplitRef",
+    "append_rows",
+    "read_rows",
+]

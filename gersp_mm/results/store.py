@@ -1,40 +1,29 @@
-"""Results as data: one JSON object a line, see ``results/README.md``."""
+"""Result files: one JSON object per line, see ``results/README.md``."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from gersp_mm.results.row import Row
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import locked
-
-FIELDS = (
-    "dataset", "protocol", "model", "metric", "value", "seed", "pretraining", "checkpoint_sha256",
-    "config", "commit", "hardware", "versions", "seconds",
-)  # fmt: skip
+from gersp_mm.utils.validation import validated
 
 
-def append_rows(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to a file, all or none of them.
+def append_rows(path: str | os.PathLike, rows: Iterable[Row]) -> None:
+    """Append rows to a file, all of them or none.
 
-    Safe with several processes at once. A last line that a killed process left unfinished is
+    Several processes may append at once. A last line that a killed process left unfinished is
     removed.
 
     Args:
-        path: a ``.jsonl`` file; made with its folder if need be.
-        rows: with exactly the :data:`FIELDS`.
-
-    Raises:
-        UserError: a row has other fields, or no finite value.
+        path: A ``.jsonl`` file. It is created with its folder where it does not exist.
+        rows: The rows.
     """
-    lines = []
-    for row in rows:
-        _check_row(row, f"row for {path}")
-        lines.append(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n")
+    text = "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file, locked(file):
         file.seek(0)
@@ -47,16 +36,19 @@ def append_rows(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> N
                 end = b"\n"  # a file that was edited by hand
             except ValueError:
                 file.truncate(len(whole))
-        file.write(end + "".join(lines).encode())
+        file.write(end + text.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Read a file of :func:`append_rows`.
+def read_rows(path: str | os.PathLike) -> list[Row]:
+    """Read a result file of this version or of an earlier one.
+
+    A line without ``schema_version`` becomes a row whose protocol is the line's sentence.
 
     Raises:
-        UserError: there is no such file, or a line is no row; with the number of the line.
+        UserError: The file does not exist, or a line holds no row. The message names the line, each
+            field that is wrong, and what is expected there.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no results file {path}")
@@ -67,21 +59,8 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
                 continue
             where = f"{path}, line {number}"
             try:
-                row = json.loads(line)
+                content = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{where} is no JSON ({error}): mend or remove it") from None
-            _check_row(row, where)
-            rows.append(row)
+                raise UserError(f"{where} is no JSON ({error}). Fix or remove the line.") from None
+            rows.append(validated(Row, content, where))
     return rows
-
-
-def _check_row(row: Any, where: str) -> None:
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: not an object but {row!r}")
-    differing = [f"{name} is missing" for name in FIELDS if name not in row]
-    differing += [f"{name} is no field of a row" for name in row if name not in FIELDS]
-    if differing:
-        raise UserError(f"{where}: {'; '.join(differing)}")
-    value = row["value"]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{where}: value must be a finite number, got {value!r}")

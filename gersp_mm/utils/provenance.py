@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, hardware, versions."""
+"""Where a number comes from: commit, hardware, threads, versions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import get_world_size
+from pydantic import BaseModel
 
 from gersp_mm.resources import resource_root
 
@@ -20,10 +21,41 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def commit() -> str | None:
-    """Commit of the checkout, with ``-dirty`` if files differ from it; None without a checkout.
+class Provenance(BaseModel, frozen=True):
+    """Where a number comes from.
 
-    Files of ``results/`` do not count: runs add their rows there.
+    Attributes:
+        commit: Commit of the checkout, see :func:`commit`.
+        hardware: Devices, see :func:`hardware`.
+        threads: Threads of PyTorch in this process.
+        versions: Versions of Python and of the loaded libraries.
+    """
+
+    commit: str | None
+    hardware: str
+    threads: int
+    versions: dict[str, str]
+
+    @classmethod
+    def now(cls) -> Provenance:
+        """Describe this process, its checkout and its machine."""
+        return cls(
+            commit=commit(),
+            hardware=hardware(),
+            threads=torch.get_num_threads(),
+            versions=versions(),
+        )
+
+
+def commit(leave_out: str = "results") -> str | None:
+    """Return the commit of the checkout, with ``-dirty`` if files differ from it.
+
+    Args:
+        leave_out: Folder or file, relative to the checkout, in which runs record their rows.
+            Changes there do not count.
+
+    Returns:
+        None without a checkout.
     """
     root = resource_root().resolve()
 
@@ -35,8 +67,8 @@ def commit() -> str | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None  # of another project, inside which this package is installed
-        changed = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+            return None  # The package is installed inside another project's checkout.
+        changed = ("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{leave_out}")
         dirty = git(*changed)
         return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
@@ -44,20 +76,31 @@ def commit() -> str | None:
 
 
 def hardware() -> str:
-    """GPUs that this run uses, or processor cores: ``2 cores of AMD EPYC``."""
+    """Name the GPUs that this run uses, or the processor: ``2 cores of AMD EPYC``."""
     if torch.cuda.is_available():
         return f"{get_world_size()} x {torch.cuda.get_device_name()}"
-    cpu = platform.processor() or platform.machine()
+    return f"{cores()} cores of {processor()}"
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M)
-        cpu = names[0] if names else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {cpu}"
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that this process has loaded."""
+    """Return the versions of Python and of the libraries that this process has loaded."""
     loaded = {name: sys.modules[name] for name in LIBRARIES if name in sys.modules}
     return dict(
         python=platform.python_version(),

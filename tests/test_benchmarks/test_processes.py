@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import time
@@ -56,8 +55,8 @@ def jobs_run(child: Forked) -> int:
 
 def comparable(out: str) -> list[dict]:
     """Return the rows without what is of their making, in an order of their own."""
-    origin = ("commit", "hardware", "versions", "seconds")
-    found = [{n: v for n, v in row.items() if n not in origin} for row in store.read_rows(out)]
+    origin = {"commit", "hardware", "versions", "seconds"}
+    found = [row.model_dump(exclude=origin) for row in store.read_rows(out)]
     return sorted(found, key=str)
 
 
@@ -87,7 +86,7 @@ def test_two_at_once_and_one_of_two_killed(folder):
     alone = start("alone.jsonl")
     assert jobs_run(alone) == JOBS
     expected = comparable("alone.jsonl")
-    assert len(expected) == len(set(map(benchmark.identity, expected))) == ROWS
+    assert len({row.identity for row in store.read_rows("alone.jsonl")}) == len(expected) == ROWS
 
     shares = [jobs_run(child) for child in start_two("both.jsonl")]
     assert min(shares) > 0 and sum(shares) == JOBS
@@ -116,7 +115,7 @@ def test_a_killed_run_goes_on(folder):
     jobs_run(start("r.jsonl"))
     after = Path("r.jsonl").read_text().splitlines()
     assert after[: len(before)] == before
-    assert len(after) == len(set(map(benchmark.identity, store.read_rows("r.jsonl")))) == ROWS
+    assert len(after) == len({row.identity for row in store.read_rows("r.jsonl")}) == ROWS
 
 
 @pytest.mark.slow
@@ -148,13 +147,10 @@ def test_fine_tuning_in_earnest(folder, downstream_data, monkeypatch):
         dataset="EuroSAT", model="ResNet-18", metric="top-1", seed=3, pretraining="GeRSP",
         checkpoint_sha256=file_sha256("b.pth"), config=CONFIG,
     ).items():  # fmt: skip
-        assert row[name] == tested[name] == value
-    assert row["value"] == tested["value"] and row["value"] in range(0, 101, 10)  # of ten images
-    assert re.fullmatch(
-        "fine-tuning, 3 epochs, 64 px, with test_dataloader.batch_size=8 .* "
-        r"train_dataloader.persistent_workers=False .*, eurosat-gersp-1, test",
-        row["protocol"],
-    )
+        assert getattr(row, name) == getattr(tested, name) == value
+    assert row.value == tested.value and row.value in range(0, 101, 10)  # of ten images
+    assert row.column == tested.column and row.overrides == {"train_dataloader.batch_size": 8}
+    assert row.measured_by.epochs == 1
     trained = torch.load(made / "epoch_1.pth", weights_only=False)
     assert trained["meta"]["epoch"] == 1 and trained["meta"]["iter"] == 4  # 30 images
     assert trained["meta"]["seed"] == 3

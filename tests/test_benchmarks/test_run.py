@@ -10,22 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from gersp_mm import benchmark
 from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.benchmark import data as benchmark_data
 from gersp_mm.benchmark import finetuning, runner
+from gersp_mm.benchmark.spec import KNN, FewShot, LinearProbe
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.datasets.splits import few_shot
 from gersp_mm.evaluation import features as features_module
 from gersp_mm.evaluation import linear_probe
-from gersp_mm.results import store
+from gersp_mm.evaluation.metrics import Measurement
+from gersp_mm.results import Row, SplitRef, store
+from gersp_mm.results.protocol import FrozenKNN, ImageInput
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256
 from tests.smoke import ROOT, write_classes, write_images
 
 CONFIG = "configs/downstream/eurosat/finetune_r18_eurosat.py"
+FIRST_ID = "93eb7c8f46304a33"
 PLAN = """
 checkpoints: {GeRSP: b.pth, random: null}
 arch: resnet18
@@ -44,7 +49,7 @@ def plan_of(text: str = PLAN) -> benchmark.Plan:
     return benchmark.read_plan("plan.yml")
 
 
-def run(text: str = PLAN, out: str = "r.jsonl") -> tuple[int, list[dict]]:
+def run(text: str = PLAN, out: str = "r.jsonl") -> tuple[int, list[Row]]:
     plan = plan_of(text)
     ran = benchmark.Runner(plan, Path(out), "cpu").run(benchmark.make_jobs(plan))
     return ran, store.read_rows(out)
@@ -55,16 +60,17 @@ def test_rows_cache_and_second_run(folder, capsys, monkeypatch):
     # GeRSP: 1 kNN, 2 linear, 2 few-shot of 2 rows; random: 2 of each
     assert (ran, len(found)) == (11, 1 + 2 + 4 + 2 + 2 + 4)
     assert "[1/11] mine kNN, GeRSP: " in capsys.readouterr().out
-    knn = [(r["pretraining"], r["seed"]) for r in found if "kNN" in r["protocol"]]
+    knn = [(r.pretraining, r.seed) for r in found if r.measured_by.kind == "knn"]
     assert sorted(knn, key=str) == [("GeRSP", None), ("random", 0), ("random", 1)]
     first = found[0]
-    assert re.fullmatch(
-        r"frozen features, weighted kNN k=5 T=0.07, 32 px, own split \w{8} \(18 train, 9 test\)",
-        first["protocol"],
-    )
-    assert first["checkpoint_sha256"] == file_sha256("b.pth") and first["model"] == "ResNet-18"
-    assert {r["checkpoint_sha256"] for r in found if r["pretraining"] == "random"} == {None}
-    assert {r["metric"] for r in found} == {"top-1", "top-1, 1 a class", "top-1, 2 a class"}
+    assert first.measured_by == FrozenKNN(k=5, temperature=0.07, image=ImageInput(size=32))
+    assert first.split.sizes == dict(train=18, test=9) and len(first.split.sha256) == 8
+    assert first.checkpoint_sha256 == file_sha256("b.pth") and first.model == "ResNet-18"
+    assert first.settings.method == "GeRSP" and first.threads == torch.get_num_threads()
+    random = [r for r in found if r.pretraining == "random"]
+    assert {(r.checkpoint_sha256, r.settings.method) for r in random} == {(None, "random")}
+    shots = [r.measured_by.shots for r in found if r.measured_by.kind == "fewshot"]
+    assert sorted(shots) == 4 * [1] + 4 * [2] and {r.metric for r in found} == {"top-1"}
     assert len(list(Path("work/features").glob("*.pt"))) == 3  # GeRSP and two draws
 
     def extract(*args, **kwargs):
@@ -74,7 +80,7 @@ def test_rows_cache_and_second_run(folder, capsys, monkeypatch):
     assert run() == (0, found)
     assert run(out="again.jsonl")[0] == 11
     again = store.read_rows("again.jsonl")
-    assert [r["value"] for r in again] == [r["value"] for r in found]
+    assert [r.value for r in again] == [r.value for r in found]
     ran, more = run(PLAN.replace("k: 5", "k: 3"))  # another protocol is another row
     assert ran == 3 and len(more) == len(found) + 3 and more[: len(found)] == found
 
@@ -93,10 +99,10 @@ def test_unreadable_images_are_left_out_said_and_noted_in_the_cache(folder, monk
     ran, found = run()
     assert ran == 11 and len(said) == 6  # two parts of three networks
     assert said[0].startswith("1 of 18 images cannot be read and are left out of the evaluation: ")
-    assert "(18 train, 9 test)" in found[0]["protocol"]
+    assert found[0].split.sizes == dict(train=18, test=9)
     # a new process, which finds the features in the cache: the same values, and the same is said
     said.clear()
-    assert [row["value"] for row in run(out="again.jsonl")[1]] == [row["value"] for row in found]
+    assert [row.value for row in run(out="again.jsonl")[1]] == [row.value for row in found]
     assert said[0] == (
         "mine: 1 of 18 train images could not be read when their features were made, and are left "
         "out: train/class_1/002.jpg"
@@ -147,12 +153,12 @@ def test_values_are_scikit_learns_on_the_same_features(folder):
     x = {part: rng.normal(size=(len(v), 12)) + v[:, None] * 0.25 for part, v in y.items()}
     features = {p: (torch.from_numpy(x[p]).float(), torch.from_numpy(y[p])) for p in x}
     entries = {p: [(f"c{label}/{n}.jpg", int(label)) for n, label in enumerate(y[p])] for p in y}
-    data = benchmark.Data("d", "s", entries, 32, 32)
+    data = benchmark.Data("d", SplitRef(name="s"), entries, 32, 32)
 
     voters = KNeighborsClassifier(
         7, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1)
     ).fit(x["train"], y["train"])
-    knn = dict(protocol="knn", k=7, temperature=0.1)
+    knn = KNN(data="d", k=7, temperature=0.1)
     expected = 100 * voters.score(x["test"], y["test"])
     assert benchmark.evaluate(knn, data, features, 0) == [pytest.approx(expected)]
 
@@ -167,7 +173,7 @@ def test_values_are_scikit_learns_on_the_same_features(folder):
     assert result.chosen_c == max(sweep, key=lambda c: (scores[c], -c))
     expected = 100 * fits[result.chosen_c].score(z["test"], y["test"])
     assert result.accuracy == pytest.approx(expected) and 40 < expected < 100
-    linear = dict(protocol="linear", sweep=sweep)
+    linear = LinearProbe(data="d", sweep=sweep)
     assert benchmark.evaluate(linear, data, features, 3) == [result.accuracy]
 
     unit = {p: v / np.linalg.norm(v, axis=1, keepdims=True) for p, v in x.items()}
@@ -176,7 +182,7 @@ def test_values_are_scikit_learns_on_the_same_features(folder):
         chosen = few_shot([p for p, _ in entries["train"]], y["train"].tolist(), 4, draw)
         few = LogisticRegression(max_iter=1000).fit(unit["train"][chosen], y["train"][chosen])
         accuracies.append(100 * few.score(unit["test"], y["test"]))
-    task = dict(protocol="fewshot", shots=[4], draws=2)
+    task = FewShot(data="d", shots=[4], draws=2)
     assert benchmark.evaluate(task, data, features, 1) == [pytest.approx(np.mean(accuracies))]
 
 
@@ -196,17 +202,16 @@ def test_recorded_rows_count_as_done(folder):
     weights.symlink_to(folder / "b.pth")
     jobs = benchmark.make_jobs(benchmark.read_plan(ROOT / "tools/benchmarks/example.yml"))
 
-    def known(row):
-        split = re.sub(r"own split \w{8} \(.*\)", "own split", row["protocol"])
-        hashed = row["checkpoint_sha256"] is not None  # of other weights
-        return benchmark.identity(dict(row, protocol=split, checkpoint_sha256=hashed))
+    def known(identity):  # of other images and weights
+        hashed = "a hash" if identity.checkpoint_sha256 else None
+        return identity.model_copy(update=dict(split=None, checkpoint_sha256=hashed))
 
-    found = [known(dict(job.what, metric=metric)) for job in jobs for metric in job.metrics]
+    found = {known(identity) for job in jobs for identity in job.identities}
     recorded = store.read_rows(ROOT / "results/frozen_small.jsonl")
-    assert len(found) == 56 and sorted(found, key=str) == sorted(map(known, recorded), key=str)
+    assert len(found) == 56 and found == {known(row.identity) for row in recorded}
     first = next(job for job in jobs if job.file is None)
-    assert first.what["protocol"].endswith("own split e925dfb8 (6 train, 4 test)")
-    assert first.id == "df4fc5f2ac5793bb"  # names the lock and the files of a training
+    assert str(first.identities[0].split) == "own split e925dfb8 (6 train, 4 test)"
+    assert first.id == FIRST_ID  # names the lock and the files of a training
 
 
 def test_seeds_of_pretraining_pair_and_other_images_are_another_split(folder):
@@ -217,7 +222,7 @@ def test_seeds_of_pretraining_pair_and_other_images_are_another_split(folder):
     listed = "".join(f"train/class_{n}/00{i}.jpg {n}\n" for n in range(3) for i in range(4))
     Path("few.txt").write_text(listed)
     other = benchmark.make_jobs(plan_of(PLAN.replace("train: train", "train: few.txt")))[0]
-    assert "(12 train, 9 test)" in other.what["protocol"]
+    assert other.identities[0].split.sizes == dict(train=12, test=9)
 
 
 def test_known_data_sets_and_their_splits(folder, monkeypatch):
@@ -233,34 +238,46 @@ def test_known_data_sets_and_their_splits(folder, monkeypatch):
     assert {part: len(entries) for part, entries in data.parts.items()} == dict(
         train=147, val=21, test=42
     )
-    assert re.match(r"ucmerced-gersp-1 \w{8} \(147 train, 21 val, 42 test\)", data.split)
+    assert re.match(r"ucmerced-gersp-1 \w{8} \(147 train, 21 val, 42 test\)", str(data.split))
     assert plan.data["eurosat"].parts["val"][1] == ("data/eurosat/2750/River/val.jpg", 8)
-    first = benchmark.make_jobs(plan)[0].what
-    assert first["dataset"] == "EuroSAT"
-    assert first["protocol"].endswith("k=5 T=0.07, 64 px, eurosat-gersp-1, test")
+    first, *_ = benchmark.make_jobs(plan)[0].identities
+    assert first.dataset == "EuroSAT"
+    assert first.sentence.endswith("(k = 5, T = 0.07), 64 px, eurosat-gersp-1, train to test")
+    config = Config.fromfile(ROOT / "configs/downstream/eurosat/knn_r50_eurosat.py")
+    (column,) = Measurement(config, "knn_r50_eurosat.py").columns.values()
+    assert column.split == first.split and column.measured_by.image == first.measured_by.image
 
 
 ERRORS = [
-    ("arch: resnet18", "arch: vgg", "arch must be one of resnet18, resnet34"),
+    ("arch: resnet18", "arch: vgg", "arch: must be one of resnet18, resnet34"),
     ("arch: resnet18\n", "", "arch is missing, which random weights"),
-    ("seeds: [0, 1]", "seeds: [0, 0]", "seeds must be a list of different whole numbers"),
-    ("seeds:", "seed:", "plan.yml: no field 'seed'; there are checkpoints"),
+    ("seeds: [0, 1]", "seeds: [0, 0]", r"seeds: must be a list of different numbers, got \[0, 0\]"),
+    ("seeds: [0, 1]", "seeds: [-1]", "seed 1 must be greater than or equal to 0, got -1"),
+    ("seeds:", "seed:", "plan.yml: seed is no field. Did you mean seeds?"),
     ("GeRSP: b.pth", "GeRSP: c.pth", "checkpoints.GeRSP: there is no file c.pth"),
-    ("GeRSP: b.pth", "GeRSP: [b.pth]", "checkpoints.GeRSP must be a file, null"),
-    ("random: null", "GeRSP: null", "plan.yml, line 2: GeRSP is twice"),
-    ("protocol: knn", "protocol: svm", "task 1: protocol must be one of knn, linear"),
-    ("k: 5", "k: 0", r"task 1 \(knn\): k must be a whole number from 1, got 0"),
-    ("k: 5", "n: 5", r"task 1 \(knn\): no field 'n'; there are protocol, data, k"),
-    ("k: 5", "temperature: hot", "temperature must be a number above 0, got 'hot'"),
-    ("data: mine, k", "data: your, k", "data must be one of eurosat, .*, mine, or"),
-    ("sweep: [1e-2, 1]", "sweep: [-1]", "sweep must be a number above 0"),
-    ("shots: [1, 2]", "shots: 1", "shots must be a list of different whole numbers"),
-    ("size: 32", "size: big", "data: size must be a whole number from 1"),
+    ("GeRSP: b.pth", "GeRSP: [b.pth]", r"checkpoints.GeRSP: must be a file, null .*\['b.pth'\]"),
+    ("GeRSP: b.pth", "GeRSP: {0: null}", "checkpoints.GeRSP: must be a file, null"),
+    ("random: null", "GeRSP: null", "plan.yml, line 2: the key 'GeRSP' appears twice. Remove one"),
+    ("protocol: knn", "protocol: svm", "task 1.protocol must be one of knn, .* got 'svm'"),
+    ("protocol: knn, ", "", "task 1.protocol is missing"),
+    ("k: 5", "k: 0", "task 1.k must be greater than or equal to 1, got 0"),
+    ("k: 5", "k: true", "task 1.k must be a valid integer, got True"),
+    ("k: 5", "temprature: 5", "task 1.temprature is no field. Did you mean temperature?"),
+    ("k: 5", "n: 5", "task 1.n is no field. The fields are data, protocol, k, temperature"),
+    ("k: 5", "temperature: hot", "task 1.temperature must be a valid number, .* got 'hot'"),
+    (
+        "data: mine, k",
+        "data: your, k",
+        r"task 1 \(knn\): data must be one of eurosat, .*, mine, or",
+    ),
+    ("sweep: [1e-2, 1]", "sweep: [-1]", "task 2.sweep 1 must be greater than 0, got -1"),
+    ("shots: [1, 2]", "shots: 1", "task 3.shots must be a valid list, got 1"),
+    ("size: 32", "size: big", "datasets.mine.size must be a valid integer"),
     ("train: train", "train: none", "data: train: none does not exist"),
     ("mine: {", "eurosat: {", "datasets.eurosat is the name of a known data set"),
     ("data: mine, k: 5", "data: aid", "aid is looked for in .*data/aid, which does not exist"),
     ("seeds: [0, 1]", "seeds: [0, 1", "plan.yml is no YAML"),
-    ("work_dir: work", "work_dir: 3", "work_dir must be a text, got 3"),
+    ("work_dir: work", "work_dir: 3", "work_dir must be a valid string, got 3"),
 ]
 
 
@@ -268,6 +285,22 @@ ERRORS = [
 def test_wrong_fields_are_named(old, new, text, folder):
     with pytest.raises(UserError, match=text):
         plan_of(PLAN.replace(old, new, 1))
+
+
+def test_all_errors_of_a_file_are_told_at_once(folder):
+    wrong = PLAN.replace("k: 5", "k: 0").replace("b.pth", "c.pth").replace("draws", "draw")
+    with pytest.raises(UserError) as error:
+        plan_of(wrong)
+    assert str(error.value).splitlines() == [
+        "plan.yml: checkpoints.GeRSP: there is no file c.pth",
+        "plan.yml: task 1.k must be greater than or equal to 1, got 0",
+        "plan.yml: task 3.draw is no field. Did you mean draws?",
+    ]
+    with pytest.raises(UserError) as error:  # of data and configs
+        plan_of(PLAN.replace("data: mine, k", "data: your, k").replace("arch: resnet18\n", ""))
+    assert [line.split(":")[1] for line in str(error.value).splitlines()] == [
+        " arch is missing, which random weights (null) need", " task 1 (knn)"
+    ]  # fmt: skip
 
 
 def test_what_shows_only_with_the_jobs(folder):
@@ -282,7 +315,7 @@ def test_what_shows_only_with_the_jobs(folder):
         benchmark.make_jobs(plan_of(PLAN.replace("b.pth", "c.pth")))
     scale = dict(mean=list(RGB_MEAN), std=list(RGB_STD))
     for arch, text in (
-        ("Foo-7", r"plan\.yml: c\.pth is no ResNet: give its backbone as arch: {type"),
+        ("Foo-7", r"plan\.yml: c\.pth is no ResNet. Give its backbone as arch: {type"),
         ("ResNet-18", r"ResNet-18 cannot be loaded from c\.pth: 100 missing: conv1\.weight"),
     ):
         export_backbone({"backbone.x": torch.zeros(1)}, "c.pth", arch, "GeRSP", **scale)
@@ -323,8 +356,9 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
         elif len(calls) == 2:
             raise UserError("killed")
         else:
-            row = dict.fromkeys(store.FIELDS, "x")
-            made = dict(row, value=50.0 + len(calls), metric="top-1", versions={})
+            job = benchmark.make_jobs(benchmark.read_plan("plan.yml"))[0]
+            origin = dict(commit=None, hardware="h", versions={}, seconds=1.0)
+            made = Row(**dict(job.identities[0]), value=50.0 + len(calls), **origin)
             store.append_rows(arguments[arguments.index("--results") + 1], [made])
         return argparse.Namespace(follow=lambda: None)
 
@@ -337,24 +371,24 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
     assert {"pretrained=b.pth", "randomness.seed=3"} <= set(calls[0][1])
     assert {"pretrained=None", "randomness.seed=3"} <= set(calls[3][1])
     assert ran == 2
-    assert [(r["pretraining"], r["seed"], r["value"]) for r in found] == [
+    assert [(r.pretraining, r.seed, r.value) for r in found] == [
         ("GeRSP", 3, 53.0), ("random", 3, 55.0),
     ]  # fmt: skip
-    assert found[0]["config"] == CONFIG
-    wanted = "fine-tuning, 3 epochs, 64 px, with train_cfg.max_epochs=1, eurosat-gersp-1, test"
-    assert found[0]["protocol"] == wanted
+    assert found[0].config == CONFIG and found[0].overrides == {}
+    assert found[0].protocol == "Fine-tuning, 1 epochs, 64 px, eurosat-gersp-1, train to test"
+    assert [r.settings.method for r in found] == ["GeRSP", "random"]
     assert run(FINETUNE)[0] == 0
 
 
 def test_fine_tuning_options_are_checked(folder):
     for change, text in (
-        ("pretrained: x", "cfg_options.pretrained is set by checkpoints and seeds"),
-        ("model: {a: 1}", "write model.name: value"),
+        ("pretrained: x", "cfg_options: pretrained is set by checkpoints and seeds"),
+        ("model: {a: 1}", "Write model.name: value"),
     ):
         with pytest.raises(UserError, match=text):
             plan_of(FINETUNE.replace("train_cfg.max_epochs: 1", change))
     with pytest.raises(UserError, match=r"task 1 \(finetune\): config none.py cannot be read"):
         plan_of(FINETUNE.replace(CONFIG, "none.py"))
     frozen = CONFIG.replace("finetune_r18", "knn_r50")
-    with pytest.raises(UserError, match="trains nothing: use protocol knn or fewshot"):
+    with pytest.raises(UserError, match="trains nothing. Use protocol knn or fewshot"):
         plan_of(FINETUNE.replace(CONFIG, frozen))

@@ -230,7 +230,7 @@ def own_statistics(kit: Kit, file: Path, work: Path) -> None:
 
 
 def tree_demo(kit: Kit, file: Path, work: Path) -> None:
-    run_tool(lambda args: demo_detection.read_pretrained(file), argparse.Namespace())
+    run_tool(lambda args: demo_detection.read_meta(file), argparse.Namespace())
 
 
 MORE = ("--cfg-options", "train_cfg.max_epochs=2")

@@ -54,7 +54,7 @@ REFUSED = {
     (DIOR, "classes=[a]"): "train_dataloader.dataset.metainfo.classes",
     (DIOR, "model.test_cfg.rcnn.max_per_im=5"): "Did you mean model.test_cfg.rcnn.max_per_img?",
     (DIOR, "train_dataloader.dataset.pipeline.2.scale.0=4"): "is a tuple. Replace it whole",
-    (EUROSAT, "evaluation.protocl=x"): "Did you mean evaluation.protocol?",
+    (EUROSAT, "evaluation.datset=x"): "Did you mean evaluation.dataset?",
 }
 
 

@@ -239,16 +239,14 @@ def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
     assert gersp["pretrained"]["method"] == "GeRSP"
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in (*random["rows"], *gersp["rows"])))
-    found = [(row["pretraining"], row["metric"], row["model"]) for row in read_rows(rows)]
+    found = [(row.pretraining, row.metric, row.model) for row in read_rows(rows)]
     model = "faster-rcnn_r18_fpn"
     assert found == [
-        (start, metric, model)
-        for start in ("from scratch", "GeRSP")
-        for metric in ("AP50", "AP50:95")
+        (start, metric, model) for start in ("random", "GeRSP") for metric in ("AP50", "AP50:95")
     ]
     for run in (random, gersp):
         assert {row["protocol"] for row in run["rows"]} == {
-            "demo-trees, 1 epochs, train areas to test areas"
+            "Horizontal boxes, demo's protocol, 1 epochs, demo areas, train to test"
         }
         assert [row["value"] for row in run["rows"]] == pytest.approx(
             [100 * run["metrics"][f"coco/bbox_{key}"] for key in ("mAP_50", "mAP")]

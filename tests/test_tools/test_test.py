@@ -82,6 +82,7 @@ def write_image(path: Path, colour: Any = (200, 30, 60), side: int = 32) -> Path
 
 # ------------------------------------------------------------------------------- classification
 
+FINE_TUNING = "Fine-tuning, 1 epochs, 32 px, halves, train to test"
 COLOURS = dict(field=(40, 200, 60), roof=(220, 40, 40), water=(30, 40, 210))
 
 
@@ -109,8 +110,8 @@ def classifier(tmp_path: Path) -> Task:
         test_cfg=dict(),
         evaluation=dict(
             dataset="Colours",
-            protocol="fine-tuning",
-            split="test",
+            measured_by=dict(kind="finetune", image=dict(size=32), epochs=1),
+            split="halves",
             metrics={"accuracy/top1": "top-1"},
         ),
     )
@@ -122,27 +123,26 @@ def test_results_are_named_and_appended(classifier, tmp_path, capsys):
     classifier.run("--results", tmp_path / "r.jsonl")
     first, second = read_rows(tmp_path / "r.jsonl")
     out = capsys.readouterr().out
-    assert f"Colours, fine-tuning, test: top-1 {first['value']:.2f}\n" in out
+    assert f"Colours, {FINE_TUNING}: top-1 {first.value:.2f}\n" in out
     assert out.count(f"appended to {tmp_path / 'r.jsonl'}: 1 row\n") == 2
     # random weights give all images of a colour one label: 0, 1, 2 or 3 of three classes are right
-    assert first["value"] in [pytest.approx(100 * right / 3, abs=1e-3) for right in range(4)]
-    assert first["metric"] == "top-1" and first["protocol"] == "fine-tuning, test"
-    assert first["seed"] == 5  # of the training, not of the test's config
-    assert first["pretraining"] == "GeRSP, 2 epochs" and first["checkpoint_sha256"] == "ab12"
-    assert first["model"] == "ResNet-18" and first["config"] == "small_r18_1x_data.py"
-    assert first["seconds"] > 0 and "mmpretrain" in first["versions"]
-    assert str(tmp_path) not in json.dumps(first)
-    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+    assert first.value in [pytest.approx(100 * right / 3, abs=1e-3) for right in range(4)]
+    assert first.metric == "top-1" and first.protocol == FINE_TUNING
+    assert first.seed == 5  # of the training, not of the test's config
+    assert first.pretraining == "GeRSP, 2 epochs" and first.checkpoint_sha256 == "ab12"
+    assert first.model == "ResNet-18" and first.config == "small_r18_1x_data.py"
+    assert first.seconds > 0 and "mmpretrain" in first.versions
+    assert str(tmp_path) not in json.dumps(first.as_dict())
+    assert first.model_copy(update=dict(seconds=second.seconds)) == second
 
 
-def test_a_changed_option_is_in_the_protocol_of_the_row(classifier, tmp_path, capsys):
+def test_a_changed_option_gives_a_column_of_its_own(classifier, tmp_path, capsys):
     classifier.run("--results", tmp_path / "r.jsonl", "--cfg-options", "test_evaluator.topk=[1,2]",
                    "test_dataloader.num_workers=0")  # fmt: skip
     (row,) = read_rows(tmp_path / "r.jsonl")
-    assert row["protocol"] == "fine-tuning, changed: test_evaluator.topk=[1,2], test"
-    assert "Colours, fine-tuning, changed: test_evaluator.topk=[1,2], test: " in (
-        capsys.readouterr().out
-    )
+    assert row.overrides == {"test_evaluator.topk": [1, 2]}
+    changed = "changed: test_evaluator.topk=[1,2], halves, train to test: "
+    assert f"Colours, Fine-tuning, 1 epochs, 32 px, {changed}" in capsys.readouterr().out
 
 
 def test_pictures_of_images_with_one_name_are_all_there_in_true_colours(
@@ -316,18 +316,26 @@ def test_frozen_features_start_from_the_backbone_file(classifier, tmp_path, caps
         type="gersp_mm.FrozenFeaturesLoop", train_ann_file="list.txt",
         knn=dict(k=1, temperature=0.07),
     )  # fmt: skip
-    cfg.evaluation.metrics = {"knn/accuracy/top1": "top-1"}
+    cfg.evaluation = dict(
+        dataset="Colours", split="halves", measured_by=dict(kind="knn", image=dict(size=32)),
+        metrics={"knn/accuracy/top1": "top-1"},
+    )  # fmt: skip
     cfg.default_hooks = dict(pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"))
     cfg.randomness = dict(seed=3)
     classifier.write()
     path = classifier.checkpoint = tmp_path / "backbone.pth"
     export_backbone(classifier.state, path, "ResNet-18", "GeRSP", MEAN, STD, epoch=100)
     classifier.run("--results", tmp_path / "r.jsonl")
-    assert "Colours, fine-tuning, test: top-1 100.00" in capsys.readouterr().out
+    sentence = "Frozen features, weighted kNN (k = 1, T = 0.07), 32 px, halves, train to test"
+    assert f"Colours, {sentence}: top-1 100.00" in capsys.readouterr().out
     (row,) = read_rows(tmp_path / "r.jsonl")
-    assert row["value"] == 100  # each image is its own nearest neighbour
-    assert row["pretraining"] == "GeRSP, 100 epochs" and row["seed"] == 3
-    assert row["checkpoint_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert row.value == 100  # each image is its own nearest neighbour
+    assert row.pretraining == "GeRSP, 100 epochs" and row.seed == 3
+    classifier.run("--results", tmp_path / "r.jsonl", "--cfg-options", "test_cfg.knn.k=2")
+    assert "weighted kNN (k = 2, T = 0.07)" in capsys.readouterr().out
+    other = read_rows(tmp_path / "r.jsonl")[1]
+    assert other.measured_by.k == 2 and other.overrides == {} and other.column != row.column
+    assert row.checkpoint_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(UserError, match="--show-dir: .* features of all images at once"):
         classifier.run("--show-dir", tmp_path / "p")
 
@@ -370,7 +378,8 @@ def test_boxes_are_drawn_beside_the_ground_truth(tmp_path, capsys):
         test_evaluator=dict(type="CocoMetric", ann_file=str(data / "coco.json"), metric="bbox"),
         test_cfg=dict(),
         evaluation=dict(
-            dataset="Squares", protocol="horizontal boxes", split="test",
+            dataset="Squares", split="halves",
+            measured_by=dict(kind="detection", boxes="horizontal", recipe="demo", epochs=1),
             metrics={"coco/bbox_mAP_50": "AP50", "coco/bbox_mAP": "AP50:95"},
         ),
     ))  # fmt: skip
@@ -378,10 +387,11 @@ def test_boxes_are_drawn_beside_the_ground_truth(tmp_path, capsys):
     task.run("--show-dir", shown, "--score-thr", "0.001", "--results", tmp_path / "r.jsonl")
     out = capsys.readouterr().out
     assert f"pictures drawn into {shown}: 2\n" in out
-    assert "Squares, horizontal boxes, test: AP50" in out
+    sentence = "Horizontal boxes, demo's protocol, 1 epochs, halves, train to test"
+    assert f"Squares, {sentence}: AP50" in out
     rows = read_rows(tmp_path / "r.jsonl")
-    assert {row["metric"] for row in rows} == {"AP50", "AP50:95"}
-    assert [row["model"] for row in rows] == 2 * ["small_r18"]
+    assert {row.metric for row in rows} == {"AP50", "AP50:95"}
+    assert [row.model for row in rows] == 2 * ["small_r18"]
     files = sorted(p.relative_to(shown).as_posix() for p in shown.rglob("*") if p.is_file())
     assert files == ["a/1.jpg", "b/1.jpg"]
     with Image.open(shown / "a" / "1.jpg") as picture:
@@ -584,10 +594,11 @@ def test_options_reach_the_submission_or_are_refused(loveda, tmp_path):
 def test_segmentation_pictures_and_results(loveda, tmp_path, capsys):
     loveda.run("--show-dir", tmp_path / "p", "--results", tmp_path / "r.jsonl")
     out = capsys.readouterr().out
-    assert "LoveDA, 80k iterations, 512 px crops, train to val: mIoU val " in out
+    crops = "512 px crops, official split, train to val: mIoU val "
+    assert f"LoveDA, Segmentation, 80,000 iterations, {crops}" in out
     (row,) = read_rows(tmp_path / "r.jsonl")
-    assert row["metric"] == "mIoU val" and 0 <= row["value"] <= 100
-    assert row["model"] == "psanet_r50-d8"
+    assert row.metric == "mIoU val" and 0 <= row.value <= 100
+    assert row.model == "psanet_r50-d8"
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["0.png", "1.png"]
     with Image.open(tmp_path / "p" / "0.png") as picture:
         colours = {tuple(map(int, c)) for c in np.unique(np.array(picture).reshape(-1, 3), axis=0)}

@@ -21,6 +21,6 @@ param_scheduler = [
 train_cfg = dict(max_epochs=2)
 auto_scale_lr = dict(base_batch_size=8)
 default_hooks = dict(logger=dict(interval=1))
-evaluation = dict(protocol="fine-tuning, 2 epochs, 48 px", split="own lists")
+evaluation = dict(measured_by=dict(image=dict(size=48)), split="own lists")
 custom_imports = dict(imports=["step_marker"])
 custom_hooks = [dict(type="StepMarkerHook")]

@@ -31,6 +31,6 @@ param_scheduler = [
 ]
 train_cfg = dict(max_epochs=6, val_interval=6)
 evaluation = dict(
-    protocol="fine-tuning, 50 images a class, 6 epochs, 64 px",
-    split="GeRSP-mini, 3,000 images of eurosat-gersp-1, test",
+    measured_by=dict(images_per_class=50),
+    split="GeRSP-mini, 3,000 images of eurosat-gersp-1",
 )

@@ -39,8 +39,8 @@ default_hooks = dict(logger=dict(interval=10))
 auto_scale_lr = dict(enable=False, base_batch_size=2)
 evaluation = dict(
     dataset="NEON demo trees",
-    protocol="demo-trees, 3 epochs",
+    measured_by=dict(kind="detection", boxes="horizontal", recipe="demo"),
     model="faster-rcnn_r18_fpn",
-    split="train areas to test areas",
+    split=dict(name="demo areas"),
     metrics={"coco/bbox_mAP_50": "AP50", "coco/bbox_mAP": "AP50:95"},
 )

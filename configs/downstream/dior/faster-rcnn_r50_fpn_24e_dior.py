@@ -9,7 +9,7 @@ _base_ = [
 model = dict(roi_head=dict(bbox_head=dict(num_classes=20)))
 evaluation = dict(
     dataset="DIOR",
-    protocol="horizontal boxes, released protocol",
-    split="trainval to test",
+    measured_by=dict(kind="detection", boxes="horizontal", recipe="released"),
+    split=dict(name="official split", train="trainval"),
     metrics={"coco/bbox_mAP_50": "AP50", "coco/bbox_mAP": "AP50:95"},
 )

@@ -10,7 +10,7 @@ model = dict(roi_head=dict(bbox_head=dict(num_classes=20)))
 optim_wrapper = dict(optimizer=dict(lr=0.005))
 evaluation = dict(
     dataset="DIOR-R",
-    protocol="oriented boxes",
-    split="trainval to test",
+    measured_by=dict(kind="detection", boxes="oriented", recipe="field"),
+    split=dict(name="official split", train="trainval"),
     metrics={"dota/AP50": "AP50 (11 points)"},
 )

@@ -9,7 +9,7 @@ _base_ = [
 model = dict(bbox_head=dict(num_classes=20))
 evaluation = dict(
     dataset="DIOR-R",
-    protocol="oriented boxes",
-    split="trainval to test",
+    measured_by=dict(kind="detection", boxes="oriented", recipe="field"),
+    split=dict(name="official split", train="trainval"),
     metrics={"dota/AP50": "AP50 (11 points)"},
 )

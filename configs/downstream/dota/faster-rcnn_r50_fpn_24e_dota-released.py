@@ -9,7 +9,7 @@ _base_ = [
 model = dict(roi_head=dict(bbox_head=dict(num_classes=15)))
 evaluation = dict(
     dataset="DOTA v1.0",
-    protocol="horizontal boxes, released protocol (800 px tiles, not merged)",
-    split="train to val",
+    measured_by=dict(kind="detection", boxes="horizontal", recipe="released", tile=800),
+    split=dict(name="official split", part="val"),
     metrics={"coco/bbox_mAP_50": "AP50", "coco/bbox_mAP": "AP50:95"},
 )

@@ -10,7 +10,7 @@ model = dict(roi_head=dict(bbox_head=dict(num_classes=15)))
 optim_wrapper = dict(optimizer=dict(lr=0.005))
 evaluation = dict(
     dataset="DOTA v1.0",
-    protocol="oriented boxes, field's protocol (1024 px tiles, merged)",
-    split="trainval to test server",
+    measured_by=dict(kind="detection", boxes="oriented", recipe="field", tile=1024, merged=True),
+    split=dict(name="official split", train="trainval", part="test server"),
     metrics={},
 )

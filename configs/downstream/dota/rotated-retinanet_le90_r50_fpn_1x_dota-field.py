@@ -9,7 +9,7 @@ _base_ = [
 model = dict(bbox_head=dict(num_classes=15))
 evaluation = dict(
     dataset="DOTA v1.0",
-    protocol="oriented boxes, field's protocol (1024 px tiles, merged)",
-    split="trainval to test server",
+    measured_by=dict(kind="detection", boxes="oriented", recipe="field", tile=1024, merged=True),
+    split=dict(name="official split", train="trainval", part="test server"),
     metrics={},
 )

@@ -9,4 +9,3 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(max_epochs=3, val_interval=1)
-evaluation = dict(protocol="fine-tuning, 3 epochs, 64 px")

@@ -9,7 +9,7 @@ _base_ = [
 model = dict(head=dict(num_classes=10))
 evaluation = dict(
     dataset="EuroSAT",
-    protocol="fine-tuning, 50 epochs, 64 px",
-    split="eurosat-gersp-1, test",
+    measured_by=dict(kind="finetune", image=dict(size=64)),
+    split="eurosat-gersp-1",
     metrics={"accuracy/top1": "top-1"},
 )

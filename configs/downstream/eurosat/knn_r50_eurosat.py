@@ -10,7 +10,7 @@ model = dict(head=dict(num_classes=10))
 test_cfg = dict(knn=dict(k=20, temperature=0.07))
 evaluation = dict(
     dataset="EuroSAT",
-    protocol="frozen features, weighted kNN k=20 T=0.07, 64 px",
-    split="eurosat-gersp-1, test",
+    measured_by=dict(kind="knn", image=dict(size=64)),
+    split="eurosat-gersp-1",
     metrics={"knn/accuracy/top1": "top-1"},
 )

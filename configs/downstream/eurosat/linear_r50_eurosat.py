@@ -10,7 +10,7 @@ frozen = "all"
 model = dict(backbone=dict(frozen_stages=4), head=dict(num_classes=10))
 evaluation = dict(
     dataset="EuroSAT",
-    protocol="linear probe by SGD, 50 epochs, 64 px",
-    split="eurosat-gersp-1, test",
+    measured_by=dict(kind="linear", solver="sgd", image=dict(size=64)),
+    split="eurosat-gersp-1",
     metrics={"accuracy/top1": "top-1"},
 )

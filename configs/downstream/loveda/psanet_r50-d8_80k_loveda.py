@@ -14,7 +14,7 @@ default_hooks = dict(
 log_processor = dict(by_epoch=False)
 evaluation = dict(
     dataset="LoveDA",
-    protocol="80k iterations, 512 px crops",
-    split="train to val",
+    measured_by=dict(kind="segmentation", crop=512),
+    split=dict(name="official split", part="val"),
     metrics={"mIoU": "mIoU val"},
 )

@@ -11,12 +11,12 @@ model = dict(head=dict(num_classes=45))
 test_cfg = dict(fewshot=dict(shots=(1, 5, 10, 50), draws=5))
 evaluation = dict(
     dataset="NWPU-RESISC45",
-    protocol="frozen features, logistic regression on few images a class, mean of 5 draws, 224 px",
-    split="resisc45-gersp-1, test",
+    measured_by=dict(kind="fewshot", image=dict(size=224, resize=256)),
+    split="resisc45-gersp-1",
     metrics={
-        "fewshot_1/accuracy/top1": "top-1, 1 a class",
-        "fewshot_5/accuracy/top1": "top-1, 5 a class",
-        "fewshot_10/accuracy/top1": "top-1, 10 a class",
-        "fewshot_50/accuracy/top1": "top-1, 50 a class",
+        "fewshot_1/accuracy/top1": dict(name="top-1", shots=1),
+        "fewshot_5/accuracy/top1": dict(name="top-1", shots=5),
+        "fewshot_10/accuracy/top1": dict(name="top-1", shots=10),
+        "fewshot_50/accuracy/top1": dict(name="top-1", shots=50),
     },
 )

@@ -9,7 +9,7 @@ _base_ = [
 model = dict(head=dict(num_classes=45))
 evaluation = dict(
     dataset="NWPU-RESISC45",
-    protocol="fine-tuning, 50 epochs, 224 px",
-    split="resisc45-gersp-1, test",
+    measured_by=dict(kind="finetune", image=dict(size=224, resize=256)),
+    split="resisc45-gersp-1",
     metrics={"accuracy/top1": "top-1"},
 )

@@ -10,7 +10,7 @@ model = dict(head=dict(num_classes=45))
 test_cfg = dict(knn=dict(k=20, temperature=0.07))
 evaluation = dict(
     dataset="NWPU-RESISC45",
-    protocol="frozen features, weighted kNN k=20 T=0.07, 224 px",
-    split="resisc45-gersp-1, test",
+    measured_by=dict(kind="knn", image=dict(size=224, resize=256)),
+    split="resisc45-gersp-1",
     metrics={"knn/accuracy/top1": "top-1"},
 )

@@ -10,7 +10,7 @@ frozen = "all"
 model = dict(backbone=dict(frozen_stages=4), head=dict(num_classes=45))
 evaluation = dict(
     dataset="NWPU-RESISC45",
-    protocol="linear probe by SGD, 50 epochs, 224 px",
-    split="resisc45-gersp-1, test",
+    measured_by=dict(kind="linear", solver="sgd", image=dict(size=224, resize=256)),
+    split="resisc45-gersp-1",
     metrics={"accuracy/top1": "top-1"},
 )

@@ -35,7 +35,7 @@ SECTIONS: dict[str, set[str]] = {
     "auto_scale_lr": {"base_batch_size", "enable"},
     "env_cfg": {"cudnn_benchmark", "dist_cfg", "mp_cfg", "resource_limit"},
     "env_cfg.mp_cfg": {"mp_start_method", "opencv_num_threads"},
-    "evaluation": {"dataset", "metrics", "model", "protocol", "split"},
+    "evaluation": {"dataset", "measured_by", "metrics", "model", "protocol", "split"},
     "optim_wrapper.clip_grad": {
         "clip_value", "error_if_nonfinite", "foreach", "max_norm", "norm_type", "type",
     },

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-from gersp_mm.results import store, tables
+from gersp_mm.results import Pretraining, Row, SplitRef, statistics, store, tables
+from gersp_mm.results.paper import FIELDS, PaperValue, read_paper
+from gersp_mm.results.protocol import Detection, FrozenKNN, ImageInput
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT
 
 TOOL = ROOT / "tools" / "benchmarks" / "table.py"
-RELEASED = "horizontal boxes, released protocol, trainval to test"
+RELEASED = Detection(boxes="horizontal", recipe="released", epochs=24, frozen="none")
+TRAINVAL = SplitRef(name="official split", train="trainval")
+KNN = FrozenKNN(image=ImageInput(size=64), k=20, temperature=0.07)
+DIOR = dict(dataset="DIOR", model="retinanet_r50_fpn", measured_by=RELEASED, split=TRAINVAL,
+            metric="AP50")  # fmt: skip
 
 
-def row(pretraining: str, seed: int | None, value: float, **changes) -> dict:
-    whole = dict.fromkeys(store.FIELDS)
-    whole.update(
-        dataset="A & <B>", protocol="frozen features, weighted kNN", model="ResNet-18",
-        metric="top-1", value=value, seed=seed, pretraining=pretraining, versions={},
+def row(pretraining: str, seed: int | None, value: float, **changes) -> Row:
+    whole = dict(
+        dataset="A & <B>", measured_by=KNN, model="ResNet-18", metric="top-1", value=value,
+        seed=seed, pretraining=pretraining, versions={}, checkpoint_sha256=None, config="c.yml",
+        commit=None, hardware=None, seconds=None,
     )  # fmt: skip
-    return {**whole, **changes}
+    return Row(**{**whole, **changes})
 
 
 ROWS = [
@@ -38,10 +42,9 @@ ROWS = [
 ]
 
 
-def made(*given: dict, paper=(), **options) -> tables.Tables:
-    cells, notes = tables.collect((f"row {n}", r) for n, r in enumerate(given, 1))
-    return tables.Tables(cells, **{**dict(baseline="random", reference="IMP"), **options},
-                         paper=paper, notes=notes)  # fmt: skip
+def made(*given: Row, **options) -> tables.Tables:
+    cells, repeats = tables.collect((f"row {n}", r) for n, r in enumerate(given, 1))
+    return tables.Tables(cells, repeats=repeats, **options)
 
 
 def test_mean_spread_difference_and_noise_by_hand():
@@ -66,27 +69,50 @@ def test_mean_spread_difference_and_noise_by_hand():
 
 
 def test_equal_and_constant_differences_need_no_spread():
-    cells = [tables.Cell(dict(enumerate(v))) for v in ((1.0, 2.0, 3.0), (2.0, 3.0, 4.0))]
-    assert tables.compare(cells[0], cells[0]).words == "inside the noise (p=1.00, 3 paired seeds)"
-    assert tables.compare(*cells).words == "worse beyond the noise, p<0.001, 3 paired seeds"
+    cells = [statistics.Cell(dict(enumerate(v))) for v in ((1.0, 2.0, 3.0), (2.0, 3.0, 4.0))]
+    assert (
+        statistics.compare(cells[0], cells[0]).words == "inside the noise (p=1.00, 3 paired seeds)"
+    )
+    assert statistics.compare(*cells).words == "worse beyond the noise, p<0.001, 3 paired seeds"
 
 
-@pytest.mark.parametrize("field", ["dataset", "protocol", "model", "metric"])
-def test_what_differs_in_protocol_is_never_in_one_column(field):
-    table = made(row("a", 0, 1.0), row("b", 0, 2.0, **{field: "another"}))
+@pytest.mark.parametrize(
+    "change",
+    [dict(dataset="another"), dict(model="another"), dict(metric="another"),
+     dict(measured_by=KNN.model_copy(update=dict(k=200))), dict(split=TRAINVAL),
+     dict(overrides={"model.backbone.depth": 34})],
+)  # fmt: skip
+def test_what_differs_in_protocol_is_never_in_one_column(change):
+    table = made(row("a", 0, 1.0), row("b", 0, 2.0, **change))
     assert [list(cells) for cells in table.cells.values()] == [["a"], ["b"]]
 
 
-def test_a_repeated_row_counts_once_and_a_contradiction_is_refused():
-    table = made(row("a", 0, 1.0), row("a", 0, 1.0))
+def test_a_repeated_seed_is_shown_with_its_difference_and_counts_once():
+    same, other = dict(checkpoint_sha256="ab"), dict(config="other.yml")
+    given = [row("IMP", 0, 1.0), row("IMP", 1, 3.0)]
+    table = made(*given, row("IMP", 0, 1.0, **same), row("IMP", 1, 3.5, **other))
+    assert table.cells == made(*given).cells
+    first, second = table.repeats
+    assert (first.where, first.of, first.difference) == ("row 3", "row 1", 0.0)
+    assert (second.seed, second.first, second.value, second.difference) == (1, 3.0, 3.5, 0.5)
+    assert tables.notes(table.repeats) == [
+        "2 rows of a seed that is there already, which no mean counts: 1 with the same value, the "
+        "largest difference +0.50 (IMP, A & <B>, kNN top-1)"
+    ]
+    text = tables.to_markdown(table)
+    assert "| IMP | 1 | A &amp; &lt;B&gt;, kNN top-1 | 3.00 | 3.50 | +0.50 | row 4 |" in text
+    page = Page(tables.to_html(table))
+    assert ["IMP", "1", "A & <B>, kNN top-1", "3.00", "3.50", "+0.50", "row 4"] in page.tables[-1]
+
+
+def test_random_weights_have_one_name():
+    names = ("random", "From Scratch", "from scratch", "random initialisation")
+    table = made(*(row(name, seed, 1.0 + seed) for seed, name in enumerate(names)),
+                 row("mine", 7, 2.0, settings=Pretraining(method="random")),
+                 baseline="from scratch")  # fmt: skip
     ((column, cells),) = table.cells.items()
-    assert cells["a"].values == {0: 1.0}
-    assert table.notes[0].startswith("row 2 repeats row 1 (a on A & <B>")
-    assert "row 2 repeats row 1" in tables.to_markdown(table)
-    for change in (dict(value=2.0), dict(checkpoint_sha256="ab"), dict(config="x.yml")):
-        (name, value) = next(iter(change.items()))
-        with pytest.raises(UserError, match=rf"row 1 and row 2 are both a on .*{name}.*{value}"):
-            made(row("a", 0, 1.0), row("a", 0, **{"value": 1.0, **change}))
+    assert list(cells) == ["random"] and sorted(cells["random"].values) == [0, 1, 2, 3, 7]
+    assert table.others == ["random"]
 
 
 class Page(HTMLParser):
@@ -159,7 +185,8 @@ def test_names_are_text_in_every_output():
     names = ("=1+1", "@SUM(A1)", "+2", "-3", "\t=4", "a|b*c_d`e[f]<g>\nh")
     rows = [row(name, 0, 10.0 + n) for n, name in enumerate(names)]
     head = '=HYPERLINK("x")|*bold*'
-    given = made(*(dict(r, dataset=head, model="#m_x", metric="-m") for r in rows),
+    names_of_column = dict(dataset=head, model="#m_x", metric="-m")
+    given = made(*(r.model_copy(update=names_of_column) for r in rows),
                  baseline="=1+1", reference="a|b*c_d`e[f]<g>\nh")  # fmt: skip
     page = list(csv.reader(io.StringIO(tables.to_csv(given))))
     cells = [cell for line in page for cell in line]
@@ -182,7 +209,7 @@ def test_names_are_text_in_every_output():
      (0.0, True, "+0.00"), (-0.0, False, "0.00"), (12.346, False, "12.35"), (-3, True, "-3.00")],
 )  # fmt: skip
 def test_zero_has_no_minus(value, sign, text):
-    assert tables.fixed(value, sign=sign) == text
+    assert statistics.fixed(value, sign=sign) == text
 
 
 def test_a_difference_that_rounds_to_zero_has_no_minus_anywhere():
@@ -191,36 +218,53 @@ def test_a_difference_that_rounds_to_zero_has_no_minus_anywhere():
         assert not re.search(r"-0\.0+(?![0-9])", text)
 
 
-def paper() -> list[tables.PaperRow]:
-    return tables.read_paper(ROOT / "results" / "paper.csv")
+def paper() -> list[PaperValue]:
+    return read_paper(ROOT / "results" / "paper.csv")
 
 
 def test_the_paper_stands_beside_its_own_protocol_and_apart_from_others():
-    dior = dict(dataset="DIOR", model="retinanet_r50_fpn", protocol=RELEASED, metric="AP50")
-    eurosat = dict(dataset="EuroSAT", model="ResNet-50", protocol="fine-tuning, 3 epochs")
-    table = made(row("GeRSP", 0, 66.0, **dior), row("GeRSP", 0, 97.0, **eurosat), paper=paper())
+    eurosat = dict(dataset="EuroSAT", model="ResNet-50")
+    table = made(row("GeRSP", 0, 66.0, **DIOR), row("GeRSP", 0, 97.0, **eurosat), paper=paper())
     page = Page(tables.to_html(table))
     detail = next(t for t in page.tables if t[0][-1] == "paper" and len(t[0]) > 2)
     assert detail[1][:3] + detail[1][-1:] == ["GeRSP", "66.00", "1", "67.5"]
-    assert ["IMP", "", "", "66.5"] in [line[:3] + line[-1:] for line in detail]
+    assert ["TOV", "", "", "66.3"] in [line[:3] + line[-1:] for line in detail]
+    assert not any(line[0] == "IMP" for line in detail)  # had frozen layers
     apart = [page.tables[number] for number in page.paper]
-    assert len(apart) == 3 and all(len(t[0]) == 2 for t in apart)  # EuroSAT, two other detectors
+    assert len(apart) == 4 and all(len(t[0]) == 2 for t in apart)  # EuroSAT, three detectors
     assert ["GeRSP", "97.87 ± 0.15"] in apart[0]
+    assert [line for t in apart for line in t if line[1] == "66.5"] == [["IMP", "66.5"]]
     assert not any("97.87" in cell for t in page.tables if t not in apart for r in t for cell in r)
     text = tables.to_markdown(table)
     assert text.index("The paper's numbers, by another protocol") < text.index("97.87 ± 0.15")
 
 
+def values_beside(**changes) -> set[str]:
+    column = row("GeRSP", 0, 66.0, **{**DIOR, **changes}).column
+    return {value.pretraining for value in paper() if value.matches(column)}
+
+
 @pytest.mark.parametrize(
-    "change", [dict(metric="AP50:95"), dict(protocol=RELEASED + ", frozen=none"),
-               dict(model="mine")],
+    "change",
+    [dict(metric="AP50:95"), dict(model="mine"), dict(split=SplitRef(name="own split")),
+     dict(overrides={"model.rpn_head.x": 1}), dict(dataset="DOTA v1.0"),
+     dict(measured_by=RELEASED.model_copy(update=dict(epochs=12))),
+     dict(measured_by=RELEASED.model_copy(update=dict(recipe="field")))],
 )  # fmt: skip
-def test_another_metric_layer_or_model_is_not_the_papers(change):
-    one = dict(dataset="DIOR", model="retinanet_r50_fpn", protocol=RELEASED, metric="AP50")
-    table = made(row("GeRSP", 0, 66.0, **{**one, **change}), paper=paper())
-    (column,) = table.cells
-    assert table.of_paper(column, "GeRSP") is None
-    assert ("DIOR", "RetinaNet", "mAP") in table.apart()
+def test_another_metric_schedule_or_model_is_not_the_papers(change):
+    assert values_beside(**change) == set()
+
+
+def test_the_papers_values_stand_beside_their_own_frozen_layers():
+    others = {"From Scratch", "MoCo-MAID", "MoCo-IN-MAID", "MoCov2", "SeCo", "Geo-Aware", "CACO",
+              "TOV"}  # fmt: skip
+    assert values_beside() == others | {"GeRSP", "GeRSP-200"}
+    frozen = RELEASED.model_copy(update=dict(frozen="stem_and_stage1"))
+    assert values_beside(measured_by=frozen) == others | {"IMP", "MoCo-IN"}
+    dota = RELEASED.model_copy(update=dict(tile=800))
+    val = SplitRef(name="official split", part="val")
+    assert values_beside(dataset="DOTA v1.0", measured_by=dota, split=val) >= {"GeRSP"}
+    assert values_beside(dataset="DOTA v1.0", split=val) == set()
 
 
 def test_the_tool_writes_three_files(tmp_path):
@@ -242,20 +286,24 @@ def test_the_tool_writes_three_files(tmp_path):
 
 def test_wrong_paper_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"--paper: there is no file .*none\.csv"):
-        tables.read_paper(tmp_path / "none.csv")
+        read_paper(tmp_path / "none.csv")
     path = tmp_path / "p.csv"
     path.write_text("a,b\n")
     with pytest.raises(UserError, match="the first line must be table,dataset"):
-        tables.read_paper(path)
-    path.write_text(",".join(tables.PAPER_FIELDS) + "\nI,EuroSAT,R,top1,IMP,IN,high,\n")
-    with pytest.raises(UserError, match="line 2: value and std must be numbers"):
-        tables.read_paper(path)
+        read_paper(path)
+    path.write_text(",".join(FIELDS) + "\nI,EuroSAT,R,top1,IMP,IN,high,\n")
+    with pytest.raises(UserError, match="line 2: value must be a valid number, .* got 'high'"):
+        read_paper(path)
 
 
 def test_recorded_rows_and_paper_fit():
     assert len(paper()) == 116
-    found = [Path(path) for path in (ROOT / "results").glob("*.jsonl")]
-    given = [(f"{p}:{n}", r) for p in found for n, r in enumerate(store.read_rows(p), 1)]
-    cells, notes = tables.collect(given)
-    assert cells and not notes
-    assert json.dumps(sorted(re.sub(r"\s", "", c.dataset) for c in cells))
+    found = sorted((ROOT / "results").glob("*.jsonl"))
+    given = [(f"{p.stem}:{n}", r) for p in found for n, r in enumerate(store.read_rows(p), 1)]
+    cells, repeats = tables.collect(given)
+    assert len(cells) == 6 + 2 + 10 + 10 + 4 - 4  # kNN and 5-shot of two files on two sets are one
+    # random weights are in two files, with the same values; the trees were repeated on two threads
+    by_file = {name: [r for r in repeats if r.where.startswith(name)] for name in ("mini", "trees")}
+    assert {tables.fixed(r.difference) for r in by_file["mini"]} == {"0.00"}
+    assert [round(r.difference, 1) for r in by_file["trees"]] == [0.8, -0.5, -4.0, -0.6]
+    assert len(repeats) == sum(map(len, by_file.values()))

@@ -1,0 +1,194 @@
+"""Tables inside Markdown pages, written from rows and compared with them.
+
+A table stands between two comments, of which the first one says what it holds::
+
+    <!-- table: mini_cpu
+    rows="IMP, 2,400 updates => IMP; GeRSP, 2,400 updates => GeRSP"
+    columns="EuroSAT kNN; NEON demo sites linear => NEON sites linear" decimals="1" -->
+    ...
+    <!-- end -->
+
+``mini_cpu`` is the file of rows without its suffix. ``rows`` are pre-trainings and ``columns`` data
+set and short protocol, each with the text shown after ``=>``. ``seeds`` uses these seeds alone.
+``decimals`` [2] rounds. ``bold="no"`` marks no best value. ``layout="down"`` writes a line for each
+column, with the comparison of the last row with the first one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from gersp_mm.results.row import Column
+from gersp_mm.results.statistics import Cell, compare
+from gersp_mm.results.store import read_rows
+from gersp_mm.results.tables import best_of, collect, markdown, named
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.files import replacing
+
+BLOCK = re.compile(r"(<!-- table: ([\w-]+)\s+(.*?)-->\n)(.*?)(<!-- end -->)", re.S)
+OPTION = re.compile(r'(\w+)="([^"]*)"')
+OPTIONS = ("rows", "columns", "seeds", "decimals", "bold", "layout")
+
+
+class Cells:
+    """The cells of a file of rows, found by the names that pages use.
+
+    Args:
+        path: A result file.
+        seeds: Use these seeds alone.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+
+    def __init__(self, path: Path, seeds: list[int] | None = None) -> None:
+        numbered = ((f"row {number}", row) for number, row in enumerate(read_rows(path), 1))
+        chosen = (pair for pair in numbered if seeds is None or pair[1].seed in seeds)
+        self.path = path
+        self.columns, _ = collect(chosen)
+
+    def column(self, name: str) -> Mapping[str, Cell]:
+        """Return a column's cells by pre-training.
+
+        Args:
+            name: Data set and short protocol, ``EuroSAT kNN``, with the metric where several have
+                the same.
+
+        Raises:
+            UserError: No column or several have this name.
+        """
+        found = [column for column in self.columns if name in _names(column)]
+        if len(found) != 1:
+            known = dict.fromkeys(_names(column)[0] for column in self.columns)
+            several = "several columns" if found else "no column"
+            raise UserError(f"{self.path} has {several} {name!r}. There are {listed(known, 30)}.")
+        return self.columns[found[0]]
+
+    def cell(self, row: str, column: str) -> Cell:
+        """Return the values of a pre-training in a column.
+
+        Args:
+            row: The pre-training.
+            column: See :meth:`column`.
+
+        Raises:
+            UserError: There are none.
+        """
+        cells = self.column(column)
+        if named(row) not in cells:
+            raise UserError(f"{self.path} has no {row!r} in {column}. There are {listed(cells)}.")
+        return cells[named(row)]
+
+
+def _names(column: Column) -> tuple[str, str]:
+    measured = " ".join(filter(None, (column.dataset, column.measured_by.short)))
+    return measured, f"{measured} {column.metric}"
+
+
+def updated(text: str, results: str | os.PathLike, where: str) -> tuple[str, int]:
+    """Fill the tables of a page.
+
+    Args:
+        text: The page.
+        results: Folder of the rows.
+        where: Name of the page, for messages.
+
+    Returns:
+        The page with its tables, and their number.
+
+    Raises:
+        UserError: A table names an option, a row or a column that does not exist.
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        options = dict(OPTION.findall(match[3]))
+        unknown = [name for name in options if name not in OPTIONS]
+        if unknown or not {"rows", "columns"} <= set(options):
+            wrong = f"no option {unknown[0]}" if unknown else "rows or columns missing"
+            raise UserError(f"{where}, table {match[2]}: {wrong}")
+        try:
+            return match[1] + _table(Path(results, f"{match[2]}.jsonl"), options) + match[5]
+        except UserError as error:
+            raise UserError(f"{where}, table {match[2]}: {error}") from None
+
+    return BLOCK.subn(filled, text)
+
+
+def write(path: str | os.PathLike, results: str | os.PathLike) -> int:
+    """Fill the tables of a page in place; return their number.
+
+    Args:
+        path: A Markdown file.
+        results: Folder of the rows.
+    """
+    text, count = updated(Path(path).read_text(encoding="utf-8"), results, str(path))
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return count
+
+
+def check(path: str | os.PathLike, results: str | os.PathLike) -> int:
+    """Compare the tables of a page with the rows; return their number.
+
+    Args:
+        path: A Markdown file.
+        results: Folder of the rows.
+
+    Raises:
+        UserError: A table differs. The message names the first line that does.
+    """
+    given = Path(path).read_text(encoding="utf-8")
+    text, count = updated(given, results, str(path))
+    for number, (is_line, wanted) in enumerate(zip(given.splitlines(), text.splitlines()), 1):
+        if is_line != wanted:
+            raise UserError(
+                f"{path}, line {number} is {is_line!r}, and the rows say {wanted!r}. Run python "
+                f"tools/benchmarks/table.py --write {path}."
+            )
+    if given != text:
+        raise UserError(f"{path}: a table lacks lines. Run table.py --write {path}.")
+    return count
+
+
+def _table(path: Path, options: Mapping[str, str]) -> str:
+    seeds = [int(seed) for seed in options["seeds"].split()] if "seeds" in options else None
+    cells, decimals = Cells(path, seeds), int(options.get("decimals", 2))
+    rows, columns = _labels(options["rows"]), _labels(options["columns"])
+    if options.get("layout") == "down":
+        return _down(cells, rows, columns, decimals)
+    found = {column: {row: cells.cell(row, column) for row in rows} for column in columns}
+    best = {column: best_of(found[column], decimals) for column in columns}
+    lines = [["pre-training", *columns.values()]]
+    for row, label in rows.items():
+        line = [markdown(label)]
+        for column in columns:
+            text = found[column][row].shown(decimals)
+            bold = options.get("bold") != "no" and row in best[column]
+            line.append(f"**{text}**" if bold else text)
+        lines.append(line)
+    return _lines(lines, ["---"] + ["---:"] * len(columns))
+
+
+def _down(cells: Cells, rows: dict[str, str], columns: dict[str, str], decimals: int) -> str:
+    first, *_, last = rows
+    lines = [["measured", *map(markdown, rows.values()), "paired over seeds"]]
+    for column, label in columns.items():
+        found = {row: cells.cell(row, column) for row in rows}
+        texts = [cell.shown(decimals) for cell in found.values()]
+        words = compare(found[last], found[first]).words
+        lines.append([markdown(label), *texts, words])
+    return _lines(lines, ["---", *["---:"] * len(rows), "---"])
+
+
+def _labels(text: str) -> dict[str, str]:
+    """Read ``name => label; name``."""
+    pairs = [[part.strip() for part in entry.split("=>")] for entry in text.split(";")]
+    return {" ".join(pair[0].split()): pair[-1] for pair in pairs if pair[0]}
+
+
+def _lines(lines: list[list[str]], marks: list[str]) -> str:
+    head, *body = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(["", head, "|" + "|".join(marks) + "|", *body, "", ""])
