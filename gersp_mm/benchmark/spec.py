@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
@@ -134,7 +134,7 @@ class Finetuning(Typed):
     cfg_options: Annotated[dict[str, Any], AfterValidator(_options)] = {}
 
 
-TaskSpec = Union[KNN, LinearProbe, FewShot, Finetuning]
+TaskSpec = KNN | LinearProbe | FewShot | Finetuning
 
 
 class PlanFile(Typed):
