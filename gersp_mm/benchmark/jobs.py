@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gersp_mm.backbones.build import inspect
-from gersp_mm.benchmark.data import KNOWN, Data
+from gersp_mm.benchmark.data import Data
 from gersp_mm.benchmark.spec import Plan
+from gersp_mm.datasets.known import SCENES
 from gersp_mm.evaluation import metrics as host_metrics
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
@@ -83,7 +84,7 @@ def frozen_protocol(task: Mapping[str, Any], data: Data) -> str:
 
 
 def _usual_resize(data: Data) -> int:
-    known = [entry.resize for entry in KNOWN.values() if entry.title == data.name]
+    known = [entry.resize for entry in SCENES.values() if entry.title == data.name]
     return known[0] if known else data.size
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from gersp_mm.benchmark.data import KNOWN, Data, described, known_data
+from gersp_mm.benchmark.data import Data, described, known_data
+from gersp_mm.datasets.known import SCENES
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation import metrics
 from gersp_mm.evaluation.features import read_parts
@@ -159,7 +160,7 @@ def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None
         raise top.error("datasets", "a mapping of name to data set")
     named = dict(top.get("datasets", {}))
     for name in named:
-        if name in KNOWN:
+        if name in SCENES:
             raise UserError(
                 f"{path}: datasets.{name} is the name of a known data set, choose another"
             )
@@ -285,8 +286,8 @@ def option(value: Any) -> str:
 def _resolve_data(value: Any, named: Mapping[str, Any], data: dict[str, Data], where: str) -> str:
     """Read a data set once; return its key in ``data``."""
     if isinstance(value, str):
-        if value not in named and value not in KNOWN:
-            choices = ", ".join([*KNOWN, *named])
+        if value not in named and value not in SCENES:
+            choices = ", ".join([*SCENES, *named])
             raise UserError(
                 f"{where}: data must be one of {choices}, or {{name, train, test, size}}, got "
                 f"{value!r}"

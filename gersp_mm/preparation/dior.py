@@ -39,8 +39,6 @@ from PIL import Image
 
 from gersp_mm.datasets.dior import (
     DIOR_CLASSES,
-    DIOR_IMAGES,
-    DIOR_SIZE,
     HORIZONTAL,
     IMAGE_FOLDERS,
     ORIENTED,
@@ -57,6 +55,7 @@ from gersp_mm.datasets.dota import (
     coco_text,
     format_labels,
 )
+from gersp_mm.datasets.known import DIOR
 from gersp_mm.preparation.common import (
     SHOWN,
     add_allow_incomplete,
@@ -87,7 +86,7 @@ def read_splits(data: Path) -> dict[str, list[str]]:
     Raises:
         UserError: a list is missing, damaged, or has an image of another one.
     """
-    splits = {name: read_split(data / "ImageSets" / "Main" / f"{name}.txt") for name in DIOR_IMAGES}
+    splits = {name: read_split(data / "ImageSets" / "Main" / f"{name}.txt") for name in DIOR.counts}
     owner: dict[int, str] = {}
     for split, names in splits.items():
         for name in names:
@@ -155,7 +154,7 @@ def written_sizes(
         known = [read[name].size for read in annotations.values() if read[name].size]
         if not known:
             findings["images without a size in any XML file, taken as 800 x 800"].append(name)
-        sizes[name] = next(iter(known), None) or DIOR_SIZE
+        sizes[name] = next(iter(known), None) or (DIOR.side, DIOR.side)
     return sizes
 
 
@@ -250,7 +249,7 @@ def show_table(kind: str, splits: dict[str, list[str]], labels: dict[str, list[s
     rows.append(["all boxes", *(sum(counts[part].values()) for part in PARTS)])
     rows += [["images", *images], ["images without boxes", *empty]]
     print(f"\n{table([f'{KINDS[kind]} boxes', *PARTS], rows)}")
-    for part in DIOR_IMAGES:
+    for part in DIOR.counts:
         absent = [label for label in DIOR_CLASSES if not counts[part][label]]
         if absent:
             warn(f"{part} has no {KINDS[kind]} box of {', '.join(absent)}")
@@ -327,7 +326,7 @@ def convert(
     sizes = read_sizes(images) if look_at_images else written_sizes(names, annotations, findings)
     look_closer(names, annotations, sizes, findings)
     counts = {split: len(listed) for split, listed in splits.items()}
-    differences = describe_counts(counts, DIOR_IMAGES)
+    differences = describe_counts(counts, DIOR.counts)
     if differences and not allow_incomplete:
         differences += findings_text(findings).splitlines()
     refuse_incomplete(data, "DIOR", differences, allow_incomplete)

@@ -58,6 +58,7 @@ from gersp_mm.datasets.dota import (
     format_labels,
     read_labels,
 )
+from gersp_mm.datasets.known import DOTA
 from gersp_mm.engine.runs import ChildRun
 from gersp_mm.images.decode import unlimited_image_size
 from gersp_mm.images.listing import is_image_name
@@ -76,7 +77,6 @@ from gersp_mm.utils.console import progress, progress_bar, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing_folder
 
-DOTA_IMAGES = {"train": 1411, "val": 458, "test": 937}  # images in the release
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.0/labelTxt")
 RECORD = "split.json"  # beside finished tiles: how they were made, and of what
 
@@ -545,10 +545,10 @@ def convert(
         if labels is not None and not any(labels.values()):
             raise UserError(f"no label file of {', '.join(sources)} in {data} has a box")
     join([*whole.values()], data)  # which refuses an image of two parts
-    differences = describe_counts(counts, DOTA_IMAGES)
+    differences = describe_counts(counts, DOTA.counts)
     if differences and not allow_incomplete:
         differences += findings_text(findings).splitlines()
-    refuse_incomplete(data, "DOTA v1.0", differences, allow_incomplete)
+    refuse_incomplete(data, DOTA.title, differences, allow_incomplete)
     records = {
         part: dict(settings=split_settings(protocol), source=fingerprint(split))
         for part, split in whole.items()

@@ -31,6 +31,7 @@ import argparse
 import re
 from pathlib import Path
 
+from gersp_mm.datasets.known import IMAGENET
 from gersp_mm.images.duplicates import second_copies
 from gersp_mm.images.listing import find_classes, find_images, is_image_name
 from gersp_mm.preparation.common import (
@@ -43,8 +44,8 @@ from gersp_mm.preparation.common import (
 from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 
-CLASSES = 1000
-TRAIN, VAL = 1_281_167, 50_000  # images
+CLASSES = IMAGENET.class_count
+TRAIN, VAL = IMAGENET.counts.values()  # images
 WNID = re.compile(r"n\d{8}")
 
 

@@ -36,6 +36,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from gersp_mm.datasets.known import LOVEDA
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.images.duplicates import refuse_second_copies
 from gersp_mm.images.listing import is_passed_over
@@ -52,11 +53,10 @@ from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import TEMPORARY_SUFFIX, remove_temporaries, replacing
 
-OFFICIAL = dict(Train=2522, Val=1669, Test=1796)  # images
+OFFICIAL = {part.title(): count for part, count in LOVEDA.counts.items()}  # images
 AREAS = ("Rural", "Urban")
-CLASSES = ("background", "building", "road", "water", "barren", "forest", "agricultural")
-LABELS = ("no data", *CLASSES)
-SIDE = 1024  # px
+LABELS = ("no data", *LOVEDA.classes)
+SIDE = LOVEDA.side
 
 
 class Pair(NamedTuple):

@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gersp_mm.datasets.known import MILLION_AID
 from gersp_mm.images.duplicates import second_copies
 from gersp_mm.images.listing import find_images
 from gersp_mm.images.packed import LISTING
@@ -48,7 +49,7 @@ from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
 
-OFFICIAL = dict(train=10_000, test=990_848)  # images
+OFFICIAL = MILLION_AID.counts
 
 
 def unpack_archives(data: Path, archives: list[Path]) -> None:

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Entry, Split
+from gersp_mm.datasets.known import EUROSAT, RESISC45
+from gersp_mm.datasets.splits import Entry, Split
 from gersp_mm.images.duplicates import check_parts, refuse_second_copies
 from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
@@ -23,8 +24,8 @@ from gersp_mm.preparation.common import (
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
 
-EUROSAT_CLASSES = EUROSAT_GERSP_1.classes
-RESISC45_CLASSES = RESISC45_GERSP_1.classes
+EUROSAT_CLASSES = EUROSAT.classes
+RESISC45_CLASSES = RESISC45.classes
 
 
 def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
