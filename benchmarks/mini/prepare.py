@@ -33,7 +33,7 @@ from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.evaluation.features import read_source
-from gersp_mm.preparation.common import write_list
+from gersp_mm.images.listing import write_list
 from gersp_mm.resources import data_root
 from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError

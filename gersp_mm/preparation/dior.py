@@ -35,8 +35,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
 from gersp_mm.datasets.dior import (
     DIOR_CLASSES,
     HORIZONTAL,
@@ -57,10 +55,12 @@ from gersp_mm.datasets.dota import (
 )
 from gersp_mm.datasets.known import DIOR
 from gersp_mm.preparation.common import (
-    SHOWN,
-    add_allow_incomplete,
     describe_counts,
+    explained,
     findings_text,
+    first_lines,
+    image_size,
+    new_parser,
     next_command,
     refuse_damaged,
     refuse_incomplete,
@@ -106,10 +106,9 @@ def refuse_missing(wanted: Sequence[Path], advice: str) -> None:
         present[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
     missing = [path for path in wanted if path.name not in present[path.parent]]
     if missing:
-        named = "\n".join(f"  {path}" for path in missing[:SHOWN])
-        rest = f"\n  and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         raise UserError(
-            f"{len(missing):,} of {len(wanted):,} files do not exist: {advice}\n{named}{rest}"
+            f"{len(missing):,} of {len(wanted):,} files do not exist: {advice}"
+            f"{first_lines(missing)}"
         )
 
 
@@ -133,15 +132,8 @@ def read_sizes(images: dict[str, Path]) -> dict[str, tuple[int, int]]:
         UserError: a file is no image.
     """
 
-    def size(path: Path) -> tuple[int, int]:
-        try:
-            with Image.open(path) as image:
-                return image.size
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
-
     with ThreadPoolExecutor() as pool:
-        sizes = pool.map(size, images.values())
+        sizes = pool.map(image_size, images.values())
         return dict(zip(images, progress(sizes, "reading sizes", "img", len(images))))
 
 
@@ -327,9 +319,7 @@ def convert(
     look_closer(names, annotations, sizes, findings)
     counts = {split: len(listed) for split, listed in splits.items()}
     differences = describe_counts(counts, DIOR.counts)
-    if differences and not allow_incomplete:
-        differences += findings_text(findings).splitlines()
-    refuse_incomplete(data, "DIOR", differences, allow_incomplete)
+    refuse_incomplete(data, DIOR.title, differences, allow_incomplete, findings=findings)
 
     for folder in (data / "coco", data / "obb"):
         remove_temporaries(folder)
@@ -370,39 +360,16 @@ def convert(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
+    parser = new_parser(__doc__, "no_decode", "allow_incomplete", "workers")
     parser.add_argument(
         "--annotations-only",
         action="store_true",
         help="do not look at the images; sizes are those in the XML files, else 800 x 800",
     )
-    parser.add_argument("--no-decode", action="store_true", help="do not decode every image")
-    add_allow_incomplete(parser)
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        help="threads that decode; default all %(default)s cores",
-    )
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.workers < 1:
-        raise UserError("--workers is at least 1")
-    try:
-        convert(
-            args.data,
-            not args.annotations_only,
-            not args.no_decode,
-            args.workers,
-            args.allow_incomplete,
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot write below {args.data} ({error}): see to free space and permissions, and run "
-            "the same command again"
-        ) from error
+    look_at_images, decode = not args.annotations_only, not args.no_decode
+    with explained(args.data):
+        convert(args.data, look_at_images, decode, args.workers, args.allow_incomplete)
