@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
+from gersp_mm.datasets.known import DIOR, DOTA, EUROSAT, LOVEDA, RESISC45
 from gersp_mm.engine.config import FROZEN_STAGES, apply_switches, require_weights
 from gersp_mm.utils.errors import UserError
 from tests.downstream import downstream_configs, downstream_twin, shrink_model, write_backbone
@@ -70,17 +71,22 @@ def test_conventions(name):
         assert cfg.auto_scale_lr.base_batch_size
 
 
-def test_classes_are_the_packages_own():
-    from gersp_mm.datasets.dior import DIOR_CLASSES
-    from gersp_mm.datasets.dota import DOTA_CLASSES
-    from gersp_mm.preparation.scenes import EUROSAT_CLASSES, RESISC45_CLASSES
-
-    expected = dict(
-        dior=DIOR_CLASSES, dior_r=DIOR_CLASSES, dota_released=DOTA_CLASSES,
-        dota_field=DOTA_CLASSES, eurosat=EUROSAT_CLASSES, resisc45=RESISC45_CLASSES,
-    )  # fmt: skip
-    for base, classes in expected.items():
-        assert load(f"_base_/datasets/{base}.py").classes == tuple(classes), base
+def test_facts_of_data_sets_are_the_packages_own():
+    bases = dict(dior=DIOR, dior_r=DIOR, dota_released=DOTA, dota_field=DOTA, eurosat=EUROSAT,
+                 resisc45=RESISC45, loveda=LOVEDA)  # fmt: skip
+    for base, known in bases.items():
+        cfg = load(f"_base_/datasets/{base}.py")
+        assert cfg.get("classes", known.classes) == known.classes, base
+        assert cfg.data_root.split("/")[1] == known.folder, base
+    for base, known in dict(eurosat=EUROSAT, resisc45=RESISC45).items():
+        cfg = load(f"_base_/datasets/{base}.py")
+        for part in known.shares:
+            lists = cfg[f"{part}_dataloader"].dataset.ann_file
+            assert lists == f"splits/{known.split.name}/{part}.txt"
+        crops = [step.crop_size for step in cfg.test_pipeline if step.type == "CenterCrop"]
+        assert (crops or [known.side]) == [known.crop] and known.resize == known.side
+    assert load("_base_/datasets/dior.py").test_pipeline[1].scale == (DIOR.side, DIOR.side)
+    assert load("_base_/datasets/loveda.py").test_pipeline[1].scale == (LOVEDA.side, LOVEDA.side)
     for name in NAMES:
         cfg = load(name)
         heads = [cfg.model.get(k) for k in ("head", "bbox_head", "roi_head")]

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -34,7 +33,8 @@ from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.evaluation.features import read_source
-from gersp_mm.preparation.common import write_list
+from gersp_mm.images.listing import write_list
+from gersp_mm.resources import data_root
 from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 
@@ -124,7 +124,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = Path(os.environ.get("GERSP_DATA", "data")).expanduser()
+    data = data_root()
     parser.add_argument("data", nargs="?", type=Path, default=data, metavar="DATA")
     parser.add_argument("--size", choices=tuple(SIZES), default="cpu")
     parser.add_argument("--download", action="store_true", help="fetch what is missing")

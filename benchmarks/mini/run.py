@@ -38,6 +38,7 @@ from mmengine.config import Config
 from gersp_mm.benchmark import read_plan
 from gersp_mm.commands.options import run_tool
 from gersp_mm.engine.runs import POLL, TRAINING_LOG, ChildRun, RunFolder
+from gersp_mm.resources import data_root
 from gersp_mm.utils import provenance
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
@@ -243,7 +244,7 @@ def facts_of(run: Run, seconds: float) -> dict[str, Any]:
 
 def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
     """Evaluate all finished runs of the study, and random weights, into rows of results."""
-    data = Path(os.environ.get("GERSP_DATA", "data")).expanduser()
+    data = data_root()
     lists = data / f"mini_{args.size}"
     sets = {
         "EuroSAT": (lists / "eurosat_train.txt", lists / "eurosat_test.txt"),
@@ -317,7 +318,7 @@ def main(args: argparse.Namespace) -> None:
             state = "done" if run.finished.is_file() else "to do"
             print(f"# {run.title}: {state}\nGERSP_MINI_SIZE={args.size} {run.words}")
         return
-    lists = Path(os.environ.get("GERSP_DATA", "data"), f"mini_{args.size}").expanduser()
+    lists = data_root() / f"mini_{args.size}"
     if not (lists / "natural.txt").is_file():
         raise UserError(f"there is no {lists}: run python benchmarks/mini/prepare.py first")
     cores = (

@@ -8,49 +8,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from mmengine.logging import print_log
 
-from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Split
+from gersp_mm.datasets.known import SCENES
+from gersp_mm.datasets.splits import Split
 from gersp_mm.evaluation.features import read_source
 from gersp_mm.images.duplicates import Entry, check_parts, refuse_second_copies
 from gersp_mm.images.listing import find_images
 from gersp_mm.results.protocol import ImageInput
 from gersp_mm.results.row import SplitRef
 from gersp_mm.utils.errors import UserError
-
-
-class Known(NamedTuple):
-    """A data set that is found by its name below ``GERSP_DATA``.
-
-    Attributes:
-        title: Name in the rows.
-        size: Pixels of the square crop.
-        resize: Pixels to which the shorter side is brought first.
-        classes: Number of classes.
-        images: Number of images.
-        shares: Per cent of a class in train, val and test, where the package has no lists.
-        split: The named split, where the package has lists.
-    """
-
-    title: str
-    size: int
-    resize: int
-    classes: int
-    images: int
-    shares: Mapping[str, int]
-    split: Split | None = None
-
-
-KNOWN = {
-    "eurosat": Known("EuroSAT", 64, 64, 10, 27_000, EUROSAT_GERSP_1.shares, EUROSAT_GERSP_1),
-    "resisc45": Known(
-        "NWPU-RESISC45", 224, 256, 45, 31_500, RESISC45_GERSP_1.shares, RESISC45_GERSP_1
-    ),
-    "ucmerced": Known("UC Merced", 224, 256, 21, 2_100, dict(train=70, val=10, test=20)),
-    "aid": Known("AID", 224, 256, 30, 10_000, dict(train=45, val=5, test=50)),
-}
 
 
 @dataclass(frozen=True)
@@ -79,13 +47,13 @@ class Data:
 
 
 def known_data(name: str) -> Data:
-    """Find one of :data:`KNOWN` below ``GERSP_DATA``, with the package's split or one by shares.
+    """Find one of :data:`SCENES` below ``GERSP_DATA``, with the package's split or one by shares.
 
     Raises:
         UserError: The data set does not exist, or its folders or images are not as expected.
     """
-    known = KNOWN[name]
-    root = Path(os.environ.get("GERSP_DATA", "data"), name).expanduser()
+    known = SCENES[name]
+    root = known.root()
     if not root.is_dir():
         raise UserError(
             f"data: {name} is looked for in {root}, which does not exist. Put it there, or set "
@@ -100,7 +68,7 @@ def known_data(name: str) -> Data:
         parts = {part: read_source(folder / f"{part}.txt", root) for part in known.shares}
         check_parts(parts, f"data: {root}")
         split_ref = SplitRef(name=known.split.name)
-        return Data(known.title, split_ref, parts, known.size, known.resize)
+        return Data(known.title, split_ref, parts, known.crop, known.resize)
     paths = find_images(root)
     images = {"/".join(path.split("/")[-2:]): path for path in paths}
     if len(images) < len(paths):
@@ -112,9 +80,9 @@ def known_data(name: str) -> Data:
     sizes: dict[str, int] = {}
     for path in sorted(images):
         sizes[path.split("/")[0]] = sizes.get(path.split("/")[0], 0) + 1
-    if len(sizes) != known.classes:
+    if len(sizes) != known.class_count:
         raise UserError(
-            f"data: {known.title} has {known.classes} class folders, {root} has {len(sizes)}: "
+            f"data: {known.title} has {known.class_count} class folders, {root} has {len(sizes)}: "
             f"{', '.join(list(sizes)[:5])} ..."
         )
     if len(images) != known.images:
@@ -128,7 +96,7 @@ def known_data(name: str) -> Data:
     cut = split.cut(images)
     parts = {p: [(str(root / images[e.path]), e.label) for e in cut[p]] for p in cut}
     check_parts(parts, f"data: {root}")
-    return Data(known.title, described(split.name, parts), parts, known.size, known.resize)
+    return Data(known.title, described(split.name, parts), parts, known.crop, known.resize)
 
 
 def described(name: str, parts: Mapping[str, Sequence[Entry]]) -> SplitRef:

@@ -13,7 +13,8 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from gersp_mm.backbones.architectures import RESNETS, Architecture
-from gersp_mm.benchmark.data import KNOWN, Data, described, known_data
+from gersp_mm.benchmark.data import Data, described, known_data
+from gersp_mm.datasets.known import SCENES
 from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation.features import read_parts
@@ -252,7 +253,7 @@ def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None
     checkpoints = [Checkpoint(name, files) for name, files in given.checkpoints.items()]
     if given.arch is None and any(None in c.files.values() for c in checkpoints):
         problems.append(f"{path}: arch is missing, which random weights (null) need: resnet18")
-    for name in set(given.datasets) & set(KNOWN):
+    for name in set(given.datasets) & set(SCENES):
         problems.append(f"{path}: datasets.{name} is the name of a known data set. Choose another.")
     tasks = []
     for number, spec in enumerate(given.tasks, 1):
@@ -300,8 +301,8 @@ def _resolve_data(source: Sources, named: Mapping[str, Sources], data: dict[str,
         key, source = source, named.get(source, source)
     else:
         key = json.dumps(source.model_dump(), sort_keys=True)
-    if isinstance(source, str) and source not in KNOWN:
-        choices = ", ".join([*KNOWN, *named])
+    if isinstance(source, str) and source not in SCENES:
+        choices = ", ".join([*SCENES, *named])
         raise UserError(
             f"data must be one of {choices}, or {{name, train, test, size}}, got {source!r}"
         )

@@ -7,33 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from gersp_mm.datasets.known import DIOR
 from gersp_mm.images.listing import read_text
 from gersp_mm.utils.errors import UserError
 
-DIOR_CLASSES = (
-    "airplane",
-    "airport",
-    "baseballfield",
-    "basketballcourt",
-    "bridge",
-    "chimney",
-    "expressway-service-area",
-    "expressway-toll-station",
-    "dam",
-    "golffield",
-    "groundtrackfield",
-    "harbor",
-    "overpass",
-    "ship",
-    "stadium",
-    "storagetank",
-    "tenniscourt",
-    "trainstation",
-    "vehicle",
-    "windmill",
-)
-DIOR_IMAGES = {"train": 5862, "val": 5863, "test": 11738}  # images in the release
-DIOR_SIZE = (800, 800)  # pixels of every image in the release
+DIOR_CLASSES = DIOR.classes
 
 HORIZONTAL = "Horizontal Bounding Boxes"
 ORIENTED = "Oriented Bounding Boxes"

@@ -10,26 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gersp_mm.datasets.known import DOTA
 from gersp_mm.images.listing import read_text
 from gersp_mm.utils.errors import UserError
 
-DOTA_CLASSES = (
-    "plane",
-    "baseball-diamond",
-    "bridge",
-    "ground-track-field",
-    "small-vehicle",
-    "large-vehicle",
-    "ship",
-    "tennis-court",
-    "basketball-court",
-    "storage-tank",
-    "soccer-ball-field",
-    "roundabout",
-    "harbor",
-    "swimming-pool",
-    "helicopter",
-)
+DOTA_CLASSES = DOTA.classes
 LATER_CLASSES = ("container-crane", "airport", "helipad")  # of DOTA v1.5 and v2.0 alone
 
 HEADER = re.compile(r"\s*(imagesource|gsd|acquisition dates)\s*:", re.IGNORECASE)

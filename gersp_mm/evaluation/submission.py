@@ -21,6 +21,7 @@ from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
 from gersp_mm.datasets.dota import DOTA_CLASSES
+from gersp_mm.datasets.known import LOVEDA
 from gersp_mm.images.decode import unlimited_image_size
 from gersp_mm.images.listing import find_images
 from gersp_mm.registry import METRICS
@@ -28,9 +29,9 @@ from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing
 
-LOVEDA_CLASSES = 7
-LOVEDA_IMAGES = 1796
-LOVEDA_SIZE = (1024, 1024)
+LOVEDA_CLASSES = len(LOVEDA.classes)
+LOVEDA_IMAGES = LOVEDA.counts["test"]
+LOVEDA_SIZE = (LOVEDA.side, LOVEDA.side)
 LOVEDA_ZIP = "LoveDA_submission.zip"
 TILE = re.compile(r"__\d+(\.\d+)?__\d+___\d+$")  # what the tools that cut DOTA's images append
 SHOWN = 3  # problems of one kind that are told in full

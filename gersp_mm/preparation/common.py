@@ -1,8 +1,9 @@
-"""What the tools of ``tools/dataset_converters/`` share: lists, tables, archives, damaged files."""
+"""What all converters share: arguments, archives, damaged files, messages and lists."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import lzma
 import os
@@ -15,19 +16,15 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from gersp_mm.images.decode import BadImageError, load_rgb
-from gersp_mm.images.listing import is_passed_over, write_list
+from PIL import Image
+
+from gersp_mm.images.decode import BadImageError, load_rgb, unlimited_image_size
+from gersp_mm.images.listing import is_passed_over
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name, replacing, unescape_name
-
-__all__ = [
-    "add_allow_incomplete", "damaged_images", "decode_once", "describe_counts",
-    "findings_text", "folders_called", "next_command", "read_reasons", "refuse_damaged",
-    "refuse_incomplete", "unpack", "unpack_into", "warn", "write_list", "write_reasons",
-    "write_text",
-]  # fmt: skip
 
 SHOWN = 10  # files named in a message
 EXAMPLES = 5  # files named with a finding
@@ -35,6 +32,12 @@ CHUNK = 10_000  # images handed to threads at once
 ARCHIVE_ERRORS = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
 )  # fmt: skip
+
+
+def _workers(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number or os.cpu_count() or 1
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -69,17 +72,96 @@ def folders_called(names: Collection[str], root: Path) -> list[Path]:
     return sorted(found)
 
 
-def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
-    """Add the option by which every converter takes a sample of its data set."""
-    parser.add_argument(
+# The options that several converters take: flags, and what argparse needs to know.
+SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "archive": (
+        "--archive",
+        dict(type=Path, help="unpack this zip or tar archive into DATA first"),
+    ),
+    "archives": (
+        "--archives",
+        dict(nargs="+", type=Path, default=[], metavar="FILE", help="unpack these archives first"),
+    ),
+    "allow_incomplete": (
         "--allow-incomplete",
-        action="store_true",
-        help="take a sample: report what differs from the complete data set, and go on",
+        dict(
+            action="store_true",
+            help="take a sample: report what differs from the complete data set, and continue",
+        ),
+    ),
+    "decode": ("--decode", dict(action="store_true", help="decode every image; takes hours")),
+    "no_decode": (
+        "--no-decode",
+        dict(
+            action="store_true",
+            help="do not decode the images; those of scenes are not compared either",
+        ),
+    ),
+    "workers": (
+        "--workers",
+        dict(
+            type=_workers,
+            default=os.cpu_count(),
+            metavar="N",
+            help="use N threads or processes [all %(default)s cores]",
+        ),
+    ),
+}
+
+
+def new_parser(
+    doc: str | None, *shared: str, data: str = "folder of the data set"
+) -> argparse.ArgumentParser:
+    """Return the parser of a converter: DATA and the options that it shares with others.
+
+    Args:
+        doc: Docstring of the converter, its help.
+        shared: Keys of :data:`SHARED_OPTIONS`.
+        data: What the folder DATA is.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("data", metavar="DATA", type=Path, help=data)
+    for name in shared:
+        flag, settings = SHARED_OPTIONS[name]
+        parser.add_argument(flag, **settings)
+    return parser
+
+
+@contextlib.contextmanager
+def explained(data: Path) -> Iterator[None]:
+    """Turn what goes wrong while files are written into one line.
+
+    Raises:
+        UserError: An ``OSError`` was raised in the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write below {data} ({error}). Check free space, permissions and symbolic "
+            "links, and run the same command again."
+        ) from error
+
+
+def first_lines(texts: Sequence[object]) -> str:
+    """Return the first few texts, one per line below a message, and how many more there are."""
+    return "".join(f"\n  {text}" for text in _first(texts))
+
+
+def _first(texts: Sequence[object]) -> list[object]:
+    more = [f"and {len(texts) - SHOWN:,} more"] if len(texts) > SHOWN else []
+    return [*texts[:SHOWN], *more]
 
 
 def refuse_incomplete(
-    data: Path, title: str, differences: Sequence[str], allowed: bool, consequence: str = ""
+    data: Path,
+    title: str,
+    differences: Sequence[str],
+    allowed: bool,
+    consequence: str = "",
+    findings: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Report in what a data set differs from the complete one, and refuse it unless allowed.
 
@@ -89,21 +171,19 @@ def refuse_incomplete(
         differences: What is missing or unknown, one text for each; nothing happens without any.
         allowed: Whether ``--allow-incomplete`` was given.
         consequence: What a sample means for results, as ``: …``.
+        findings: What else was found odd, told where the data set is refused.
 
     Raises:
         UserError: There are differences, and they are not allowed.
     """
-    shown = [*differences[:SHOWN]]
-    if len(differences) > SHOWN:
-        shown.append(f"and {len(differences) - SHOWN:,} more")
     if differences and not allowed:
-        named = "".join(f"\n  {text}" for text in shown)
+        told = [*differences, *findings_text(findings or {}).splitlines()]
         raise UserError(
-            f"{data} is not the complete {title}:{named}\nFetch what is missing, or use "
-            f"--allow-incomplete to take a sample{consequence}"
+            f"{data} is not the complete {title}:{first_lines(told)}\nFetch what is missing, or "
+            f"use --allow-incomplete to take a sample{consequence}"
         )
-    for text in shown:
-        warn(text)
+    for text in _first(differences):
+        warn(str(text))
 
 
 def describe_counts(found: Mapping[str, int], official: Mapping[str, int]) -> list[str]:
@@ -201,14 +281,10 @@ def refuse_damaged(
     paths: Sequence[Path], workers: int = 0, size: tuple[int, int] | None = None
 ) -> None:
     """Raise a :class:`UserError` that names what :func:`damaged_images` finds."""
-    found = damaged_images(paths, workers, size)
-    if found:
+    if found := damaged_images(paths, workers, size):
         what = "cannot be read or have another size" if size else "cannot be read"
-        named = "\n".join(f"  {path}: {why}" for path, why in list(found.items())[:SHOWN])
-        rest = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise UserError(
-            f"{len(found)} of {len(paths)} images {what}; fetch them again:\n{named}{rest}"
-        )
+        named = first_lines([f"{path}: {why}" for path, why in found.items()])
+        raise UserError(f"{len(found)} of {len(paths)} images {what}; fetch them again:{named}")
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -287,6 +363,37 @@ def unpack_into(data: Path, archives: Iterable[Path]) -> None:
             print(f"{target} is there already: {archive.name} is not unpacked again")
         else:
             unpack(archive, target)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Read width and height of an image from its header.
+
+    Raises:
+        UserError: The file is no image.
+    """
+    try:
+        with unlimited_image_size(), Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}). Fetch it again.") from None
+
+
+def next_pretraining(folder: Path, packed: str, options: Sequence[str], *listing: str) -> str:
+    """Return what to run after the images of a pre-training were checked.
+
+    Args:
+        folder: Folder of the images.
+        packed: Folder that packed images would go to.
+        options: ``key=value`` for ``--cfg-options``.
+        listing: Options of the packer that name the images.
+    """
+    pack = " ".join([f"{folder} {packed}", *listing, "--to lmdb"])
+    return (
+        "next, to make the images smaller and one file of them (optional):\n"
+        f"  python tools/dataset_converters/pack_images.py {pack}\n"
+        "next:\n"
+        f"  python tools/train.py configs/pretrain/gersp_r50.py --cfg-options {' '.join(options)}"
+    )
 
 
 def next_command(config: str, data: Path, folder: str, *options: str) -> str:

@@ -35,12 +35,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
 from gersp_mm.datasets.dior import (
     DIOR_CLASSES,
-    DIOR_IMAGES,
-    DIOR_SIZE,
     HORIZONTAL,
     IMAGE_FOLDERS,
     ORIENTED,
@@ -57,11 +53,14 @@ from gersp_mm.datasets.dota import (
     coco_text,
     format_labels,
 )
+from gersp_mm.datasets.known import DIOR
 from gersp_mm.preparation.common import (
-    SHOWN,
-    add_allow_incomplete,
     describe_counts,
+    explained,
     findings_text,
+    first_lines,
+    image_size,
+    new_parser,
     next_command,
     refuse_damaged,
     refuse_incomplete,
@@ -87,7 +86,7 @@ def read_splits(data: Path) -> dict[str, list[str]]:
     Raises:
         UserError: a list is missing, damaged, or has an image of another one.
     """
-    splits = {name: read_split(data / "ImageSets" / "Main" / f"{name}.txt") for name in DIOR_IMAGES}
+    splits = {name: read_split(data / "ImageSets" / "Main" / f"{name}.txt") for name in DIOR.counts}
     owner: dict[int, str] = {}
     for split, names in splits.items():
         for name in names:
@@ -107,10 +106,9 @@ def refuse_missing(wanted: Sequence[Path], advice: str) -> None:
         present[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
     missing = [path for path in wanted if path.name not in present[path.parent]]
     if missing:
-        named = "\n".join(f"  {path}" for path in missing[:SHOWN])
-        rest = f"\n  and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         raise UserError(
-            f"{len(missing):,} of {len(wanted):,} files do not exist: {advice}\n{named}{rest}"
+            f"{len(missing):,} of {len(wanted):,} files do not exist: {advice}"
+            f"{first_lines(missing)}"
         )
 
 
@@ -133,16 +131,8 @@ def read_sizes(images: dict[str, Path]) -> dict[str, tuple[int, int]]:
     Raises:
         UserError: a file is no image.
     """
-
-    def size(path: Path) -> tuple[int, int]:
-        try:
-            with Image.open(path) as image:
-                return image.size
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
-
     with ThreadPoolExecutor() as pool:
-        sizes = pool.map(size, images.values())
+        sizes = pool.map(image_size, images.values())
         return dict(zip(images, progress(sizes, "reading sizes", "img", len(images))))
 
 
@@ -155,7 +145,7 @@ def written_sizes(
         known = [read[name].size for read in annotations.values() if read[name].size]
         if not known:
             findings["images without a size in any XML file, taken as 800 x 800"].append(name)
-        sizes[name] = next(iter(known), None) or DIOR_SIZE
+        sizes[name] = next(iter(known), None) or (DIOR.side, DIOR.side)
     return sizes
 
 
@@ -250,7 +240,7 @@ def show_table(kind: str, splits: dict[str, list[str]], labels: dict[str, list[s
     rows.append(["all boxes", *(sum(counts[part].values()) for part in PARTS)])
     rows += [["images", *images], ["images without boxes", *empty]]
     print(f"\n{table([f'{KINDS[kind]} boxes', *PARTS], rows)}")
-    for part in DIOR_IMAGES:
+    for part in DIOR.counts:
         absent = [label for label in DIOR_CLASSES if not counts[part][label]]
         if absent:
             warn(f"{part} has no {KINDS[kind]} box of {', '.join(absent)}")
@@ -327,10 +317,8 @@ def convert(
     sizes = read_sizes(images) if look_at_images else written_sizes(names, annotations, findings)
     look_closer(names, annotations, sizes, findings)
     counts = {split: len(listed) for split, listed in splits.items()}
-    differences = describe_counts(counts, DIOR_IMAGES)
-    if differences and not allow_incomplete:
-        differences += findings_text(findings).splitlines()
-    refuse_incomplete(data, "DIOR", differences, allow_incomplete)
+    differences = describe_counts(counts, DIOR.counts)
+    refuse_incomplete(data, DIOR.title, differences, allow_incomplete, findings=findings)
 
     for folder in (data / "coco", data / "obb"):
         remove_temporaries(folder)
@@ -372,40 +360,17 @@ def convert(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
+    parser = new_parser(__doc__, "no_decode", "allow_incomplete", "workers")
     parser.add_argument(
         "--annotations-only",
         action="store_true",
         help="do not look at the images; sizes are those in the XML files, else 800 x 800",
-    )
-    parser.add_argument("--no-decode", action="store_true", help="do not decode every image")
-    add_allow_incomplete(parser)
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        help="threads that decode; default all %(default)s cores",
     )
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check DIOR and write its COCO and DOTA annotation files."""
-    if args.workers < 1:
-        raise UserError("--workers is at least 1")
-    try:
-        convert(
-            args.data,
-            not args.annotations_only,
-            not args.no_decode,
-            args.workers,
-            args.allow_incomplete,
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot write below {args.data} ({error}): see to free space and permissions, and run "
-            "the same command again"
-        ) from error
+    look_at_images, decode = not args.annotations_only, not args.no_decode
+    with explained(args.data):
+        convert(args.data, look_at_images, decode, args.workers, args.allow_incomplete)

@@ -46,7 +46,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from gersp_mm.datasets.dota import (
     DOTA_CLASSES,
@@ -58,14 +57,16 @@ from gersp_mm.datasets.dota import (
     format_labels,
     read_labels,
 )
+from gersp_mm.datasets.known import DOTA
 from gersp_mm.engine.runs import ChildRun
-from gersp_mm.images.decode import unlimited_image_size
 from gersp_mm.images.listing import is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
-    add_allow_incomplete,
     describe_counts,
+    explained,
     findings_text,
+    image_size,
+    new_parser,
     next_command,
     refuse_damaged,
     refuse_incomplete,
@@ -76,7 +77,6 @@ from gersp_mm.utils.console import progress, progress_bar, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing_folder
 
-DOTA_IMAGES = {"train": 1411, "val": 458, "test": 937}  # images in the release
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.0/labelTxt")
 RECORD = "split.json"  # beside finished tiles: how they were made, and of what
 
@@ -105,6 +105,7 @@ ROUNDING = 1e-3  # pixels
 TILE = re.compile(r"(?P<image>.+)__[\d.]+__(?P<left>\d+)___(?P<top>\d+)")  # names of the splitter
 
 Findings = defaultdict[str, list[str]]
+size_of = functools.cache(image_size)  # Tiles ask for the size of their image again and again.
 
 
 class Protocol(NamedTuple):
@@ -189,7 +190,7 @@ def read_split(data: Path, split: str, findings: Findings) -> Split:
     labels = {}
     for name, path in progress(files.items(), f"reading labels of {split}", "file"):
         boxes = read_labels(path)
-        size = read_size(images[name]) if boxes else (0, 0)
+        size = size_of(images[name]) if boxes else (0, 0)
         labels[name] = check_boxes(f"{split}/{path.name}", boxes, size, findings)
         if not labels[name]:
             findings["images without objects, kept"].append(f"{split}/{path.name}")
@@ -237,20 +238,6 @@ def check_boxes(
             findings["boxes that reach out of the image, kept whole"].append(where)
         kept.append(box)
     return kept
-
-
-@functools.cache
-def read_size(path: Path) -> tuple[int, int]:
-    """Read width and height of an image from its header.
-
-    Raises:
-        UserError: The file is no image.
-    """
-    try:
-        with unlimited_image_size(), Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}). Fetch it again.") from None
 
 
 def _points(box: LabelledBox) -> np.ndarray:
@@ -469,7 +456,7 @@ def _filled(tile: str, size: int, whole: Mapping[str, Path]) -> tuple[int, int]:
     """Return width and height of the image in a tile; the rest of the tile is padding."""
     place = TILE.fullmatch(tile)
     assert place is not None, tile
-    width, height = read_size(whole[place["image"]])
+    width, height = size_of(whole[place["image"]])
     return min(size, width - int(place["left"])), min(size, height - int(place["top"]))
 
 
@@ -545,10 +532,8 @@ def convert(
         if labels is not None and not any(labels.values()):
             raise UserError(f"no label file of {', '.join(sources)} in {data} has a box")
     join([*whole.values()], data)  # which refuses an image of two parts
-    differences = describe_counts(counts, DOTA_IMAGES)
-    if differences and not allow_incomplete:
-        differences += findings_text(findings).splitlines()
-    refuse_incomplete(data, "DOTA v1.0", differences, allow_incomplete)
+    differences = describe_counts(counts, DOTA.counts)
+    refuse_incomplete(data, DOTA.title, differences, allow_incomplete, findings=findings)
     records = {
         part: dict(settings=split_settings(protocol), source=fingerprint(split))
         for part, split in whole.items()
@@ -578,38 +563,16 @@ def convert(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
-    parser.add_argument("--protocol", choices=(*PROTOCOLS,), required=True, help="see above")
-    add_allow_incomplete(parser)
-    parser.add_argument("--force", action="store_true", help="make finished tiles anew")
-    parser.add_argument("--no-decode", action="store_true", help="do not decode the images before")
+    parser = new_parser(__doc__, "allow_incomplete", "no_decode", "workers")
     parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        help="processes; default all %(default)s cores",
+        "--protocol", choices=(*PROTOCOLS,), required=True, help="make the tiles of this protocol"
     )
+    parser.add_argument("--force", action="store_true", help="make finished tiles anew")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check DOTA and cut it into the tiles of one protocol."""
-    if args.workers < 1:
-        raise UserError("--workers is at least 1")
-    try:
-        convert(
-            args.data,
-            PROTOCOLS[args.protocol],
-            args.workers,
-            not args.no_decode,
-            args.force,
-            args.allow_incomplete,
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot write below {args.data} ({error}): see to free space, permissions and "
-            "symbolic links, and run the same command again"
-        ) from error
+    protocol, decode = PROTOCOLS[args.protocol], not args.no_decode
+    with explained(args.data):
+        convert(args.data, protocol, args.workers, decode, args.force, args.allow_incomplete)

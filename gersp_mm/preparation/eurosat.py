@@ -23,7 +23,7 @@ from pathlib import Path
 
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1
 from gersp_mm.preparation.common import folders_called, unpack_into
-from gersp_mm.preparation.scenes import EUROSAT_CLASSES, add_scene_arguments, prepare_scenes
+from gersp_mm.preparation.scenes import EUROSAT_CLASSES, parse_scene_arguments, prepare_scenes
 from gersp_mm.utils.errors import UserError
 
 SIDE = 64  # px
@@ -42,11 +42,7 @@ def refuse_multispectral(data: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_scene_arguments(parser)
-    return parser.parse_args(argv)
+    return parse_scene_arguments(__doc__, argv)
 
 
 def run(args: argparse.Namespace) -> None:

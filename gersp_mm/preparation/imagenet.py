@@ -31,20 +31,22 @@ import argparse
 import re
 from pathlib import Path
 
+from gersp_mm.datasets.known import IMAGENET
 from gersp_mm.images.duplicates import second_copies
 from gersp_mm.images.listing import find_classes, find_images, is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
-    add_allow_incomplete,
     decode_once,
+    new_parser,
+    next_pretraining,
     refuse_incomplete,
     write_reasons,
 )
 from gersp_mm.utils.console import table
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 
-CLASSES = 1000
-TRAIN, VAL = 1_281_167, 50_000  # images
+CLASSES = IMAGENET.class_count
+TRAIN, VAL = IMAGENET.counts.values()  # images
 WNID = re.compile(r"n\d{8}")
 
 
@@ -54,22 +56,25 @@ def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
     archives = sorted(path.name for path in train.glob("*.tar"))
     if archives:
         problems.append(
-            f"{len(archives)} archives are not unpacked ({_some(archives)}): see --help for how"
+            f"{len(archives)} archives are not unpacked ({listed(archives, SHOWN)}): see --help "
+            "for how"
         )
     loose = sorted(
         path.name for path in train.iterdir() if is_image_name(path.name) and path.is_file()
     )
     if loose:
-        problems.append(f"{len(loose):,} images lie in no class folder ({_some(loose)}): not read")
+        problems.append(
+            f"{len(loose):,} images lie in no class folder ({listed(loose, SHOWN)}): not read"
+        )
     foreign = [name for name in classes if not WNID.fullmatch(name)]
     if foreign:
         problems.append(
-            f"{len(foreign)} folders are not called as ImageNet's classes ({_some(foreign)}): each "
-            "is counted as a class and shifts the labels after it"
+            f"{len(foreign)} folders are not called as ImageNet's classes "
+            f"({listed(foreign, SHOWN)}): each is counted as a class and shifts the labels after it"
         )
     empty = [name for name, images in classes.items() if not images]
     if empty:
-        problems.append(f"{len(empty)} folders hold no image ({_some(empty)})")
+        problems.append(f"{len(empty)} folders hold no image ({listed(empty, SHOWN)})")
     copies = second_copies(name for names in classes.values() for name in names)
     if copies:
         pair = " and ".join(copies[0])
@@ -82,10 +87,6 @@ def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
                 f"{found:,} {what} instead of {official:,}: {abs(official - found):,} {kind}"
             )
     return problems
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
 
 
 def describe_val(data: Path, train: dict[str, list[str]]) -> tuple[list[str], str]:
@@ -114,14 +115,8 @@ def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder that holds train/")
-    add_allow_incomplete(parser)
-    parser.add_argument("--decode", action="store_true", help="decode every image; takes hours")
-    parser.add_argument("--workers", type=int, default=0, help="threads of --decode; all cores")
-    return parser.parse_args(argv)
+    options = ("allow_incomplete", "decode", "workers")
+    return new_parser(__doc__, *options, data="folder that holds train/").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -156,9 +151,4 @@ def run(args: argparse.Namespace) -> None:
     options = [f"{source}.data_root={train}"]
     if len(classes) != CLASSES:
         options.append(f"model.natural_head.num_classes={len(classes)}")
-    print(
-        "next, to make the images smaller and one file of them (optional):\n"
-        f"  python tools/dataset_converters/pack_images.py {train} packed/imagenet --to lmdb\n"
-        "next:\n"
-        f"  python tools/train.py configs/pretrain/gersp_r50.py --cfg-options {' '.join(options)}"
-    )
+    print(next_pretraining(train, "packed/imagenet", options))

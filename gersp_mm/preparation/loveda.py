@@ -36,27 +36,28 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from gersp_mm.datasets.known import LOVEDA
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.images.duplicates import refuse_second_copies
 from gersp_mm.images.listing import is_passed_over
 from gersp_mm.preparation.common import (
     SHOWN,
-    add_allow_incomplete,
     describe_counts,
+    first_lines,
     folders_called,
+    new_parser,
     next_command,
     refuse_incomplete,
     unpack_into,
 )
 from gersp_mm.utils.console import progress, table
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import TEMPORARY_SUFFIX, remove_temporaries, replacing
 
-OFFICIAL = dict(Train=2522, Val=1669, Test=1796)  # images
+OFFICIAL = {part.title(): count for part, count in LOVEDA.counts.items()}  # images
 AREAS = ("Rural", "Urban")
-CLASSES = ("background", "building", "road", "water", "barren", "forest", "agricultural")
-LABELS = ("no data", *CLASSES)
-SIDE = 1024  # px
+LABELS = ("no data", *LOVEDA.classes)
+SIDE = LOVEDA.side
 
 
 class Pair(NamedTuple):
@@ -96,7 +97,7 @@ def find_part(data: Path, part: str) -> list[Pair]:
         if alone:
             raise UserError(
                 f"{len(alone)} files of {folder.parent} have no counterpart in images_png or "
-                f"masks_png, such as {_some(alone)}: fetch {part}.zip again"
+                f"masks_png, such as {listed(alone, SHOWN)}: fetch {part}.zip again"
             )
         pairs += [Pair(area, images[name], labelled[name]) for name in images]
     return pairs
@@ -113,11 +114,6 @@ def _pictures(folder: Path) -> dict[str, Path]:
         )
     refuse_second_copies([file.name for file in found], folder)
     return {f"{file.stem}.png": file for file in found}
-
-
-def _some(paths: Sequence[Path]) -> str:
-    rest = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
-    return ", ".join(map(str, paths[:SHOWN])) + rest
 
 
 def name_pairs(part: str, pairs: Sequence[Pair]) -> dict[str, Pair]:
@@ -215,13 +211,12 @@ def check_part(part: str, pairs: Sequence[Pair]) -> np.ndarray:
             if result[1] != (SIDE, SIDE):
                 other_sizes.append(pair.image)
     if problems:
-        named = "\n".join(f"  {problem}" for problem in problems[:SHOWN])
-        rest = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(
-            f"{len(problems)} of {len(pairs)} pairs of {part} are unusable:\n{named}{rest}"
+            f"{len(problems)} of {len(pairs)} pairs of {part} are unusable:{first_lines(problems)}"
         )
     if other_sizes:
-        print(f"WARNING: {len(other_sizes)} images are not {SIDE}x{SIDE}: {_some(other_sizes)}")
+        some = listed(other_sizes, SHOWN)
+        print(f"WARNING: {len(other_sizes)} images are not {SIDE}x{SIDE}: {some}")
     if pixels.any():
         absent = [
             f"{label} {LABELS[label]}" for label in range(1, len(LABELS)) if not pixels[label]
@@ -269,8 +264,8 @@ def place_part(data: Path, part: str, named: dict[str, Pair]) -> None:
         others = [file for file in sorted(folder.iterdir()) if file.name not in named]
         if others:
             raise UserError(
-                f"{folder} holds files that {part} does not have: {_some(others)}; remove img_dir "
-                "and ann_dir and run this again"
+                f"{folder} holds files that {part} does not have: {listed(others, SHOWN)}; remove "
+                "img_dir and ann_dir and run this again"
             )
     for name, pair in progress(named.items(), f"linking {part}", "img"):
         place(pair.image, folders[0] / name)
@@ -303,20 +298,7 @@ def pixel_table(pixels: dict[str, np.ndarray]) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
-    parser.add_argument(
-        "--archives",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="ZIP",
-        help="archives to unpack into DATA first",
-    )
-    add_allow_incomplete(parser)
-    return parser.parse_args(argv)
+    return new_parser(__doc__, "archives", "allow_incomplete").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -30,25 +30,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gersp_mm.datasets.known import MILLION_AID
 from gersp_mm.images.duplicates import second_copies
-from gersp_mm.images.listing import find_images
+from gersp_mm.images.listing import find_images, write_list
 from gersp_mm.images.packed import LISTING
 from gersp_mm.preparation.common import (
     SHOWN,
-    add_allow_incomplete,
     decode_once,
     describe_counts,
+    new_parser,
+    next_pretraining,
     read_reasons,
     refuse_incomplete,
     unpack_into,
-    write_list,
     write_reasons,
 )
 from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
 
-OFFICIAL = dict(train=10_000, test=990_848)  # images
+OFFICIAL = MILLION_AID.counts
 
 
 def unpack_archives(data: Path, archives: list[Path]) -> None:
@@ -73,19 +74,8 @@ def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) ->
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder that holds test/")
-    parser.add_argument(
-        "--archives", nargs="+", type=Path, default=[], help="archives to unpack first"
-    )
-    parser.add_argument(
-        "--decode", action="store_true", help="decode every image of test; takes hours"
-    )
-    add_allow_incomplete(parser)
-    parser.add_argument("--workers", type=int, default=0, help="threads of --decode; all cores")
-    return parser.parse_args(argv)
+    options = ("archives", "decode", "allow_incomplete", "workers")
+    return new_parser(__doc__, *options, data="folder that holds test/").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -125,11 +115,5 @@ def run(args: argparse.Namespace) -> None:
         print(f"  left out: {escape_name(name)}: {reason}")
     print(f"wrote {test / LISTING}; labels are not needed")
     source = "train_dataloader.dataset.remote_sensing"
-    print(
-        "next, to make the images smaller and one file of them (optional):\n"
-        f"  python tools/dataset_converters/pack_images.py {test} packed/million_aid "
-        f"--list {test / LISTING} --to lmdb\n"
-        "next:\n"
-        "  python tools/train.py configs/pretrain/gersp_r50.py --cfg-options "
-        f"{source}.data_root={test} {source}.ann_file={LISTING}"
-    )
+    options = [f"{source}.data_root={test}", f"{source}.ann_file={LISTING}"]
+    print(next_pretraining(test, "packed/million_aid", options, f"--list {test / LISTING}"))

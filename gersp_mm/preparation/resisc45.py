@@ -27,18 +27,14 @@ import argparse
 
 from gersp_mm.datasets.splits import RESISC45_GERSP_1
 from gersp_mm.preparation.common import unpack_into
-from gersp_mm.preparation.scenes import add_scene_arguments, prepare_scenes
+from gersp_mm.preparation.scenes import parse_scene_arguments, prepare_scenes
 
 SIDE = 256  # px
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_scene_arguments(parser)
-    return parser.parse_args(argv)
+    return parse_scene_arguments(__doc__, argv)
 
 
 def run(args: argparse.Namespace) -> None:

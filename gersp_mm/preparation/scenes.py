@@ -8,35 +8,28 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Entry, Split
+from gersp_mm.datasets.known import EUROSAT, RESISC45
+from gersp_mm.datasets.splits import Entry, Split
 from gersp_mm.images.duplicates import check_parts, refuse_second_copies
-from gersp_mm.images.listing import is_image_name
+from gersp_mm.images.listing import is_image_name, write_list
 from gersp_mm.preparation.common import (
     SHOWN,
-    add_allow_incomplete,
     folders_called,
+    new_parser,
     next_command,
     refuse_damaged,
     refuse_incomplete,
-    write_list,
 )
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
 
-EUROSAT_CLASSES = EUROSAT_GERSP_1.classes
-RESISC45_CLASSES = RESISC45_GERSP_1.classes
+EUROSAT_CLASSES = EUROSAT.classes
+RESISC45_CLASSES = RESISC45.classes
 
 
-def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that both converters take."""
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder of the data set")
-    parser.add_argument("--archive", type=Path, help="zip or tar archive to unpack into DATA first")
-    add_allow_incomplete(parser)
-    parser.add_argument(
-        "--no-decode",
-        action="store_true",
-        help="look at file names alone: images are neither decoded nor compared",
-    )
+def parse_scene_arguments(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
+    """Parse the arguments that both converters take; ``doc`` is the docstring of one of them."""
+    return new_parser(doc, "archive", "allow_incomplete", "no_decode").parse_args(argv)
 
 
 def prepare_scenes(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gersp_mm.datasets.known import LOVEDA
 from gersp_mm.utils.errors import UserError
 from tests.smoke import ROOT
 from tests.test_datasets.test_scene_converters import convert, load_converter
@@ -156,7 +157,7 @@ def test_mmseg_reads_the_folders(data):
     for info, labels in zip(infos, ({255, 0, 1, 2}, {3, 4, 5, 6})):  # the second has a palette
         loaded = LoadAnnotations().transform(dict(info))
         assert set(np.unique(loaded["gt_seg_map"])) == labels
-    assert tuple(tool.CLASSES) == tuple(LoveDADataset.METAINFO["classes"])
+    assert tuple(LOVEDA.classes) == tuple(LoveDADataset.METAINFO["classes"])
 
 
 # -------------------------------------------------------------------- one number in both areas

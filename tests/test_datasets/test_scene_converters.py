@@ -349,7 +349,7 @@ def test_every_converter_takes_samples_by_the_same_words(name, tmp_path, capsys)
     assert tool.parse_args([*given, "--allow-incomplete"]).allow_incomplete is True
     with pytest.raises(SystemExit):
         tool.parse_args(["--help"])
-    words = "take a sample: report what differs from the complete data set, and go on"
+    words = "take a sample: report what differs from the complete data set, and continue"
     assert words in " ".join(capsys.readouterr().out.split())
 
 
