@@ -1,44 +1,38 @@
 """GeRSP pre-training of remote sensing backbones, as an MMEngine plugin.
 
 Importing this package is cheap: it looks whether the libraries it stands on are installed and
-loads none of them. The names below arrive with their first use, as in ``gersp_mm.GeRSP``.
+loads none of them. Every registered type is an attribute, which arrives with its first use, as in
+``gersp_mm.GeRSP``.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
+from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
 from .version import CORE, DISTRIBUTIONS, SUPPORTED, __version__, version_key
 
-_LAZY = {
-    "GeRSP": "models",
-    "PairedDataPreprocessor": "models",
-    "InfoNCEHead": "models",
-    "PairedDataset": "datasets",
-    "PairedSampler": "datasets",
-    "MillionAID": "datasets",
-    "LabelledImages": "datasets",
-    "TeacherUpdateHook": "engine.hooks",
-    "AlphaScheduleHook": "engine.hooks",
-    "DeviceImagesHook": "engine.hooks",
-    "ExportBackboneHook": "engine.hooks",
-    "KNNEvalHook": "engine.hooks",
-    "PretrainedCheckHook": "engine.hooks",
-    "CheckpointCheckHook": "engine.hooks",
-    "ClassCheckHook": "engine.hooks",
-    "RNGStateHook": "engine.hooks",
-    "CollapseMonitorHook": "engine.hooks",
-    "SegmentationPicturesHook": "visualization.predictions",
-    "export_backbone": "backbones",
-    "LoveDASubmission": "evaluation.submission",
+# Public names that are no registered types, with the module of each.
+_FUNCTIONS = {
+    "ExportedBackbone": "backbones",
     "FeatureExtractor": "evaluation.feature_extractor",
+    "export_backbone": "backbones",
 }
 
-__all__ = ["__version__", *_LAZY]
+
+@cache
+def _registered() -> dict[str, Any]:
+    """Return every type of the registries by its name; this imports their modules."""
+    types: dict[str, Any] = {}
+    for registry in vars(import_module(".registry", __name__)).values():
+        if getattr(registry, "scope", None) == __name__:
+            registry.import_from_location()
+            types.update(registry.module_dict)
+    return types
 
 
 def _installed_version(module: str) -> str | None:
@@ -81,13 +75,19 @@ def _check_neighbours() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    if name in _FUNCTIONS:
+        return getattr(import_module(f".{_FUNCTIONS[name]}", __name__), name)
+    if name == "__all__":
+        return ["__version__", *_FUNCTIONS, *_registered()]
+    # `from gersp_mm import resources` asks for a submodule here before it imports that.
+    looked_up = not name.startswith("_") and find_spec(f"{__name__}.{name}") is None
+    if looked_up and name in _registered():
+        return _registered()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_FUNCTIONS, *_registered()})
 
 
 _check_neighbours()

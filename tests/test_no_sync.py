@@ -25,7 +25,8 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from gersp_mm.augmentation.draw import draw_colour
+from gersp_mm.augmentation.device import KeptImages
+from gersp_mm.augmentation.draw import draw_view, pack
 from gersp_mm.augmentation.view import PRESETS
 from gersp_mm.engine.hooks import (
     BadImageHook,
@@ -68,11 +69,12 @@ def fake(model: Any, mode: FakeTensorMode) -> Any:
 def batch() -> dict[str, Any]:
     """What the workers hand over with the colour work left to the device."""
     names = ("rs_query", "rs_key", "natural")
-    draws = [np.stack([draw_colour(PRESETS["mocov2"]) for _ in range(N)]) for _ in names]
+    parts = {**PRESETS["mocov2"], "quarter_turns": True}
+    draws = [np.stack([pack(draw_view(20, 20, parts)) for _ in range(N)]) for _ in names]
     images = torch.zeros(N, 16, 16, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     return dict(
         inputs={name: images for name in names},
-        colour=dict(zip(names, draws)),
+        draw=dict(zip(names, draws)),
         gt_label=torch.zeros(N, dtype=torch.long),
         data_samples=[DataSample(metainfo=dict(bad_images=[])) for _ in range(N)],
     )
@@ -89,12 +91,10 @@ def test_nothing_in_a_step_reads_a_value(
     model = fake(real, mode)
     if kept:  # the device has the images, the workers send where to cut
         images = torch.zeros(5, 3, 20, 20, dtype=torch.uint8, device=CUDA)
-        for source in ("remote_sensing", "natural"):
-            model.data_preprocessor.keep(source, images, 16)
         for data in batches:
-            crops = np.array([[0, 2, 3, 9, 8, turns % 4] for turns in range(N)])
-            data["crop"] = dict.fromkeys(data["inputs"], crops)
-            data["inputs"] = {}
+            empty = torch.empty(N, 3, 0, 0, dtype=torch.uint8)
+            data["inputs"] = dict.fromkeys(data["inputs"], empty)
+            model.data_preprocessor.kept = dict.fromkeys(data["inputs"], KeptImages(images, 16))
     wrapper_cfg = dict(cfg.optim_wrapper)
     if precision == "bf16":
         wrapper_cfg["type"] = "gersp_mm.BFloat16OptimWrapper"

@@ -10,47 +10,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gersp_mm.augmentation.draw import (
-    BRIGHTNESS,
-    CONTRAST,
-    GRAYSCALE,
-    HORIZONTAL_FLIP,
-    HUE,
-    ORDER,
-    SATURATION,
-    SIGMA,
-    VERTICAL_FLIP,
-)
+from gersp_mm.augmentation.draw import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # ITU-R 601-2 in PIL's fixed point
 
 
-def recolour_batch(images: torch.Tensor, draw: np.ndarray) -> torch.Tensor:
+class KeptImages(NamedTuple):
+    """All images of a source, on the device.
+
+    Attributes:
+        images: K×3×H×W uint8.
+        size: Side of the views that are cut out of them, in pixels.
+    """
+
+    images: torch.Tensor
+    size: int
+
+
+def finish_views(
+    images: torch.Tensor, draws: np.ndarray, kept: KeptImages | None = None
+) -> torch.Tensor:
+    """Finish the views of a batch.
+
+    Args:
+        images: N×3×H×W uint8, what the worker processes have cut out.
+        draws: N records of :data:`gersp_mm.augmentation.draw.VIEW_DRAW` on the host.
+        kept: The images to cut the views out of in place of ``images``.
+
+    Returns:
+        N×3×size×size uint8.
+    """
+    if kept is not None:
+        images = crop_batch(kept.images, draws, kept.size)
+    return recolour_batch(images, draws)
+
+
+def recolour_batch(images: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
     """Apply grayscale, jitter, blur and flips, each image its own draw.
 
     Args:
         images: N×3×H×W uint8 RGB on any device; not changed.
-        draw: N×DRAW_SIZE float32 on the host, see :mod:`gersp_mm.augmentation.draw`.
+        draws: N records of :data:`gersp_mm.augmentation.draw.VIEW_DRAW` on the host.
 
     Returns:
         N×3×H×W uint8 in the memory format of ``images``.
     """
     images = images.clone()
-    _apply(images, draw[:, GRAYSCALE] == 1, _grayscale)
+    _apply(images, draws["grayscale"] == 1, _grayscale)
     for slot in range(4):
-        chosen = draw[:, ORDER][:, slot]
+        chosen = draws["order"][:, slot]
         for code, operation in OPERATIONS.items():
-            _apply(images, chosen == code, operation, draw[:, code])
-    _apply(images, draw[:, GRAYSCALE] == 2, _grayscale)
-    _blur_some(images, draw[:, SIGMA])
-    for place, dim in ((HORIZONTAL_FLIP, -1), (VERTICAL_FLIP, -2)):
-        if draw[:, place].any():
-            flipped = send(draw[:, place] > 0, images).view(-1, 1, 1, 1)
+            _apply(images, chosen == code, operation, draws["factors"][:, code])
+    _apply(images, draws["grayscale"] == 2, _grayscale)
+    _blur_some(images, draws["sigma"])
+    for name, dim in (("hflip", -1), ("vflip", -2)):
+        if draws[name].any():
+            flipped = send(draws[name], images).view(-1, 1, 1, 1)
             images = torch.where(flipped, images.flip(dim), images)
     return images
 
@@ -189,26 +210,24 @@ def blur_kernel(sigma: float) -> np.ndarray:
 # -------------------------------------------------------------------------------------------- crops
 
 
-def crop_batch(images: torch.Tensor, crops: np.ndarray, size: int) -> torch.Tensor:
+def crop_batch(images: torch.Tensor, draws: np.ndarray, size: int) -> torch.Tensor:
     """Cut out, resize with antialiasing and turn.
 
     Args:
         images: K×3×H×W uint8, all images of a source, on any device.
-        crops: N×6 integers on the host: number of the image, top, left, height, width, and how
-            many quarter turns.
+        draws: N records of :data:`gersp_mm.augmentation.draw.VIEW_DRAW` on the host.
         size: side of the views in pixels.
 
     Returns:
         N×3×size×size uint8.
     """
-    number, top, left, height, width, turns = crops.T
-    chosen = images.index_select(0, send(number, images)).float()
-    across = resize_weights(left, width, images.shape[3], size, images)
+    chosen = images.index_select(0, send(draws["image"], images)).float()
+    across = resize_weights(draws["left"], draws["width"], images.shape[3], size, images)
     views = (chosen @ across[:, None].mT).add_(0.5).floor_()
-    down = resize_weights(top, height, images.shape[2], size, images)
+    down = resize_weights(draws["top"], draws["height"], images.shape[2], size, images)
     views = (down[:, None] @ views).add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
     for turn in (1, 2, 3):
-        rows = np.flatnonzero(turns == turn)
+        rows = np.flatnonzero(draws["turns"] == turn)
         if len(rows):
             place = send(rows, images)
             views.index_copy_(0, place, views.index_select(0, place).rot90(turn, (2, 3)))

@@ -13,15 +13,10 @@ from torchvision.transforms import functional as F
 from gersp_mm.augmentation.draw import (
     BRIGHTNESS,
     CONTRAST,
-    DRAW_SIZE,
-    GRAYSCALE,
-    HORIZONTAL_FLIP,
     HUE,
     NOTHING,
-    ORDER,
     SATURATION,
-    SIGMA,
-    VERTICAL_FLIP,
+    VIEW_DRAW,
 )
 
 ADJUST = {
@@ -46,44 +41,51 @@ def _kernel() -> ModuleType:
 
 def compile_kernel() -> None:
     """Compile the kernel, or load it from numba's cache, before worker processes are forked."""
-    pixels = np.zeros((1, 1, 3), np.uint8)
-    _kernel().recolour(pixels, np.zeros(DRAW_SIZE, np.float32), pixels.copy())
+    apply_compiled(np.zeros((1, 1, 3), np.uint8), np.zeros(1, VIEW_DRAW)[0])
 
 
-def apply_compiled(pixels: np.ndarray, draw: np.ndarray) -> np.ndarray:
+def apply_compiled(pixels: np.ndarray, draw: np.void) -> np.ndarray:
     """Apply one draw with the compiled kernel; the same result as :func:`apply_with_pil`.
 
     Args:
         pixels: H×W×3 uint8 RGB, contiguous; its content is lost.
-        draw: a vector of :func:`gersp_mm.augmentation.draw.draw_colour`.
+        draw: A record of :func:`gersp_mm.augmentation.draw.draw_view`.
 
     Returns:
         H×W×3 uint8.
     """
     out = np.empty_like(pixels)
-    _kernel().recolour(pixels, draw, out)
-    if draw[SIGMA] > 0:  # comes after the colours, and a flip does not change it
+    _kernel().recolour(
+        pixels,
+        draw["factors"],
+        draw["order"],
+        int(draw["grayscale"]),
+        bool(draw["hflip"]),
+        bool(draw["vflip"]),
+        out,
+    )
+    if draw["sigma"] > 0:  # comes after the colours, and a flip does not change it
         out = np.array(_blur(Image.fromarray(out), draw))
     return out
 
 
-def apply_with_pil(image: Image.Image, draw: np.ndarray) -> Image.Image:
+def apply_with_pil(image: Image.Image, draw: np.void) -> Image.Image:
     """Apply one draw to a PIL RGB image with torchvision's functions, as the released code does."""
-    if draw[GRAYSCALE] == 1:
+    if draw["grayscale"] == 1:
         image = F.rgb_to_grayscale(image, 3)
-    for operation in draw[ORDER].astype(int):
+    for operation in draw["order"].tolist():
         if operation != NOTHING:
-            image = ADJUST[operation](image, float(draw[operation]))
-    if draw[GRAYSCALE] == 2:
+            image = ADJUST[operation](image, float(draw["factors"][operation]))
+    if draw["grayscale"] == 2:
         image = F.rgb_to_grayscale(image, 3)
-    if draw[SIGMA] > 0:
+    if draw["sigma"] > 0:
         image = _blur(image, draw)
-    if draw[HORIZONTAL_FLIP] > 0:
+    if draw["hflip"]:
         image = F.hflip(image)
-    if draw[VERTICAL_FLIP] > 0:
+    if draw["vflip"]:
         image = F.vflip(image)
     return image
 
 
-def _blur(image: Image.Image, draw: np.ndarray) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(float(draw[SIGMA])))
+def _blur(image: Image.Image, draw: np.void) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(float(draw["sigma"])))

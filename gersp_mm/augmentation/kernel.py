@@ -13,17 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from gersp_mm.augmentation.draw import (
-    BRIGHTNESS,
-    CONTRAST,
-    FACTOR,
-    GRAYSCALE,
-    HORIZONTAL_FLIP,
-    HUE,
-    ORDER,
-    SATURATION,
-    VERTICAL_FLIP,
-)
+from gersp_mm.augmentation.draw import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 TILE = 512  # pixels
 GRAY = 4  # code of greyscale among the operations, after the four of the jitter
@@ -152,20 +142,23 @@ def _turn_round(tile, n):
 
 
 @_compiled
-def recolour(pixels, draw, out):
+def recolour(pixels, factors, order, grayscale, hflip, vflip, out):
     """Apply grayscale, jitter and flips of one draw.
 
     Args:
         pixels: H×W×3 uint8 RGB, contiguous; overwritten when there is a contrast operation.
-        draw: a vector of :func:`gersp_mm.augmentation.draw.draw_colour`; its blur is ignored.
+        factors: Of a record of :data:`gersp_mm.augmentation.draw.VIEW_DRAW`, as those that follow.
+        order: 4 int64.
+        grayscale: 0, 1 or 2.
+        hflip: Whether left and right change places.
+        vflip: Whether top and bottom change places.
         out: H×W×3 uint8, contiguous, not ``pixels``.
     """
     height, width = pixels.shape[0], pixels.shape[1]
-    factors = draw[FACTOR]
     codes = np.empty(6, np.int64)
-    codes[0] = GRAY if draw[GRAYSCALE] == 1 else -1
-    codes[1:5] = draw[ORDER].astype(np.int64)
-    codes[5] = GRAY if draw[GRAYSCALE] == 2 else -1
+    codes[0] = GRAY if grayscale == 1 else -1
+    codes[1:5] = order
+    codes[5] = GRAY if grayscale == 2 else -1
     contrast = 0
     for slot in range(6):
         if codes[slot] == CONTRAST:
@@ -188,16 +181,15 @@ def recolour(pixels, draw, out):
             if contrast > 1 or codes[0] == GRAY:
                 _store(tile, n, part)
         mean = f32(np.floor(total / (height * width) + 0.5))
-    backwards = draw[HORIZONTAL_FLIP] > 0
     for row in range(height):
-        line = height - 1 - row if draw[VERTICAL_FLIP] > 0 else row
+        line = height - 1 - row if vflip else row
         for column in range(0, width, TILE):
             n = min(TILE, width - column)
             start = row * width + column
             _load(source[3 * start : 3 * (start + n)], n, tile)
             _run(tile, n, codes, contrast, 6, factors, mean)
             start = line * width + column
-            if backwards:
+            if hflip:
                 _turn_round(tile, n)
                 start = line * width + width - column - n
             _store(tile, n, target[3 * start : 3 * (start + n)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
-from gersp_mm.augmentation.draw import Crop, draw_colour, draw_crop
+from gersp_mm.augmentation.draw import draw_view, pack
 from gersp_mm.augmentation.host import apply_compiled, apply_with_pil, compile_kernel, has_numba
 from gersp_mm.registry import TRANSFORMS
 from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number, nearest
@@ -78,7 +77,6 @@ class ViewAugmentation:
     """
 
     takes_tensor = True  # results['img'] is a 3×H×W tensor, not a PIL image
-    ratio = (3 / 4, 4 / 3)  # width to height of the crop
     keyword_names = tuple(PRESETS["released"])  # of ``changes``
 
     def __init__(
@@ -117,34 +115,28 @@ class ViewAugmentation:
         """Replace the image by one view of it.
 
         Args:
-            results: ``img``, a 3×H×W uint8 RGB tensor or a PIL RGB image; or an empty tensor of
-            that size where the device keeps the images, with ``kept_as``, the number of this one.
+            results: ``img``, a 3×H×W uint8 RGB tensor or a PIL RGB image.
 
         Returns:
             ``results`` with ``img``, a uint8 tensor, 3×size×size, channels last in memory; and, if
-            the device is to go on from there, ``colour``, what it has to do (a float32 vector of
+            the device is to go on from there, ``draw``, what it has to do (the bytes of a record of
             :mod:`gersp_mm.augmentation.draw`).
         """
         image = results["img"]
         if not isinstance(image, torch.Tensor):
             image = pil_to_tensor(image)
-        crop = draw_crop(image.shape[1], image.shape[2], self.parts["scale"], self.ratio)
-        draw = draw_colour(self.parts)
-        turns = random.randrange(4) if self.parts["quarter_turns"] else 0
-        if image.is_meta:
-            place = np.array([results["kept_as"], *crop, turns], dtype=np.int64)
-            return {**results, "crop": place, "colour": draw}
-        view = self._resize(image, crop)
-        if turns:
-            view = torch.rot90(view, turns, (1, 2))
+        draw = draw_view(image.shape[1], image.shape[2], self.parts)
+        view = self._resize(image, draw)
+        if draw["turns"]:
+            view = torch.rot90(view, int(draw["turns"]), (1, 2))
             view = view.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # channels last again
         if self.on_device:
-            return {**results, "img": view, "colour": draw}
+            return {**results, "img": view, "draw": pack(draw)}
         return {**results, "img": self._finish(view, draw)}
 
-    def _resize(self, image: torch.Tensor, crop: Crop) -> torch.Tensor:
+    def _resize(self, image: torch.Tensor, draw: np.void) -> torch.Tensor:
         """Cut out and resize with antialiasing, as 3×size×size."""
-        top, left, height, width = crop
+        _, top, left, height, width, *_ = draw.item()
         # Channels last with a batch dimension is the layout that torch has a fast kernel for.
         part = image.permute(1, 2, 0)[None, top : top + height, left : left + width]
         if self.engine == "pil":
@@ -155,7 +147,7 @@ class ViewAugmentation:
             part.permute(0, 3, 1, 2), (self.size, self.size), mode="bilinear", antialias=True
         )[0]
 
-    def _finish(self, view: torch.Tensor, draw: np.ndarray) -> torch.Tensor:
+    def _finish(self, view: torch.Tensor, draw: np.void) -> torch.Tensor:
         pixels = np.ascontiguousarray(view.permute(1, 2, 0).numpy())
         if self.compiled:
             coloured = apply_compiled(pixels, draw)

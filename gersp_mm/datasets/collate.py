@@ -25,9 +25,8 @@ def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``inputs``, a dict of N×3×H×W uint8 tensors; ``data_samples``, N samples without labels;
-        ``gt_label``, N int64 (if there are labels); and, as arrays that stay on the host,
-        ``colour``, a dict of N×DRAW_SIZE float32 (if colour work is left to the device), and
-        ``crop``, a dict of N×6 int64 (of the images that the device keeps).
+        ``gt_label``, N int64 (if there are labels); and ``draw``, a dict of arrays that stay on the
+        host, what is drawn for each view (if the device is to finish it).
         :class:`gersp_mm.PairedDataPreprocessor` puts the labels back.
     """
     data_samples = [sample["data_samples"] for sample in samples]
@@ -40,10 +39,9 @@ def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     )
     if "gt_label" in data_samples[0]:
         batch["gt_label"] = torch.cat([sample.pop("gt_label") for sample in data_samples])
-    for what in ("colour", "crop"):
-        if what in samples[0]:
-            names = samples[0][what]
-            batch[what] = {k: np.stack([sample[what][k] for sample in samples]) for k in names}
+    if "draw" in samples[0]:
+        names = samples[0]["draw"]
+        batch["draw"] = {k: np.stack([sample["draw"][k] for sample in samples]) for k in names}
     return batch
 
 

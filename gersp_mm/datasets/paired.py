@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,36 +16,12 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from gersp_mm.datasets.reading import BadImage, DecodedImages
 from gersp_mm.datasets.sampler import PairIndex
-from gersp_mm.images.decode import BadImageError, load_pixels, unlimited_image_size
+from gersp_mm.images.decode import load_pixels, unlimited_image_size
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.errors import UserError, check_number
-from gersp_mm.utils.files import escape_name
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
-
-# How many images in a row may be unreadable before the source as a whole is taken for broken: this
-# many, or this share of a source where that is more.
-MAX_BAD_IN_A_ROW = 100
-MAX_BAD_SHARE_IN_A_ROW = 0.05
-
-
-BadImage = tuple[str, str, str]  # source ("remote_sensing" or "natural"), path and reason
-
-
-class KeptImages(NamedTuple):
-    """What the dataset knows of images that the training device keeps.
-
-    Attributes:
-        height, width: of every image, in pixels.
-        usable: the image that stands for each: itself, or the next readable one.
-        bad: of each image that cannot be read, the source, paths and reasons up to the next
-            readable one.
-    """
-
-    height: int
-    width: int
-    usable: np.ndarray
-    bad: dict[int, list[BadImage]]
 
 
 @DATASETS.register_module()
@@ -67,7 +43,7 @@ class PairedDataset(Dataset):
         rs_pipeline: transforms of one remote-sensing view. They get ``img``, a PIL RGB image (or,
             if the first of them has ``takes_tensor``, a 3×H×W uint8 tensor that they must not
             change), and leave there a uint8 tensor 3×H×W, a PIL image or an H×W×3 RGB array.
-            What they leave in ``colour`` goes along, for the data preprocessor.
+            What they leave in ``draw`` goes along, for the data preprocessor.
         natural_pipeline: transforms of the natural image, likewise.
         cache_images: how many decoded images every worker process keeps in memory, for small data
             sets that are gone through many times; 0 keeps none.
@@ -94,8 +70,13 @@ class PairedDataset(Dataset):
         self.rs_pipeline = _build_pipeline(rs_pipeline)
         self.natural_pipeline = _build_pipeline(natural_pipeline)
         self._cached: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._kept: dict[str, KeptImages] = {}
         self.cache_images = cache_images
+        # What gives the images of each source; :class:`gersp_mm.DeviceImagesHook` puts others here.
+        self.readers: dict[str, Any] = {
+            name: DecodedImages(name, source, self._decode)
+            for name, source in self._sources()
+            if source is not None
+        }
         if self.natural is not None and "gt_label" not in self.natural.get_data_info(0):
             raise UserError(
                 f"the natural images ({type(self.natural).__name__}) have no gt_label: use a "
@@ -115,19 +96,11 @@ class PairedDataset(Dataset):
     def __len__(self) -> int:
         return max(self.sizes)
 
-    def keep(self, name: str, images: KeptImages) -> None:
-        """Leave it to the device to cut the views of a source, from now on.
-
-        Samples then hold ``crop`` in place of the images of that source. Called by
-        :class:`gersp_mm.DeviceImagesHook`, before the worker processes start.
-        """
-        self._kept[name] = images
-
     def __getitem__(self, index: PairIndex | Sequence[int] | int) -> dict[str, Any]:
         """Return ``dict(inputs=dict(rs_query, rs_key, natural), data_samples=DataSample)``.
 
-        The images are uint8 tensors, 3×H×W RGB, as the pipelines leave them; where they leave
-        colour work to the device, ``colour`` has a vector for each image. A plain number stands
+        The images are uint8 tensors, 3×H×W RGB, as the pipelines leave them; where the device is to
+        finish them, ``draw`` has what is drawn for each. A plain number stands
         for the pair of images with that number in either source, drawn with the global random
         state.
         """
@@ -147,59 +120,24 @@ class PairedDataset(Dataset):
         sample = DataSample()
         bad: list[BadImage] = []
         if self.remote_sensing is not None:
-            results = self.read_usable("remote_sensing", rs_index, bad)
+            results = self.readers["remote_sensing"].read(rs_index, bad)
             views["rs_query"] = _view("rs_pipeline", self.rs_pipeline, results)
             views["rs_key"] = _view("rs_pipeline", self.rs_pipeline, results)
             sample.set_field(results["img_path"], "rs_path", field_type="metainfo")
         if self.natural is not None:
-            results = self.read_usable("natural", natural_index, bad)
+            results = self.readers["natural"].read(natural_index, bad)
             views["natural"] = _view("natural_pipeline", self.natural_pipeline, results)
             sample.set_gt_label(results["gt_label"])
             sample.set_field(results["img_path"], "natural_path", field_type="metainfo")
         sample.set_field(bad, "bad_images", field_type="metainfo")
-        inputs = {name: view["img"] for name, view in views.items() if "crop" not in view}
+        inputs = {name: view["img"] for name, view in views.items()}
         loaded = dict(inputs=inputs, data_samples=sample)
-        for what in ("colour", "crop"):
-            found = {name: view[what] for name, view in views.items() if what in view}
-            if found:
-                loaded[what] = found
+        if draws := {name: view["draw"] for name, view in views.items() if "draw" in view}:
+            loaded["draw"] = draws
         return loaded
 
-    def read_usable(self, name: str, index: int, bad: list[BadImage]) -> dict[str, Any]:
-        """Decode image ``index`` or the first readable one after it.
-
-        Args:
-            name: ``'remote_sensing'`` or ``'natural'``.
-            index: number of the image in that source.
-            bad: gets source, path and reason of each image that could not be read.
-
-        Returns:
-            What the source knows of the image, with ``img``, a 3×H×W uint8 RGB tensor (empty if
-            the device keeps the images), and ``kept_as``, the number of the image that was taken.
-
-        Raises:
-            UserError: too many images in a row cannot be read.
-        """
-        source = getattr(self, name)
-        if name in self._kept:
-            kept = self._kept[name]
-            bad.extend(kept.bad.get(index, ()))
-            chosen = int(kept.usable[index])
-            empty = torch.empty((3, kept.height, kept.width), dtype=torch.uint8, device="meta")
-            return {**source.get_data_info(chosen), "img": empty, "kept_as": chosen}
-        attempts = max(MAX_BAD_IN_A_ROW, int(MAX_BAD_SHARE_IN_A_ROW * len(source)))
-        for offset in range(min(len(source), attempts)):
-            chosen = (index + offset) % len(source)
-            info = source.get_data_info(chosen)
-            try:
-                return {**info, "img": self._decode(info["img_path"]), "kept_as": chosen}
-            except BadImageError as error:
-                bad.append((name, info["img_path"], str(error)))
-        _, path, reason = bad[-1]
-        raise UserError(
-            f"{offset + 1} images of {type(source).__name__} in a row cannot be read, the last one "
-            f"being {escape_name(path)} ({reason}): check the files and data_root"
-        )
+    def _sources(self) -> tuple[tuple[str, Any], ...]:
+        return ("remote_sensing", self.remote_sensing), ("natural", self.natural)
 
     def _decode(self, path: str) -> torch.Tensor:
         if path in self._cached:
@@ -243,8 +181,6 @@ def _view(name: str, pipeline: Compose, results: dict[str, Any]) -> dict[str, An
         with unlimited_image_size():
             results = pipeline({**results, "img": to_pil_image(results["img"])})
     view = results["img"]
-    if "crop" in results:
-        return results
     if isinstance(view, np.ndarray):
         view = torch.from_numpy(np.ascontiguousarray(np.moveaxis(view, -1, 0)))
     elif not isinstance(view, torch.Tensor):

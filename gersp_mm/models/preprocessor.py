@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.model import BaseDataPreprocessor
 
-from gersp_mm.augmentation.device import crop_batch, recolour_batch
+from gersp_mm.augmentation.device import KeptImages, finish_views
+from gersp_mm.augmentation.draw import unpack
 from gersp_mm.constants import CHANNEL_ORDER, RGB_MEAN, RGB_STD
 from gersp_mm.registry import MODELS
 from gersp_mm.utils.errors import UserError, check_number
@@ -61,19 +61,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer(
             "std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False
         )
-        self._kept: dict[str, tuple[torch.Tensor, int]] = {}
-
-    def keep(self, source: str, images: torch.Tensor, size: int) -> None:
-        """Cut the views of a source out of images that stay on the device.
-
-        Called by :class:`gersp_mm.DeviceImagesHook`. The images enter no checkpoint.
-
-        Args:
-            source: ``'remote_sensing'`` or ``'natural'``.
-            images: K×3×H×W uint8, on the device.
-            size: side of the views in pixels.
-        """
-        self._kept[source] = images, size
+        self.kept: dict[str, KeptImages] = {}  # by view; they enter no checkpoint
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return ``data`` on the device with every image of ``data['inputs']`` as fp32.
@@ -87,7 +75,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
             ``inputs``, and ``data_samples`` with their labels on the device.
         """
         data = dict(data)
-        draws, crops = data.pop("colour", {}), data.pop("crop", {})  # read on the host
+        draws = {name: unpack(rows) for name, rows in data.pop("draw", {}).items()}
         labels = data.pop("gt_label", None)
         if labels is None:
             data = self.cast_data(data)
@@ -99,21 +87,20 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
             data["data_samples"] = samples
         inputs = data["inputs"]
         if isinstance(inputs, dict):
-            inputs = {**inputs, **{k: self._cut(k, crop) for k, crop in crops.items()}}
-            inputs = {k: self._finish(images, draws.get(k)) for k, images in inputs.items()}
+            inputs = {
+                name: self._finish(images, draws.get(name), self.kept.get(name))
+                for name, images in inputs.items()
+            }
         else:
             inputs = self._finish(inputs)
         return {**data, "inputs": inputs}
 
-    def _cut(self, name: str, crops: Any) -> torch.Tensor:
-        images, size = self._kept["natural" if name == "natural" else "remote_sensing"]
+    def _finish(
+        self, images: torch.Tensor, draws: Any = None, kept: KeptImages | None = None
+    ) -> torch.Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            return crop_batch(images, np.asarray(crops), size)
-
-    def _finish(self, images: torch.Tensor, draw: Any = None) -> torch.Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            if draw is not None:
-                images = recolour_batch(images, np.asarray(draw))
+            if draws is not None:
+                images = finish_views(images, draws, kept)
             return images.to(self.mean.dtype).sub(self.mean).div_(self.std)
 
 

@@ -43,6 +43,7 @@ def draw_views(paths: list[str], preset: str, size: int) -> list[np.ndarray]:
         UserError: numba is not installed.
     """
     from gersp_mm.augmentation.device import recolour_batch
+    from gersp_mm.augmentation.draw import unpack
     from gersp_mm.datasets import ViewAugmentation, load_pixels
 
     images = [load_pixels(path) for path in paths]
@@ -59,7 +60,7 @@ def draw_views(paths: list[str], preset: str, size: int) -> list[np.ndarray]:
             results.append(way(dict(img=image)))
         batch = torch.stack([result["img"] for result in results])
         if way.on_device:
-            batch = recolour_batch(batch, np.stack([result["colour"] for result in results]))
+            batch = recolour_batch(batch, unpack(np.stack([r["draw"] for r in results])))
         views.append(batch.permute(0, 2, 3, 1).numpy().astype(np.int16))
     return views
 

@@ -17,15 +17,7 @@ from torchvision.transforms import functional as F
 
 from gersp_mm.augmentation import view as augmentation
 from gersp_mm.augmentation.device import blur_kernel, recolour_batch
-from gersp_mm.augmentation.draw import (
-    DRAW_SIZE,
-    GRAYSCALE,
-    HUE,
-    NOTHING,
-    ORDER,
-    draw_colour,
-    draw_crop,
-)
+from gersp_mm.augmentation.draw import HUE, NOTHING, draw_crop, draw_view, unpack
 from gersp_mm.augmentation.host import apply_compiled, apply_with_pil
 from gersp_mm.augmentation.view import PRESETS
 from gersp_mm.datasets import ViewAugmentation
@@ -130,14 +122,16 @@ def test_no_crop_fits_takes_torchvisions_central_one():
 
 def test_jitter_has_torchvisions_distribution():
     seed_everything(0)
-    ours = [draw_colour(PRESETS["released"]) for _ in range(4000)]
+    ours = [draw_view(90, 120, PRESETS["released"]) for _ in range(4000)]
     jitter = T.ColorJitter(0.4, 0.4, 0.4, 0.4)
     ranges = jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue
     theirs = [T.ColorJitter.get_params(*ranges) for _ in range(4000)]
     for operation in range(4):
-        assert same_distribution([o[operation] for o in ours], [t[1 + operation] for t in theirs])
-    first = [Counter(o[ORDER][0] for o in ours)[code] for code in range(4)]
-    orders = {tuple(o[ORDER]) for o in ours}
+        assert same_distribution(
+            [o["factors"][operation] for o in ours], [t[1 + operation] for t in theirs]
+        )
+    first = [Counter(o["order"][0] for o in ours)[code] for code in range(4)]
+    orders = {tuple(o["order"]) for o in ours}
     assert chisquare(first).pvalue > 1e-4 and len(orders) == 24
 
 
@@ -150,7 +144,7 @@ def test_views_have_the_references_distribution(image, preset, where):
         seed_everything(1)
         results = [ours(dict(img=image)) for _ in range(count)]
         images = torch.stack([r["img"] for r in results])
-        views = recolour_batch(images, np.stack([r["colour"] for r in results]))
+        views = recolour_batch(images, unpack(np.stack([r["draw"] for r in results])))
     else:
         views = torch.stack(draw(ViewAugmentation(preset, size=32, engine=where), image, count))
     seed_everything(2)
@@ -169,7 +163,7 @@ def test_views_have_the_references_distribution(image, preset, where):
 def draws(preset: str, count: int) -> np.ndarray:
     seed_everything(3)
     parts = {**PRESETS[preset], "vertical_flip_prob": 0.5}
-    return np.stack([draw_colour(parts) for _ in range(count)])
+    return np.stack([draw_view(90, 120, parts) for _ in range(count)])
 
 
 @pytest.mark.parametrize("preset", ["released", "mocov2"])
@@ -186,9 +180,9 @@ def test_hue_is_pils_for_every_colour_of_a_grid():
     steps = np.arange(0, 256, 5, dtype=np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(52, -1, 3)
     draw = draws("released", 1)[0]
-    draw[ORDER], draw[GRAYSCALE] = [HUE, NOTHING, NOTHING, NOTHING], 0
+    draw["order"], draw["grayscale"] = [HUE, NOTHING, NOTHING, NOTHING], 0
     for hue in (-0.5, -0.37, -0.001, 0.0, 0.004, 0.25, 0.5):
-        draw[HUE] = hue
+        draw["factors"][HUE] = hue
         expected = np.asarray(apply_with_pil(Image.fromarray(grid), draw))
         assert np.array_equal(apply_compiled(grid.copy(), draw), expected), hue
 
@@ -249,14 +243,14 @@ def test_where_the_colours_are_done(image, monkeypatch):
     seed_everything(0)
     results = there(dict(img=image))
     assert there.on_device and "on the device" in repr(there)
-    assert results["colour"].shape == (DRAW_SIZE,)
+    assert unpack(results["draw"][None])["order"].shape == (1, 4)
     assert not ViewAugmentation("released", colour="workers").on_device
     monkeypatch.setattr(augmentation, "get_device", lambda: "cpu")
     here = ViewAugmentation("released", size=16)
     seed_everything(0)
     finished = here(dict(img=image))
-    assert "colour" not in finished
-    batch = recolour_batch(results["img"][None], results["colour"][None])[0]
+    assert "draw" not in finished
+    batch = recolour_batch(results["img"][None], unpack(results["draw"][None]))[0]
     assert (batch.int() - finished["img"].int()).abs().float().mean() < 0.2
 
 

@@ -22,6 +22,7 @@ from gersp_mm.datasets import (
     PairIndex,
     collate_pairs,
     paired,
+    reading,
 )
 from gersp_mm.datasets import (
     sampler as sampler_module,
@@ -444,12 +445,12 @@ def test_how_many_in_a_row_depends_on_the_size_of_the_source(tmp_path, monkeypat
     (root / "000.jpg").rename(root / "999.jpg")
     for number in range(59):
         (root / f"{number:03d}.jpg").touch()
-    monkeypatch.setattr(paired, "MAX_BAD_IN_A_ROW", 10)
+    monkeypatch.setattr(reading, "MAX_BAD_IN_A_ROW", 10)
     dataset = PairedDataset(remote_sensing=MillionAID(str(root)), rs_pipeline=[VIEW])
     assert len(dataset[PairIndex(50, 0, 0)]["data_samples"].bad_images) == 9
     with pytest.raises(UserError, match="10 images of MillionAID in a row"):
         dataset[PairIndex(20, 0, 0)]
-    monkeypatch.setattr(paired, "MAX_BAD_SHARE_IN_A_ROW", 0.8)  # of 60: 48
+    monkeypatch.setattr(reading, "MAX_BAD_SHARE_IN_A_ROW", 0.8)  # of 60: 48
     assert len(dataset[PairIndex(20, 0, 0)]["data_samples"].bad_images) == 39
     with pytest.raises(UserError, match="48 images of MillionAID in a row"):
         dataset[PairIndex(0, 0, 0)]

@@ -47,7 +47,7 @@ def samples(count: int, **view) -> list[dict]:
             inputs=dict(natural=results["img"]),
             data_samples=DataSample().set_gt_label(10 * number),
         )
-        found.append({**sample, "colour": dict(natural=results["colour"])} if view else sample)
+        found.append({**sample, "draw": dict(natural=results["draw"])} if view else sample)
     return found
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.hooks import Hook
 
-from gersp_mm.augmentation.view import ViewAugmentation
-from gersp_mm.datasets.paired import BadImage, KeptImages, PairedDataset
+from gersp_mm.augmentation.device import KeptImages
+from gersp_mm.datasets.paired import PairedDataset
+from gersp_mm.datasets.resident import VIEWS, make_resident, view_of
 from gersp_mm.models.preprocessor import PairedDataPreprocessor
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils import console
 from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
@@ -56,56 +54,14 @@ class DeviceImagesHook(Hook):
                 )
         device = next(model.parameters()).device
         free = self.max_gib
-        for name, pipeline in (
-            ("remote_sensing", dataset.rs_pipeline),
-            ("natural", dataset.natural_pipeline),
-        ):
-            if getattr(dataset, name) is None:
-                continue
-            steps = pipeline.transforms
-            if len(steps) != 1 or not isinstance(steps[0], ViewAugmentation):
-                raise UserError(
-                    "DeviceImagesHook needs a pipeline of one ViewAugmentation for "
-                    f"dataset.{name}, this one has {[type(step).__name__ for step in steps]}: "
-                    "leave the hook out"
-                )
-            images, kept = self._read(dataset, name, free, progress=runner.rank == 0)
+        for name in dataset.readers:
+            size = view_of(dataset, name).size
+            progress = runner.rank == 0
+            images = make_resident(dataset, name, free, self.max_gib, progress)
             free -= images.nbytes / 2**30
-            preprocessor.keep(name, images.to(device), steps[0].size)
-            dataset.keep(name, kept)
+            kept = KeptImages(images.to(device), size)
+            preprocessor.kept.update(dict.fromkeys(VIEWS[name], kept))
             runner.logger.info(
                 f"{len(images)} images of {name} are kept on {device}: {images.nbytes / 2**20:.0f} "
                 "MiB"
             )
-
-    def _read(
-        self, dataset: PairedDataset, name: str, free: float, progress: bool
-    ) -> tuple[torch.Tensor, KeptImages]:
-        count = len(getattr(dataset, name))
-        images: torch.Tensor | None = None
-        usable, bad = np.arange(count), {}
-        for index in console.progress(range(count), f"keeping {name}", "img", shown=progress):
-            reasons: list[BadImage] = []
-            found = dataset.read_usable(name, index, reasons)
-            pixels, usable[index] = found["img"], found["kept_as"]
-            if reasons:
-                bad[index] = reasons
-            if images is None:
-                need = count * pixels.numel() / 2**30
-                if need > free:
-                    raise UserError(
-                        f"DeviceImagesHook: {count} images of {name} like {found['img_path']} need "
-                        f"{need:.1f} GiB, {free:.1f} GiB of max_gib={self.max_gib:g} are left: "
-                        "leave the hook out, or raise max_gib if the device has the memory"
-                    )
-                images = torch.empty((count, *pixels.shape), dtype=torch.uint8)
-            if pixels.shape != images.shape[1:]:
-                raise UserError(
-                    f"DeviceImagesHook needs images of one size in {name}: {found['img_path']} has "
-                    f"{pixels.shape[2]}x{pixels.shape[1]} pixels, the first one "
-                    f"{images.shape[3]}x{images.shape[2]}; leave the hook out, or make all images "
-                    "one size first"
-                )
-            images[index] = pixels
-        assert images is not None
-        return images, KeptImages(images.shape[2], images.shape[3], usable, bad)

@@ -1,0 +1,63 @@
+"""The images of a source by their numbers, with the next readable one in place of a bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gersp_mm.images.decode import BadImageError
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import escape_name
+
+# How many images in a row may be unreadable before the source as a whole is taken for broken: this
+# many, or this share of a source where that is more.
+MAX_BAD_IN_A_ROW = 100
+MAX_BAD_SHARE_IN_A_ROW = 0.05
+
+BadImage = tuple[str, str, str]  # source ("remote_sensing" or "natural"), path and reason
+
+
+class DecodedImages:
+    """The images of a source, decoded from their files.
+
+    Args:
+        name: ``'remote_sensing'`` or ``'natural'``.
+        source: A dataset of mmpretrain's kind.
+        decode: Gives the 3×H×W uint8 RGB tensor of a path.
+    """
+
+    def __init__(self, name: str, source: Any, decode: Callable[[str], torch.Tensor]) -> None:
+        self.name = name
+        self.source = source
+        self.decode = decode
+
+    def read(self, index: int, bad: list[BadImage]) -> dict[str, Any]:
+        """Decode image ``index`` or the first readable one after it.
+
+        Args:
+            index: Number of the image in the source.
+            bad: Gets source, path and reason of each image that could not be read.
+
+        Returns:
+            What the source knows of the image, with ``img``, a 3×H×W uint8 RGB tensor, and
+            ``number``, that of the image that was taken.
+
+        Raises:
+            UserError: Too many images in a row cannot be read.
+        """
+        size = len(self.source)
+        attempts = max(MAX_BAD_IN_A_ROW, int(MAX_BAD_SHARE_IN_A_ROW * size))
+        for offset in range(min(size, attempts)):
+            number = (index + offset) % size
+            info = self.source.get_data_info(number)
+            try:
+                return {**info, "img": self.decode(info["img_path"]), "number": number}
+            except BadImageError as error:
+                bad.append((self.name, info["img_path"], str(error)))
+        _, path, reason = bad[-1]
+        raise UserError(
+            f"{offset + 1} images of {type(self.source).__name__} in a row cannot be read, the "
+            f"last one being {escape_name(path)} ({reason}): check the files and data_root"
+        )
