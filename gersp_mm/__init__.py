@@ -14,29 +14,29 @@ from typing import Any
 
 from .version import CORE, DISTRIBUTIONS, SUPPORTED, __version__, version_key
 
-_LAZY = {
-    "GeRSP": "models",
-    "PairedDataPreprocessor": "models",
-    "InfoNCEHead": "models",
-    "PairedDataset": "datasets",
-    "PairedSampler": "datasets",
-    "MillionAID": "datasets",
-    "LabelledImages": "datasets",
-    "TeacherUpdateHook": "engine.hooks",
-    "AlphaScheduleHook": "engine.hooks",
-    "DeviceImagesHook": "engine.hooks",
-    "ExportBackboneHook": "engine.hooks",
-    "KNNEvalHook": "engine.hooks",
-    "PretrainedCheckHook": "engine.hooks",
-    "CheckpointCheckHook": "engine.hooks",
-    "ClassCheckHook": "engine.hooks",
-    "RNGStateHook": "engine.hooks",
-    "CollapseMonitorHook": "engine.hooks",
-    "SegmentationPicturesHook": "visualization.predictions",
-    "export_backbone": "backbones",
-    "LoveDASubmission": "evaluation.submission",
-    "FeatureExtractor": "evaluation.feature_extractor",
-}
+# Where each public name is defined; tests/test_public_names.py compares it with the registries.
+_LOCATIONS = {
+    "augmentation": ["ViewAugmentation"],
+    "backbones": ["export_backbone"],
+    "datasets": [
+        "LabelledImages", "MillionAID", "PairedDataset", "PairedSampler", "collate_pairs",
+    ],
+    "engine.hooks": [
+        "AlphaScheduleHook", "AtomicCheckpointHook", "BadImageHook", "CheckpointCheckHook",
+        "ClassCheckHook", "CollapseMonitorHook", "DeferredRuntimeInfoHook", "DeviceImagesHook",
+        "ExportBackboneHook", "KNNEvalHook", "PreflightHook", "PretrainedCheckHook", "RNGStateHook",
+        "TeacherUpdateHook",
+    ],
+    "engine.loop": ["ResumableIterTrainLoop", "ResumableTrainLoop"],
+    "engine.optim": ["BFloat16OptimWrapper", "TrainableParamsConstructor"],
+    "engine.parallel": ["CPUDistributedDataParallel"],
+    "evaluation.feature_extractor": ["FeatureExtractor"],
+    "evaluation.frozen": ["FrozenFeaturesLoop"],
+    "evaluation.submission": ["LoveDASubmission"],
+    "models": ["GeRSP", "InfoNCEHead", "PairedDataPreprocessor", "TwoViewDataPreprocessor"],
+    "visualization.predictions": ["SegmentationPicturesHook"],
+}  # fmt: skip
+_LAZY = {name: module for module, names in _LOCATIONS.items() for name in names}
 
 __all__ = ["__version__", *_LAZY]
 
