@@ -23,7 +23,14 @@ from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
-SHIPPED = ("configs", "tools", "demo", "requirements", "model-index.yml")
+SHIPPED = (
+    "configs", "tools", "demo", "requirements", "model-index.yml", "results/paper.csv",
+    "results/paper.yml",
+)  # fmt: skip
+# These build or use the environment of a checkout; from site-packages they would put one there.
+CHECKOUT_ONLY = (
+    "setup_env.sh", "setup_env.py", "quickstart.sh", "demo_detection.sh", "run_tests.sh",
+)  # fmt: skip
 SUFFIXES = {".py", ".sh", ".yml", ".md", ".txt", ".json", ".csv"}
 
 
@@ -43,7 +50,9 @@ def shipped_files() -> list[Path]:
     return sorted(
         path.relative_to(ROOT)
         for path in found
-        if path.suffix in SUFFIXES and "__pycache__" not in path.parts
+        if path.suffix in SUFFIXES
+        and "__pycache__" not in path.parts
+        and path.name not in CHECKOUT_ONLY
     )
 
 
@@ -85,8 +94,10 @@ class BuildPy(build_py):
         shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir()
         for name in SHIPPED:
+            link = mim / name
             try:
-                (mim / name).symlink_to(os.path.join("..", "..", name))
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(os.path.relpath(ROOT / name, link.parent))
             except OSError:  # no links on this file system: gersp_mm.resources finds the checkout
                 return
 
@@ -144,14 +155,29 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.is_file() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="The gersp_mm contributors",
+    url="https://arxiv.org/abs/2401.04614",
+    project_urls={
+        "Paper": "https://doi.org/10.1109/TGRS.2024.3354031",
+        "Preprint": "https://arxiv.org/abs/2401.04614",
+    },
+    license_files=["LICENSE"],
+    platforms=["any"],
     keywords="remote sensing, self-supervised learning, pre-training, OpenMMLab",
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Natural Language :: English",
         "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: GIS",
         "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
     python_requires=">=3.10",  # as the maintained forks of the OpenMMLab libraries
     packages=find_packages(include=["gersp_mm", "gersp_mm.*"]),

@@ -20,7 +20,7 @@ from gersp_mm import resources
 from gersp_mm.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ("configs", "tools", "demo", "requirements", "gersp_mm")
+SOURCE = ("configs", "tools", "demo", "docs", "requirements", "results", "gersp_mm")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "CHANGELOG.md", "CITATION.cff",
          "model-index.yml", "README.md")  # fmt: skip
 CONFIGS = resources.list_configs()
@@ -108,8 +108,10 @@ def test_wheel_holds_configs_tools_and_index(built: dict[str, Path]) -> None:
     assert {f"{mim}/configs/{config}" for config in CONFIGS} <= inside
     for name in ("tools/train.py", "tools/test.py", "tools/check_env.py", "tools/dist_train.sh",
                  "demo/prepare_demo.py", "requirements/mminstall.txt", "model-index.yml",
-                 "configs/pretrain/metafile.yml"):  # fmt: skip
+                 "configs/pretrain/metafile.yml", "results/paper.csv"):  # fmt: skip
         assert f"{mim}/{name}" in inside, name
+    for name in ("setup_env.sh", "setup_env.py", "quickstart.sh", "run_tests.sh"):
+        assert f"{mim}/tools/{name}" not in inside, name
     assert {f"{mim}/aliases/{Path(config).stem}" for config in CONFIGS} <= inside
     assert "gersp_mm/py.typed" in inside
     tops = {name.split("/")[0] for name in inside}
@@ -121,7 +123,13 @@ def test_wheel_holds_configs_tools_and_index(built: dict[str, Path]) -> None:
 def test_wheel_from_sdist_is_the_same(built: dict[str, Path]) -> None:
     assert names(built["again"]) == names(built["wheel"])
     with tarfile.open(built["sdist"]) as archive:
-        assert not [name for name in archive.getnames() if "/.mim" in name]
+        inside = {name.split("/", 1)[-1] for name in archive.getnames()}
+    assert not [name for name in inside if "/.mim" in name]
+    for folder in ("docs", "results"):  # what README and pages link to
+        files = subprocess.run(
+            ["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True
+        ).stdout.split()
+        assert set(files) <= inside
 
 
 def test_building_leaves_the_package_folder_alone(built: dict[str, Path]) -> None:

@@ -4,8 +4,8 @@
 SRC may be a file of GeRSP (the released training file or its converted one, or a run of this
 package), SeCo, CACo (.ckpt and .pth), MoCo v1 and v2, Geo-Aware, TOV, CMID (full and backbone
 only), RSP (ResNet-50), torchvision, timm, or of any training with mmpretrain or mmselfsup. What it
-is gets recognised and said; where files look alike, --source decides.
-docs/guide/checkpoints.md lists where to download each, its normalisation and its quirks.
+is gets recognised and said; where files look alike, --source decides. docs/guide/checkpoints.md
+lists where to download each, its normalisation and its quirks.
 
 Only a complete ResNet-18, 34, 50, 101 or 152 is accepted, tensor for tensor, and of this package's
 exported files any backbone. The student is taken, not the teacher. DST gets

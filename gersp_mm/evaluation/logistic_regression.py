@@ -52,8 +52,8 @@ def fit_classifiers(
 ) -> dict[float, Classifier]:
     """Train a logistic regression on standardised features for each C, one going on from the other.
 
-    Each is scikit-learn's: it has the least mean cross-entropy + |W|² / (2 C N), without penalty of
-    the bias.
+    Each is scikit-learn's: it has the least ``mean cross-entropy + |W|² / (2 C N)``, without
+    penalty of the bias.
 
     Args:
         features: N×D, fp32.
