@@ -28,11 +28,11 @@ from gersp_mm.checkpoints.read import (
     tensors_of,
 )
 from gersp_mm.constants import CHANNEL_ORDER
+from gersp_mm.results.row import RANDOM
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
-RANDOM = "random"
 TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # what a file's config may have built
 # Arguments by which a network would load another file, or MMEngine import a module.
 NOT_ARCHITECTURE = (

@@ -231,7 +231,7 @@ def own_statistics(kit: Kit, file: Path, work: Path) -> None:
 
 def tree_demo(kit: Kit, file: Path, work: Path) -> None:
     tool = load_path(ROOT / "tools" / "demo_detection.py")
-    run_tool(lambda args: tool.read_pretrained(file), argparse.Namespace())
+    run_tool(lambda args: tool.read_meta(file), argparse.Namespace())
 
 
 def load_path(path: Path) -> Any:
