@@ -149,7 +149,7 @@ def check(path: str | os.PathLike, results: str | os.PathLike) -> int:
                 f"tools/benchmarks/table.py --write {path}."
             )
     if given != text:
-        raise UserError(f"{path}: a table lacks lines. Run table.py --write {path}.")
+        raise UserError(f"{path} lacks lines. Run python tools/benchmarks/table.py --write {path}.")
     return count
 
 
