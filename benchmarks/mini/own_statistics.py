@@ -10,7 +10,8 @@ as they are, and writes the backbones and a plan of their evaluation. After benc
 
 Examples:
   python benchmarks/mini/own_statistics.py
-  python tools/benchmarks/run.py work_dirs/mini/cpu/own_statistics.yml --out results/mini_cpu.jsonl
+  python tools/benchmarks/run.py work_dirs/mini/cpu/own_statistics.yml \
+      --out work_dirs/mini/cpu/results.jsonl
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
     with replacing(out) as temporary:
         text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
         temporary.write_text(text, encoding="utf-8")
-    print(f"next: python tools/benchmarks/run.py {out} --out results/mini_{args.size}.jsonl")
+    print(f"next: python tools/benchmarks/run.py {out} --out {work_dir / 'results.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,24 @@
 """GeRSP-mini: pre-train every row of the study with every seed, evaluate, make the tables.
 
 Rows, seeds and options are in benchmarks/mini/rows.yml, the images are laid out by
-benchmarks/mini/prepare.py. Everything is resumable: what is finished is not repeated, what was
-interrupted goes on, and the same command does it.
+benchmarks/mini/prepare.py. The same command resumes after an interruption: finished runs are not
+repeated, interrupted ones are resumed.
 
-  work_dirs/mini/<size>/<row>/seed_<n>/    each pre-training: its log, checkpoints, finished.json
-  work_dirs/mini/<size>/frozen.yml         the plans given to tools/benchmarks/run.py
-  results/mini_<size>.jsonl                rows of the evaluation
-  results/mini_<size>_pretraining.json     what each pre-training was: command, commit, losses, time
+In work_dirs/mini/<size>:
+
+  <row>/seed_<n>/             each pre-training: its log, checkpoints, finished.json
+  frozen.yml, finetune.yml    the plans given to tools/benchmarks/run.py
+  results.jsonl               rows of the evaluation
+  results_pretraining.json    command, commit, losses and time of each pre-training
+  tables/                     tables of these rows and the recorded ones
+
+The recorded rows, results/mini_<size>.jsonl, stay as they are. Where a seed is in both, the tables
+count the recorded value and list the new one with its difference.
 
 Examples:
   python benchmarks/mini/run.py --dry-run                       # list the commands, run none
   python benchmarks/mini/run.py                                 # everything, one run a core
-  python benchmarks/mini/run.py --rows GeRSP IMP --seeds 0      # some of it
+  python benchmarks/mini/run.py --rows GeRSP IMP --seeds 0      # two rows, one seed
   python benchmarks/mini/run.py --size gpu --jobs 1
 """
 
@@ -36,13 +42,16 @@ import yaml
 from mmengine.config import Config
 
 from gersp_mm.benchmark import read_plan
+from gersp_mm.commands import table
 from gersp_mm.commands.options import run_tool
 from gersp_mm.engine.runs import POLL, TRAINING_LOG, ChildRun, RunFolder
 from gersp_mm.resources import data_root
+from gersp_mm.results.row import RANDOM
 from gersp_mm.utils import provenance
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256, replacing
+from gersp_mm.utils.provenance import Provenance
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -202,7 +211,7 @@ def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
         run = by_title[title]
         facts = facts_of(run, seconds)
         known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
-        lines = [json.dumps(other) for other in known if not _is_of(other, run)]
+        lines = [json.dumps(other) for other in known if not _is_same(other, facts)]
         text = ",\n".join([*lines, json.dumps(facts)])
         with replacing(record) as temporary:
             temporary.write_text(f"[\n{text}\n]\n", encoding="utf-8")
@@ -214,8 +223,9 @@ def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
     pool.run([(run.title, run.command, run.folder / TRAINING_LOG) for run in left], finish)
 
 
-def _is_of(facts: Mapping[str, Any], run: Run) -> bool:
-    return (facts["row"], facts["seed"]) == (run.row, run.seed)
+def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two records are of one pre-training; a repeat with other weights is another."""
+    return all(one[name] == other[name] for name in ("row", "seed", "checkpoint_sha256"))
 
 
 def facts_of(run: Run, seconds: float) -> dict[str, Any]:
@@ -235,9 +245,7 @@ def facts_of(run: Run, seconds: float) -> dict[str, Any]:
         updates=updates,
         last={n: round(sum(e[n] for e in last) / len(last), 4) for n in names},
         checkpoint_sha256=file_sha256(run.backbone),
-        commit=provenance.commit(),
-        hardware=provenance.hardware(),
-        versions=provenance.versions(),
+        **dict(Provenance.now()),
         seconds=round(seconds, 1),
     )
 
@@ -257,7 +265,7 @@ def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
     done = [run for run in runs if run.finished.is_file()]
     seeds = sorted({run.seed for run in runs})
     for kind in args.evaluate:
-        checkpoints: dict[str, Any] = {"From Scratch": None}
+        checkpoints: dict[str, Any] = {RANDOM: None}
         for run in done:
             if kind == "frozen" or run.finetune:
                 checkpoints.setdefault(run.row, {})[run.seed] = os.path.relpath(run.backbone)
@@ -288,18 +296,37 @@ def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
         )
 
 
+def make_tables(args: argparse.Namespace) -> None:
+    """Make the tables of the recorded rows, where there are any, and of these."""
+    files = [path for path in (args.recorded, args.out) if path.is_file()]
+    if files[0].samefile(files[-1]):
+        files = files[:1]
+    out = ["--out", str(args.work_dir / "tables"), "--title", "GeRSP-mini"]
+    print(f"rows: {args.out}")
+    table.run(table.parse_args([*map(str, files), *out]))
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this script."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these alone")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these alone")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="run these rows alone")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run these seeds alone")
     parser.add_argument("--rows-file", type=Path, default=HERE / "rows.yml")
-    parser.add_argument("--jobs", type=int, help="runs at once; default: cpu one a core, gpu 1")
-    parser.add_argument("--work-dir", type=Path, help="default work_dirs/mini/<size>")
-    parser.add_argument("--out", type=Path, help="default results/mini_<size>.jsonl")
+    parser.add_argument(
+        "--jobs", type=int, help="run so many processes at once [cpu: one per core, gpu: 1]"
+    )
+    parser.add_argument("--work-dir", type=Path, help="write here [work_dirs/mini/<size>]")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.jsonl",
+        help="append the rows to FILE [<work dir>/results.jsonl]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recorded", type=Path, metavar="FILE.jsonl",
+        help="compare with the rows of FILE [results/mini_<size>.jsonl]",
+    )  # fmt: skip
     parser.add_argument(
         "--evaluate", nargs="*", choices=tuple(TASKS), default=tuple(TASKS), help="default: both"
     )
@@ -310,7 +337,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Run the pre-trainings of the study, then their evaluation."""
     args.work_dir = args.work_dir or Path("work_dirs", "mini", args.size)
-    args.out = args.out or Path("results", f"mini_{args.size}.jsonl")
+    args.out = args.out or args.work_dir / "results.jsonl"
+    args.recorded = args.recorded or ROOT / "results" / f"mini_{args.size}.jsonl"
     every = read_rows(args.rows_file, args.work_dir)
     runs = chosen(every, args.rows, args.seeds)
     if args.dry_run:
@@ -320,10 +348,8 @@ def main(args: argparse.Namespace) -> None:
         return
     lists = data_root() / f"mini_{args.size}"
     if not (lists / "natural.txt").is_file():
-        raise UserError(f"there is no {lists}: run python benchmarks/mini/prepare.py first")
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+        raise UserError(f"there is no {lists}. Run python benchmarks/mini/prepare.py first.")
+    cores = provenance.cores()
     jobs = args.jobs or (cores if args.size == "cpu" else 1)
     environment = dict(GERSP_MINI_SIZE=args.size)
     if args.size == "cpu":
@@ -337,7 +363,7 @@ def main(args: argparse.Namespace) -> None:
     pretrain(runs, pool, record)
     if args.evaluate:
         evaluate(runs, args, pool)
-        print(f"rows: {args.out}; next: python tools/benchmarks/table.py {args.out} --out tables")
+        make_tables(args)
 
 
 if __name__ == "__main__":

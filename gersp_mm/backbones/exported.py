@@ -22,6 +22,7 @@ from gersp_mm.checkpoints.compare import not_finite
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint, require_finite, tensors_of
 from gersp_mm.constants import CHANNEL_ORDER, PREFIX, RGB_MEAN, RGB_STD
+from gersp_mm.results.row import RANDOM
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import file_sha256, save_atomically
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
@@ -103,7 +104,7 @@ class ExportedBackbone:
     def random(cls, architecture: Architecture, seed: int) -> ExportedBackbone:
         """Return an untrained backbone, whose weights are drawn with a seed."""
         scale = Normalisation(RGB_MEAN, RGB_STD, CHANNEL_ORDER)
-        return cls(BackboneMeta(architecture.name, "random", scale), architecture, seed=seed)
+        return cls(BackboneMeta(architecture.name, RANDOM, scale), architecture, seed=seed)
 
     @functools.cached_property
     def architecture(self) -> Architecture:

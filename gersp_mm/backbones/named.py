@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from gersp_mm.backbones.exported import ExportedBackbone
+from gersp_mm.results.row import RANDOM
 from gersp_mm.utils.errors import UserError
-
-RANDOM = "random"
 
 
 class Backbone(NamedTuple):

@@ -36,8 +36,8 @@ class Part(NamedTuple):
     """Features of one part of a data set.
 
     Attributes:
-        features: N×D.
-        labels: N.
+        features: Features, N×D.
+        labels: Labels, N.
         left_out: Index in the part's list, path and reason of each image that cannot be read; it
             has no features.
     """
@@ -53,13 +53,13 @@ Features = Mapping[str, Part]
 class Runner:
     """Runs the jobs of a plan that have no rows yet.
 
-    Several processes may work on one plan: a job is taken by one of them.
+    Several processes may work on one plan; each job is run by one of them.
 
     Args:
-        plan: what is to be done.
-        out: file of the rows.
-        device: where to run.
-        num_workers: processes that decode images.
+        plan: The plan.
+        out: File of the rows.
+        device: Device of the networks.
+        num_workers: Processes that decode images.
     """
 
     def __init__(self, plan: Plan, out: Path, device: str, num_workers: int = 0) -> None:
@@ -68,7 +68,7 @@ class Runner:
         self.device = device
         self.num_workers = num_workers
         self._network: tuple[Any, nn.Module] | None = None  # of the latest weights
-        self._features: tuple[Any, Features] | None = None  # of the latest weights and data
+        self._features: tuple[Any, Features] | None = None  # of the latest weights and data set
 
     def finished(self) -> set[Identity]:
         """Return the identities of the rows that are recorded."""
@@ -78,10 +78,10 @@ class Runner:
         return {row.identity for row in store.read_rows(self.out)}
 
     def run(self, jobs: Sequence[Job]) -> int:
-        """Run what is not done, one line a job; return the number of jobs that were run."""
+        """Run the jobs without rows, print a line for each, and return their number."""
         ran = 0
         waiting = list(enumerate(jobs, 1))
-        for wait in (False, True):  # the second time for what another process had taken
+        for wait in (False, True):  # The second time waits for jobs of another process.
             left = []
             for number, job in waiting:
                 lock = self.plan.work_dir / "jobs" / f"{job.id}.lock"
@@ -120,7 +120,7 @@ class Runner:
         """Return the features of a job's weights, from memory, from the cache, or extracted.
 
         Raises:
-            RuntimeError: extraction changed the backbone.
+            RuntimeError: The extraction changed the backbone.
         """
         wanted = (job.weights, job.task.data)
         if self._features is not None and self._features[0] == wanted:
@@ -167,12 +167,12 @@ def _read_features(path: Path) -> Features | None:
         return {part: Part(*row) for part, row in content.items()}
     except FileNotFoundError:
         return None
-    except Exception:  # damaged: extracted again
+    except Exception:  # A damaged file is extracted again.
         return None
 
 
 def _is_repaired(features: Features) -> bool:
-    """Tell whether an image that was left out can be read by now."""
+    """Return whether an image that was left out can be read by now."""
     for row in features.values():
         for _, path, _ in row.left_out:
             with contextlib.suppress(BadImageError):

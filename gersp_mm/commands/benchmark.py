@@ -1,4 +1,4 @@
-"""Evaluate checkpoints x tasks x seeds, as one YAML file says, into rows of results.
+"""Evaluate checkpoints x tasks x seeds of a YAML file and write result rows.
 
 Examples:
   python tools/benchmarks/run.py tools/benchmarks/example.yml --dry-run
@@ -7,15 +7,16 @@ Examples:
 
 The file (paths are relative to the current folder):
 
-  checkpoints:              # name in the tables: backbone file of this package,
+  checkpoints:              # name in the tables, and a backbone file of this package,
     GeRSP: gersp_backbone.pth
     random: null            #   null for random weights, drawn anew for each seed,
     IMP: {0: imp_0.pth, 1: imp_1.pth}    # or {seed of pre-training: file}
-  arch: resnet18            # of the random weights: resnet18, 34, 50, 101, 152, or {type: ..., ...}
+  arch: resnet18            # network of the random weights: resnet18, 34, 50, 101, 152,
+                            #   or {type: ..., ...}
   seeds: [0, 1, 2]
-  datasets:                 # own ones: a folder of class folders, or a list of `path label` lines
+  datasets:                 # your own: a folder of class folders, or a list of `path label` lines
     RESISC12: {train: data/NWPU-RESISC12/train, test: data/NWPU-RESISC12/test, size: 64}
-  tasks:                    # data: eurosat, resisc45, ucmerced, aid, an own name, or several
+  tasks:                    # data: eurosat, resisc45, ucmerced, aid, your own name, or several
     - {protocol: knn, data: [eurosat, RESISC12], k: 20, temperature: 0.07}
     - {protocol: linear, data: eurosat, sweep: [0.001, 0.01, 0.1]}
     - {protocol: fewshot, data: RESISC12, shots: [1, 5, 10], draws: 5}
@@ -30,7 +31,7 @@ Data sets by name lie below $GERSP_DATA (default data):
   data/ucmerced/.../<class>/*    21 classes, http://weegee.vision.ucmerced.edu/datasets/landuse.html
   data/aid/.../<class>/*         30 classes, https://captain-whu.github.io/AID/
 
-Finished rows are not repeated: after an interruption the same command goes on. Several processes
+Finished rows are not repeated: after an interruption the same command resumes. Several processes
 may work on one file, each with its own --device.
 """
 
@@ -51,13 +52,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("plan", metavar="FILE.yml", help="checkpoints, tasks and seeds")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.jsonl", help="default <work dir>/results.jsonl"
+        "--out", type=Path, metavar="FILE.jsonl", help="append to FILE [<work dir>/results.jsonl]"
     )
-    parser.add_argument("--work-dir", help="in place of the file's")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; default the first GPU, else cpu")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
+    parser.add_argument("--work-dir", help="write here, not into the work_dir of the file")
+    parser.add_argument("--device", help="run on cpu, cuda or cuda:N [the first GPU, else cpu]")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="these checkpoints alone"
+        "--num-workers", type=int, default=0, help="decode images in so many processes [0]"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="evaluate these checkpoints alone"
     )
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, run none")
     return parser.parse_args(argv)
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     ready = f"{counted(len(jobs), 'job')}, {len(jobs) - len(left)} of them done"
     print(f"{ready}; rows go to {out}", flush=True)
     if any(job.seed is None for job in jobs):
-        print("what does not change with the seed is run once and gets the seed null")
+        print("a result that does not change with the seed is computed once, with the seed null")
     if args.dry_run:
         for count, job in enumerate(jobs, 1):
             state = "to do" if job in left else "done"

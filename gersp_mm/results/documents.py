@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gersp_mm.results.row import Column
@@ -67,20 +67,20 @@ class Cells:
             raise UserError(f"{self.path} has {several} {name!r}. There are {listed(known, 30)}.")
         return self.columns[found[0]]
 
-    def cell(self, row: str, column: str) -> Cell:
-        """Return the values of a pre-training in a column.
+    def find(self, row: str, column: str) -> Cell | None:
+        """Return the values of a pre-training in a column; None if it has none there.
 
         Args:
             row: The pre-training.
             column: See :meth:`column`.
 
         Raises:
-            UserError: There are none.
+            UserError: No column has this pre-training.
         """
-        cells = self.column(column)
-        if named(row) not in cells:
-            raise UserError(f"{self.path} has no {row!r} in {column}. There are {listed(cells)}.")
-        return cells[named(row)]
+        known = dict.fromkeys(name for cells in self.columns.values() for name in cells)
+        if named(row) not in known:
+            raise UserError(f"{self.path} has no {row!r}. There are {listed(known, 50)}.")
+        return self.column(column).get(named(row))
 
 
 def _names(column: Column) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def check(path: str | os.PathLike, results: str | os.PathLike) -> int:
                 f"tools/benchmarks/table.py --write {path}."
             )
     if given != text:
-        raise UserError(f"{path}: a table lacks lines. Run table.py --write {path}.")
+        raise UserError(f"{path} lacks lines. Run python tools/benchmarks/table.py --write {path}.")
     return count
 
 
@@ -159,34 +159,40 @@ def _table(path: Path, options: Mapping[str, str]) -> str:
     rows, columns = _labels(options["rows"]), _labels(options["columns"])
     if options.get("layout") == "down":
         return _down(cells, rows, columns, decimals)
-    found = {column: {row: cells.cell(row, column) for row in rows} for column in columns}
+    found = {column: _cells(cells, rows, column) for column in columns}
     best = {column: best_of(found[column], decimals) for column in columns}
     lines = [["pre-training", *columns.values()]]
     for row, label in rows.items():
         line = [markdown(label)]
         for column in columns:
-            text = found[column][row].shown(decimals)
+            text = found[column][row].shown(decimals) if row in found[column] else ""
             bold = options.get("bold") != "no" and row in best[column]
             line.append(f"**{text}**" if bold else text)
         lines.append(line)
     return _lines(lines, ["---"] + ["---:"] * len(columns))
 
 
+def _cells(cells: Cells, rows: Iterable[str], column: str) -> dict[str, Cell]:
+    found = {row: cells.find(row, column) for row in rows}
+    return {row: cell for row, cell in found.items() if cell}
+
+
 def _down(cells: Cells, rows: dict[str, str], columns: dict[str, str], decimals: int) -> str:
     first, *_, last = rows
     lines = [["measured", *map(markdown, rows.values()), "paired over seeds"]]
     for column, label in columns.items():
-        found = {row: cells.cell(row, column) for row in rows}
-        texts = [cell.shown(decimals) for cell in found.values()]
-        words = compare(found[last], found[first]).words
+        found = _cells(cells, rows, column)
+        texts = [found[row].shown(decimals) if row in found else "" for row in rows]
+        both = first in found and last in found
+        words = compare(found[last], found[first]).words if both else ""
         lines.append([markdown(label), *texts, words])
     return _lines(lines, ["---", *["---:"] * len(rows), "---"])
 
 
 def _labels(text: str) -> dict[str, str]:
     """Read ``name => label; name``."""
-    pairs = [[part.strip() for part in entry.split("=>")] for entry in text.split(";")]
-    return {" ".join(pair[0].split()): pair[-1] for pair in pairs if pair[0]}
+    pairs = [[" ".join(part.split()) for part in entry.split("=>")] for entry in text.split(";")]
+    return {pair[0]: pair[-1] for pair in pairs if pair[0]}
 
 
 def _lines(lines: list[list[str]], marks: list[str]) -> str:

@@ -22,7 +22,7 @@ from gersp_mm.backbones.exported import ExportedBackbone
 from gersp_mm.benchmark import read_plan
 from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 from gersp_mm.registry import HOOKS, MODELS
-from gersp_mm.results.store import read_rows
+from gersp_mm.results import append_rows, read_rows
 from gersp_mm.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +135,30 @@ def test_seeds_of_the_rows():
     assert {run.row for run in all_runs() if run.finetune} == set(groups["main"]["rows"])
 
 
+def test_a_repeat_has_files_of_its_own(tmp_path, monkeypatch):
+    facts = dict(row="IMP", seed=0, checkpoint_sha256="new")
+    monkeypatch.setattr(driver, "facts_of", lambda run, seconds: facts)
+    record = tmp_path / "pretraining.json"
+    recorded = [dict(facts, checkpoint_sha256="recorded"), dict(facts, seed=1)]
+    record.write_text(json.dumps(recorded))
+    run = next(run for run in all_runs() if (run.row, run.seed) == ("IMP", 0))
+    run = run._replace(folder=tmp_path / "run")
+
+    class Pool:
+        def run(self, waiting, after):
+            run.folder.mkdir(exist_ok=True)
+            after(run.title, 1.0)
+
+    for _ in range(2):
+        driver.pretrain([run], Pool(), record)
+        run.finished.unlink()
+        assert json.loads(record.read_text()) == [*recorded, facts]
+    args = driver.parse_args(["--dry-run"])
+    driver.main(args)
+    assert args.out == Path("work_dirs/mini/cpu/results.jsonl")
+    assert args.recorded == ROOT / "results" / "mini_cpu.jsonl"
+
+
 TINY = {  # eight updates: two epochs of eight pairs
     "train_dataloader.batch_size": 2,
     "train_dataloader.dataset.remote_sensing.ann_file": "mini_cpu/few.txt",
@@ -170,7 +194,7 @@ def test_study_from_images_to_rows_and_again(few, data, tmp_path, capsys):
     assert shown.count("to do") == 2 and "--work-dir" in shown
     assert not (tmp_path / "w").exists()
 
-    command = [*few, "--evaluate", "frozen"]
+    command = [*few, "--evaluate", "frozen", "--recorded", str(tmp_path / "recorded.jsonl")]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 300
     while not list((tmp_path / "w").glob("*/*/*/vis_data/scalars.json")):
@@ -186,15 +210,27 @@ def test_study_from_images_to_rows_and_again(few, data, tmp_path, capsys):
     assert sorted(f["seed"] for f in facts) == [0, 1] and {f["updates"] for f in facts} == {8}
     assert facts[0]["checkpoint_sha256"] != facts[1]["checkpoint_sha256"]
     rows = read_rows(tmp_path / "rows.jsonl")
-    found = {(row["pretraining"], row["seed"], row["metric"], row["protocol"][:22]) for row in rows}
-    assert len(found) == len(rows) == 2 * 2 * 3  # start, seed, protocol
+    assert len({row.identity for row in rows}) == len(rows) == 2 * 2 * 3  # start, seed, protocol
+    assert {(row.settings.method, row.seed) for row in rows} == {
+        (start, seed) for start in ("GeRSP", "random") for seed in (0, 1)
+    }
     known = {f["checkpoint_sha256"] for f in facts} | {None}
-    assert {row["checkpoint_sha256"] for row in rows} == known
+    assert {row.checkpoint_sha256 for row in rows} == known
 
-    before = (tmp_path / "rows.jsonl").read_bytes()
+    tables = tmp_path / "w" / "tables" / "table.md"
+    assert f"written: {tables}" in done.stdout and "| GeRSP | **" in tables.read_text()
+
+    # what was recorded elsewhere: another file hash, one value that differs
+    recorded = [row.model_copy(update=dict(checkpoint_sha256="ab")) for row in rows]
+    recorded[0] = recorded[0].model_copy(update=dict(value=rows[0].value + 1))
+    append_rows(tmp_path / "recorded.jsonl", recorded)
+    before = (tmp_path / "rows.jsonl").read_bytes(), (tmp_path / "recorded.jsonl").read_bytes()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "2 of them done" in again.stdout
-    assert (tmp_path / "rows.jsonl").read_bytes() == before
+    assert "12 rows of a seed that is there already" in again.stdout
+    assert "11 with the same value, the largest difference -1.00 (" in again.stdout
+    assert tables.read_text().count("/rows.jsonl, row ") == 12
+    assert before == tuple((tmp_path / f"{n}.jsonl").read_bytes() for n in ("rows", "recorded"))
 
     check_own_statistics(tmp_path / "w")
 

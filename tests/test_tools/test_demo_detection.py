@@ -234,7 +234,7 @@ def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
 
     report = json.loads((work_dir / tool.REPORT).read_text())
     (random,), (gersp,) = report["runs"]["random"], report["runs"]["gersp"]
-    assert random["pretrained"] == dict(method="from scratch", path=None, sha256=None)
+    assert random["pretrained"] == dict(method="random", path=None, sha256=None)
     assert gersp["pretrained"]["sha256"] == gersp["settings"]["checkpoint_sha256"]
     assert gersp["pretrained"]["method"] == "GeRSP"
     rows = tmp_path / "rows.jsonl"

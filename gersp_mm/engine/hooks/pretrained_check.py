@@ -25,6 +25,7 @@ from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.config import require_weights
 from gersp_mm.engine.preflight.findings import RULE
 from gersp_mm.registry import HOOKS
+from gersp_mm.results.row import RANDOM
 from gersp_mm.utils.model import unwrap
 
 
@@ -45,7 +46,7 @@ class PretrainedCheckHook(Hook):
     so that the file it names need not be there any more; and likewise when a run is resumed.
 
     Every checkpoint of the run notes in ``meta['pretrained']`` what it started from: path, sha256,
-    method, arch and epoch of the file, or ``method='from scratch'``; and in
+    method, arch and epoch of the file, or ``method='random'`` without a file; and in
     ``meta['normalisation']`` how its images were normalised.
 
     Args:
@@ -127,7 +128,7 @@ class PretrainedCheckHook(Hook):
         init_cfg = _pretrained(part)
         if part is None or init_cfg is None:
             if values:
-                self._source = dict(method="from scratch", path=None, sha256=None)
+                self._source = dict(method=RANDOM, path=None, sha256=None)
                 runner.logger.info(f"model.{self.module} starts from no checkpoint")
                 _warn_of_fixed_random_parts(runner, part)
             return

@@ -1,0 +1,259 @@
+"""Numbers in pages: tables are those of the rows, and sentences quote them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from scipy.stats import ttest_rel
+
+from gersp_mm.commands import table as tool
+from gersp_mm.results import documents, read_rows
+from gersp_mm.results.documents import Cells
+from gersp_mm.results.statistics import compare, fixed
+from gersp_mm.utils.errors import UserError
+from tests.smoke import ROOT
+
+RESULTS = ROOT / "results"
+FOLDERS = ("benchmarks", "demo", "docs", "results")
+PAGES = [*ROOT.glob("*.md"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.md"))]
+
+
+def test_tables_in_pages_are_those_of_the_rows():
+    assert sum(documents.check(page, RESULTS) for page in PAGES) >= 10
+
+
+PAGE = """Before.
+<!-- table: frozen_small rows="GeRSP, quickstart => ours; random"
+columns="RESISC12 kNN; RESISC12 5-shot => five images" decimals="1" -->
+<!-- end -->
+After."""
+
+
+def test_a_page_is_written_and_a_wrong_number_is_named(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    with pytest.raises(UserError, match=r"page\.md, line 4 is '<!-- end -->', and the rows say"):
+        documents.check(page, RESULTS)
+    tool.run(tool.parse_args(["--write", str(page)]))
+    assert "page.md, 1 table" in capsys.readouterr().out
+    assert page.read_text().splitlines()[3:] == [
+        "",
+        "| pre-training | RESISC12 kNN | five images |",
+        "|---|---:|---:|",
+        "| ours | **47.5** | **39.1 ± 0.4** |",
+        "| random | 42.2 ± 3.4 | 29.7 ± 0.3 |",
+        "",
+        "<!-- end -->",
+        "After.",
+    ]
+    tool.run(tool.parse_args(["--check", str(page)]))
+    page.write_text(page.read_text().replace("42.2", "42.3"))
+    with pytest.raises(UserError, match="line 8 is '| random | 42.3 .* the rows say .* 42.2"):
+        tool.run(tool.parse_args(["--check", str(page)]))
+
+
+@pytest.mark.parametrize(
+    "old, new, text",
+    [
+        ("RESISC12 kNN", "RESISC12 knn", "no column 'RESISC12 knn'. There are RESISC12 kNN, "),
+        ("random", "radnom", "no 'radnom'. There are GeRSP, quickstart, random"),
+        ("decimals", "digits", "table frozen_small: no option digits"),
+        ("columns", "column", "table frozen_small: no option column"),
+        ("frozen_small", "none", "there is no results file"),
+    ],
+)
+def test_a_wrong_comment_is_named(old, new, text):
+    with pytest.raises(UserError, match=text):
+        documents.updated(PAGE.replace(old, new), RESULTS, "page.md")
+
+
+# ------------------------------------------------------------------------------ sentences
+
+MINI = Cells(RESULTS / "mini_cpu.jsonl")
+EUROSAT, RESISC, NEON = (
+    [f"{data} {short}" for short in ("kNN", "linear", "5-shot")]
+    for data in ("EuroSAT", "RESISC12", "NEON demo sites")
+)
+NINE = [*EUROSAT, *RESISC, *NEON]
+TUNED = "EuroSAT fine-tuned"
+BASELINES = ("IMP", "MoCo-IN", "MoCo-RS", "MoCo-IN+RS")
+PLUS, SYMMETRIC, HALF = "GeRSP+", "GeRSP with symmetric loss", "GeRSP with α = 0.5"
+BOTH = "GeRSP with symmetric loss and a queue of 1,024"
+
+
+def long(name: str) -> str:
+    return f"{name}, 2,400 updates"
+
+
+def short_queue(name: str) -> str:
+    return f"{name} with a queue of 1,024"
+
+
+def gap(one: str, other: str, column: str) -> float:
+    return compare(MINI.find(one, column), MINI.find(other, column)).difference
+
+
+def p(one: str, other: str, column: str) -> float:
+    return compare(MINI.find(one, column), MINI.find(other, column)).p
+
+
+def d(*names: str) -> str:
+    return fixed(gap(*names), 1, sign=True)
+
+
+def size(*names: str) -> str:
+    return fixed(abs(gap(*names)), 1)
+
+
+def gaps(one: str, other: str, columns: list[str]) -> str:
+    first, second, third = (d(one, other, column) for column in columns)
+    return f"{first}, {second} and {third}"
+
+
+def over_columns(one: str, other: str) -> tuple[list[float], float]:
+    """Gap of the mean over the nine columns for each seed, and p of the paired test."""
+    means = [
+        [fmean(MINI.find(name, column).values[seed] for column in NINE) for seed in range(3)]
+        for name in (one, other)
+    ]
+    return [a - b for a, b in zip(*means)], float(ttest_rel(*means).pvalue)
+
+
+def versus_baselines(column: str, without: str = "") -> tuple[list[float], float]:
+    others = [long(name) for name in BASELINES if name != without]
+    found = [compare(MINI.find(long("GeRSP"), column), MINI.find(o, column)) for o in others]
+    return [one.difference for one in found], max(one.p for one in found)
+
+
+def sentences_of_the_study() -> list[str]:
+    g = long("GeRSP")
+    (linear, linear_p), (few, few_p) = map(versus_baselines, EUROSAT[1:])
+    _, knn_p = versus_baselines(EUROSAT[0], without="MoCo-RS")
+    rs, imp = long("MoCo-RS"), long("IMP")
+    symmetric, symmetric_p = over_columns(SYMMETRIC, "GeRSP")
+    queue, queue_p = over_columns(short_queue("GeRSP"), "GeRSP")
+    rs_queue, rs_queue_p = over_columns(short_queue("MoCo-RS"), "MoCo-RS")
+    both_queue, both_queue_p = over_columns(short_queue("MoCo-IN+RS"), "MoCo-IN+RS")
+    both, both_p = over_columns(BOTH, "GeRSP")
+    parts = "GeRSP without natural images (α = 0)"
+    seeds = ", ".join(f"{gap:.1f}" for gap in symmetric[:2]) + f" and {symmetric[2]:.1f}"
+    half = [gap(HALF, "GeRSP", column) for column in NINE]
+    five = EUROSAT[2]
+    return [
+        # 2,400 updates
+        f"linear probe ({min(linear):+.1f} to {max(linear):+.1f}, all p ≤ {linear_p:.3f}) and "
+        f"5-shot ({min(few):+.1f} to {max(few):+.1f}, all p ≤ {few_p:.3f}), and in kNN against "
+        f"all (p ≤ {knn_p:.3f}) but MoCo-RS ({d(g, rs, EUROSAT[0])}, "
+        f"p = {p(g, rs, EUROSAT[0]):.2f})",
+        f"GeRSP {d(g, rs, NEON[2])} in 5-shot, p = {p(g, rs, NEON[2]):.2f}",
+        f"MoCo-IN is {size(g, long('MoCo-IN'), NEON[0])} above GeRSP in kNN "
+        f"(p = {p(g, long('MoCo-IN'), NEON[0]):.2f}), MoCo-IN+RS "
+        f"{size(g, long('MoCo-IN+RS'), NEON[2])} in 5-shot "
+        f"(p = {p(g, long('MoCo-IN+RS'), NEON[2]):.3f})",
+        f"GeRSP {gaps(g, 'GeRSP', EUROSAT)}, IMP {gaps(imp, 'IMP', EUROSAT)}; MoCo-RS "
+        f"{gaps(rs, 'MoCo-RS', EUROSAT)}, MoCo-IN+RS "
+        f"{gaps(long('MoCo-IN+RS'), 'MoCo-IN+RS', EUROSAT)}",
+        f"MoCo-RS most ({gaps(rs, 'MoCo-RS', RESISC)}; GeRSP {gaps(g, 'GeRSP', RESISC)})",
+        # 600 updates
+        f"(kNN {d('GeRSP', 'IMP', EUROSAT[0])}, linear {d('GeRSP', 'IMP', EUROSAT[1])}, fine-tuned "
+        f"{d('GeRSP', 'IMP', TUNED)})",
+        f"kNN {d('GeRSP', 'MoCo-RS', RESISC[0])}, p = {p('GeRSP', 'MoCo-RS', RESISC[0]):.2f}; "
+        f"NEON kNN {d('GeRSP', 'MoCo-RS', NEON[0])}",
+        f"(fine-tuned −{size('GeRSP', 'MoCo-IN+RS', TUNED)}, "
+        f"p = {p('GeRSP', 'MoCo-IN+RS', TUNED):.2f})",
+        f"{d(PLUS, 'GeRSP', five)} against GeRSP and MoCo-IN+RS (p = {p(PLUS, 'GeRSP', five):.2f})"
+        f", {d(PLUS, 'MoCo-RS', five)} against MoCo-RS (p = {p(PLUS, 'MoCo-RS', five):.2f}). NEON "
+        f"kNN loses {size(PLUS, 'GeRSP', NEON[0])} against GeRSP "
+        f"(p = {p(PLUS, 'GeRSP', NEON[0]):.2f}), fine-tuning {size(PLUS, 'GeRSP', TUNED)} against "
+        f"GeRSP (p = {p(PLUS, 'GeRSP', TUNED):.3f}) and {size(PLUS, 'MoCo-IN+RS', TUNED)} against "
+        f"MoCo-IN+RS (p = {p(PLUS, 'MoCo-IN+RS', TUNED):.3f})",
+        # without its parts: on the seeds that both have
+        "RESISC12 5-shot −{} and kNN −{}, NEON kNN −{} on the same seeds".format(
+            *(fixed(abs(common(parts, "GeRSP", c)), 1) for c in (RESISC[2], RESISC[0], NEON[0]))
+        ),
+        # the weight α
+        f"0.5 against 1: −{abs(min(half)):.1f} to {max(half):+.1f}, all p above 0.1; 0.5 against "
+        f"MoCo-IN+RS: {d(HALF, 'MoCo-IN+RS', EUROSAT[1])} EuroSAT linear, "
+        f"p = {p(HALF, 'MoCo-IN+RS', EUROSAT[1]):.2f}",
+        # what else was tried
+        f"the mean over the nine columns by {fmean(symmetric):.1f} ({seeds} for the three seeds; "
+        f"p = {symmetric_p:.3f})",
+        f"EuroSAT kNN alone ({d(SYMMETRIC, 'GeRSP', EUROSAT[0])}, "
+        f"p = {p(SYMMETRIC, 'GeRSP', EUROSAT[0]):.2f})",
+        f"rises by {fmean(queue):.1f} for GeRSP (p = {queue_p:.2f}) and by {fmean(rs_queue):.1f} "
+        f"for MoCo-RS (p = {rs_queue_p:.2f}), and falls by {-fmean(both_queue):.1f} for "
+        f"MoCo-IN+RS (p = {both_queue_p:.3f})",
+        f"(mean {fmean(both):+.1f}, p = {both_p:.3f}; three columns",
+        f"but MoCo-IN ({d(BOTH, 'MoCo-IN', RESISC[2])}, p = {p(BOTH, 'MoCo-IN', RESISC[2]):.2f}); "
+        f"against MoCo-RS with the short queue EuroSAT 5-shot is "
+        f"{size(BOTH, short_queue('MoCo-RS'), five)} lower "
+        f"(p = {p(BOTH, short_queue('MoCo-RS'), five):.3f})",
+    ]
+
+
+def common(one: str, other: str, column: str) -> float:
+    """Gap of the means over the seeds that both have."""
+    first, second = (MINI.find(name, column).values for name in (one, other))
+    seeds = sorted(set(first) & set(second))
+    return fmean(first[seed] for seed in seeds) - fmean(second[seed] for seed in seeds)
+
+
+def sentences_of_readme() -> list[str]:
+    moco = (long("GeRSP"), long("MoCo-IN"), NEON[0])
+    return [f"the lowest of the five rows, {size(*moco)} below MoCo on natural images "
+            f"(p = {p(*moco):.2f})"]  # fmt: skip
+
+
+def sentences_of_the_trees() -> list[str]:
+    """The runs of each length, those on two threads among them."""
+    rows = read_rows(RESULTS / "trees.jsonl")
+    lines = []
+    for epochs, start in itertools.product((3, 4), ("random", "GeRSP")):
+        texts = []
+        for metric in ("AP50", "AP50:95"):
+            found = [row.value for row in rows if row.settings.method == start
+                     and row.metric == metric and row.measured_by.epochs == epochs]  # fmt: skip
+            text = documents.Cell(dict(enumerate(found))).shown(1)
+            texts.append(f"{text} ({min(found):.1f} to {max(found):.1f})")
+        name = "random initialisation" if start == "random" else "GeRSP, the quickstart's backbone"
+        lines.append(f"| {epochs} | {name} | {len(found)} | {' | '.join(texts)} |")
+    return lines
+
+
+@pytest.mark.parametrize(
+    "name, sentences",
+    [
+        ("mini.md", sentences_of_the_study),
+        ("README.md", sentences_of_readme),
+        ("demo/README.md", sentences_of_the_trees),
+    ],
+)
+def test_sentences_quote_the_rows(name, sentences):
+    """A sentence is written here from the rows; where rows or page change, the other one is."""
+    text = " ".join(page_named(name).read_text(encoding="utf-8").split())
+    missing = [sentence for sentence in sentences() if sentence not in text]
+    assert missing == []
+
+
+def page_named(name: str) -> Path:
+    found = [page for page in PAGES if page == ROOT / name or page.name == name]
+    return min(found, key=lambda page: len(page.parts))
+
+
+def test_the_claims_of_the_study_hold():
+    """Claims that hold no number."""
+    g = long("GeRSP")
+    assert all(gap(g, long(b), c) > 0 for b in BASELINES for c in EUROSAT)
+    assert all(p(g, long(b), c) >= 0.05 for b in BASELINES for c in RESISC)
+    rows = [*(long(name) for name in BASELINES), g]
+    knn = {name: MINI.find(name, NEON[0]).mean for name in rows}
+    assert min(knn, key=knn.get) == g
+    more = {n: [gap(long(n), n, c) for c in NINE] for n in (*BASELINES, "GeRSP")}
+    most = [max(more, key=lambda name: more[name][i]) for i in range(3, 6)]
+    assert most == ["MoCo-RS", "MoCo-RS", "MoCo-IN"]
+    assert all(gap(BOTH, "GeRSP", column) > 0 for column in NINE)
+    assert [c for c in NINE if p(BOTH, "GeRSP", c) < 0.05] == [EUROSAT[0], RESISC[0], RESISC[2]]
+    assert [c for c in NINE if p(SYMMETRIC, "GeRSP", c) < 0.05] == [EUROSAT[0]]
