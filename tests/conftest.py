@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -13,6 +15,7 @@ from mmengine.registry import init_default_scope
 
 from gersp_mm.engine.signals import SIGNALS
 from tests.downstream import write_all
+from tests.forked import popen
 from tests.smoke import forget_runs, write_pair
 
 
@@ -47,3 +50,10 @@ def pair_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def downstream_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few images of EuroSAT, RESISC45, DIOR, DOTA and LoveDA, prepared by the converters."""
     return write_all(tmp_path_factory.mktemp("downstream"))
+
+
+@pytest.fixture
+def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands start their children as forks, see ``tests/forked.py``."""
+    stand_in = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT, PIPE=subprocess.PIPE)
+    monkeypatch.setattr("gersp_mm.engine.runs.subprocess", stand_in)

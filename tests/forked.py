@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.smoke import forget_runs
 
@@ -51,6 +52,7 @@ class Forked:
         )
         self.process.start()
         self.pid: int = self.process.pid or 0
+        self.stdin = None
 
     @property
     def returncode(self) -> int | None:
@@ -70,9 +72,21 @@ class Forked:
         """Send a signal."""
         os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """Kill it without warning."""
         self.send_signal(signal.SIGKILL)
+
+
+def popen(command: list[str], stdout: Any, stderr: Any, **options: Any) -> Any:
+    """Stand in for ``subprocess.Popen`` where it starts a Python script and logs to a file."""
+    program, script, *arguments = command
+    if program != sys.executable or not script.endswith(".py"):
+        return subprocess.Popen(command, stdout=stdout, stderr=stderr, **options)
+    return Forked(script, *arguments, output=Path(stdout.name), **options)
 
 
 def run(script: str | Path, *arguments: object, output: Path, **options: object):

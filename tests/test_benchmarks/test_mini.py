@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 from gersp_mm.registry import HOOKS, MODELS
 from gersp_mm.results import append_rows, read_rows
 from gersp_mm.utils.errors import UserError
+from tests.forked import Forked, run
 
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "benchmarks" / "mini"
@@ -180,22 +180,23 @@ def few(data, tmp_path, monkeypatch):
     path = tmp_path / "rows.yml"
     path.write_text(yaml.safe_dump(rows))
     return [
-        *(sys.executable, str(MINI / "run.py"), "--rows-file", str(path)),
+        *(str(MINI / "run.py"), "--rows-file", str(path)),
         *("--work-dir", str(tmp_path / "w"), "--out", str(tmp_path / "rows.jsonl"), "--jobs", "2"),
     ]
 
 
+@pytest.mark.usefixtures("forked_children")
 def test_study_from_images_to_rows_and_again(few, data, tmp_path, capsys):
     (data / "mini_cpu" / "eurosat_train.txt").write_text(
         "\n".join(lines_of(data, "eurosat_train")[::20]) + "\n"
     )
-    driver.main(driver.parse_args([*few[2:], "--dry-run"]))
+    driver.main(driver.parse_args([*few[1:], "--dry-run"]))
     shown = capsys.readouterr().out
     assert shown.count("to do") == 2 and "--work-dir" in shown
     assert not (tmp_path / "w").exists()
 
     command = [*few, "--evaluate", "frozen", "--recorded", str(tmp_path / "recorded.jsonl")]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    child = Forked(*command, output=tmp_path / "said")
     deadline = time.monotonic() + 300
     while not list((tmp_path / "w").glob("*/*/*/vis_data/scalars.json")):
         assert time.monotonic() < deadline and child.poll() is None
@@ -203,7 +204,7 @@ def test_study_from_images_to_rows_and_again(few, data, tmp_path, capsys):
     child.send_signal(signal.SIGTERM)
     assert child.wait(120) == 130
 
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run(*command, output=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "RESISC12 is left out" in done.stdout
     facts = json.loads((tmp_path / "rows_pretraining.json").read_text())
@@ -225,7 +226,8 @@ def test_study_from_images_to_rows_and_again(few, data, tmp_path, capsys):
     recorded[0] = recorded[0].model_copy(update=dict(value=rows[0].value + 1))
     append_rows(tmp_path / "recorded.jsonl", recorded)
     before = (tmp_path / "rows.jsonl").read_bytes(), (tmp_path / "recorded.jsonl").read_bytes()
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    again = run(*command, output=tmp_path)
+    assert again.returncode == 0, again.stderr
     assert "2 of them done" in again.stdout
     assert "12 rows of a seed that is there already" in again.stdout
     assert "11 with the same value, the largest difference -1.00 (" in again.stdout
@@ -263,12 +265,13 @@ def check_own_statistics(work_dir):
     torch.testing.assert_close(after["bn1.running_mean"], mapped.mean((0, 2, 3)))
 
 
+@pytest.mark.usefixtures("forked_children")
 def test_failing_run_is_named_and_unknown_rows_refused(few, tmp_path):
     path = tmp_path / "rows.yml"
     path.write_text(path.read_text().replace("queue_len: 16", "queue_len: 0"))
-    failed = subprocess.run([*few, "--seeds", "1"], capture_output=True, text=True)
+    failed = run(*few, "--seeds", "1", output=tmp_path)
     assert failed.returncode == 2
     assert re.search("GeRSP, seed 1 failed: .*queue_len cannot be 0", failed.stderr), failed.stderr
     assert not (tmp_path / "rows_pretraining.json").exists()
     with pytest.raises(UserError, match="--rows GRSP: there are GeRSP"):
-        driver.main(driver.parse_args([*few[2:], "--rows", "GRSP"]))
+        driver.main(driver.parse_args([*few[1:], "--rows", "GRSP"]))

@@ -119,6 +119,7 @@ def test_a_killed_run_goes_on(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_children")
 def test_fine_tuning_in_earnest(folder, downstream_data, monkeypatch):
     eurosat = Path("data/eurosat")
     eurosat.mkdir(parents=True)

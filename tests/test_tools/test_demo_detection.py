@@ -214,6 +214,7 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_children")
 def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
     write_scene(tmp_path / "data" / "demo")
     network = ResNet(18)

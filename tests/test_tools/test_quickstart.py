@@ -14,29 +14,24 @@ import torch
 from gersp_mm.commands import quickstart as tool
 from gersp_mm.engine.runs import RunFolder
 from gersp_mm.utils.errors import UserError
+from tests.forked import run
 from tests.smoke import ROOT, write_classes
 
 SCRIPT = ROOT / "tools" / "quickstart.py"
 
 
-def start(*options: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, options)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=500,
-    )
+def start(folder: Path, *options: object) -> subprocess.CompletedProcess:
+    return run(SCRIPT, *options, output=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_children")
 def test_own_images_from_start_to_report(tmp_path: Path):
     rs = write_classes(tmp_path / "rs", classes=2, per_class=20)
     natural = write_classes(tmp_path / "natural", classes=3, per_class=4)
     work_dir = tmp_path / "work"
     options = ("--remote-sensing", rs, "--natural", natural, "--work-dir", work_dir)
-    first = start(*options, "--epochs", 1)
+    first = start(tmp_path, *options, "--epochs", 1)
     assert first.returncode == 0, first.stdout + first.stderr
     report = json.loads((work_dir / "quickstart.json").read_text())
     assert report["settings"]["epochs"] == 1 and report["settings"]["seed"] == 0
@@ -55,13 +50,13 @@ def test_own_images_from_start_to_report(tmp_path: Path):
     assert "epoch 1, iteration" in first.stdout
 
     trained = Path(report["files"]["backbone"]).stat().st_mtime_ns
-    second = start(*options, "--epochs", 1)
+    second = start(tmp_path, *options, "--epochs", 1)
     assert second.returncode == 0 and "holds the finished run" in second.stdout
     again = json.loads((work_dir / "quickstart.json").read_text())
     assert again["results"] == report["results"]
     assert Path(report["files"]["backbone"]).stat().st_mtime_ns == trained
 
-    other = start(*options, "--epochs", 2)
+    other = start(tmp_path, *options, "--epochs", 2)
     assert other.returncode == 2 and "images" not in other.stdout
     assert "a run with epochs 1 instead of 2: add --force" in other.stderr
 
@@ -74,8 +69,8 @@ def test_own_images_from_start_to_report(tmp_path: Path):
         (("--seed", -1), "--seed must not be negative"),
     ],
 )
-def test_wrong_arguments_are_told_before_anything_runs(options, expected):
-    done = start("--check-arguments", *options)
+def test_wrong_arguments_are_told_before_anything_runs(options, expected, tmp_path):
+    done = start(tmp_path, "--check-arguments", *options)
     assert done.returncode == 2 and expected in done.stderr
     alone = [sys.executable, "-I", tool.__file__, *map(str, options)]  # as quickstart.sh, bare
     done = subprocess.run(alone, capture_output=True, text=True)
