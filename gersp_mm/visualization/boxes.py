@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gersp_mm.utils.files import replacing
+from gersp_mm.visualization.features import save_figure
 
 
 def draw_scenes(
@@ -64,6 +64,5 @@ def draw_scenes(
         f"{threshold:g}",
         fontsize=10,
     )
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save_figure(figure, out)
     plt.close(figure)
