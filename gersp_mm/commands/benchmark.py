@@ -30,7 +30,7 @@ Data sets by name lie below $GERSP_DATA (default data):
   data/ucmerced/.../<class>/*    21 classes, http://weegee.vision.ucmerced.edu/datasets/landuse.html
   data/aid/.../<class>/*         30 classes, https://captain-whu.github.io/AID/
 
-Finished rows are not repeated: after an interruption the same command goes on. Several processes
+Finished rows are not repeated: after an interruption the same command resumes. Several processes
 may work on one file, each with its own --device.
 """
 

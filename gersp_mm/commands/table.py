@@ -3,7 +3,7 @@
 Every pre-training stands side by side, with mean ± standard deviation over the seeds, the
 difference to random weights (--baseline) and to supervised pre-training (--reference), and whether
 that is more than noise. Values of different protocols, splits or models are never in one column.
-The paper's values (results/paper.csv) stand beside ours where the protocol is the paper's, else in
+The paper's values (results/paper.csv) stand next to ours where the protocol is the paper's, else in
 a block of their own.
 
 Examples:

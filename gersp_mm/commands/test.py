@@ -202,7 +202,7 @@ def check_evaluation(args: argparse.Namespace, cfg: Any) -> Any:
         The config's ``evaluation``, None if it names no metric.
 
     Raises:
-        UserError: there is no evaluator, a metric is unknown, or ``--results`` has nothing to name.
+        UserError: There is no evaluator, a metric is unknown, or ``--results`` has nothing to name.
     """
     from gersp_mm.evaluation.metrics import wanted_metrics
 

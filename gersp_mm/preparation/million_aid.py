@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     differences = describe_counts(dict(test=len(names)), OFFICIAL)
     if copies := second_copies(names):
         pair = " and ".join(copies[0])
-        differences.append(f"{len(copies):,} images are there twice, in two formats ({pair})")
+        differences.append(f"{len(copies):,} images appear twice, in two formats ({pair})")
     refuse_incomplete(data, "Million-AID", differences, args.allow_incomplete)
     train = len(find_images(data / "train")) if (data / "train").is_dir() else 0
     unreadable = find_unreadable(data, names, args.decode, args.workers)

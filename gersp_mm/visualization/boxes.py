@@ -60,8 +60,8 @@ def draw_scenes(
             axis.set_yticks([])
         row[0].set_ylabel(scene, fontsize=9)
     figure.suptitle(
-        f"trees in the most crowded test tile of each scene; predictions above a score of "
-        f"{threshold:g}",
+        "The most crowded test tile of each scene, with the number of boxes; predictions above a "
+        f"score of {threshold:g}",
         fontsize=10,
     )
     save_figure(figure, out)

@@ -162,7 +162,7 @@ def draw(
         runs: Label of each run and its curves, as :func:`read_curves` gives them.
         out: The png to write.
         settings: Setting of each run, by its label.
-        random_knn: kNN top-1 of random weights in per cent, drawn as a line.
+        random_knn: KNN top-1 of random weights in per cent, drawn as a line.
     """
     import matplotlib
 

@@ -38,14 +38,14 @@ def seen_by_model(cfg: Config, rows: int) -> tuple[dict[str, np.ndarray], list[s
     """Collect the first ``rows`` pairs of the first epoch.
 
     Args:
-        cfg: a pre-training config with a ``gersp_mm.PairedDataset``.
-        rows: how many pairs.
+        cfg: A pre-training config with a ``gersp_mm.PairedDataset``.
+        rows: Number of pairs.
 
     Returns:
         For every view N×H×W×3 uint8 RGB images, and the label of every natural image as text.
 
     Raises:
-        UserError: the config has no train_dataloader that gives pairs.
+        UserError: The config has no train_dataloader that gives pairs.
     """
     from mmengine.registry import init_default_scope
     from mmengine.runner import Runner
@@ -126,7 +126,7 @@ def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
     Args:
         images: N×H×W×3 uint8 images of every view.
         labels: N texts for the natural images; may be empty.
-        out: the png to write.
+        out: The png to write.
     """
     import matplotlib
 

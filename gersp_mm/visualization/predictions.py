@@ -42,8 +42,8 @@ def choose_pictures(paths: Sequence[str], limit: int | None = None) -> dict[str,
     """Choose the images to draw, evenly over the data set, and name their pictures.
 
     Args:
-        paths: all image files, in the data set's order.
-        limit: draw at most this many.
+        paths: All image files, in the data set's order.
+        limit: Draw at most this many.
 
     Returns:
         The name of the picture by image file: its path below the folder that all images share,
@@ -79,8 +79,8 @@ class PicturesHook(Hook, abc.ABC):
     """Draw chosen test images; what a picture shows is up to :meth:`draw`.
 
     Args:
-        out_dir: where to write.
-        max_pictures: draw at most this many, evenly chosen from the data set; all by default.
+        out_dir: Folder of the pictures.
+        max_pictures: Draw at most this many, evenly chosen from the data set; all by default.
 
     Raises:
         UserError: ``max_pictures`` is below 1.
@@ -122,10 +122,10 @@ class PicturesHook(Hook, abc.ABC):
         """Draw one image.
 
         Args:
-            runner: the MMEngine runner.
-            sample: the host's data sample with prediction.
-            image: the input tensor before normalisation.
-            path: where to write, a suffix is to be appended.
+            runner: The MMEngine runner.
+            sample: The host's data sample with prediction.
+            image: The input tensor before normalisation.
+            path: File to write, without its suffix.
         """
 
 
@@ -136,9 +136,9 @@ class HostPicturesHook(PicturesHook):
     mmpretrain's takes BGR images for RGB.
 
     Args:
-        hook: of mmpretrain or mmdet.
-        out_dir: where to write.
-        max_pictures: draw at most this many.
+        hook: Visualization hook of mmpretrain or mmdet.
+        out_dir: Folder of the pictures.
+        max_pictures: Draw at most this many.
     """
 
     def __init__(self, hook: Any, out_dir: str, max_pictures: int | None) -> None:
@@ -174,8 +174,8 @@ class SegmentationPicturesHook(PicturesHook):
     Below them is a legend with each class's share of the pixels. Colours are the data set's.
 
     Args:
-        out_dir: where to write one PNG an image.
-        max_pictures: draw at most this many, evenly chosen from the data set; all by default.
+        out_dir: Folder of the pictures, one PNG per image.
+        max_pictures: Draw at most this many, evenly chosen from the data set; all by default.
     """
 
     def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:

@@ -7,8 +7,8 @@ numbers of the features themselves, before the projection: kNN top-1 (k = 20, fi
 images) and the silhouette of the classes (cosine; 1: far apart, 0: overlapping).
 
 Checkpoints are exported backbones of any architecture; `random` is the first one's network at
-random initialisation. Images are a folder with one sub-folder a class, or a list with a line
-`path label` an image, the paths relative to the list's folder or one above it.
+random initialisation. Images are a folder with one sub-folder per class, or a list with a line
+`path label` per image, the paths relative to the list's folder or one above it.
 
 Examples:
   python tools/visualization/tsne.py data/eurosat/splits/eurosat-gersp-1/test.txt --size 64 \\
@@ -59,10 +59,10 @@ def project(features: torch.Tensor, method: str, seed: int) -> np.ndarray:
     Args:
         features: N×D.
         method: ``'tsne'`` or ``'umap'``.
-        seed: the same one gives the same result.
+        seed: The same one gives the same result.
 
     Raises:
-        UserError: there is no umap.
+        UserError: There is no umap.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -114,10 +114,10 @@ def draw(
     """Draw the panels with one legend.
 
     Args:
-        panels: of every title N×2 points.
-        labels: N.
-        names: of the classes.
-        out: the png to write.
+        panels: N×2 points by title.
+        labels: N labels.
+        names: Class name of each label.
+        out: The png to write.
     """
     import matplotlib
 
