@@ -45,6 +45,7 @@ from gersp_mm.utils.errors import UserError, counted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,6 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Evaluate every checkpoint of the plan and append the result rows."""
     import torch
 
     from gersp_mm import benchmark

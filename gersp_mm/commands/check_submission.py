@@ -25,6 +25,7 @@ from gersp_mm.commands.options import run_tool
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,6 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
     from gersp_mm.evaluation import submission
 
     images = None

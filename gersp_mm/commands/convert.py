@@ -43,6 +43,7 @@ from gersp_mm.utils.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,6 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Convert one checkpoint file and report its origin."""
     if args.target.is_dir():
         raise UserError(f"{args.target} is a folder: name the file to write")
     if args.target.resolve() == args.source_file.resolve():

@@ -3,7 +3,7 @@
 Every pre-training stands side by side, with mean ± standard deviation over the seeds, the
 difference to random weights (--baseline) and to supervised pre-training (--reference), and whether
 that is more than noise. Values of different protocols, splits or models are never in one column.
-The paper's values (results/paper.csv) stand next to ours where the protocol is the paper's, else in
+The paper's values (results/paper.csv) stand beside ours where the protocol is the paper's, else in
 a block of their own.
 
 Examples:
@@ -22,6 +22,7 @@ from gersp_mm.utils.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,6 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Write the tables of the given result rows."""
     from gersp_mm.preparation.common import write_text
     from gersp_mm.results import tables
     from gersp_mm.results.store import read_rows

@@ -37,6 +37,7 @@ from gersp_mm.visualization.predictions import add_pictures, require_pictures
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,6 +73,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Evaluate one checkpoint and print, store or submit its results."""
     from mmengine.config import Config
     from mmengine.dist import is_main_process
 

@@ -22,6 +22,7 @@ from gersp_mm.utils.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,6 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Train the config, or resume its run."""
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine import launch
     from gersp_mm.engine.config import require_weights

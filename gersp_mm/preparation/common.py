@@ -326,7 +326,7 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def _unpack_zip(archive: Path, target: Path) -> None:
-    """Extract a zip archive without system files; tools of Windows write ``\\`` between folders."""
+    r"""Extract a zip archive without system files; tools of Windows write ``\`` between folders."""
     with zipfile.ZipFile(archive) as content:
         for member in progress(content.infolist(), f"unpacking {archive.name}", "file"):
             member.filename = member.filename.replace("\\", "/")

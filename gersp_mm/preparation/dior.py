@@ -131,7 +131,6 @@ def read_sizes(images: dict[str, Path]) -> dict[str, tuple[int, int]]:
     Raises:
         UserError: A file is no image.
     """
-
     with ThreadPoolExecutor() as pool:
         sizes = pool.map(image_size, images.values())
         return dict(zip(images, progress(sizes, "reading sizes", "img", len(images))))
@@ -360,6 +359,7 @@ def convert(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = new_parser(__doc__, "no_decode", "allow_incomplete", "workers")
     parser.add_argument(
         "--annotations-only",
@@ -370,6 +370,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check DIOR and write its COCO and DOTA annotation files."""
     look_at_images, decode = not args.annotations_only, not args.no_decode
     with explained(args.data):
         convert(args.data, look_at_images, decode, args.workers, args.allow_incomplete)

@@ -562,6 +562,7 @@ def convert(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = new_parser(__doc__, "allow_incomplete", "no_decode", "workers")
     parser.add_argument(
         "--protocol", choices=(*PROTOCOLS,), required=True, help="make the tiles of this protocol"
@@ -571,6 +572,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check DOTA and cut it into the tiles of one protocol."""
     protocol, decode = PROTOCOLS[args.protocol], not args.no_decode
     with explained(args.data):
         convert(args.data, protocol, args.workers, decode, args.force, args.allow_incomplete)

@@ -41,10 +41,12 @@ def refuse_multispectral(data: Path) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     return parse_scene_arguments(__doc__, argv)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check EuroSAT and write the lists of its named split."""
     if args.archive:
         unpack_into(args.data, [args.archive])
     refuse_multispectral(args.data)

@@ -114,11 +114,13 @@ def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     options = ("allow_incomplete", "decode", "workers")
     return new_parser(__doc__, *options, data="folder that holds train/").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check and count the images of ImageNet."""
     data: Path = args.data
     train = data / "train"
     if not train.is_dir():
@@ -149,4 +151,4 @@ def run(args: argparse.Namespace) -> None:
     options = [f"{source}.data_root={train}"]
     if len(classes) != CLASSES:
         options.append(f"model.natural_head.num_classes={len(classes)}")
-    print(next_pretraining(train, "packed/imagenet", options))
+    print(next_pretraining(train, "data/packed/imagenet", options))

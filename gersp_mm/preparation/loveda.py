@@ -297,10 +297,12 @@ def pixel_table(pixels: dict[str, np.ndarray]) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     return new_parser(__doc__, "archives", "allow_incomplete").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check LoveDA and lay it out as mmsegmentation reads it."""
     data = args.data
     unpack_into(data, args.archives)
     parts = {part: name_pairs(part, find_part(data, part)) for part in OFFICIAL}

@@ -73,11 +73,13 @@ def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) ->
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     options = ("archives", "decode", "allow_incomplete", "workers")
     return new_parser(__doc__, *options, data="folder that holds test/").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check Million-AID and write the list of its images."""
     data: Path = args.data
     test = data / "test"
     unpack_archives(data, args.archives)
@@ -114,4 +116,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {test / LISTING}; labels are not needed")
     source = "train_dataloader.dataset.remote_sensing"
     options = [f"{source}.data_root={test}", f"{source}.ann_file={LISTING}"]
-    print(next_pretraining(test, "packed/million_aid", options, f"--list {test / LISTING}"))
+    print(next_pretraining(test, "data/packed/maid", options, f"--list {test / LISTING}"))

@@ -321,7 +321,6 @@ def write_lists(
     Raises:
         UserError: No image can be read; the other lists are not written.
     """
-
     folder = DATABASE if (target / DATABASE).exists() else FOLDER
     bad = {name: packed[name].reason for name in names if packed[name].kind == "bad"}
     write_reasons(target / "bad_images.txt", bad)
@@ -410,6 +409,7 @@ def pack(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -431,6 +431,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Shrink the images of a folder and write them to a folder or one database."""
     if args.shorter_side < 0 or args.workers < 0 or not 1 <= args.quality <= 100:
         raise UserError("--shorter-side and --workers are at least 0, --quality is 1 to 100")
     packed = pack(

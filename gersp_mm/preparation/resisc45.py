@@ -33,10 +33,12 @@ SIDE = 256  # px
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     return parse_scene_arguments(__doc__, argv)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Check NWPU-RESISC45 and write the lists of its named split."""
     if args.archive:
         unpack_into(args.data, [args.archive])
     prepare_scenes(args.data, RESISC45_GERSP_1, SIDE, args.allow_incomplete, not args.no_decode)

@@ -91,6 +91,7 @@ def draw(views: list[np.ndarray], out: Path) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -103,6 +104,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw the same views by each engine of the augmentation."""
     from gersp_mm.datasets import MillionAID
 
     dataset = MillionAID(str(args.images))

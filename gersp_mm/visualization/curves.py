@@ -230,6 +230,7 @@ def _widen(axis: Any) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -248,6 +249,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw the logged scalars of one or more runs."""
     for run in args.runs:
         if not run.exists():
             raise UserError(f"there is no run {run}")

@@ -129,6 +129,7 @@ def show(axis: Any, image: torch.Tensor, colour: str) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -144,6 +145,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw the nearest training images of each image, by checkpoint."""
     backbones = checked_backbones(args)
     train = labelled_images(args.train, args.size, limit=args.train_limit)
     queries = labelled_images(args.images, args.size, limit=max(args.limit, args.rows))

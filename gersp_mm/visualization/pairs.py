@@ -157,6 +157,7 @@ def parse_args(
     argv: list[str] | None = None,
     add_config_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -169,6 +170,7 @@ def parse_args(
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw training pairs of a config as the model gets them."""
     if args.rows < 1:
         raise UserError(f"--rows must be at least 1, got {args.rows}")
     cfg = load_config(args)

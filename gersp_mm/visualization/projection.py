@@ -171,6 +171,7 @@ def draw(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -183,6 +184,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Draw the features of each checkpoint in two dimensions."""
     if args.method == "umap":
         umap_class()
     backbones = checked_backbones(args)
