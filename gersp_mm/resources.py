@@ -1,6 +1,6 @@
 """Where the shipped configs, tools and demo files are, whichever way gersp_mm was installed.
 
-In a checkout (also an editable install) they are the folders beside the package; a wheel carries
+In a checkout (also an editable install) they are the folders next to the package; a wheel carries
 them inside the package, in ``gersp_mm/.mim/``, where ``mim train gersp_mm CONFIG`` looks.
 """
 
@@ -17,13 +17,13 @@ def resource_root() -> Path:
     """Folder that holds ``configs/``, ``tools/``, ``demo/`` and ``model-index.yml``.
 
     Raises:
-        FileNotFoundError: neither the checkout's folders nor ``gersp_mm/.mim`` are there.
+        FileNotFoundError: Neither the checkout's folders nor ``gersp_mm/.mim`` are there.
     """
     for root in (_PACKAGE.parent, _PACKAGE / ".mim"):
         if (root / "model-index.yml").is_file() and (root / "configs").is_dir():
             return root
     raise FileNotFoundError(
-        f"the configs of gersp_mm are neither beside nor inside {_PACKAGE}: the installation is "
+        f"the configs of gersp_mm are neither next to nor inside {_PACKAGE}: the installation is "
         "incomplete. Install again from the wheel or from a checkout: "
         "pip install --force-reinstall --no-deps ."
     )
@@ -33,7 +33,7 @@ def resource(*parts: str) -> Path:
     """Path of one shipped file or folder, e.g. ``resource('tools', 'train.py')``.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: There is no such file.
     """
     path = resource_root().joinpath(*parts)
     if not path.exists():
@@ -68,8 +68,8 @@ def find_config(name: str | Path) -> Path:
     ``'gersp_r50'`` are all understood; the suffix ``.py`` may be left out.
 
     Raises:
-        FileNotFoundError: no such config; the message lists similar names.
-        ValueError: a bare name that several shipped configs have.
+        FileNotFoundError: No such config; the message lists similar names.
+        ValueError: A bare name that several shipped configs have.
     """
     given = Path(name)
     if given.suffix:

@@ -114,8 +114,6 @@ def run(args: argparse.Namespace) -> None:
                 VALUES, NOTABLE
             ),
         )
-    drawn = [str(work_dir), "--out", str(pictures["curves"])]
-    steps.run("curves", show.main, "curves", drawn)
     rows = None
     if manifest["evaluation"] is not None:
         rows = steps.run("evaluation", evaluate, cfg, exported, images, args.seed)
@@ -125,6 +123,11 @@ def run(args: argparse.Namespace) -> None:
         print(result_table(rows, epochs, 100 / len(manifest["evaluation"]["classes"])))
     else:
         print("\nno evaluation: --remote-sensing has no two sub-folders, so there are no classes")
+    drawn = [str(work_dir), "--out", str(pictures["curves"])]
+    if rows:
+        start = [row["knn"] for row in rows["random"]]
+        drawn += ["--random-knn", str(sum(start) / len(start))]
+    steps.run("curves", show.main, "curves", drawn)
 
     seconds = steps.finish()
     line = f"init_cfg=dict(type='Pretrained', checkpoint='{exported}', prefix='backbone.')"

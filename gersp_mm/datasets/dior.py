@@ -77,11 +77,11 @@ def read_annotation(path: Path, kind: str) -> DiorAnnotation:
     """Read an annotation file; class names come out as DIOR_CLASSES spells them.
 
     Args:
-        path: an XML file.
+        path: An XML file.
         kind: :data:`HORIZONTAL` or :data:`ORIENTED`.
 
     Raises:
-        UserError: the file is no such XML, or has an unknown class.
+        UserError: The file is no such XML, or has an unknown class.
     """
     try:
         root = ElementTree.parse(path).getroot()

@@ -1,4 +1,4 @@
-"""Named splits of classification data sets, and choices of few images a class.
+"""Named splits of classification data sets, and choices of few images per class.
 
 Everything is ordered by the sha256 of a key and the image's path, never by a random number
 generator, so it is the same on every machine and for ever.
@@ -30,11 +30,11 @@ class Split:
     shares, so the split does not depend on where the class folders lie.
 
     Args:
-        name: of the split.
-        sizes: images of each class, in the order of the labels.
-        file: name of the image number ``{n}`` (from 1) of class ``{c}``.
-        shares: per cent of a class that each part gets; 100 together.
-        sha256: of the lists of the complete data set, see :meth:`digest`.
+        name: Name of the split.
+        sizes: Images of each class, in the order of the labels.
+        file: Name of the image number ``{n}`` (from 1) of class ``{c}``.
+        shares: Per cent of a class that each part gets; 100 together.
+        sha256: Hash of the lists of the complete data set, see :meth:`digest`.
     """
 
     name: str
@@ -95,16 +95,16 @@ def few_shot(names: Sequence[str], labels: Sequence[int], shots: int, draw: int)
     The choice of fewer shots is part of that of more shots of the same draw.
 
     Args:
-        names: paths; the last two components, class and file, count.
-        labels: of each image.
-        shots: images a class.
-        draw: number of the choice; another number chooses anew.
+        names: Paths; the last two components, class and file, count.
+        labels: Label of each image.
+        shots: Number of images per class.
+        draw: Number of the choice; another number chooses anew.
 
     Returns:
         Positions in ``names``, class by class.
 
     Raises:
-        UserError: a class has fewer images.
+        UserError: A class has fewer images.
     """
     by_class: dict[int, list[tuple[str, int]]] = {}
     for index, (name, label) in enumerate(zip(names, labels)):

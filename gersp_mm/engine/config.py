@@ -133,7 +133,7 @@ def apply_switches(cfg: Config) -> None:
     is a key of :data:`FROZEN_STAGES`.
 
     Args:
-        cfg: changed in place; left alone if it has no such variables. May be called again.
+        cfg: Changed in place; left alone if it has no such variables. May be called again.
 
     Raises:
         UserError: ``frozen`` is unknown.
@@ -159,7 +159,7 @@ def require_weights(cfg: Config) -> None:
     """Refuse a downstream config to which neither weights nor ``pretrained=None`` were given.
 
     Raises:
-        UserError: see above; or a switch was not applied to the model.
+        UserError: There are no weights to start from, or a switch was not applied to the model.
     """
     if "pretrained" not in cfg or cfg.get("resume") or cfg.get("load_from"):
         return

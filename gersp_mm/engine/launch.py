@@ -154,7 +154,7 @@ def join_cpu_processes(launcher: str) -> None:
     """Start the gloo process group of CPU processes, which MMEngine's own start-up cannot do.
 
     Raises:
-        UserError: the launcher's environment variables are missing.
+        UserError: The launcher's environment variables are missing.
     """
     names = {
         "pytorch": ("RANK", "WORLD_SIZE"),
@@ -193,7 +193,7 @@ def use_amp(cfg: Config, precision: str) -> None:
     """Switch the optimizer wrapper to automatic mixed precision.
 
     Args:
-        cfg: changed in place.
+        cfg: Changed in place.
         precision: ``'fp16'``, ``'bf16'`` or ``'auto'``.
 
     Raises:
@@ -218,11 +218,11 @@ def log_to(cfg: Config, name: str) -> None:
     """Add a visualisation backend.
 
     Args:
-        cfg: changed in place.
+        cfg: Changed in place.
         name: ``'tensorboard'``, ``'wandb'`` or ``'mlflow'``.
 
     Raises:
-        UserError: its package is not installed.
+        UserError: Its package is not installed.
     """
     backend, module, package = VIS_BACKENDS[name]
     if importlib.util.find_spec(module) is None:

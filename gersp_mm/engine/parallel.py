@@ -19,8 +19,8 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
     normalises with the statistics of its own images instead, which is said once.
 
     Args:
-        module: the model.
-        **kwargs: see ``MMDistributedDataParallel``.
+        module: The model.
+        **kwargs: Arguments of ``MMDistributedDataParallel``.
     """
 
     def __init__(self, module: nn.Module, **kwargs: Any) -> None:

@@ -80,7 +80,7 @@ def carry_options(known: Any, options: Mapping[str, Any]) -> None:
     """Give a submission the options that were given to the test that it replaces.
 
     Raises:
-        UserError: the submission has no such value.
+        UserError: The submission has no such value.
     """
     for key, value in options.items():
         section = key.partition(".")[0]
@@ -100,7 +100,7 @@ def refuse_evaluator_options(cfg: Any, options: Mapping[str, Any]) -> None:
     """Refuse options that a submission replaces, or with which there would be none.
 
     Raises:
-        UserError: there is such an option.
+        UserError: There is such an option.
     """
     for key in options:
         if key.rpartition(".")[2] in ("outfile_prefix", "output_dir") and "test_evaluator" in key:

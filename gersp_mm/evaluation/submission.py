@@ -48,11 +48,11 @@ class LoveDASubmission(BaseMetric):
     processes predicted are gathered, each once.
 
     Args:
-        output_dir: where to write.
-        collect_device: how results are gathered, ``'cpu'`` or ``'gpu'``.
+        output_dir: Folder of the files.
+        collect_device: Device on which results are gathered, ``'cpu'`` or ``'gpu'``.
 
     Raises:
-        UserError: a label above 6 was predicted, or two images have one name.
+        UserError: A label above 6 was predicted, or two images have one name.
     """
 
     def __init__(self, output_dir: str, collect_device: str = "cpu") -> None:
@@ -198,11 +198,11 @@ def check_file(
 
 
 def image_sizes(paths: Sequence[str | Path], tiles: bool) -> dict[str, tuple[int, int]]:
-    """Names of test images as the servers know them, with their width and height.
+    """Return width and height of test images by the names that the servers know.
 
     Args:
-        paths: image files.
-        tiles: whether ``P0006__1024__0___0.png`` is a tile of ``P0006``.
+        paths: Image files.
+        tiles: Whether ``P0006__1024__0___0.png`` is a tile of ``P0006``.
 
     Raises:
         UserError: A file is no image.
@@ -218,10 +218,10 @@ def image_sizes(paths: Sequence[str | Path], tiles: bool) -> dict[str, tuple[int
 
 
 def images_below(folder: str | Path) -> list[Path]:
-    """All image files below a folder.
+    """Return all image files below a folder.
 
     Raises:
-        UserError: there are none.
+        UserError: There are none.
     """
     found = [Path(folder, name) for name in find_images(folder)] if os.path.isdir(folder) else []
     if not found:
@@ -233,11 +233,11 @@ def check_dota(path: str | Path, images: Collection[str] | None = None) -> Check
     """Check a zip archive for Task 1 (oriented boxes) of DOTA v1.0's test server.
 
     Args:
-        path: the archive.
-        images: names of the test images; any name will do by default.
+        path: The archive.
+        images: Names of the test images; any name will do by default.
 
     Raises:
-        UserError: there is no such archive.
+        UserError: There is no such archive.
     """
     problems, notes = _Problems(), []
     seen: set[str] = set()
@@ -310,12 +310,12 @@ def check_loveda(path: str | Path, images: Mapping[str, tuple[int, int]] | None 
     """Check a zip archive for LoveDA's semantic segmentation server.
 
     Args:
-        path: the archive.
-        images: width and height of the test images by name; by default any
+        path: The archive.
+        images: Width and height of the test images by name; by default any
             1,796 names and 1024 x 1024 pixels.
 
     Raises:
-        UserError: there is no such archive.
+        UserError: There is no such archive.
     """
     problems, notes = _Problems(), []
     with _opened(path) as archive:

@@ -206,9 +206,9 @@ def damaged_images(
     """Decode every image, with a progress bar, and return the unreadable ones with the reason.
 
     Args:
-        paths: image files.
-        workers: threads; all cores by default.
-        size: width and height that every image has to have.
+        paths: Image files.
+        workers: Threads; all cores by default.
+        size: Width and height that every image has to have.
     """
     problems = progress(_problems(paths, workers, size), "decoding", "img", len(paths))
     return {path: problem for path, problem in problems if problem is not None}
@@ -223,10 +223,10 @@ def decode_once(
     in every call.
 
     Args:
-        folder: what the names are relative to.
-        names: the images.
-        record: file that lists the readable images.
-        workers: threads; all cores by default.
+        folder: Folder that the names are relative to.
+        names: The images.
+        record: File that lists the readable images.
+        workers: Threads; all cores by default.
     """
     record.touch()
     noted = record.read_bytes()
@@ -292,10 +292,10 @@ def unpack(archive: Path, target: Path) -> None:
 
     Args:
         archive: ``.zip``, ``.tar``, ``.tar.gz`` and the like.
-        target: must not exist, or be empty.
+        target: Must not exist, or be empty.
 
     Raises:
-        UserError: the archive does not exist, is damaged or reaches outside of the folder; or the
+        UserError: The archive does not exist, is damaged or reaches outside of the folder; or the
             folder has content.
     """
     if target.is_dir() and any(target.iterdir()):
@@ -348,7 +348,7 @@ def unpack_into(data: Path, archives: Iterable[Path]) -> None:
     """Unpack each archive into a folder of its name in ``data``; what is there is left as it is.
 
     Raises:
-        UserError: see :func:`unpack`; or two archives have the same name.
+        UserError: An archive cannot be unpacked, or two of them have the same name.
     """
     targets: dict[Path, Path] = {}
     for archive in archives:
@@ -400,10 +400,10 @@ def next_command(config: str, data: Path, folder: str, *options: str) -> str:
     """Return what to run after a data set was prepared.
 
     Args:
-        config: path of a downstream config.
-        data: where the data set is.
-        folder: the name that its configs look for below ``GERSP_DATA``.
-        options: more ``key=value`` for ``--cfg-options``.
+        config: Path of a downstream config.
+        data: Folder of the data set.
+        folder: The name that its configs look for below ``GERSP_DATA``.
+        options: More ``key=value`` for ``--cfg-options``.
     """
     lines = []
     if data.resolve().name != folder:

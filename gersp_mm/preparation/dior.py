@@ -10,7 +10,7 @@ https://gcheng-nwpu.github.io/#Datasets and unpack them to
   data/dior/Annotations/Horizontal Bounding Boxes/00001.xml ...
   data/dior/Annotations/Oriented Bounding Boxes/00001.xml ...
 
-Written beside them, for train, val, trainval and test:
+Written next to them, for train, val, trainval and test:
 
   data/dior/coco/train.json ...        mmdet's CocoDataset, data_prefix=dict(img='')
   data/dior/obb/train/00001.txt ...    mmrotate's DOTADataset, img_suffix='jpg'
@@ -84,7 +84,7 @@ def read_splits(data: Path) -> dict[str, list[str]]:
     """Read the three lists.
 
     Raises:
-        UserError: a list is missing, damaged, or has an image of another one.
+        UserError: A list is missing, damaged, or has an image of another one.
     """
     splits = {name: read_split(data / "ImageSets" / "Main" / f"{name}.txt") for name in DIOR.counts}
     owner: dict[int, str] = {}
@@ -116,7 +116,7 @@ def read_annotations(data: Path, kind: str, names: Sequence[str]) -> dict[str, D
     """Read the XML file of every image, with a progress bar.
 
     Raises:
-        UserError: see the message.
+        UserError: A file is missing or cannot be read, or the data set is not complete.
     """
     folder = data / "Annotations" / kind
     paths = {name: folder / f"{name}.xml" for name in names}
@@ -129,7 +129,7 @@ def read_sizes(images: dict[str, Path]) -> dict[str, tuple[int, int]]:
     """Read width and height of every image from its header, with a progress bar.
 
     Raises:
-        UserError: a file is no image.
+        UserError: A file is no image.
     """
     with ThreadPoolExecutor() as pool:
         sizes = pool.map(image_size, images.values())
@@ -219,9 +219,9 @@ def show_table(kind: str, splits: dict[str, list[str]], labels: dict[str, list[s
     """Print classes x splits, and warn of classes without a box.
 
     Args:
-        kind: of the boxes.
-        splits: the images of each split.
-        labels: the classes of each image's boxes.
+        kind: Kind of the boxes, a key of ``KINDS``.
+        splits: The images of each split.
+        labels: The classes of each image's boxes.
     """
     counts = {
         part: Counter(
@@ -284,14 +284,14 @@ def convert(
     """Check DIOR, write the annotation files and print what is in them.
 
     Args:
-        data: folder of the data set.
-        look_at_images: whether images have to be there; their own sizes are used then.
-        decode: whether every image is decoded.
-        workers: threads that decode; all cores by default.
+        data: Folder of the data set.
+        look_at_images: Whether images have to be there; their own sizes are used then.
+        decode: Whether every image is decoded.
+        workers: Threads that decode; all cores by default.
         allow_incomplete: Whether lists of other lengths than the release's are taken.
 
     Raises:
-        UserError: see the message.
+        UserError: A file is missing or cannot be read, or the data set is not complete.
     """
     splits = read_splits(data)
     names = sorted(itertools.chain.from_iterable(splits.values()), key=int)

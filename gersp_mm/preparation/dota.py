@@ -19,7 +19,7 @@ Download DOTA v1.0 from https://captain-whu.github.io/DOTA/dataset.html and unpa
   data/dota/tiles_1024_200/test/images/
 
 It may be interrupted at any moment, killed included: a folder of tiles appears when it is whole.
-The same command goes on with the folders that are not there; --force makes all of them anew.
+The same command resumes with the folders that are missing; --force makes all of them anew.
 
 Examples:
   python tools/dataset_converters/dota.py data/dota --protocol released
@@ -78,7 +78,7 @@ from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing_folder
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.0/labelTxt")
-RECORD = "split.json"  # beside finished tiles: how they were made, and of what
+RECORD = "split.json"  # next to finished tiles: how they were made, and of what
 
 # Thresholds and padding are those of mmrotate's single-scale configs for both protocols.
 SPLIT = dict(img_rate_thr=0.6, iof_thr=0.7, padding_value=[104, 116, 124], save_ext=".png")
@@ -153,7 +153,7 @@ def read_split(data: Path, split: str, findings: Findings) -> Split:
     """Find the images of a split and read their labels.
 
     Raises:
-        UserError: see the message.
+        UserError: Images or labels are missing, do not fit together or cannot be read.
     """
     folder = data / split / "images"
     images: dict[str, Path] = {}
@@ -248,7 +248,7 @@ def join(splits: Sequence[Split], data: Path) -> Split:
     """Put splits together.
 
     Raises:
-        UserError: two of them have an image of the same name.
+        UserError: Two of them have an image of the same name.
     """
     images: dict[str, Path] = {}
     for split in splits:
@@ -270,7 +270,7 @@ def find_splitter() -> Path:
     """Return the folder of mmrotate's ``img_split.py``.
 
     Raises:
-        UserError: there is none.
+        UserError: There is none.
     """
     spec = importlib.util.find_spec("mmrotate")
     if spec is None or spec.origin is None:
@@ -345,7 +345,7 @@ def is_finished(folder: Path, record: dict) -> bool:
     """Tell whether a folder of tiles is there and what ``record`` says.
 
     Raises:
-        UserError: it is there, but made otherwise.
+        UserError: It is there, but made otherwise.
     """
     if not folder.exists():
         return False
@@ -367,7 +367,7 @@ def make_tiles(folder: Path, split: Split, record: dict, workers: int) -> None:
     """Cut a split into tiles; the folder appears when all is written.
 
     Raises:
-        UserError: the splitter failed, or made tiles that are not whole.
+        UserError: The splitter failed, or made tiles that are not whole.
     """
     with replacing_folder(folder) as new:
         images, labels, tiles = (new.parent / name for name in ("whole", "labels", "tiles"))
@@ -392,7 +392,7 @@ def check_tiles(tiles: Path, labelled: bool) -> int:
     """Return the number of tiles.
 
     Raises:
-        UserError: there are none, or one is not whole, or none has a box where there should be.
+        UserError: There are none, or one is not whole, or none has a box where there should be.
     """
     images = {path.stem: path for path in (tiles / "images").iterdir()}
     annotations = {path.stem: path for path in (tiles / "annfiles").iterdir()}
@@ -503,15 +503,15 @@ def convert(
     """Make the tiles of a protocol, as far as they are not there, and print what is in them.
 
     Args:
-        data: folder of the data set.
-        protocol: one of :data:`PROTOCOLS`.
-        workers: processes that cut, and threads that decode.
-        decode: whether every image is decoded before.
-        force: whether finished tiles are made anew.
+        data: Folder of the data set.
+        protocol: One of :data:`PROTOCOLS`.
+        workers: Processes that cut, and threads that decode.
+        decode: Whether every image is decoded before.
+        force: Whether finished tiles are made anew.
         allow_incomplete: Whether splits of other sizes than the release's are taken.
 
     Raises:
-        UserError: see the message.
+        UserError: Images or labels are missing, do not fit together or cannot be read.
     """
     find_splitter()
     findings: Findings = defaultdict(list)

@@ -7,7 +7,7 @@ the terms allow non-commercial research and education. Expected:
   data/ImageNet/train/n01440764/*.JPEG ...     1,000 folders, 1,281,167 images
   data/ImageNet/val/*.JPEG                     50,000 images, flat or foldered; not needed
 
-The archive holds one tar file a class; each has to be unpacked into a folder of its name:
+The archive holds one tar file per class; each has to be unpacked into a folder of its name:
 
   cd data/ImageNet/train && tar xf ILSVRC2012_img_train.tar && rm ILSVRC2012_img_train.tar
   for f in n*.tar; do mkdir "${f%.tar}" && tar xf "$f" -C "${f%.tar}" && rm "$f"; done
@@ -78,7 +78,7 @@ def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
     copies = second_copies(name for names in classes.values() for name in names)
     if copies:
         pair = " and ".join(copies[0])
-        problems.append(f"{len(copies):,} images are there twice, in two formats ({pair})")
+        problems.append(f"{len(copies):,} images appear twice, in two formats ({pair})")
     images = sum(map(len, classes.values()))
     for found, official, what in ((len(classes), CLASSES, "classes"), (images, TRAIN, "images")):
         if found != official:
@@ -97,14 +97,14 @@ def describe_val(data: Path, train: dict[str, list[str]]) -> tuple[list[str], st
         return [], "not there; not needed for pre-training"
     folders = {name.split("/", 1)[0] for name in images if "/" in name}
     if folders == set(train):
-        return images, "one folder a class"
+        return images, "one folder per class"
     if folders & set(train):
         return images, f"{len(folders)} class folders, train has {len(train)}: labels would differ"
     return images, "flat, without labels; not needed for pre-training"
 
 
 def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
-    """Decode a part, or go on with it; the unreadable ones are returned and written to a list."""
+    """Decode a part, or resume it; the unreadable ones are returned and written to a list."""
     if not names:
         return []
     record = folder.with_name(f"decoded_{folder.name}.txt")
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
     train = data / "train"
     if not train.is_dir():
         raise UserError(
-            f"there is no folder {train}: DATA holds train/ with one folder a class (in the "
+            f"there is no folder {train}: DATA holds train/ with one folder per class (in the "
             "tree of Kaggle it is ILSVRC/Data/CLS-LOC)"
         )
     classes = find_classes(train, progress=True)
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
     a_class = f"{min(sizes):,} to {max(sizes):,}"
     rows = [["train", len(classes), CLASSES, len(images), TRAIN, a_class]]
     rows.append(["val", "", "", len(val), VAL, ""])
-    header = ["part", "classes", "official", "images", "official", "images a class"]
+    header = ["part", "classes", "official", "images", "official", "images per class"]
     print(table(header, rows))
     print(f"val: {kind}")
     refuse_incomplete(data, "ImageNet-1k", find_problems(train, classes), args.allow_incomplete)
@@ -151,4 +151,4 @@ def run(args: argparse.Namespace) -> None:
     options = [f"{source}.data_root={train}"]
     if len(classes) != CLASSES:
         options.append(f"model.natural_head.num_classes={len(classes)}")
-    print(next_pretraining(train, "packed/imagenet", options))
+    print(next_pretraining(train, "data/packed/imagenet", options))

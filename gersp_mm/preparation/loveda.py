@@ -75,7 +75,7 @@ def find_part(data: Path, part: str) -> list[Pair]:
     """Return the images of a part with their masks; none if it has no folder.
 
     Raises:
-        UserError: an image or mask stands alone, or a folder is there twice.
+        UserError: An image or mask stands alone, or a folder appears twice.
     """
     pairs: list[Pair] = []
     found: dict[str, Path] = {}
@@ -84,7 +84,7 @@ def find_part(data: Path, part: str) -> list[Pair]:
         if area not in AREAS or folder.parent.parent.name != part:
             continue
         if area in found:
-            raise UserError(f"{part}/{area} is there twice, as {found[area]} and {folder}")
+            raise UserError(f"{part}/{area} appears twice, as {found[area]} and {folder}")
         found[area] = folder
         masks = folder.with_name("masks_png")
         images = _pictures(folder)
@@ -122,7 +122,7 @@ def name_pairs(part: str, pairs: Sequence[Pair]) -> dict[str, Pair]:
     Where Rural and Urban have different images of the same number, both get the area in front.
 
     Raises:
-        UserError: that is so in Test, whose names the test server has to know.
+        UserError: That is so in Test, whose names the test server has to know.
     """
     by_number: dict[str, list[Pair]] = {}
     for pair in pairs:
@@ -155,7 +155,7 @@ def count_labels(pair: Pair) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode a pair; return the pixels of each label (none without a mask) and the size.
 
     Raises:
-        ValueError: what is wrong, with the file's name.
+        ValueError: The pair cannot be used. The message names the file.
     """
     try:
         size = load_rgb(str(pair.image)).size
@@ -189,7 +189,7 @@ def check_part(part: str, pairs: Sequence[Pair]) -> np.ndarray:
     """Decode every pair of a part, with a progress bar; return the pixels of each label.
 
     Raises:
-        UserError: names the pairs that cannot be used.
+        UserError: Names the pairs that cannot be used.
     """
     pixels = np.zeros(len(LABELS), np.int64)
     problems: list[str] = []
@@ -255,7 +255,7 @@ def place_part(data: Path, part: str, named: dict[str, Pair]) -> None:
     """Fill ``img_dir`` and ``ann_dir`` of a part.
 
     Raises:
-        UserError: they hold files that are not the part's.
+        UserError: They hold files that are not the part's.
     """
     folders = [data / kind / part.lower() for kind in ("img_dir", "ann_dir")]
     for folder in folders[: 1 if part == "Test" else 2]:

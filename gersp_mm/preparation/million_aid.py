@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     differences = describe_counts(dict(test=len(names)), OFFICIAL)
     if copies := second_copies(names):
         pair = " and ".join(copies[0])
-        differences.append(f"{len(copies):,} images are there twice, in two formats ({pair})")
+        differences.append(f"{len(copies):,} images appear twice, in two formats ({pair})")
     refuse_incomplete(data, "Million-AID", differences, args.allow_incomplete)
     train = len(find_images(data / "train")) if (data / "train").is_dir() else 0
     unreadable = find_unreadable(data, names, args.decode, args.workers)
@@ -116,4 +116,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {test / LISTING}; labels are not needed")
     source = "train_dataloader.dataset.remote_sensing"
     options = [f"{source}.data_root={test}", f"{source}.ann_file={LISTING}"]
-    print(next_pretraining(test, "packed/million_aid", options, f"--list {test / LISTING}"))
+    print(next_pretraining(test, "data/packed/maid", options, f"--list {test / LISTING}"))

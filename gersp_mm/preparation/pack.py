@@ -9,13 +9,13 @@ JPEG called `a.png`, which image libraries read by its content. SRC is searched 
 DST gets images/ or images.lmdb/, and lists that every dataset reads (as ann_file, data_root=DST):
 
   images.txt       the images; gersp_mm.MillionAID takes DST without naming the list
-  labelled.txt     `path label`, where SRC has one sub-folder a class (labels as mmpretrain's
+  labelled.txt     `path label`, where SRC has one sub-folder per class (labels as mmpretrain's
                    CustomDataset numbers them: the sorted folders' numbers) or --list has labels
   bad_images.txt   images that cannot be read and are left out, with the reason; line breaks and
                    bytes that are not UTF-8 are escaped in names
   progress.jsonl   what is done
 
-It may be interrupted at any moment, killed included: the same command goes on where it stopped.
+It may be interrupted at any moment, killed included: the same command resumes where it stopped.
 Images that are done are not looked at again, bad ones are; to start anew, remove DST.
 
 Examples:
@@ -61,7 +61,7 @@ JPEG_LIMIT = 65500  # pixels a side; what would be longer stays as it is
 COMMIT_IMAGES, COMMIT_BYTES = 1000, 64 * 2**20  # what an interruption loses at most
 LONGEST_KEY = 511  # bytes, of LMDB as it is compiled everywhere
 MAP_SIZE = 2**42  # most bytes of a database; only address space is reserved
-GO_ON = "and run the same command again, it goes on where it stopped"
+GO_ON = "and run the same command again, it resumes where it stopped"
 
 
 class Packed(NamedTuple):
@@ -82,7 +82,7 @@ def find_names(source: Path, listing: Path | None) -> tuple[list[str], dict[str,
     """List the images in the order of ``images.txt``, and the labels of those that have one.
 
     Raises:
-        UserError: nothing to list, or a name that cannot be used.
+        UserError: Nothing to list, or a name that cannot be used.
     """
     if not source.is_dir():
         raise UserError(f"{source} is no folder: SRC is the folder of the images")
@@ -119,7 +119,7 @@ def check_names(names: Sequence[str], longest: int | None) -> None:
     """Refuse names that a list or a database cannot hold, before any work is done.
 
     Raises:
-        UserError: see the message.
+        UserError: A name or a setting cannot be used, or a file cannot be written.
     """
     for name in names:
         try:
@@ -145,10 +145,10 @@ class Packer(Dataset):
     """Turns the name of an image into what is stored; runs in the worker processes.
 
     Args:
-        source: folder of the images.
-        target: folder to write to, or None to return the content.
-        shorter_side: in pixels; 0 never shrinks.
-        quality: of JPEG, 1 to 100.
+        source: Folder of the images.
+        target: Folder to write to, or None to return the content.
+        shorter_side: Length of the shorter side in pixels; 0 never shrinks.
+        quality: Quality of JPEG, 1 to 100.
     """
 
     def __init__(self, source: Path, target: Path | None, shorter_side: int, quality: int) -> None:
@@ -194,7 +194,7 @@ def run_workers(packer: Packer, names: Sequence[str], workers: int) -> Iterator[
     """Start the workers; their results come in the order of the names, few at a time.
 
     Raises:
-        UserError: a worker process died.
+        UserError: A worker process died.
     """
     # A sampler yields what the dataset is asked for: here the names themselves.
     loader = DataLoader(packer, batch_size=None, sampler=names, num_workers=workers)
@@ -221,7 +221,7 @@ def open_progress(path: Path, settings: dict[str, Any]) -> dict[str, Packed]:
     """Read what an earlier run has done, by name; start the file if there is none.
 
     Raises:
-        UserError: the folder was made with other settings, or not by this tool.
+        UserError: The folder was made with other settings, or not by this tool.
     """
     text = path.read_bytes() if path.exists() else b""
     complete = text[: text.rfind(b"\n") + 1]
@@ -256,7 +256,7 @@ def explained(target: Path, *errors: type[Exception]) -> Iterator[None]:
     """Turn what goes wrong while writing into one line.
 
     Raises:
-        UserError: one of ``errors`` was raised.
+        UserError: One of ``errors`` was raised.
     """
     try:
         yield
@@ -271,7 +271,7 @@ def opened_database(path: Path, lmdb: Any, done: int) -> Iterator[Any]:
     """Open the database for writing; None without ``lmdb``.
 
     Raises:
-        UserError: it holds fewer than ``done`` images.
+        UserError: It holds fewer than ``done`` images.
     """
     if lmdb is None:
         yield None
@@ -357,22 +357,22 @@ def pack(
     listing: Path | None = None,
     workers: int = 0,
 ) -> dict[str, Packed]:
-    """Pack a data set, or go on with it.
+    """Pack a data set, or resume it.
 
     Args:
-        source: folder of the images.
-        target: folder to make.
-        shorter_side: in pixels; 0 never shrinks.
-        quality: of JPEG, 1 to 100.
-        to_lmdb: into one database instead of a folder.
-        listing: which images, and their labels.
-        workers: processes beside this one; 0 does all in this one.
+        source: Folder of the images.
+        target: Folder to make.
+        shorter_side: Length of the shorter side in pixels; 0 never shrinks.
+        quality: Quality of JPEG, 1 to 100.
+        to_lmdb: Into one database instead of a folder.
+        listing: List of the images, and perhaps their labels.
+        workers: Processes next to this one; 0 does all in this one.
 
     Returns:
         What became of every image, by name, without content.
 
     Raises:
-        UserError: see the message.
+        UserError: A name or a setting cannot be used, or a file cannot be written.
     """
     source, target = source.resolve(), target.resolve()
     lmdb = import_lmdb() if to_lmdb else None

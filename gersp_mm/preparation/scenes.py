@@ -38,17 +38,17 @@ def prepare_scenes(
     """Check a data set of class folders, write the lists of its split, print counts and what next.
 
     Args:
-        data: holds the class folders at any depth; gets ``splits/<name>/<part>.txt``.
-        split: how to cut it.
-        side: of the images, in pixels.
-        allow_incomplete: accept missing and unknown images.
-        decode: decode every image and compare their contents.
+        data: Holds the class folders at any depth; gets ``splits/<name>/<part>.txt``.
+        split: Named split that it is cut by.
+        side: Width and height of every image, in pixels.
+        allow_incomplete: Accept missing and unknown images.
+        decode: Decode every image and compare their contents.
 
     Returns:
         The name of the split.
 
     Raises:
-        UserError: Images are missing, unknown, damaged or of another size, or are there twice.
+        UserError: Images are missing, unknown, damaged or of another size, or appear twice.
     """
     files = find_scenes(data, split.classes)
     refuse_second_copies(list(files), data)
@@ -94,7 +94,7 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
     for folder in folders_called(classes, data):
         if folder.name in folders:
             raise UserError(
-                f"the class folder {folder.name} is there twice, as {folders[folder.name]} and "
+                f"the class folder {folder.name} appears twice, as {folders[folder.name]} and "
                 f"{folder}: keep one of them below {data}"
             )
         folders[folder.name] = folder

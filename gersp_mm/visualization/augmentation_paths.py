@@ -33,14 +33,14 @@ def draw_views(paths: list[str], preset: str, size: int) -> list[np.ndarray]:
 
     Args:
         paths: N image files.
-        preset: see :class:`gersp_mm.datasets.ViewAugmentation`.
-        size: side of the views in pixels.
+        preset: Preset of :class:`gersp_mm.augmentation.view.ViewAugmentation`.
+        size: Side of the views in pixels.
 
     Returns:
         Three arrays, N×size×size×3, uint8 as int16.
 
     Raises:
-        UserError: numba is not installed.
+        UserError: Numba is not installed.
     """
     from gersp_mm.augmentation.device import recolour_batch
     from gersp_mm.augmentation.draw import unpack

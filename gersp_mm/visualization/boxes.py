@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gersp_mm.utils.files import replacing
+from gersp_mm.visualization.features import save_figure
 
 
 def draw_scenes(
@@ -60,10 +60,9 @@ def draw_scenes(
             axis.set_yticks([])
         row[0].set_ylabel(scene, fontsize=9)
     figure.suptitle(
-        f"trees in the most crowded test tile of each scene; predictions above a score of "
-        f"{threshold:g}",
+        "The most crowded test tile of each scene, with the number of boxes; predictions above a "
+        f"score of {threshold:g}",
         fontsize=10,
     )
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save_figure(figure, out)
     plt.close(figure)

@@ -11,22 +11,26 @@ A run is a work directory (all its starts, so that a resumed run is one curve) o
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from gersp_mm.checkpoints.read import config_values
+from gersp_mm.engine.runs import SCALARS, read_scalars
+from gersp_mm.evaluation.features import read_source
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import replacing
+from gersp_mm.visualization.features import save_figure
 
 TITLES = {
     "loss": "total loss",
     "loss_ct": "contrastive loss (remote sensing)",
     "loss_ce": "cross-entropy (natural images)",
-    "acc_ct": "contrastive top-1 (%)",
-    "acc_ce_top1": "natural images top-1 (%)",
-    "acc_ce_top5": "natural images top-5 (%)",
+    "acc_ct": "contrastive top-1, training batch (%)",
+    "acc_ce_top1": "natural images top-1, training batch (%)",
+    "acc_ce_top5": "natural images top-5, training batch (%)",
     "knn_top1": "kNN top-1 (%)",
     "sim_pos": "cosine similarity, positive pairs",
     "sim_neg": "cosine similarity, negatives",
@@ -36,19 +40,32 @@ TITLES = {
     "lr": "learning rate",
 }
 LEFT_OUT = {"iter", "epoch", "step", "time", "data_time", "memory", "base_lr"}
+LEAST_SPAN = 20  # points of an axis of per cent, so that noise does not look like a trend
 
 Curve = list[tuple[float, float]]
 
 
+class Setting(NamedTuple):
+    """What the config of a run says about its curves.
+
+    Attributes:
+        note: Temperature and queue length, which decide the height of the contrastive loss.
+        chance: Accuracy of a guess in per cent, by the name of the value.
+    """
+
+    note: str
+    chance: Mapping[str, float]
+
+
 def find_logs(run: Path) -> list[Path]:
-    """Return a run's scalar files, the oldest first.
+    """Return the scalar files of a run, the oldest first.
 
     Raises:
-        UserError: there is none.
+        UserError: There is none.
     """
     if run.is_file():
         return [run]
-    logs = sorted(run.glob("*/vis_data/scalars.json")) or sorted(run.glob("vis_data/scalars.json"))
+    logs = sorted(run.glob(SCALARS)) or sorted(run.glob("vis_data/scalars.json"))
     if not logs:
         raise UserError(
             f"{run}: no */vis_data/scalars.json in it; give the work directory of a run or the file"
@@ -59,23 +76,19 @@ def find_logs(run: Path) -> list[Path]:
 def read_curves(run: Path) -> dict[str, Curve]:
     """Read all scalars of a run.
 
-    Where a run was interrupted and resumed, what the later start logged for an iteration counts.
-    Values of validation are placed at the iteration that was logged last before them.
+    Where a run was interrupted and resumed, the values that the later start logged for an iteration
+    count. Values of a validation are placed at the iteration that was logged last before them.
 
     Returns:
         For every name its (iteration, value) pairs, in order.
 
     Raises:
-        UserError: no file, or nothing in it can be read.
+        UserError: There is no file, or nothing in it can be read.
     """
     values: dict[str, dict[float, float]] = defaultdict(dict)
     for log in find_logs(run):
         iteration = 0.0
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                entry: dict[str, Any] = json.loads(line)
-            except ValueError:
-                continue  # the last line of a killed run
+        for entry in read_scalars(log):
             # Lines of validation hold no iteration (their step may be an epoch).
             iteration = float(entry.get("iter", iteration))
             for name, value in entry.items():
@@ -84,6 +97,36 @@ def read_curves(run: Path) -> dict[str, Curve]:
     if not values:
         raise UserError(f"{run}: its scalars.json holds no values yet; train a little longer")
     return {name: sorted(points.items()) for name, points in values.items()}
+
+
+def read_setting(run: Path) -> Setting:
+    """Read what the config next to the scalars of a run says; nothing of it is run."""
+    file = find_logs(run)[-1].with_name("config.py")
+    values = config_values(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    temperature = _at(values, "model", "head", "temperature")
+    queue = _at(values, "model", "queue_len")
+    parts = [f"T = {temperature:g}"] if isinstance(temperature, (int, float)) else []
+    parts += [f"queue {queue:,}"] if isinstance(queue, int) else []
+    chance = {}
+    if isinstance(classes := _at(values, "model", "natural_head", "num_classes"), int):
+        chance = dict(acc_ce_top1=100 / classes, acc_ce_top5=min(100.0, 500 / classes))
+    if isinstance(source := _at(values, "default_hooks", "knn_eval", "train"), str):
+        with suppress(UserError, OSError):  # The images may have been moved since.
+            chance["knn_top1"] = 100 / len({label for _, label in read_source(source)})
+    return Setting(", ".join(parts), chance)
+
+
+def _at(values: Any, *names: str) -> Any:
+    for name in names:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def comparable(runs: Mapping[str, Mapping[str, Curve]]) -> set[str]:
+    """Return the names to draw: without the total loss where runs sum different terms."""
+    names = {name for curves in runs.values() for name in curves}
+    terms = [{name for name in curves if name.startswith("loss_")} for curves in runs.values()]
+    return names - {"loss"} if any(one != terms[0] for one in terms) else names
 
 
 def order(names: set[str]) -> list[str]:
@@ -107,23 +150,32 @@ def moving_average(curve: Curve, window: int) -> Curve:
     return smoothed
 
 
-def draw(runs: dict[str, dict[str, Curve]], out: Path) -> Path:
+def draw(
+    runs: Mapping[str, Mapping[str, Curve]],
+    out: Path,
+    settings: Mapping[str, Setting] | None = None,
+    random_knn: float | None = None,
+) -> Path:
     """Draw one panel per value, one colour per run.
 
     Args:
-        runs: label of each run and its curves, as :func:`read_curves` gives them.
-        out: the png to write.
+        runs: Label of each run and its curves, as :func:`read_curves` gives them.
+        out: The png to write.
+        settings: Setting of each run, by its label.
+        random_knn: KNN top-1 of random weights in per cent, drawn as a line.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = order({name for curves in runs.values() for name in curves})
+    settings = settings or {}
+    names = order(comparable(runs))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     size = (4.6 * columns, 2.9 * rows + 0.6)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    last = max(curve[-1][0] for curves in runs.values() for curve in curves.values())
     for axis, name in zip(axes.flat, names):
         for number, (label, curves) in enumerate(runs.items()):
             curve = curves.get(name, [])
@@ -135,23 +187,46 @@ def draw(runs: dict[str, dict[str, Curve]], out: Path) -> Path:
                 curve = moving_average(curve, max(3, len(curve) // 20))
             marker = "o" if len(curve) <= 20 else None
             axis.plot(*zip(*curve), color=colour, label=label, marker=marker, markersize=3)
-        axis.set_title(TITLES.get(name, name.replace("_", " ").replace("/", ": ")), fontsize=10)
+        guesses = {setting.chance[name] for setting in settings.values() if name in setting.chance}
+        lines = {value: "chance" for value in guesses}
+        if name == "knn_top1" and random_knn is not None:
+            lines[random_knn] = "random weights"
+        for value, text in lines.items():
+            axis.axhline(value, color="0.4", linestyle=":" if text == "chance" else "--")
+            axis.annotate(text, (last, value), color="0.3", fontsize=7, ha="right", va="bottom")
+        title = TITLES.get(name, name.replace("_", " ").replace("/", ": "))
+        if name in TITLES and title.endswith("(%)"):
+            _widen(axis)
+        notes = {setting.note for setting in settings.values()} - {""}
+        if name == "loss_ct" and notes:
+            title += f"\n{notes.pop() if len(notes) == 1 else 'T and queue differ, see the legend'}"
+        axis.set_title(title, fontsize=10)
+        axis.set_xlim(0, last * 1.02)
         axis.set_xlabel("iteration", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     if len(runs) > 1:
-        handles, labels = axes.flat[0].get_legend_handles_labels()
+        differ = len({setting.note for setting in settings.values()}) > 1
+        labels = [f"{r} ({settings[r].note})" if differ and settings[r].note else r for r in runs]
+        handles = [plt.Line2D([], [], color=f"C{number}") for number in range(len(runs))]
         figure.legend(
             handles, labels, loc="outside upper center", ncols=min(4, len(runs)), fontsize=9
         )
     else:
         figure.suptitle(next(iter(runs)), fontsize=11)
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save_figure(figure, out)
     plt.close(figure)
     return out
+
+
+def _widen(axis: Any) -> None:
+    """Give an axis of per cent at least ``LEAST_SPAN`` points, within 0 to 100."""
+    low, high = axis.get_ylim()
+    missing = max(0.0, LEAST_SPAN - (high - low))
+    below = max(0.0, missing / 2 - low)  # of zero
+    axis.set_ylim(low - missing / 2 + below, high + missing / 2 + below)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -159,9 +234,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="work directories or scalars.json files")
-    parser.add_argument("--labels", nargs="+", help="names of the runs; default: of their folders")
-    parser.add_argument("--out", type=Path, help="png to write; default: first run/curves.png")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="draw these work directories or scalars.json files"
+    )
+    parser.add_argument("--labels", nargs="+", help="name the runs so [their folders' names]")
+    parser.add_argument("--out", type=Path, help="write this png [<first run>/curves.png]")
+    parser.add_argument(
+        "--random-knn",
+        type=float,
+        metavar="PERCENT",
+        help="draw the kNN top-1 of random weights as a line",
+    )
     return parser.parse_args(argv)
 
 
@@ -177,5 +260,9 @@ def run(args: argparse.Namespace) -> None:
         labels = [str(run) for run in args.runs]
     first = args.runs[0]
     out = args.out or (first if first.is_dir() else first.parent) / "curves.png"
-    draw({label: read_curves(run) for label, run in zip(labels, args.runs)}, out)
+    curves = {label: read_curves(run) for label, run in zip(labels, args.runs)}
+    settings = {label: read_setting(run) for label, run in zip(labels, args.runs)}
+    if "loss" not in comparable(curves) and any("loss" in own for own in curves.values()):
+        print("the total loss is not drawn: the runs sum different terms")
+    draw(curves, out, settings, args.random_knn)
     print(f"wrote {out}")

@@ -41,7 +41,7 @@ def checked_backbones(args: argparse.Namespace) -> list[Backbone]:
     ``args.device`` becomes a ``torch.device``.
 
     Raises:
-        UserError: a number is too small, the device is not there, or a file does not fit.
+        UserError: A number is too small, the device is not there, or a file does not fit.
     """
     for name in ("size", "batch_size", "limit", "train_limit", "rows", "k"):
         value = getattr(args, name, None)
@@ -65,7 +65,7 @@ def features_of(
     """Return features and labels of images, see :func:`gersp_mm.evaluation.extract_features`.
 
     Raises:
-        UserError: the network fails, as transformers do on sizes that they are not made for.
+        UserError: The network fails, as transformers do on sizes that they are not made for.
     """
     try:
         return extract_features(
@@ -107,8 +107,8 @@ def class_names(source: str | os.PathLike, images: EvalImages) -> dict[int, str]
     """Return the name of every label: that of its folder, or ``class 3`` where that says nothing.
 
     Args:
-        source: folder or list that the images were read from.
-        images: what was read.
+        source: Folder or list that the images were read from.
+        images: Images that were read.
     """
     folders: dict[int, set[str]] = defaultdict(set)
     for path, label in _samples(images):
@@ -130,13 +130,13 @@ def follow_classes(
     """Give images the labels that the training images of the same class have.
 
     Args:
-        source: folder or list that the images were read from.
-        images: changed in place.
-        names: of the training images' labels.
-        train: folder or list of the training images, for the message.
+        source: Folder or list that the images were read from.
+        images: Changed in place.
+        names: Class name of each label of the training images.
+        train: Folder or list of the training images, for the message.
 
     Raises:
-        UserError: a class is none of the training images'.
+        UserError: A class is none of the training images'.
     """
     numbers = {name: label for label, name in names.items()}
     labels = {}

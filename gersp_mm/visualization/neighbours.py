@@ -1,13 +1,13 @@
 r"""Draw the nearest training images of some images, as several pre-trainings see them.
 
-Rows are images, beside each of them its nearest training images by the cosine of the frozen
+Rows are images, next to each of them its nearest training images by the cosine of the frozen
 features, for every checkpoint. Green frames are of the right class, red ones of another. Above
 each checkpoint is precision@k, the share of the k nearest that are of the right class: its mean
 over all --limit images, not only those that are drawn.
 
 Checkpoints are exported backbones of any architecture; `random` is the first one's network at
-random initialisation. Images are a folder with one sub-folder a class, or a list with a line
-`path label` an image, the paths relative to the list's folder or one above it.
+random initialisation. Images are a folder with one sub-folder per class, or a list with a line
+`path label` per image, the paths relative to the list's folder or one above it.
 
 Examples:
   python tools/visualization/neighbours.py data/eurosat/splits/eurosat-gersp-1/test.txt \
@@ -61,12 +61,12 @@ def draw(
     """Draw the grid.
 
     Args:
-        queries: the images, and which of them to draw.
-        train: the training images.
-        found: of every checkpoint the indices of the nearest training images, N×k, and the
+        queries: The images, and which of them to draw.
+        train: The training images.
+        found: For each checkpoint the indices of the nearest training images, N×k, and the
             precision in per cent.
-        names: of the classes.
-        out: the png to write.
+        names: Class name of each label.
+        out: The png to write.
     """
     import matplotlib
 

@@ -14,7 +14,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from mmengine.config import Config
 
 from gersp_mm.engine.launch import load_config
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import replacing
 from gersp_mm.utils.randomness import seed_everything
+from gersp_mm.visualization.features import save_figure, spaced
 
 VIEWS = {
     "rs_query": "remote sensing, query",
@@ -38,14 +38,14 @@ def seen_by_model(cfg: Config, rows: int) -> tuple[dict[str, np.ndarray], list[s
     """Collect the first ``rows`` pairs of the first epoch.
 
     Args:
-        cfg: a pre-training config with a ``gersp_mm.PairedDataset``.
-        rows: how many pairs.
+        cfg: A pre-training config with a ``gersp_mm.PairedDataset``.
+        rows: Number of pairs.
 
     Returns:
         For every view N×H×W×3 uint8 RGB images, and the label of every natural image as text.
 
     Raises:
-        UserError: the config has no train_dataloader that gives pairs.
+        UserError: The config has no train_dataloader that gives pairs.
     """
     from mmengine.registry import init_default_scope
     from mmengine.runner import Runner
@@ -64,7 +64,7 @@ def seen_by_model(cfg: Config, rows: int) -> tuple[dict[str, np.ndarray], list[s
     preprocessor = MODELS.build({"type": "gersp_mm.PairedDataPreprocessor", **preprocessor_cfg})
 
     images: dict[str, list[np.ndarray]] = {}
-    labels: list[str] = []
+    samples: list[Any] = []
     classes = (getattr(loader.dataset, "metainfo", None) or {}).get("classes")
     seen = 0
     for batch in loader:
@@ -73,7 +73,7 @@ def seen_by_model(cfg: Config, rows: int) -> tuple[dict[str, np.ndarray], list[s
             raise UserError("train_dataloader gives no pairs: its dataset is not a PairedDataset")
         for view in (view for view in VIEWS if view in data["inputs"]):
             images.setdefault(view, []).append(restore(data["inputs"][view], preprocessor))
-        labels += [label_text(sample, classes) for sample in data.get("data_samples", [])]
+        samples += data.get("data_samples", [])
         seen += len(next(iter(data["inputs"].values())))
         if seen >= rows:
             break
@@ -82,6 +82,7 @@ def seen_by_model(cfg: Config, rows: int) -> tuple[dict[str, np.ndarray], list[s
             f"train_dataloader gives no batch: its {len(loader.dataset)} pairs do not fill one of "
             f"{loader.batch_size}; lower train_dataloader.batch_size"
         )
+    labels = label_texts(samples, classes)
     return {view: np.concatenate(parts)[:rows] for view, parts in images.items()}, labels[:rows]
 
 
@@ -91,13 +92,32 @@ def restore(batch: torch.Tensor, preprocessor: Any) -> np.ndarray:
     return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def label_text(sample: Any, classes: Any = None) -> str:
-    """Label of one sample, with the class name where the dataset knows it."""
-    if "gt_label" not in sample:
-        return ""
-    label = int(sample.gt_label)
-    name = f" {classes[label]}" if classes and label < len(classes) else ""
-    return f"class {label}{name}"
+def label_texts(samples: Sequence[Any], classes: Sequence[str] | None = None) -> list[str]:
+    """Return the class name of each natural image, or its number where no name is known.
+
+    Args:
+        samples: Data samples of the model's data set.
+        classes: Names that the data set knows. Without them the images' folders are the names,
+            where each class has its own.
+    """
+    labels = [int(s.gt_label) if "gt_label" in s else None for s in samples]
+    if not classes:
+        folders: dict[int, set[str]] = {}
+        for sample, label in zip(samples, labels):
+            if label is not None:
+                path = str(sample.get("natural_path", ""))
+                folders.setdefault(label, set()).add(Path(path).parent.name)
+        told = {name for names in folders.values() for name in names}
+        if len(folders) > 1 and len(told) == len(folders) == sum(map(len, folders.values())):
+            return ["" if label is None else spaced(*folders[label]) for label in labels]
+    return [
+        ""
+        if label is None
+        else spaced(classes[label])
+        if classes and label < len(classes)
+        else f"class {label}"
+        for label in labels
+    ]
 
 
 def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
@@ -106,7 +126,7 @@ def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
     Args:
         images: N×H×W×3 uint8 images of every view.
         labels: N texts for the natural images; may be empty.
-        out: the png to write.
+        out: The png to write.
     """
     import matplotlib
 
@@ -128,8 +148,7 @@ def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
         for axis in axes[:, column]:
             axis.set_xticks([])
             axis.set_yticks([])
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    save_figure(figure, out)
     plt.close(figure)
     return out
 

@@ -7,21 +7,22 @@ import colorsys
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS as HOST_REGISTRY
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from gersp_mm.images.decode import load_rgb
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import replacing
 from gersp_mm.utils.model import unwrap
+from gersp_mm.visualization.features import save_figure
 
 # By default scope, the hook that draws and the visualizer that it needs.
 HOST_HOOKS = {
@@ -30,9 +31,10 @@ HOST_HOOKS = {
     "mmrotate": ("mmdet.DetVisualizationHook", "RotLocalVisualizer"),
 }
 UNLABELLED = (96, 96, 96)  # what is not evaluated
-BORDER = 12
 LONGEST = 1024  # pixels of one panel
-SMALLEST_FONT = 13
+DPI = 100
+SMALLEST_PANEL = 3.0  # inches
+LEGEND_WIDTH = 32  # of an entry, in sizes of its font
 SMALL = 256  # pixels; smaller images of classes are enlarged so that text is readable on them
 
 
@@ -40,8 +42,8 @@ def choose_pictures(paths: Sequence[str], limit: int | None = None) -> dict[str,
     """Choose the images to draw, evenly over the data set, and name their pictures.
 
     Args:
-        paths: all image files, in the data set's order.
-        limit: draw at most this many.
+        paths: All image files, in the data set's order.
+        limit: Draw at most this many.
 
     Returns:
         The name of the picture by image file: its path below the folder that all images share,
@@ -77,8 +79,8 @@ class PicturesHook(Hook, abc.ABC):
     """Draw chosen test images; what a picture shows is up to :meth:`draw`.
 
     Args:
-        out_dir: where to write.
-        max_pictures: draw at most this many, evenly chosen from the data set; all by default.
+        out_dir: Folder of the pictures.
+        max_pictures: Draw at most this many, evenly chosen from the data set; all by default.
 
     Raises:
         UserError: ``max_pictures`` is below 1.
@@ -120,10 +122,10 @@ class PicturesHook(Hook, abc.ABC):
         """Draw one image.
 
         Args:
-            runner: the MMEngine runner.
-            sample: the host's data sample with prediction.
-            image: the input tensor before normalisation.
-            path: where to write, a suffix is to be appended.
+            runner: The MMEngine runner.
+            sample: The host's data sample with prediction.
+            image: The input tensor before normalisation.
+            path: File to write, without its suffix.
         """
 
 
@@ -134,9 +136,9 @@ class HostPicturesHook(PicturesHook):
     mmpretrain's takes BGR images for RGB.
 
     Args:
-        hook: of mmpretrain or mmdet.
-        out_dir: where to write.
-        max_pictures: draw at most this many.
+        hook: Visualization hook of mmpretrain or mmdet.
+        out_dir: Folder of the pictures.
+        max_pictures: Draw at most this many.
     """
 
     def __init__(self, hook: Any, out_dir: str, max_pictures: int | None) -> None:
@@ -172,8 +174,8 @@ class SegmentationPicturesHook(PicturesHook):
     Below them is a legend with each class's share of the pixels. Colours are the data set's.
 
     Args:
-        out_dir: where to write one PNG an image.
-        max_pictures: draw at most this many, evenly chosen from the data set; all by default.
+        out_dir: Folder of the pictures, one PNG per image.
+        max_pictures: Draw at most this many, evenly chosen from the data set; all by default.
     """
 
     def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
@@ -188,8 +190,7 @@ class SegmentationPicturesHook(PicturesHook):
             self.meta["classes"],
             self.meta["palette"],
         )
-        with replacing(f"{path}.png") as temporary:
-            picture.save(temporary, "PNG")
+        save_figure(picture, path.with_name(f"{path.name}.png"), DPI)
 
 
 def require_pictures(cfg: Config, config: str) -> None:
@@ -246,18 +247,20 @@ def add_pictures(
 
 def draw_label_maps(
     image: Image.Image,
-    maps: dict[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
-) -> Image.Image:
-    """Draw an image and its label maps side by side, with a legend.
+) -> Figure:
+    """Draw an image and its label maps next to each other, with a legend of the pixels' shares.
 
     Args:
         image: RGB.
-        maps: H×W integer labels by title; labels that are no class are grey.
-        classes: their names.
-        palette: their colours, RGB.
+        maps: H×W integer labels by title; labels of no class are grey.
+        classes: Names of the classes.
+        palette: Colours of the classes, RGB from 0 to 255.
     """
+    from matplotlib.patches import Patch
+
     scale = min(1.0, LONGEST / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     colours = np.array([*palette, UNLABELLED], np.uint8)
@@ -267,36 +270,25 @@ def draw_label_maps(
         shares[title] = np.bincount(known.ravel(), minlength=len(colours)) / known.size
         coloured = Image.fromarray(colours[known])
         panels[title] = coloured.resize((width, height), Image.Resampling.NEAREST)
-
-    font = _font(max(SMALLEST_FONT, width // 40))
-    line = round(font.size * 1.5)
-    texts = {}
+    handles = []
     for label, name in enumerate([*classes, "not evaluated"]):
         parts = [f"{title} {share[label]:.1%}" for title, share in shares.items()]
         if label < len(classes) or any(share[label] for share in shares.values()):
-            texts[label] = f"{name}: {', '.join(parts)}"
-    column = round(max(map(font.getlength, texts.values()))) + 2 * line
-    total = max(len(panels) * (width + BORDER) + BORDER, column + 2 * BORDER)
-    columns = (total - BORDER) // column
-    top = line + height + BORDER
-    picture = Image.new(
-        "RGB", (total, top + -(-len(texts) // columns) * line + BORDER), (255, 255, 255)
+            text = f"{name}: {', '.join(parts)}"
+            handles.append(Patch(facecolor=colours[label] / 255, edgecolor="black", label=text))
+
+    side = max(SMALLEST_PANEL, width / DPI)  # inches
+    size = max(9.0, side * 72 / 40)  # points
+    columns = max(1, int(len(panels) * side * 72 / size / LEGEND_WIDTH))
+    lines = 2 + -(-len(handles) // columns)
+    figure = Figure(
+        (len(panels) * side, side * height / width + lines * size / 40), DPI, layout="constrained"
     )
-    pen = ImageDraw.Draw(picture)
-    for number, (title, panel) in enumerate(panels.items()):
-        left = BORDER + number * (width + BORDER)
-        pen.text((left, line // 2), title, (0, 0, 0), font, anchor="lm")
-        picture.paste(panel, (left, line))
-    for number, (label, text) in enumerate(texts.items()):
-        left, y = BORDER + number % columns * column, top + number // columns * line
-        box = (left, y + line // 6, left + line, y + line - line // 6)
-        pen.rectangle(box, tuple(map(int, colours[label])), (0, 0, 0))
-        pen.text((left + line + line // 3, y + line // 2), text, (0, 0, 0), font, anchor="lm")
-    return picture
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib  # which MMEngine needs too; PIL has no font of its own before 10.1
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(str(folder / "DejaVuSans.ttf"), size)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, panel) in zip(axes, panels.items()):
+        axis.imshow(panel, interpolation="nearest")
+        axis.set_title(title, fontsize=size)
+        axis.set_xticks([])
+        axis.set_yticks([])  # The frame stays: a class may be white.
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=size)
+    return figure

@@ -7,8 +7,8 @@ numbers of the features themselves, before the projection: kNN top-1 (k = 20, fi
 images) and the silhouette of the classes (cosine; 1: far apart, 0: overlapping).
 
 Checkpoints are exported backbones of any architecture; `random` is the first one's network at
-random initialisation. Images are a folder with one sub-folder a class, or a list with a line
-`path label` an image, the paths relative to the list's folder or one above it.
+random initialisation. Images are a folder with one sub-folder per class, or a list with a line
+`path label` per image, the paths relative to the list's folder or one above it.
 
 Examples:
   python tools/visualization/tsne.py data/eurosat/splits/eurosat-gersp-1/test.txt --size 64 \
@@ -45,6 +45,11 @@ from gersp_mm.visualization.features import (
 FEWEST = 10  # images that a projection is made of
 COMPONENTS = 50  # what t-SNE's authors reduce the features to first
 FOLDS = 5
+NEIGHBOURS = 20
+CAPTION = (
+    f"kNN top-1 (k = {NEIGHBOURS}) over {FOLDS} folds of the images drawn, silhouette of the "
+    "classes (cosine):\nboth of the features themselves, not of the projection"
+)
 MARKERS = "osD^vP"  # beyond 20 classes
 
 
@@ -54,10 +59,10 @@ def project(features: torch.Tensor, method: str, seed: int) -> np.ndarray:
     Args:
         features: N×D.
         method: ``'tsne'`` or ``'umap'``.
-        seed: the same one gives the same result.
+        seed: The same one gives the same result.
 
     Raises:
-        UserError: there is no umap.
+        UserError: There is no umap.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -94,7 +99,7 @@ def scores(features: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[flo
     predicted = torch.empty_like(labels)
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(features):
-        k = min(20, len(train))
+        k = min(NEIGHBOURS, len(train))
         predicted[test] = knn_predict(features[train], labels[train], features[test], k=k)
     knn = 100 * (predicted == labels).double().mean().item()
     classes = len(labels.unique())
@@ -109,10 +114,10 @@ def draw(
     """Draw the panels with one legend.
 
     Args:
-        panels: of every title N×2 points.
-        labels: N.
-        names: of the classes.
-        out: the png to write.
+        panels: N×2 points by title.
+        labels: N labels.
+        names: Class name of each label.
+        out: The png to write.
     """
     import matplotlib
 
@@ -160,6 +165,7 @@ def draw(
         ncols=math.ceil(len(names) / (16 * rows)),
         handletextpad=0.2,
     )
+    figure.suptitle(CAPTION, fontsize=9)
     save_figure(figure, out)
     plt.close(figure)
 

@@ -256,7 +256,7 @@ def test_files_of_an_earlier_conversion_are_refused(data):
 
 def test_area_that_is_there_twice_is_refused(data):
     shutil.copytree(data / "Val", data / "copy" / "Val")
-    with pytest.raises(UserError, match="Val/Rural is there twice, as"):
+    with pytest.raises(UserError, match="Val/Rural appears twice, as"):
         convert(tool, data)
 
 

@@ -72,7 +72,7 @@ def test_list_has_the_order_and_the_images_of_the_data_set(tmp_path, capsys):
     assert "train (not used)       2    10,000" in printed
     assert "test                   5   990,848           0       5" in printed
     assert "labels are not needed" in printed
-    assert f"pack_images.py {data / 'test'} packed/million_aid --list" in printed
+    assert f"pack_images.py {data / 'test'} data/packed/maid --list" in printed
     assert (
         f"remote_sensing.data_root={data / 'test'} "
         "train_dataloader.dataset.remote_sensing.ann_file=images.txt"
@@ -208,7 +208,7 @@ def labels(train: Path) -> dict[str, int]:
 def test_complete_imagenet_is_what_the_data_set_reads(data, capsys):
     convert(imagenet, data)
     printed = capsys.readouterr().out
-    assert "train        3         3       7         7          2 to 3" in printed
+    assert "train        3         3       7         7            2 to 3" in printed
     assert "val: not there; not needed for pre-training" in printed
     assert "WARNING" not in printed
     assert f"natural.data_root={data / 'train'}\n" in printed
@@ -225,7 +225,7 @@ def test_complete_imagenet_is_what_the_data_set_reads(data, capsys):
     [
         (["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"], "flat, without labels"),
         (["images/val_0.JPEG", "images/val_1.JPEG"], "flat, without labels"),
-        ([f"{wnid}/a.JPEG" for wnid in WNIDS], "one folder a class"),
+        ([f"{wnid}/a.JPEG" for wnid in WNIDS], "one folder per class"),
         ([f"{WNIDS[1]}/a.JPEG"], "1 class folders, train has 3: labels would differ"),
     ],
 )

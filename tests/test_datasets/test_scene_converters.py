@@ -232,7 +232,7 @@ def test_multispectral_images_are_refused(data):
 
 def test_class_folder_that_is_there_twice_is_refused(data):
     shutil.copytree(data / "2750" / "Forest", data / "copy" / "Forest")
-    with pytest.raises(UserError, match="the class folder Forest is there twice, as .*2750.*copy"):
+    with pytest.raises(UserError, match="the class folder Forest appears twice, as .*2750.*copy"):
         convert(eurosat, data)
 
 

@@ -305,7 +305,7 @@ def test_full_disk_is_said_in_one_line_and_mended(source, tmp_path, monkeypatch,
                 raise OSError(errno.ENOSPC, "No space left on device")
 
             patch.setattr(tool, "replacing", full)
-        with pytest.raises(UserError, match="cannot write to .*dst .*it goes on where it stopped"):
+        with pytest.raises(UserError, match="cannot write to .*dst .*it resumes where it stopped"):
             if not to_lmdb:  # the record of progress itself was still written
                 target.mkdir()
                 settings = dict(source=str(source), shorter_side=64, quality=95, to="folder")

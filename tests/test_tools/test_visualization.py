@@ -81,6 +81,28 @@ def test_one_png_of_several_runs(tmp_path: Path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "both.png"]
 
 
+def test_chance_and_setting_come_from_the_config_of_the_run(tmp_path: Path):
+    listing = tmp_path / "train.txt"
+    listing.write_text("".join(f"{number}.png {number % 4}\n" for number in range(8)))
+    log = write_scalars(tmp_path, "20260101_000000", [train_line(10, 7.0)])
+    log.with_name("config.py").write_text(
+        "model = dict(queue_len=512, head=dict(temperature=0.1), natural_head=dict(num_classes=20))"
+        f"\ndefault_hooks = dict(knn_eval=dict(train={str(listing)!r}))\n"
+    )
+    setting = curves.read_setting(tmp_path)
+    assert setting.note == "T = 0.1, queue 512"
+    assert setting.chance == dict(acc_ce_top1=5.0, acc_ce_top5=25.0, knn_top1=25.0)
+    log.with_name("config.py").unlink()
+    assert curves.read_setting(tmp_path) == ("", {})
+
+
+def test_totals_of_other_terms_are_not_compared():
+    both = dict(loss=[(1, 8.0)], loss_ct=[(1, 5.0)], loss_ce=[(1, 3.0)])
+    alone = dict(loss=[(1, 5.0)], loss_ct=[(1, 5.0)])
+    assert "loss" in curves.comparable(dict(a=both, b=both))
+    assert curves.comparable(dict(a=both, b=alone)) == {"loss_ct", "loss_ce"}
+
+
 def test_curves_errors(tmp_path: Path):
     with pytest.raises(UserError, match="there is no run .*nowhere"):
         curves.run(curves.parse_args([str(tmp_path / "nowhere")]))
@@ -105,10 +127,10 @@ def test_pairs_are_what_the_model_gets(pair_data: Path, tmp_path: Path):
         ("rs_query", "rs_key", "natural"), (6, 32, 32, 3)
     )
     assert np.array_equal(images["rs_query"], images["rs_key"])
-    assert len(labels) == 6 and set(labels) <= {f"class {i} class_{i}" for i in range(3)}
+    assert len(labels) == 6 and set(labels) <= {f"class {i}" for i in range(3)}
     means = images["natural"].reshape(6, -1, 3).mean(1)
     for mean, label in zip(means, labels):
-        folder = pair_data / "natural" / label.split()[-1]
+        folder = pair_data / "natural" / label.replace(" ", "_")
         of_files = [np.asarray(Image.open(p)).reshape(-1, 3).mean(0) for p in folder.glob("*.jpg")]
         assert np.abs(np.stack(of_files) - mean).max(1).min() < 2
 
