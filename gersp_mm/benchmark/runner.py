@@ -22,7 +22,7 @@ from gersp_mm.benchmark.jobs import Job, identity
 from gersp_mm.benchmark.spec import Plan
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.evaluation.features import EvalImages, extract_features
-from gersp_mm.evaluation.few_shot import few_shot_accuracies
+from gersp_mm.evaluation.few_shot import few_shot_accuracies, mean_and_std
 from gersp_mm.evaluation.knn import knn_accuracy
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.decode import BadImageError, load_rgb
@@ -224,7 +224,7 @@ def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int)
     values = []
     for shots in tqdm(task["shots"], "few-shot", unit="size", leave=False):
         accuracies = few_shot_accuracies(*train, *test, names, shots, draws)
-        values.append(sum(accuracies) / len(accuracies))
+        values.append(mean_and_std(accuracies)[0])
     return values
 
 

@@ -342,7 +342,6 @@ def extract_features(
     mine = range(rank, total, world_size)
     guarded = Subset(_Guarded(dataset), mine)
     loader = DataLoader(guarded, batch_size, num_workers=num_workers, collate_fn=_collate)
-    shift, scale = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))
     bar = tqdm(total=len(mine), desc=progress, unit="img", disable=progress is None or rank > 0)
 
     features: torch.Tensor | None = None
@@ -356,8 +355,7 @@ def extract_features(
             unreadable.update((mine[done + place], reason) for place, reason in bad.items())
             if batch is not None:
                 images, targets = batch
-                images = images.to(device, torch.float32).sub(shift).div(scale)
-                output = pool(backbone(images)).cpu()
+                output = pool(backbone(prepare(images, mean, std, device))).cpu()
                 if features is None:
                     features = torch.zeros(len(mine), output.shape[1])
                 size = len(output) + len(bad)
@@ -424,6 +422,25 @@ def _collate(items: Sequence[Any]) -> tuple[Any, dict[int, str]]:
     return (default_collate(good) if good else None), bad
 
 
+def prepare(
+    images: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str | torch.device | None = None,
+) -> torch.Tensor:
+    """Return images as a network takes them: fp32, normalised.
+
+    Args:
+        images: N×3×H×W with values 0 to 255, in the channel order of ``mean``.
+        mean: Mean per channel, range 0 to 255.
+        std: Standard deviation per channel, range 0 to 255.
+        device: Where the network is; by default where the images are.
+    """
+    images = images.to(device, torch.float32)
+    shift, scale = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    return images.sub(shift).div(scale)
+
+
 def pool(output: Any) -> torch.Tensor:
     """Bring a backbone's output to one fp32 vector per image, N×D.
 
@@ -433,8 +450,7 @@ def pool(output: Any) -> torch.Tensor:
     Raises:
         UserError: it has another number of dimensions.
     """
-    while isinstance(output, (tuple, list)):
-        output = output[-1]
+    output = last_output(output)
     if output.dim() == 4:
         output = output.mean((2, 3))
     elif output.dim() == 3:
@@ -444,6 +460,13 @@ def pool(output: Any) -> torch.Tensor:
             f"the backbone gives {tuple(output.shape)}; N×D, N×D×H×W or N×tokens×D is needed"
         )
     return output.float()
+
+
+def last_output(output: Any) -> torch.Tensor:
+    """Return a backbone's output, the last one of several."""
+    while isinstance(output, (tuple, list)):
+        output = output[-1]
+    return output
 
 
 def _gather(

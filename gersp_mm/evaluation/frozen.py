@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATASETS
@@ -13,9 +12,10 @@ from mmengine.runner import BaseLoop
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
-from gersp_mm.datasets.splits import few_shot
+from gersp_mm.backbones.normalisation import Normalisation
+from gersp_mm.constants import CHANNEL_ORDER
 from gersp_mm.evaluation.features import extract_features
-from gersp_mm.evaluation.few_shot import few_shot_predict
+from gersp_mm.evaluation.few_shot import few_shot_predictions, mean_and_std
 from gersp_mm.evaluation.knn import knn_predict
 from gersp_mm.registry import LOOPS
 from gersp_mm.utils.errors import UserError, check_number
@@ -98,12 +98,14 @@ class FrozenFeaturesLoop(BaseLoop):
 
     def _features(self, dataset: Any, progress: str) -> tuple[torch.Tensor, torch.Tensor]:
         model = unwrap(self.runner.model)
-        preprocessor = model.data_preprocessor
+        scale = Normalisation.of(model.data_preprocessor)
+        if scale is None:
+            raise UserError("model.data_preprocessor does not normalise. Give it mean and std.")
         return extract_features(
             model,
-            PreparedImages(dataset, preprocessor.to_rgb),
-            mean=preprocessor.mean.flatten().tolist(),
-            std=preprocessor.std.flatten().tolist(),
+            PreparedImages(dataset, scale.channel_order == CHANNEL_ORDER),
+            mean=scale.mean,
+            std=scale.std,
             batch_size=self.dataloader.batch_size,
             num_workers=self.dataloader.num_workers,
             progress=progress,
@@ -122,15 +124,12 @@ class FrozenFeaturesLoop(BaseLoop):
         (x, y), (x_test, y_test) = train, test
         metrics: dict[str, float] = {}
         for count in shots:
-            results = []
-            for draw in range(draws):
-                chosen = few_shot(names, y.tolist(), count, draw)
-                predicted = few_shot_predict(x[chosen], y[chosen], x_test)
-                results.append(self._evaluate(predicted, y_test))
+            predictions = few_shot_predictions(x, y, x_test, names, count, range(draws))
+            results = [self._evaluate(predicted, y_test) for predicted in predictions]
             for name in results[0]:
-                values = [result[name] for result in results]
-                metrics[f"fewshot_{count}/{name}"] = float(np.mean(values))
-                metrics[f"fewshot_{count}/{name}_std"] = float(np.std(values, ddof=draws > 1))
+                mean, std = mean_and_std([result[name] for result in results])
+                metrics[f"fewshot_{count}/{name}"] = mean
+                metrics[f"fewshot_{count}/{name}_std"] = std
         return metrics
 
 

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch.nn import functional as F
 
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 
 
 @torch.no_grad()
@@ -49,8 +49,8 @@ def knn_predict(
             f"{len(train_features)} training features with {len(train_labels)} labels: kNN needs "
             "one label for each, and at least one"
         )
-    if k < 1 or temperature <= 0:
-        raise UserError(f"k and temperature must be positive, got k={k}, temperature={temperature}")
+    check_number("k", k, 1, whole=True, such_as=20)
+    check_number("temperature", temperature, above=0, such_as=0.07)
     if k > len(train_features):
         warnings.warn(
             f"k={k} is more than the {len(train_features)} training features: all of them vote",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from gersp_mm.evaluation.logistic_regression import fit_classifiers
+from gersp_mm.evaluation.logistic_regression import Classifier, fit_classifiers
 from gersp_mm.utils.errors import UserError
 
 # From strong to hardly any regularisation of standardised features.
@@ -22,12 +22,14 @@ class LinearProbeResult(NamedTuple):
         chosen_c: inverse regularisation strength that was used.
         sweep: validation accuracy in percent of every C that was tried.
         predictions: the class of each test feature, M integers.
+        classifier: The classifier that was tested, trained on all training features.
     """
 
     accuracy: float
     chosen_c: float
     sweep: dict[float, float]
     predictions: torch.Tensor
+    classifier: Classifier
 
 
 def linear_probe(
@@ -100,7 +102,8 @@ def linear_probe(
     if val is None:
         final = fit_classifiers(x, y, [chosen], max_iter, start=final)[chosen]
     predictions = final.predict(x_test)
-    return LinearProbeResult(_percent(predictions == y_test), chosen, accuracies, predictions)
+    accuracy = _percent(predictions == y_test)
+    return LinearProbeResult(accuracy, chosen, accuracies, predictions, final)
 
 
 def _percent(correct: torch.Tensor) -> float:

@@ -40,6 +40,11 @@ class Classifier(NamedTuple):
         scores = (features - self.mean) / self.std @ self.weight.T + self.bias
         return self.classes[scores.argmax(1)]
 
+    def of_raw_features(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weight K×D and bias K for features that are not standardised."""
+        weight = self.weight.double() / self.std
+        return weight.float(), (self.bias - weight @ self.mean.double()).float()
+
 
 def fit_classifiers(
     features: torch.Tensor,

@@ -34,7 +34,7 @@ from torch import nn
 from tqdm import tqdm
 
 from gersp_mm.backbones.named import Backbone
-from gersp_mm.evaluation.features import EvalImages, pool
+from gersp_mm.evaluation.features import EvalImages, last_output, pool, prepare
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.listing import IMAGE_EXTENSIONS, find_images, is_passed_over
 from gersp_mm.utils.errors import UserError
@@ -74,27 +74,18 @@ class Probed(nn.Module):
         bias: classes.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, backbone: Backbone, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, backbone: Backbone, weight: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
-        self.name = backbone.name
+        self.name, self.mean, self.std = backbone.name, backbone.mean, backbone.std
         self.backbone = backbone.network
         self.stage = nn.Identity()
         self.classifier = nn.Linear(weight.shape[1], weight.shape[0])
-        self.classifier.weight.data = torch.from_numpy(weight).float()
-        self.classifier.bias.data = torch.from_numpy(bias).float()
-        for name in ("mean", "std"):
-            value = torch.tensor(getattr(backbone, name)).view(-1, 1, 1)
-            self.register_buffer(name, value)
+        self.classifier.weight.data, self.classifier.bias.data = weight, bias
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the scores of images N×3×H×W with values 0 to 255."""
         with torch.no_grad():
-            output: Any = self.backbone((images - self.mean) / self.std)
-            while isinstance(output, (tuple, list)):
-                output = output[-1]
+            output = last_output(self.backbone(prepare(images, self.mean, self.std)))
         if output.dim() != 4:
             raise UserError(
                 f"{self.name}: the backbone gives {tuple(output.shape)}, no map N×D×H×W of which "
@@ -123,8 +114,8 @@ class Seen(NamedTuple):
 
 def fit_probe(
     features: torch.Tensor, labels: torch.Tensor, seed: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Fit a logistic regression as :func:`gersp_mm.evaluation.linear_probe` does.
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Fit the classifier of :func:`gersp_mm.evaluation.linear_probe`.
 
     Args:
         features: N×D.
@@ -135,19 +126,8 @@ def fit_probe(
         Weight classes×D and bias for features as they are, and the accuracy in per cent on the
         part that the strength was chosen on.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    chosen = linear_probe(features, labels, features[:1], labels[:1], seed=seed)
-    scaler = StandardScaler().fit(features.double().numpy())
-    fitted = LogisticRegression(C=chosen.chosen_c, max_iter=1000).fit(
-        scaler.transform(features.double().numpy()), labels.numpy()
-    )
-    weight, bias = fitted.coef_, fitted.intercept_
-    if len(weight) == 1:  # two classes share one
-        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    weight = weight / scaler.scale_
-    return weight, bias - weight @ scaler.mean_, chosen.sweep[chosen.chosen_c]
+    probe = linear_probe(features, labels, features[:1], labels[:1], seed=seed)
+    return *probe.classifier.of_raw_features(), probe.sweep[probe.chosen_c]
 
 
 def activation_maps(

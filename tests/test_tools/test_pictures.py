@@ -320,7 +320,7 @@ def test_files_are_drawn_without_a_known_class(data: Path, tmp_path: Path):
 
 def test_a_network_without_a_map_is_refused():
     backbone = Backbone("flat", nn.Flatten(), (0.0,) * 3, (1.0,) * 3)
-    model = cam_grid.Probed(backbone, np.zeros((2, 12)), np.zeros(2))
+    model = cam_grid.Probed(backbone, torch.zeros(2, 12), torch.zeros(2))
     with pytest.raises(UserError, match=r"flat: the backbone gives \(1, 12\), no map"):
         model(torch.zeros(1, 3, 2, 2))
 
