@@ -56,10 +56,10 @@ class Runner:
     Several processes may work on one plan: a job is taken by one of them.
 
     Args:
-        plan: what is to be done.
-        out: file of the rows.
-        device: where to run.
-        num_workers: processes that decode images.
+        plan: The plan.
+        out: File that the rows are appended to.
+        device: Where to run.
+        num_workers: Processes that decode images.
     """
 
     def __init__(self, plan: Plan, out: Path, device: str, num_workers: int = 0) -> None:
@@ -126,7 +126,7 @@ class Runner:
         """Return the features of a job's weights, from memory, from the cache, or extracted.
 
         Raises:
-            RuntimeError: extraction changed the backbone.
+            RuntimeError: Extraction changed the backbone.
         """
         wanted = (job.weights, job.task["data"])
         if self._features is not None and self._features[0] == wanted:
@@ -200,14 +200,14 @@ def _tell_left_out(features: Features, data: Data) -> None:
 
 
 def evaluate(task: Mapping[str, Any], data: Data, features: Features, seed: int) -> list[float]:
-    """Return the values of a task in percent, one for each of the job's metrics.
+    """Return the values of a task in percent, one per metric of the job.
 
     Args:
-        task: of the plan.
-        data: that the features are of.
-        features: of its parts.
-        seed: of what is drawn: the part of train that C is chosen on where there is no validation
-            list; few-shot's draws seed·draws to seed·draws + draws - 1.
+        task: A task of the plan.
+        data: Data set of the features.
+        features: Features of its parts.
+        seed: Seed of what is drawn: the part of train that C is chosen on where there is no
+            validation list; few-shot's draws seed·draws to seed·draws + draws - 1.
     """
     parts = {part: Part(*row) for part, row in features.items()}
     train, test = parts["train"][:2], parts["test"][:2]

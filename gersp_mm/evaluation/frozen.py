@@ -31,17 +31,17 @@ class FrozenFeaturesLoop(BaseLoop):
     ``fewshot_5/accuracy/top1`` (the mean over the draws) and ``fewshot_5/accuracy/top1_std``.
 
     Args:
-        runner: of a classification config of mmpretrain.
-        dataloader: of the test images.
-        evaluator: metrics that take ``pred_label`` and ``gt_label``.
-        train_ann_file: list of the training images, in the place of the test set's ``ann_file``.
+        runner: Runner of a classification config of mmpretrain.
+        dataloader: Data loader of the test images.
+        evaluator: Metrics that take ``pred_label`` and ``gt_label``.
+        train_ann_file: List of the training images, in the place of the test set's ``ann_file``.
         knn: ``k`` and ``temperature`` of :func:`gersp_mm.evaluation.knn_predict`, or None.
-        fewshot: ``shots``, images a class, and ``draws``, how often they are chosen anew by
+        fewshot: ``shots``, images per class, and ``draws``, how often they are chosen anew by
             :func:`gersp_mm.datasets.splits.few_shot`; or None. The classifier is that of
             :mod:`gersp_mm.evaluation.few_shot`.
 
     Raises:
-        UserError: neither ``knn`` nor ``fewshot`` is given.
+        UserError: Neither ``knn`` nor ``fewshot`` is given.
     """
 
     starts_from_pretrained = True  # PretrainedCheckHook looks at the weights
@@ -134,13 +134,13 @@ class FrozenFeaturesLoop(BaseLoop):
 
 
 class PreparedImages(Dataset):
-    """What :func:`extract_features` reads, from a data set of mmpretrain.
+    """Images of a data set of mmpretrain for :func:`extract_features`.
 
     An item is (RGB tensor 3×H×W with values 0 to 255, label).
 
     Args:
-        dataset: gives ``inputs`` and ``data_samples`` with a ``gt_label``.
-        flip: whether its channels are BGR.
+        dataset: Gives ``inputs`` and ``data_samples`` with a ``gt_label``.
+        flip: Whether its channels are BGR.
     """
 
     def __init__(self, dataset: Any, flip: bool) -> None:

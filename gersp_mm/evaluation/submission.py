@@ -45,8 +45,8 @@ class LoveDASubmission(BaseMetric):
     processes predicted are gathered, each once.
 
     Args:
-        output_dir: where to write.
-        collect_device: how results are gathered, ``'cpu'`` or ``'gpu'``.
+        output_dir: Where to write.
+        collect_device: How results are gathered, ``'cpu'`` or ``'gpu'``.
 
     Raises:
         UserError: a label above 6 was predicted, or two images have one name.
@@ -120,8 +120,8 @@ def image_sizes(paths: Sequence[str | Path], tiles: bool) -> dict[str, tuple[int
     """Names of test images as the servers know them, with their width and height.
 
     Args:
-        paths: image files.
-        tiles: whether ``P0006__1024__0___0.png`` is a tile of ``P0006``.
+        paths: Image files.
+        tiles: Whether ``P0006__1024__0___0.png`` is a tile of ``P0006``.
 
     Raises:
         UserError: A file is no image.
@@ -140,7 +140,7 @@ def images_below(folder: str | Path) -> list[Path]:
     """All image files below a folder.
 
     Raises:
-        UserError: there are none.
+        UserError: There are none.
     """
     found = [Path(folder, name) for name in find_images(folder)] if os.path.isdir(folder) else []
     if not found:
@@ -152,11 +152,11 @@ def check_dota(path: str | Path, images: Collection[str] | None = None) -> Check
     """Check a zip archive for Task 1 (oriented boxes) of DOTA v1.0's test server.
 
     Args:
-        path: the archive.
-        images: names of the test images; any name will do by default.
+        path: The archive.
+        images: Names of the test images; any name will do by default.
 
     Raises:
-        UserError: there is no such archive.
+        UserError: There is no such archive.
     """
     problems, notes = _Problems(), []
     seen: set[str] = set()
@@ -229,12 +229,12 @@ def check_loveda(path: str | Path, images: Mapping[str, tuple[int, int]] | None 
     """Check a zip archive for LoveDA's semantic segmentation server.
 
     Args:
-        path: the archive.
-        images: width and height of the test images by name; by default any
+        path: The archive.
+        images: Width and height of the test images by name; by default any
             1,796 names and 1024 x 1024 pixels.
 
     Raises:
-        UserError: there is no such archive.
+        UserError: There is no such archive.
     """
     problems, notes = _Problems(), []
     with _opened(path) as archive:

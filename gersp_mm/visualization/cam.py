@@ -10,9 +10,9 @@ Below each map is the predicted class with its probability; above each column th
 on the part of --train that it was not fitted on.
 
 Checkpoints are exported backbones of any architecture whose output is a map; `random` is the
-first one's network at random initialisation. Images are files, a folder with one sub-folder a
-class, or a list with a line `path label` an image, the paths relative to the list's folder or one
-above it.
+first one's network at random initialisation. Images are files, a folder with one sub-folder per
+class, or a list with one line `path label` per image, the paths relative to the list's folder or
+one above it.
 
 Examples:
   python tools/visualization/cam_grid.py data/eurosat/splits/eurosat-gersp-1/test.txt \\
@@ -69,9 +69,9 @@ class Probed(nn.Module):
     ``stage`` is what maps are made of: it passes on the backbone's last output.
 
     Args:
-        backbone: see :class:`gersp_mm.backbones.named.Backbone`.
-        weight: classes×D, of standardised features folded into it.
-        bias: classes.
+        backbone: See :class:`gersp_mm.backbones.named.Backbone`.
+        weight: Weights of the classifier, classes×D, for features as they are.
+        bias: Biases of the classifier, one per class.
     """
 
     def __init__(self, backbone: Backbone, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -97,13 +97,13 @@ class Probed(nn.Module):
 
 
 class Seen(NamedTuple):
-    """What one network makes of the images.
+    """Maps and predictions of one network.
 
     Attributes:
         maps: N×H×W, 0 to 1.
         predicted: N labels.
         probabilities: N, of the predicted labels.
-        accuracy: of the probe in per cent.
+        accuracy: Accuracy of the probe in per cent.
     """
 
     maps: np.ndarray
@@ -120,7 +120,7 @@ def fit_probe(
     Args:
         features: N×D.
         labels: N, the numbers from 0 on.
-        seed: of the split that its strength is chosen on.
+        seed: Seed of the split that its strength is chosen on.
 
     Returns:
         Weight classes×D and bias for features as they are, and the accuracy in per cent on the
@@ -136,13 +136,13 @@ def activation_maps(
     """Return a map N×H×W with values 0 to 1 for each image.
 
     Args:
-        model: on the device to run on.
+        model: On the device to run on.
         images: N×3×H×W, 0 to 255.
-        targets: the class of each map.
-        method: one of :data:`METHODS`.
+        targets: The class of each map.
+        method: One of :data:`METHODS`.
 
     Raises:
-        UserError: there is no grad-cam.
+        UserError: There is no grad-cam.
     """
     cam_class, target_class = library(method)
     cam = cam_class(model=model, target_layers=[model.stage])
@@ -172,11 +172,11 @@ def shown_images(
     """Read the images to draw; those whose class is not known get the label ``UNKNOWN``.
 
     Args:
-        sources: image files, or one folder or list.
-        size: side of the images.
-        rows: how many of a folder or list.
-        names: of the training images' classes.
-        train: the training images, for messages.
+        sources: Image files, or one folder or list.
+        size: Side of the images.
+        rows: How many of a folder or list.
+        names: Names of the training images' classes.
+        train: The training images, for messages.
 
     Raises:
         UserError: a file does not exist, or the classes are others than the training images'.
@@ -229,11 +229,11 @@ def draw(
     """Draw the grid.
 
     Args:
-        images: the rows.
-        seen: the columns.
-        names: of the classes.
-        overlay: share of the map in the mixture with the image.
-        out: the png to write.
+        images: The rows.
+        seen: The columns.
+        names: Names of the classes.
+        overlay: Share of the map in the mixture with the image.
+        out: The png to write.
     """
     import matplotlib
 

@@ -223,7 +223,7 @@ def test_lists_of_mixed_folders_have_numbered_classes(tmp_path: Path):
 def test_bad_arguments(data: Path, tmp_path: Path):
     out = tmp_path / "x.png"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty.*expected one sub-folder of images a class"):
+    with pytest.raises(UserError, match=r"empty.*expected one sub-folder of images per class"):
         run(tsne, data, tmp_path / "empty", out=out)
     with pytest.raises(UserError, match="--limit must be at least 1, got 0"):
         run(tsne, data, data / "images", "--limit", 0, out=out)
