@@ -192,7 +192,7 @@ def blur_kernel(sigma: float) -> np.ndarray:
     """Weights of PIL's ``GaussianBlur(sigma)``: three box blurs with a fractional radius.
 
     Args:
-        sigma: standard deviation in pixels, positive.
+        sigma: Standard deviation in pixels, positive.
 
     Returns:
         An odd number of weights that add up to 1.
@@ -216,7 +216,7 @@ def crop_batch(images: torch.Tensor, draws: np.ndarray, size: int) -> torch.Tens
     Args:
         images: K×3×H×W uint8, all images of a source, on any device.
         draws: N records of :data:`gersp_mm.augmentation.draw.VIEW_DRAW` on the host.
-        size: side of the views in pixels.
+        size: Side of the views in pixels.
 
     Returns:
         N×3×size×size uint8.
@@ -245,9 +245,9 @@ def resize_weights(
     Args:
         start: N integers, first old pixel of the crop.
         length: N integers, its number of old pixels.
-        total: old pixels of the whole line.
-        size: new pixels of the crop.
-        like: tensor on the device.
+        total: Old pixels of the whole line.
+        size: New pixels of the crop.
+        like: Tensor on the device.
     """
     first, count = (send(v.astype(np.float32), like).view(-1, 1, 1) for v in (start, length))
     scale = count / size

@@ -59,10 +59,10 @@ class ViewAugmentation:
 
     Args:
         preset: ``'released'`` or ``'mocov2'``.
-        size: side of the square view in pixels.
-        colour: where colours, blur and flips are done: ``'device'``, ``'workers'``, or ``'auto'``
+        size: Side of the square view in pixels.
+        colour: Where colours, blur and flips are done: ``'device'``, ``'workers'``, or ``'auto'``
             for the device if there is an accelerator.
-        engine: how the workers do it: ``'numba'``, ``'pil'`` (which also resizes with PIL: the
+        engine: How the workers do it: ``'numba'``, ``'pil'`` (which also resizes with PIL: the
             reference, to at most 2 of 255 grey levels the same), or ``'auto'`` for numba where it
             is installed.
         **changes: ``scale``, the area share of the crop; ``jitter``, strengths of brightness,
@@ -72,7 +72,7 @@ class ViewAugmentation:
             overhead images are turned by 0, 90, 180 or 270 degrees, each equally likely.
 
     Raises:
-        UserError: an argument is none of its choices or out of its range, a part of a preset is
+        UserError: An argument is none of its choices or out of its range, a part of a preset is
             unknown, or numba is asked for and not installed.
     """
 

@@ -18,8 +18,8 @@ from gersp_mm.utils.errors import UserError, listed
 DEPTHS = (18, 34, 50, 101, 152)
 TRANSFORMER = re.compile(r"(^|\.)(patch_embed|cls_token|class_token|(blocks|layers)\.\d+)")
 OWN = (
-    "Of other backbones than ResNets only exported files of this package are taken, such as the "
-    "<config>_backbone.pth beside a run's checkpoints"
+    "Of other backbones than ResNets, only files that this package exported are taken, such as the "
+    "<config>_backbone.pth next to a run's checkpoints"
 )
 # Arguments by which a network would load another file, or MMEngine import a module.
 NOT_ARCHITECTURE = (

@@ -59,15 +59,15 @@ class Conversion(NamedTuple):
     """A backbone taken from a file.
 
     Attributes:
-        backbone: its tensors by mmlab's names, with ``backbone.``.
-        meta: what the written file notes about it.
-        raw: the same tensors by the source's own names, without the prefix.
-        by_position: whether ``raw`` belongs to an ``nn.Sequential``.
-        depth: of the ResNet; None for another backbone exported by this package.
-        counts: the file's tensors by group, those that were taken first.
-        reasons: why it is recognised as what ``meta`` says; parts of a sentence.
-        notes: what else is to know.
-        warnings: what may be wrong.
+        backbone: Its tensors by mmlab's names, with ``backbone.``.
+        meta: The ``meta`` of the written file.
+        raw: The same tensors by the source's own names, without the prefix.
+        by_position: Whether ``raw`` belongs to an ``nn.Sequential``.
+        depth: Depth of the ResNet; None for another backbone exported by this package.
+        counts: The file's tensors by group, those that were taken first.
+        reasons: Why it is recognised as ``meta`` says, parts of a sentence.
+        notes: Other facts about the conversion, parts of a sentence.
+        warnings: What may be wrong with it, sentences.
     """
 
     backbone: Tensors
@@ -91,14 +91,14 @@ def take_backbone(
     """Read the backbone of a file, whatever public pre-training it is of.
 
     Args:
-        path: the checkpoint.
-        source: one of :data:`gersp_mm.backbones.sources.NAMES`, or ``'auto'``.
-        arch: one of :data:`gersp_mm.backbones.architectures.RESNETS`, or ``'auto'``.
-        teacher: take the EMA teacher in place of the student.
-        trust: see :func:`gersp_mm.checkpoints.read.read_checkpoint`.
+        path: The checkpoint.
+        source: One of :data:`gersp_mm.backbones.sources.NAMES`, or ``'auto'``.
+        arch: One of :data:`gersp_mm.backbones.architectures.RESNETS`, or ``'auto'``.
+        teacher: Take the EMA teacher in place of the student.
+        trust: See :func:`gersp_mm.checkpoints.read.read_checkpoint`.
 
     Raises:
-        UserError: the file is no checkpoint, or does not hold exactly one whole ResNet.
+        UserError: The file is no checkpoint, or does not hold exactly one whole ResNet.
     """
     check_choice("source", source, ("auto", *sources.NAMES))
     check_choice("arch", arch, ("auto", *RESNETS))
@@ -169,10 +169,10 @@ def write_backbone(conversion: Conversion, path: str | os.PathLike, to: str = "m
 
     ``mmlab`` is the format of :func:`gersp_mm.backbones.export_backbone`. ``torchvision`` and
     ``timm``, whose ResNets have the same names, get the bare state dict, which a ResNet without
-    classifier loads strictly, and beside it ``<path>.json`` with what mmlab's ``meta`` holds.
+    classifier loads strictly, and next to it ``<path>.json`` with what mmlab's ``meta`` holds.
 
     Raises:
-        UserError: the backbone is no ResNet that torchvision has.
+        UserError: The backbone is no ResNet that torchvision has.
     """
     check_choice("to", to, TARGETS)
     if to == "mmlab":

@@ -31,10 +31,10 @@ class Layout(NamedTuple):
     """How the tensors of a file are named.
 
     Attributes:
-        name: for :class:`Source`.
-        student: what the student's names start with.
-        teachers: what a teacher's may start with.
-        by_position: whether parts are numbered, as ``nn.Sequential`` does.
+        name: Name of the layout, by which :class:`Source` refers to it.
+        student: Prefix of the student's names.
+        teachers: Prefixes that a teacher's names may have.
+        by_position: Whether parts are numbered, as ``nn.Sequential`` does.
     """
 
     name: str
@@ -81,20 +81,20 @@ LAYOUTS = (
 
 
 class Source(NamedTuple):
-    """A pre-training whose files are about.
+    """A pre-training whose files are in circulation.
 
     Attributes:
-        name: the value of ``--source``.
-        method: goes into ``meta['method']``; empty where the file's config names it.
-        layouts: names of :data:`LAYOUTS` that its files have.
-        sign: pattern of a line of :func:`inventory` that tells its files from others.
-        has: pattern of a line that all of its files have.
-        file: pattern of its files' names, in lower case, for what the content leaves open.
-        mean: of the input, RGB, 0 to 255.
-        std: of the input, RGB, 0 to 255.
-        first_epoch: what to add to its ``epoch`` entry for the number of epochs done.
-        images: how its images became RGB with values from 0 to 255, where that is unusual.
-        quirk: what one has to know to use it.
+        name: The value of ``--source``.
+        method: Goes into ``meta['method']``; empty where the file's config names it.
+        layouts: Names of :data:`LAYOUTS` that its files have.
+        sign: Pattern of a line of :func:`inventory` that tells its files from others.
+        has: Pattern of a line that all of its files have.
+        file: Pattern of its files' names, in lower case, for what the content leaves open.
+        mean: Mean of the input per channel, RGB, 0 to 255.
+        std: Standard deviation of the input per channel, RGB, 0 to 255.
+        first_epoch: Number to add to its ``epoch`` entry for the number of epochs done.
+        images: How its images became RGB with values from 0 to 255, where that is unusual.
+        quirk: A caveat for its users.
     """
 
     name: str
@@ -207,12 +207,12 @@ NAMES = tuple(dict.fromkeys(source.name for source in SOURCES))
 
 
 class Recognition(NamedTuple):
-    """What a file was taken for.
+    """The pre-training that a file was taken for.
 
     Attributes:
         source: a row of :data:`SOURCES`; one made up of several where the file leaves it open.
-        reasons: why, parts of a sentence.
-        warnings: what may be wrong about it, sentences.
+        reasons: Why, parts of a sentence.
+        warnings: Possible faults, sentences.
     """
 
     source: Source
@@ -223,7 +223,7 @@ class Recognition(NamedTuple):
 def inventory(file_name: str, beside: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> str:
     """List a file in lines.
 
-    ``file NAME``, ``/key`` for each thing beside the tensors, ``name 64x3x7x7`` for each tensor.
+    ``file NAME``, ``/key`` for each entry next to the tensors, ``name 64x3x7x7`` for each tensor.
     """
     lines = [f"file {file_name}", *(f"/{key}" for key in beside)]
     lines += [f"{name} {'x'.join(map(str, t.shape))}" for name, t in tensors.items()]
@@ -247,13 +247,13 @@ def recognise(layout: Layout, lines: str, file_name: str, wanted: str = "auto") 
     """Say which pre-training a file holds, and why.
 
     Args:
-        layout: of the file's tensors.
-        lines: the :func:`inventory`.
-        file_name: decides where content does not.
-        wanted: name of a source, or ``'auto'``.
+        layout: Layout of the file's tensors.
+        lines: The :func:`inventory`.
+        file_name: Decides where content does not.
+        wanted: Name of a source, or ``'auto'``.
 
     Raises:
-        UserError: the wanted source has no files of this layout.
+        UserError: The wanted source has no files of this layout.
     """
 
     def found(pattern: str) -> str:

@@ -22,7 +22,7 @@ def feature_difference(conversion: Conversion, size: int = 224) -> float:
     ResNet with the converted ones. Both get the same fixed image of ``size`` × ``size`` pixels.
 
     Raises:
-        UserError: the backbone is no ResNet that torchvision has.
+        UserError: The backbone is no ResNet that torchvision has.
     """
     import torchvision
     from mmpretrain.models import ResNet

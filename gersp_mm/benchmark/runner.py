@@ -21,7 +21,7 @@ from gersp_mm.benchmark.jobs import Job
 from gersp_mm.benchmark.spec import KNN, FewShot, LinearProbe, Plan, TaskSpec
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.evaluation.features import EvalImages, extract_features
-from gersp_mm.evaluation.few_shot import few_shot_accuracies
+from gersp_mm.evaluation.few_shot import few_shot_accuracies, mean_and_std
 from gersp_mm.evaluation.knn import knn_accuracy
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.decode import BadImageError, load_rgb
@@ -57,8 +57,8 @@ class Runner:
 
     Args:
         plan: The plan.
-        out: File of the rows.
-        device: Device of the networks.
+        out: File that the rows are appended to.
+        device: Where to run.
         num_workers: Processes that decode images.
     """
 
@@ -120,7 +120,7 @@ class Runner:
         """Return the features of a job's weights, from memory, from the cache, or extracted.
 
         Raises:
-            RuntimeError: The extraction changed the backbone.
+            RuntimeError: Extraction changed the backbone.
         """
         wanted = (job.weights, job.task.data)
         if self._features is not None and self._features[0] == wanted:
@@ -219,7 +219,7 @@ def evaluate(task: TaskSpec, data: Data, features: Features, seed: int) -> list[
     values = []
     for shots in progress(task.shots, "few-shot", "size"):
         accuracies = few_shot_accuracies(*train, *test, names, shots, draws)
-        values.append(sum(accuracies) / len(accuracies))
+        values.append(mean_and_std(accuracies)[0])
     return values
 
 

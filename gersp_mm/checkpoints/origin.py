@@ -1,4 +1,4 @@
-"""What a run notes of the file that it starts from."""
+"""The note in a run of the file that it starts from."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def origin_of(path: str, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run notes of the file that it starts from.
 
     Args:
-        path: the file; its hash is None where it lies in another storage than the file system.
-        meta: the file's ``meta``.
+        path: The file; its hash is None where it lies in another storage than the file system.
+        meta: The file's ``meta``.
     """
     sha256 = file_sha256(path) if os.path.isfile(path) else None
     names = ("method", "arch", "epoch")

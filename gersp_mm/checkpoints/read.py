@@ -29,8 +29,8 @@ from gersp_mm.checkpoints.integrity import (
 )
 from gersp_mm.utils.errors import UserError, counted, listed
 
-# Plain data of well-known libraries, which training checkpoints hold beside their tensors. Like all
-# classes that are not in REAL they are read as stand-ins, but without --trust.
+# Plain data of well-known libraries, which training checkpoints hold next to their tensors. Like
+# all classes that are not in REAL they are read as stand-ins, but without --trust.
 HARMLESS = {
     "argparse.Namespace", "builtins.object", "pathlib.Path", "pathlib.PosixPath",
     "pathlib.WindowsPath", "yacs.config.CfgNode",
@@ -104,8 +104,8 @@ class Content(NamedTuple):
     """What a checkpoint file holds.
 
     Attributes:
-        data: the outermost dict; the text of a config is ``data['meta']['config_text']``.
-        stand_ins: names of the classes whose objects are empty stand-ins in it.
+        data: The outermost dict; the text of a config is ``data['meta']['config_text']``.
+        stand_ins: Names of the classes whose objects are empty stand-ins in it.
     """
 
     data: Mapping[str, Any]

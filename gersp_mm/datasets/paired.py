@@ -36,20 +36,20 @@ class PairedDataset(Dataset):
     sample's ``bad_images``, from where :class:`gersp_mm.BadImageHook` counts and lists it.
 
     Args:
-        remote_sensing: config of a dataset of mmpretrain's kind (``gersp_mm.MillionAID``), or
+        remote_sensing: Config of a dataset of mmpretrain's kind (``gersp_mm.MillionAID``), or
             None to train the natural-image branch alone.
-        natural: config of a labelled dataset of mmpretrain's kind (``ImageNet``,
+        natural: Config of a labelled dataset of mmpretrain's kind (``ImageNet``,
             ``CustomDataset``), or None to train the contrastive branch alone.
-        rs_pipeline: transforms of one remote-sensing view. They get ``img``, a PIL RGB image (or,
+        rs_pipeline: Transforms of one remote-sensing view. They get ``img``, a PIL RGB image (or,
             if the first of them has ``takes_tensor``, a 3×H×W uint8 tensor that they must not
             change), and leave there a uint8 tensor 3×H×W, a PIL image or an H×W×3 RGB array.
             What they leave in ``draw`` goes along, for the data preprocessor.
-        natural_pipeline: transforms of the natural image, likewise.
-        cache_images: how many decoded images every worker process keeps in memory, for small data
+        natural_pipeline: Transforms of the natural image, likewise.
+        cache_images: How many decoded images every worker process keeps in memory, for small data
             sets that are gone through many times; 0 keeps none.
 
     Raises:
-        UserError: both sources are None, a source cannot be listed, the natural images have no
+        UserError: Both sources are None, a source cannot be listed, the natural images have no
             labels, a pipeline leaves something else than said above, or too many images in a row
             are unreadable.
     """
@@ -80,7 +80,7 @@ class PairedDataset(Dataset):
         if self.natural is not None and "gt_label" not in self.natural.get_data_info(0):
             raise UserError(
                 f"the natural images ({type(self.natural).__name__}) have no gt_label: use a "
-                "labelled dataset, one sub-folder a class or a list of `path label` lines"
+                "labelled dataset, one sub-folder per class or a list of `path label` lines"
             )
 
     @property

@@ -34,17 +34,17 @@ class PairedSampler(Sampler):
 
     Args:
         dataset: a :class:`PairedDataset`.
-        seed: at least 0; by default one is drawn and shared by all ranks.
-        shuffle: permute, or go through both sources in order.
+        seed: At least 0; by default one is drawn and shared by all ranks.
+        shuffle: Permute, or go through both sources in order.
         pairing: ``'independent'``, or ``'locked'``: number i of one source always meets number i
             of the other (modulo its length), as in the released code
             (``mmselfsup/datasets/multi_view_DACP.py``).
-        epoch_length: one epoch is one pass over the ``'longer'`` source, the ``'shorter'``, the
+        epoch_length: One epoch is one pass over the ``'longer'`` source, the ``'shorter'``, the
             ``'remote_sensing'`` or the ``'natural'`` one. With locked pairs, an epoch that is
             shorter than the longer source is a random part of that source's pass.
 
     Raises:
-        UserError: an argument is none of its choices or out of its range, or there are fewer pairs
+        UserError: An argument is none of its choices or out of its range, or there are fewer pairs
             than ranks.
     """
 

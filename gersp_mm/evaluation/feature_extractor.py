@@ -17,7 +17,8 @@ from PIL import Image
 from gersp_mm.backbones.agreement import require_loadable_model, without_module
 from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints.read import read_checkpoint, tensors_of
-from gersp_mm.evaluation.features import EvalImages
+from gersp_mm.constants import CHANNEL_ORDER
+from gersp_mm.evaluation.features import EvalImages, prepare
 from gersp_mm.images.decode import load_rgb
 
 SIZE = 224  # pixels, where a config has no KNNEvalHook that says another
@@ -90,11 +91,8 @@ class FeatureExtractor(mmpretrain.FeatureExtractor):
         device = next(self.model.parameters()).device
         images = inputs.to(device, torch.float32)
         if scale := Normalisation.of(self.model.data_preprocessor):
-            images = images if scale.channel_order == "RGB" else images.flip(1)
-            shift, spread = (
-                torch.tensor(v, device=device).view(-1, 1, 1) for v in (scale.mean, scale.std)
-            )
-            images = images.sub(shift).div(spread)
+            images = images if scale.channel_order == CHANNEL_ORDER else images.flip(1)
+            images = prepare(images, scale.mean, scale.std)
         outputs = self.model.extract_feat(images, **kwargs)
         return [_of_image(outputs, number) for number in range(len(images))]
 

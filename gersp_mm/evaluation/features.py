@@ -53,11 +53,11 @@ class EvalImages(Dataset):
         source: a folder with one sub-folder per class (labels follow the sorted names), or a text
             file with a line ``path label`` per image, the paths relative to the file's folder;
             or the (path, label) of each image.
-        size: side of the square crop in pixels.
-        resize: length in pixels that the shorter side is brought to first (bilinear with
+        size: Side of the square crop in pixels.
+        resize: Length in pixels that the shorter side is brought to first (bilinear with
             antialiasing); ``size`` by default, so that nothing but the ends of the longer side is
             cut off.
-        limit: use only this many images, spread evenly over the list.
+        limit: Use only this many images, spread evenly over the list.
 
     Attributes:
         samples: Path and label of each image.
@@ -65,7 +65,7 @@ class EvalImages(Dataset):
             removed.
 
     Raises:
-        UserError: the source does not exist, holds no image or has a line that cannot be read.
+        UserError: The source does not exist, holds no image or has a line that cannot be read.
     """
 
     def __init__(
@@ -145,11 +145,11 @@ def read_source(source: str | os.PathLike, root: str | os.PathLike | None = None
     """Return (path, label) of each image of a folder of classes or of a list.
 
     Args:
-        source: see :class:`EvalImages`.
-        root: folder that the paths of a list are relative to; by default that of the list.
+        source: See :class:`EvalImages`.
+        root: Folder that the paths of a list are relative to; by default that of the list.
 
     Raises:
-        UserError: the source does not exist, holds no image or has a line that cannot be read.
+        UserError: The source does not exist, holds no image or has a line that cannot be read.
     """
     return _read(Path(source), root)[0]
 
@@ -207,7 +207,7 @@ def _read(source: Path, root: str | os.PathLike | None = None) -> _Read:
         ]
         if not entries:
             raise UserError(
-                f"{source} holds no class with images; expected one sub-folder of images a class"
+                f"{source} holds no class with images; expected one sub-folder of images per class"
             )
         return entries, {
             name: label for label, (name, paths) in enumerate(classes.items()) if paths
@@ -316,20 +316,20 @@ def extract_features(
     Args:
         model: a backbone, or a model with a ``backbone``, whose output (the last one of several)
             is N×D, N×D×H×W (averaged over the positions) or N×tokens×D (averaged over the tokens).
-        dataset: items are (RGB tensor 3×H×W with values 0 to 255, label): :class:`EvalImages`.
-        mean: per-channel mean in RGB order, range 0 to 255, that the backbone was trained with.
-        std: per-channel standard deviation, likewise.
-        device: where to run; by default where the model is. The model is not moved.
-        batch_size: images of one forward pass.
-        num_workers: processes that decode images.
-        progress: text beside the progress bar of rank 0, None for no bar.
+        dataset: Items are (RGB tensor 3×H×W with values 0 to 255, label): :class:`EvalImages`.
+        mean: Per-channel mean in RGB order, range 0 to 255, that the backbone was trained with.
+        std: Per-channel standard deviation, likewise.
+        device: Where to run; by default where the model is. The model is not moved.
+        batch_size: Images of one forward pass.
+        num_workers: Processes that decode images.
+        progress: Text next to the progress bar of rank 0, None for no bar.
 
     Returns:
         Features N×D, fp32, and labels N, int64, both on the CPU.
 
     Raises:
-        UserError: the dataset is empty, or the output has another number of dimensions.
-        RuntimeError: it failed on another rank; all ranks raise then.
+        UserError: The dataset is empty, or the output has another number of dimensions.
+        RuntimeError: It failed on another rank; all ranks raise then.
     """
     total = len(dataset)  # type: ignore[arg-type]
     if total == 0:
@@ -342,7 +342,6 @@ def extract_features(
     mine = range(rank, total, world_size)
     guarded = Subset(_Guarded(dataset), mine)
     loader = DataLoader(guarded, batch_size, num_workers=num_workers, collate_fn=_collate)
-    shift, scale = (torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))
     shown = progress is not None and rank == 0
 
     features: torch.Tensor | None = None
@@ -356,8 +355,7 @@ def extract_features(
             unreadable.update((mine[done + place], reason) for place, reason in bad.items())
             if batch is not None:
                 images, targets = batch
-                images = images.to(device, torch.float32).sub(shift).div(scale)
-                output = pool(backbone(images)).cpu()
+                output = pool(backbone(prepare(images, mean, std, device))).cpu()
                 if features is None:
                     features = torch.zeros(len(mine), output.shape[1])
                 size = len(output) + len(bad)
@@ -424,6 +422,25 @@ def _collate(items: Sequence[Any]) -> tuple[Any, dict[int, str]]:
     return (default_collate(good) if good else None), bad
 
 
+def prepare(
+    images: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str | torch.device | None = None,
+) -> torch.Tensor:
+    """Return images as a network takes them: fp32, normalised.
+
+    Args:
+        images: N×3×H×W with values 0 to 255, in the channel order of ``mean``.
+        mean: Mean per channel, range 0 to 255.
+        std: Standard deviation per channel, range 0 to 255.
+        device: Where the network is; by default where the images are.
+    """
+    images = images.to(device, torch.float32)
+    shift, scale = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    return images.sub(shift).div(scale)
+
+
 def pool(output: Any) -> torch.Tensor:
     """Bring a backbone's output to one fp32 vector per image, N×D.
 
@@ -431,10 +448,9 @@ def pool(output: Any) -> torch.Tensor:
         output: a tensor, or several of which the last counts: N×D, N×D×H×W or N×tokens×D.
 
     Raises:
-        UserError: it has another number of dimensions.
+        UserError: It has another number of dimensions.
     """
-    while isinstance(output, (tuple, list)):
-        output = output[-1]
+    output = last_output(output)
     if output.dim() == 4:
         output = output.mean((2, 3))
     elif output.dim() == 3:
@@ -444,6 +460,13 @@ def pool(output: Any) -> torch.Tensor:
             f"the backbone gives {tuple(output.shape)}; N×D, N×D×H×W or N×tokens×D is needed"
         )
     return output.float()
+
+
+def last_output(output: Any) -> torch.Tensor:
+    """Return a backbone's output, the last one of several."""
+    while isinstance(output, (tuple, list)):
+        output = output[-1]
+    return output
 
 
 def _gather(

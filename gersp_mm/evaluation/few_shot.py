@@ -1,9 +1,10 @@
-"""A linear classifier on the frozen features of a few images a class."""
+"""A linear classifier on the frozen features of a few images per class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -20,7 +21,7 @@ def few_shot_accuracies(
     shots: int,
     draws: Sequence[int],
 ) -> list[float]:
-    """Train on ``shots`` images a class, chosen anew for each draw, and test.
+    """Fit a classifier on ``shots`` images per class and return its test accuracy for each draw.
 
     The images are chosen by :func:`gersp_mm.datasets.splits.few_shot`. The classifier is
     scikit-learn's logistic regression with C = 1 on L2-normalised features, as in Tian et al.,
@@ -31,15 +32,15 @@ def few_shot_accuracies(
         train_labels: N integers.
         test_features: M×D.
         test_labels: M integers.
-        names: paths of the training images; the last two components count.
-        shots: images a class.
-        draws: numbers of the choices.
+        names: Paths of the training images; the last two components count.
+        shots: Number of images per class.
+        draws: Seeds of the random subsets; each one selects other training images.
 
     Returns:
         Top-1 accuracy in percent of each draw.
 
     Raises:
-        UserError: numbers of features, labels and names differ, or a class has too few images.
+        UserError: Numbers of features, labels and names differ, or a class has too few images.
     """
     if not len(train_features) == len(train_labels) == len(names):
         raise UserError(
@@ -51,18 +52,40 @@ def few_shot_accuracies(
             f"{len(test_features)} test features with {len(test_labels)} labels: few-shot needs "
             "one label for each, and at least one"
         )
-    accuracies = []
+    return [
+        100 * (predicted == test_labels.cpu()).double().mean().item()
+        for predicted in few_shot_predictions(
+            train_features, train_labels, test_features, names, shots, draws
+        )
+    ]
+
+
+def few_shot_predictions(
+    train_features: torch.Tensor,
+    train_labels: torch.Tensor,
+    test_features: torch.Tensor,
+    names: Sequence[str],
+    shots: int,
+    draws: Iterable[int],
+) -> Iterator[torch.Tensor]:
+    """Yield the predicted classes of the test features for each draw, M labels on the CPU.
+
+    The arguments are those of :func:`few_shot_accuracies`.
+    """
     for draw in draws:
         chosen = few_shot(names, train_labels.tolist(), shots, draw)
-        predicted = few_shot_predict(train_features[chosen], train_labels[chosen], test_features)
-        accuracies.append(100 * (predicted == test_labels.cpu()).double().mean().item())
-    return accuracies
+        yield _predict(train_features[chosen], train_labels[chosen], test_features)
 
 
-def few_shot_predict(
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of the draws and their sample standard deviation, 0 of a single one."""
+    return float(np.mean(values)), float(np.std(values, ddof=len(values) > 1))
+
+
+def _predict(
     features: torch.Tensor, labels: torch.Tensor, test_features: torch.Tensor
 ) -> torch.Tensor:
-    """Classify M×D test features by a few labelled ones; returns M labels on the CPU."""
+    """Classify M×D test features by a few labelled ones."""
     from sklearn.linear_model import LogisticRegression
 
     x, x_test = (F.normalize(f, dim=1).cpu().numpy() for f in (features, test_features))

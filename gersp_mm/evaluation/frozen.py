@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATASETS
@@ -13,9 +12,10 @@ from mmengine.runner import BaseLoop
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
-from gersp_mm.datasets.splits import few_shot
+from gersp_mm.backbones.normalisation import Normalisation
+from gersp_mm.constants import CHANNEL_ORDER
 from gersp_mm.evaluation.features import extract_features
-from gersp_mm.evaluation.few_shot import few_shot_predict
+from gersp_mm.evaluation.few_shot import few_shot_predictions, mean_and_std
 from gersp_mm.evaluation.knn import knn_predict
 from gersp_mm.registry import LOOPS
 from gersp_mm.utils.errors import UserError, check_number
@@ -31,17 +31,17 @@ class FrozenFeaturesLoop(BaseLoop):
     ``fewshot_5/accuracy/top1`` (the mean over the draws) and ``fewshot_5/accuracy/top1_std``.
 
     Args:
-        runner: of a classification config of mmpretrain.
-        dataloader: of the test images.
-        evaluator: metrics that take ``pred_label`` and ``gt_label``.
-        train_ann_file: list of the training images, in the place of the test set's ``ann_file``.
+        runner: Runner of a classification config of mmpretrain.
+        dataloader: Data loader of the test images.
+        evaluator: Metrics that take ``pred_label`` and ``gt_label``.
+        train_ann_file: List of the training images, in the place of the test set's ``ann_file``.
         knn: ``k`` and ``temperature`` of :func:`gersp_mm.evaluation.knn_predict`, or None.
-        fewshot: ``shots``, images a class, and ``draws``, how often they are chosen anew by
+        fewshot: ``shots``, images per class, and ``draws``, how often they are chosen anew by
             :func:`gersp_mm.datasets.splits.few_shot`; or None. The classifier is that of
             :mod:`gersp_mm.evaluation.few_shot`.
 
     Raises:
-        UserError: neither ``knn`` nor ``fewshot`` is given.
+        UserError: Neither ``knn`` nor ``fewshot`` is given.
     """
 
     starts_from_pretrained = True  # PretrainedCheckHook looks at the weights
@@ -98,12 +98,14 @@ class FrozenFeaturesLoop(BaseLoop):
 
     def _features(self, dataset: Any, progress: str) -> tuple[torch.Tensor, torch.Tensor]:
         model = unwrap(self.runner.model)
-        preprocessor = model.data_preprocessor
+        scale = Normalisation.of(model.data_preprocessor)
+        if scale is None:
+            raise UserError("model.data_preprocessor does not normalise. Give it mean and std.")
         return extract_features(
             model,
-            PreparedImages(dataset, preprocessor.to_rgb),
-            mean=preprocessor.mean.flatten().tolist(),
-            std=preprocessor.std.flatten().tolist(),
+            PreparedImages(dataset, scale.channel_order == CHANNEL_ORDER),
+            mean=scale.mean,
+            std=scale.std,
             batch_size=self.dataloader.batch_size,
             num_workers=self.dataloader.num_workers,
             progress=progress,
@@ -122,26 +124,23 @@ class FrozenFeaturesLoop(BaseLoop):
         (x, y), (x_test, y_test) = train, test
         metrics: dict[str, float] = {}
         for count in shots:
-            results = []
-            for draw in range(draws):
-                chosen = few_shot(names, y.tolist(), count, draw)
-                predicted = few_shot_predict(x[chosen], y[chosen], x_test)
-                results.append(self._evaluate(predicted, y_test))
+            predictions = few_shot_predictions(x, y, x_test, names, count, range(draws))
+            results = [self._evaluate(predicted, y_test) for predicted in predictions]
             for name in results[0]:
-                values = [result[name] for result in results]
-                metrics[f"fewshot_{count}/{name}"] = float(np.mean(values))
-                metrics[f"fewshot_{count}/{name}_std"] = float(np.std(values, ddof=draws > 1))
+                mean, std = mean_and_std([result[name] for result in results])
+                metrics[f"fewshot_{count}/{name}"] = mean
+                metrics[f"fewshot_{count}/{name}_std"] = std
         return metrics
 
 
 class PreparedImages(Dataset):
-    """What :func:`extract_features` reads, from a data set of mmpretrain.
+    """Images of a data set of mmpretrain for :func:`extract_features`.
 
     An item is (RGB tensor 3×H×W with values 0 to 255, label).
 
     Args:
-        dataset: gives ``inputs`` and ``data_samples`` with a ``gt_label``.
-        flip: whether its channels are BGR.
+        dataset: Gives ``inputs`` and ``data_samples`` with a ``gt_label``.
+        flip: Whether its channels are BGR.
     """
 
     def __init__(self, dataset: Any, flip: bool) -> None:

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch.nn import functional as F
 
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 
 
 @torch.no_grad()
@@ -28,16 +28,16 @@ def knn_predict(
         train_features: N×D, on any device; the work is done there.
         train_labels: N, integers from 0.
         test_features: M×D.
-        k: number of voters; where there are fewer training features, all of them vote and a
+        k: Number of voters; where there are fewer training features, all of them vote and a
             warning says so.
         temperature: T, above 0.
-        chunk_size: test features compared at a time; at most chunk_size × N similarities are held.
+        chunk_size: Test features compared at a time; at most chunk_size × N similarities are held.
 
     Returns:
         Predicted labels, M, int64, on the device of ``train_features``.
 
     Raises:
-        UserError: shapes do not fit, there is nothing to compare, or k or T is not positive.
+        UserError: Shapes do not fit, there is nothing to compare, or k or T is not positive.
     """
     if train_features.dim() != 2 or train_features.shape[1:] != test_features.shape[1:]:
         raise UserError(
@@ -49,8 +49,8 @@ def knn_predict(
             f"{len(train_features)} training features with {len(train_labels)} labels: kNN needs "
             "one label for each, and at least one"
         )
-    if k < 1 or temperature <= 0:
-        raise UserError(f"k and temperature must be positive, got k={k}, temperature={temperature}")
+    check_number("k", k, 1, whole=True, such_as=20)
+    check_number("temperature", temperature, above=0, such_as=0.07)
     if k > len(train_features):
         warnings.warn(
             f"k={k} is more than the {len(train_features)} training features: all of them vote",
@@ -85,7 +85,7 @@ def knn_accuracy(
     """Top-1 accuracy in percent of :func:`knn_predict`.
 
     Raises:
-        UserError: as there, or the test features and labels differ in number or are none.
+        UserError: As there, or the test features and labels differ in number or are none.
     """
     if len(test_features) != len(test_labels) or not len(test_labels):
         raise UserError(

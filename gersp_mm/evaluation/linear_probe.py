@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from gersp_mm.evaluation.logistic_regression import fit_classifiers
+from gersp_mm.evaluation.logistic_regression import Classifier, fit_classifiers
 from gersp_mm.utils.errors import UserError
 
 # From strong to hardly any regularisation of standardised features.
@@ -18,16 +18,18 @@ class LinearProbeResult(NamedTuple):
     """Outcome of :func:`linear_probe`.
 
     Attributes:
-        accuracy: top-1 on the test features in percent.
-        chosen_c: inverse regularisation strength that was used.
-        sweep: validation accuracy in percent of every C that was tried.
-        predictions: the class of each test feature, M integers.
+        accuracy: Top-1 on the test features in percent.
+        chosen_c: Inverse regularisation strength that was used.
+        sweep: Validation accuracy in percent of every C that was tried.
+        predictions: The class of each test feature, M integers.
+        classifier: The classifier that was tested, trained on all training features.
     """
 
     accuracy: float
     chosen_c: float
     sweep: dict[float, float]
     predictions: torch.Tensor
+    classifier: Classifier
 
 
 def linear_probe(
@@ -55,15 +57,15 @@ def linear_probe(
         train_labels: N integers.
         test_features: M×D.
         test_labels: M integers.
-        sweep: values of C, the inverse strength of the L2 penalty, above 0.
-        val_share: share of the training features that C is chosen on, between 0 and 1.
-        seed: of that split.
-        max_iter: most iterations of L-BFGS for one classifier.
-        val: features and labels to choose C on; in place of ``val_share`` and ``seed``.
-        progress: text beside a progress bar, None for no bar.
+        sweep: Values of C, the inverse strength of the L2 penalty, above 0.
+        val_share: Share of the training features that C is chosen on, between 0 and 1.
+        seed: Seed of that split.
+        max_iter: Greatest number of iterations of L-BFGS for one classifier.
+        val: Features and labels to choose C on; in place of ``val_share`` and ``seed``.
+        progress: Text next to a progress bar, None for no bar.
 
     Raises:
-        UserError: numbers of features and labels differ, there are fewer than two classes or two
+        UserError: Numbers of features and labels differ, there are fewer than two classes or two
             images in a class, too few images to split, or ``sweep`` is empty.
     """
     from sklearn.model_selection import train_test_split
@@ -100,7 +102,8 @@ def linear_probe(
     if val is None:
         final = fit_classifiers(x, y, [chosen], max_iter, start=final)[chosen]
     predictions = final.predict(x_test)
-    return LinearProbeResult(_percent(predictions == y_test), chosen, accuracies, predictions)
+    accuracy = _percent(predictions == y_test)
+    return LinearProbeResult(accuracy, chosen, accuracies, predictions, final)
 
 
 def _percent(correct: torch.Tensor) -> float:

@@ -23,11 +23,11 @@ class Classifier(NamedTuple):
     """Takes the class of the highest score, weight · standardised features + bias.
 
     Attributes:
-        mean: D, of the training features.
-        std: D, likewise.
-        weight: K×D.
-        bias: K.
-        classes: K labels.
+        mean: Mean of the training features, D.
+        std: Standard deviation of the training features, D.
+        weight: Weights of standardised features, K×D.
+        bias: Biases, K.
+        classes: Labels, K.
     """
 
     mean: torch.Tensor
@@ -41,6 +41,11 @@ class Classifier(NamedTuple):
         scores = (features - self.mean) / self.std @ self.weight.T + self.bias
         return self.classes[scores.argmax(1)]
 
+    def of_raw_features(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weight K×D and bias K for features that are not standardised."""
+        weight = self.weight.double() / self.std
+        return weight.float(), (self.bias - weight @ self.mean.double()).float()
+
 
 def fit_classifiers(
     features: torch.Tensor,
@@ -50,7 +55,7 @@ def fit_classifiers(
     start: Classifier | None = None,
     progress: str | None = None,
 ) -> dict[float, Classifier]:
-    """Train a logistic regression on standardised features for each C, one going on from the other.
+    """Train a logistic regression on standardised features for each C, each from the one before.
 
     Each is scikit-learn's: it has the least ``mean cross-entropy + |W|² / (2 C N)``, without
     penalty of the bias.
@@ -58,10 +63,10 @@ def fit_classifiers(
     Args:
         features: N×D, fp32.
         labels: N integers, of at least two classes.
-        sweep: values of C.
-        max_iter: most iterations of L-BFGS for each.
-        start: of the first one.
-        progress: text beside a progress bar, None for no bar.
+        sweep: Values of C.
+        max_iter: Greatest number of iterations of L-BFGS for each.
+        start: Classifier that the first one starts from.
+        progress: Text next to a progress bar, None for no bar.
     """
     std, mean = torch.std_mean(features, 0, correction=0)
     std[std <= 1e-6 * mean.abs()] = 1  # constant
@@ -75,7 +80,7 @@ def fit_classifiers(
         weight, bias = start.weight, start.bias
     found = {}
     for c in console.progress(sweep, progress or "", "C", shown=progress is not None):
-        # of two classes scikit-learn penalises the difference of the two weights
+        # Of two classes, scikit-learn penalises the difference of the two weights.
         penalty = (2 if k == 2 else 1) / (c * n)
         weight, bias, steps = _minimise(x, one_hot, penalty, covariance, weight, bias, max_iter)
         if steps >= max_iter:

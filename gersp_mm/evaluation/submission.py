@@ -48,8 +48,8 @@ class LoveDASubmission(BaseMetric):
     processes predicted are gathered, each once.
 
     Args:
-        output_dir: Folder of the files.
-        collect_device: Device on which results are gathered, ``'cpu'`` or ``'gpu'``.
+        output_dir: Where to write.
+        collect_device: How results are gathered, ``'cpu'`` or ``'gpu'``.
 
     Raises:
         UserError: A label above 6 was predicted, or two images have one name.

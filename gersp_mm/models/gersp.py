@@ -41,30 +41,30 @@ class GeRSP(BaseSelfSupervisor):
     left out is not built, so no parameter stays unused.
 
     Args:
-        backbone: config of the student backbone, or a module. It returns a tuple with one
+        backbone: Config of the student backbone, or a module. It returns a tuple with one
             N×C×H×W map or N×C vector.
-        neck: config of the projector (``MoCoV2Neck``), or a module. It gets the backbone's tuple.
-        head: config of the contrastive loss: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's
+        neck: Config of the projector (``MoCoV2Neck``), or a module. It gets the backbone's tuple.
+        head: Config of the contrastive loss: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's
             ``ContrastiveHead`` (which costs a copy of the queue in every step).
-        natural_head: config of a classification head of mmpretrain (``LinearClsHead``), or a
+        natural_head: Config of a classification head of mmpretrain (``LinearClsHead``), or a
             module. It gets a tuple with one N×C vector. ``num_classes='auto'`` is replaced by the
             tools with the number of classes of the data; anywhere else it means ImageNet's 1000.
             Of its ``topk``, numbers above ``num_classes`` are left out.
-        queue_len: number of negative keys.
-        feat_dim: dimension of queries and keys, the projector's ``out_channels``.
+        queue_len: Number of negative keys.
+        feat_dim: Dimension of queries and keys, the projector's ``out_channels``.
         teacher_momentum: m in [0, 1], the share of the teacher that an update keeps. 0.996 is the
             paper's value (by a secondary source); the released config has 0.999.
-        alpha: weight of L_ce, at least 0. 1 in the released code; the paper's value was not found.
-        joint_forward: run query views and natural images through the student in one forward, so
+        alpha: Weight of L_ce, at least 0. 1 in the released code; the paper's value was not found.
+        joint_forward: Run query views and natural images through the student in one forward, so
             that BatchNorm sees both (as released), or one after the other.
-        natural_statistics: whether natural images enter BatchNorm's running statistics, by which
+        natural_statistics: Whether natural images enter BatchNorm's running statistics, by which
             the exported backbone normalises. False keeps them to the remote-sensing images (each
             kind is normalised by its own batch in training) and needs ``joint_forward=False``.
             Ours, in neither the paper nor the released code.
-        symmetric: let each of the two views be query and key in turn: L_ct is the mean over both
+        symmetric: Let each of the two views be query and key in turn: L_ct is the mean over both
             ways round, and the queue gets the keys of both. An update then costs about twice as
             much. Ours, in neither the paper nor the released code.
-        key_bn: how the keys' BatchNorm is kept from leaking which images belong together:
+        key_bn: How the keys' BatchNorm is kept from leaking which images belong together:
             ``'shuffle'`` exchanges images between ranks (:mod:`gersp_mm.models.key_exchange`),
             ``'sync'`` turns every BatchNorm into SyncBN, ``'none'`` does nothing. Shuffling needs
             more than one rank.
@@ -72,21 +72,22 @@ class GeRSP(BaseSelfSupervisor):
             backbone's weights anew, as the released code does by way of ``init_weights``.
         teacher_projector: ``'ema'`` averages the projector too; ``'frozen'`` keeps its initial
             weights for ever, as the released code does.
-        channels_last: keep convolution weights and images channels last in memory, which is
+        channels_last: Keep convolution weights and images channels last in memory, which is
             faster on GPUs with tensor cores and on CPUs.
-        compile: compile the forward of both backbones with ``torch.compile``; a dict holds
+        compile: Compile the forward of both backbones with ``torch.compile``; a dict holds
             options of it, such as ``dict(mode='max-autotune-no-cudagraphs')``.
-        data_preprocessor: config; :class:`gersp_mm.PairedDataPreprocessor` by default.
-        init_cfg: see :class:`mmengine.model.BaseModule`.
+        data_preprocessor: Config; :class:`gersp_mm.PairedDataPreprocessor` by default.
+        init_cfg: Initialisation, see :class:`mmengine.model.BaseModule`.
 
     Attributes:
         teacher: :class:`gersp_mm.models.Teacher`, or None without the contrastive branch.
-        queue: queue_len × feat_dim, unit rows; row i holds key i. A persistent buffer.
-        queue_ptr: one int64, the row that is written next. A persistent buffer.
-        exchanged_bytes: bytes of key images that this rank sent to others in the last step.
+        queue: The negative keys, queue_len × feat_dim, of unit length; row i holds key i. A
+            persistent buffer.
+        queue_ptr: One int64, the row that is written next. A persistent buffer.
+        exchanged_bytes: Bytes of key images that this rank sent to others in the last step.
 
     Raises:
-        UserError: (a ``ValueError``) an argument is out of its range, or the parts do not fit.
+        UserError: An argument is out of its range, or the parts do not fit.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class GeRSP(BaseSelfSupervisor):
         """Compute both losses for one batch and put the batch's keys into the queue.
 
         Args:
-            inputs: normalised images: ``rs_query`` and ``rs_key``, two views of N remote-sensing
+            inputs: Normalised images: ``rs_query`` and ``rs_key``, two views of N remote-sensing
                 images (N×3×H×W each), and ``natural``, M natural images (M×3×H×W). What a branch
                 that is left out would need is ignored.
             data_samples: M samples holding ``gt_label``.
@@ -191,7 +192,7 @@ class GeRSP(BaseSelfSupervisor):
             ``feat_std`` (0: collapsed, about 1: spread over the whole sphere).
 
         Raises:
-            UserError: an entry of ``inputs`` or the samples are missing.
+            UserError: An entry of ``inputs`` or the samples are missing.
         """
         settings.check_inputs(inputs, self.with_contrastive_branch, self.with_natural_branch)
         if self.with_contrastive_branch and self.symmetric:

@@ -70,10 +70,10 @@ class InfoNCEHead(BaseModule):
 
     Args:
         temperature: T > 0; the released code uses 0.07. The paper's value could not be sourced.
-        init_cfg: see :class:`mmengine.model.BaseModule`.
+        init_cfg: See :class:`mmengine.model.BaseModule`.
 
     Raises:
-        UserError: the temperature is no finite number above 0.
+        UserError: The temperature is no finite number above 0.
     """
 
     def __init__(self, temperature: float = 0.07, init_cfg: dict | None = None) -> None:
@@ -89,7 +89,8 @@ class InfoNCEHead(BaseModule):
         Args:
             query: N × feat_dim, unit length; gradients flow into it alone.
             key: N × feat_dim, unit length; row i is the positive of query i.
-            queue: queue_len × feat_dim, unit length. May be overwritten as soon as this returns.
+            queue: The negative keys, queue_len × feat_dim, unit length. May be overwritten as soon
+                as this returns.
 
         Returns:
             ``loss_ct``; ``acc_ct``, the percentage of queries closer to their positive than to
@@ -112,7 +113,7 @@ def contrastive_loss(
         head: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's ``ContrastiveHead``.
         query: N × feat_dim, unit length.
         key: N × feat_dim, unit length.
-        queue: queue_len × feat_dim, unit length.
+        queue: The negative keys, queue_len × feat_dim, unit length.
 
     Returns:
         What the head gives; and ``feat_std``, how far the queries are spread: 0 where they have

@@ -36,7 +36,7 @@ def bring_back(keys: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
     Args:
         keys: N×D, row i of the image that :func:`send_away` returned at i.
-        order: what :func:`send_away` returned.
+        order: The order that :func:`send_away` returned.
 
     Returns:
         N×D, row i of the image that :func:`send_away` was given at i.

@@ -21,12 +21,12 @@ def enqueue(queue: torch.Tensor, queue_ptr: torch.Tensor, keys: torch.Tensor) ->
     they had been written one after the other. Nothing here waits for the device.
 
     Args:
-        queue: queue_len × feat_dim; row i holds key i.
-        queue_ptr: one int64, the row that is overwritten next.
+        queue: The negative keys, queue_len × feat_dim; row i holds key i.
+        queue_ptr: One int64, the row that is overwritten next.
         keys: N × feat_dim, oldest first.
 
     Raises:
-        UserError: the keys' dimension is not the queue's.
+        UserError: The keys' dimension is not the queue's.
     """
     queue_len, feat_dim = queue.shape
     if keys.shape[1] != feat_dim:

@@ -23,9 +23,9 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
     Normalisation runs in fp32, also under autocast. Nothing here waits for the device.
 
     Args:
-        mean: per-channel mean in RGB order, in the range 0 to 255.
-        std: per-channel standard deviation in RGB order, in the range 0 to 255.
-        non_blocking: copy to the device without waiting, for pinned batches.
+        mean: Per-channel mean in RGB order, in the range 0 to 255.
+        std: Per-channel standard deviation in RGB order, in the range 0 to 255.
+        non_blocking: Copy to the device without waiting, for pinned batches.
 
     Raises:
         UserError: ``mean`` or ``std`` is not one finite number for each channel, a number of
@@ -69,7 +69,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         Args:
             data: a batch of :func:`gersp_mm.datasets.collate_pairs`, or of one of MMEngine's
                 collate functions.
-            training: not used.
+            training: Not used.
 
         Returns:
             ``inputs``, and ``data_samples`` with their labels on the device.

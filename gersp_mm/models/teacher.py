@@ -18,9 +18,9 @@ class Teacher(nn.Module):
     the released code.
 
     Args:
-        backbone: the student backbone; copied.
-        neck: the student projector; copied.
-        average_neck: whether :meth:`update` moves the projector. ``False`` keeps it at its initial
+        backbone: The student backbone; copied.
+        neck: The student projector; copied.
+        average_neck: Whether :meth:`update` moves the projector. ``False`` keeps it at its initial
             weights for ever, as the released code does
             (``_momentum_update_key_encoder`` in ``mmselfsup/models/algorithms/moco_gersp.py``).
     """
@@ -47,8 +47,8 @@ class Teacher(nn.Module):
         """Move towards the student: θ_t ← m·θ_t + (1 - m)·θ_s, in one fused call.
 
         Args:
-            backbone: the student backbone.
-            neck: the student projector.
+            backbone: The student backbone.
+            neck: The student projector.
             momentum: m, the share of the teacher that is kept, in [0, 1].
         """
         own: list[torch.Tensor] = list(self.backbone.parameters())

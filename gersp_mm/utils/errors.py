@@ -1,4 +1,4 @@
-"""The error that is the user's to mend, and what messages are made of."""
+"""The error that a user can fix, and helpers for messages."""
 
 import difflib
 import math

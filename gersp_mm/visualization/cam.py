@@ -10,9 +10,9 @@ Below each map is the predicted class with its probability; above each column th
 on the part of --train that it was not fitted on.
 
 Checkpoints are exported backbones of any architecture whose output is a map; `random` is the
-first one's network at random initialisation. Images are files, a folder with one sub-folder a
-class, or a list with a line `path label` an image, the paths relative to the list's folder or one
-above it.
+first one's network at random initialisation. Images are files, a folder with one sub-folder per
+class, or a list with one line `path label` per image, the paths relative to the list's folder or
+one above it.
 
 Examples:
   python tools/visualization/cam_grid.py data/eurosat/splits/eurosat-gersp-1/test.txt \
@@ -33,7 +33,7 @@ import torch
 from torch import nn
 
 from gersp_mm.backbones.named import Backbone
-from gersp_mm.evaluation.features import EvalImages, pool
+from gersp_mm.evaluation.features import EvalImages, last_output, pool, prepare
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.listing import IMAGE_EXTENSIONS, find_images, is_passed_over
 from gersp_mm.utils.console import progress
@@ -69,32 +69,23 @@ class Probed(nn.Module):
     ``stage`` is what maps are made of: it passes on the backbone's last output.
 
     Args:
-        backbone: see :class:`gersp_mm.backbones.named.Backbone`.
-        weight: classes×D, of standardised features folded into it.
-        bias: classes.
+        backbone: See :class:`gersp_mm.backbones.named.Backbone`.
+        weight: Weights of the classifier, classes×D, for features as they are.
+        bias: Biases of the classifier, one per class.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, backbone: Backbone, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, backbone: Backbone, weight: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
-        self.name = backbone.name
+        self.name, self.mean, self.std = backbone.name, backbone.mean, backbone.std
         self.backbone = backbone.network
         self.stage = nn.Identity()
         self.classifier = nn.Linear(weight.shape[1], weight.shape[0])
-        self.classifier.weight.data = torch.from_numpy(weight).float()
-        self.classifier.bias.data = torch.from_numpy(bias).float()
-        for name in ("mean", "std"):
-            value = torch.tensor(getattr(backbone, name)).view(-1, 1, 1)
-            self.register_buffer(name, value)
+        self.classifier.weight.data, self.classifier.bias.data = weight, bias
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the scores of images N×3×H×W with values 0 to 255."""
         with torch.no_grad():
-            output: Any = self.backbone((images - self.mean) / self.std)
-            while isinstance(output, (tuple, list)):
-                output = output[-1]
+            output = last_output(self.backbone(prepare(images, self.mean, self.std)))
         if output.dim() != 4:
             raise UserError(
                 f"{self.name}: the backbone gives {tuple(output.shape)}, no map N×D×H×W of which "
@@ -106,13 +97,13 @@ class Probed(nn.Module):
 
 
 class Seen(NamedTuple):
-    """What one network makes of the images.
+    """Maps and predictions of one network.
 
     Attributes:
         maps: N×H×W, 0 to 1.
         predicted: N labels.
         probabilities: N, of the predicted labels.
-        accuracy: of the probe in per cent.
+        accuracy: Accuracy of the probe in per cent.
     """
 
     maps: np.ndarray
@@ -123,31 +114,20 @@ class Seen(NamedTuple):
 
 def fit_probe(
     features: torch.Tensor, labels: torch.Tensor, seed: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Fit a logistic regression as :func:`gersp_mm.evaluation.linear_probe` does.
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Fit the classifier of :func:`gersp_mm.evaluation.linear_probe`.
 
     Args:
         features: N×D.
         labels: N, the numbers from 0 on.
-        seed: of the split that its strength is chosen on.
+        seed: Seed of the split that its strength is chosen on.
 
     Returns:
         Weight classes×D and bias for features as they are, and the accuracy in per cent on the
         part that the strength was chosen on.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    chosen = linear_probe(features, labels, features[:1], labels[:1], seed=seed)
-    scaler = StandardScaler().fit(features.double().numpy())
-    fitted = LogisticRegression(C=chosen.chosen_c, max_iter=1000).fit(
-        scaler.transform(features.double().numpy()), labels.numpy()
-    )
-    weight, bias = fitted.coef_, fitted.intercept_
-    if len(weight) == 1:  # two classes share one
-        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    weight = weight / scaler.scale_
-    return weight, bias - weight @ scaler.mean_, chosen.sweep[chosen.chosen_c]
+    probe = linear_probe(features, labels, features[:1], labels[:1], seed=seed)
+    return *probe.classifier.of_raw_features(), probe.sweep[probe.chosen_c]
 
 
 def activation_maps(
@@ -156,13 +136,13 @@ def activation_maps(
     """Return a map N×H×W with values 0 to 1 for each image.
 
     Args:
-        model: on the device to run on.
+        model: On the device to run on.
         images: N×3×H×W, 0 to 255.
-        targets: the class of each map.
-        method: one of :data:`METHODS`.
+        targets: The class of each map.
+        method: One of :data:`METHODS`.
 
     Raises:
-        UserError: there is no grad-cam.
+        UserError: There is no grad-cam.
     """
     cam_class, target_class = library(method)
     cam = cam_class(model=model, target_layers=[model.stage])
@@ -192,11 +172,11 @@ def shown_images(
     """Read the images to draw; those whose class is not known get the label ``UNKNOWN``.
 
     Args:
-        sources: image files, or one folder or list.
-        size: side of the images.
-        rows: how many of a folder or list.
-        names: of the training images' classes.
-        train: the training images, for messages.
+        sources: Image files, or one folder or list.
+        size: Side of the images.
+        rows: How many of a folder or list.
+        names: Names of the training images' classes.
+        train: The training images, for messages.
 
     Raises:
         UserError: a file does not exist, or the classes are others than the training images'.
@@ -249,11 +229,11 @@ def draw(
     """Draw the grid.
 
     Args:
-        images: the rows.
-        seen: the columns.
-        names: of the classes.
-        overlay: share of the map in the mixture with the image.
-        out: the png to write.
+        images: The rows.
+        seen: The columns.
+        names: Names of the classes.
+        overlay: Share of the map in the mixture with the image.
+        out: The png to write.
     """
     import matplotlib
 

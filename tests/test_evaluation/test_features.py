@@ -344,7 +344,7 @@ def test_a_class_of_which_nothing_can_be_read_is_an_error(tmp_path: Path):
 
 
 def test_bad_folder_size_and_file(tmp_path: Path):
-    with pytest.raises(UserError, match="one sub-folder of images a class"):
+    with pytest.raises(UserError, match="one sub-folder of images per class"):
         EvalImages(tmp_path)
     folder = write_classes(tmp_path, classes=1, per_class=1)
     with pytest.raises(UserError, match="resize must be at least the size 64"):

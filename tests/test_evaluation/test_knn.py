@@ -95,8 +95,8 @@ def test_more_voters_than_features():
     [
         (dict(train_labels=torch.zeros(3, dtype=torch.long)), "4 training features with 3 labels"),
         (dict(test_features=torch.ones(2, 6)), "N×D and M×D"),
-        (dict(k=0), "k=0"),
-        (dict(temperature=0.0), "temperature=0.0"),
+        (dict(k=0), "k cannot be 0"),
+        (dict(temperature=0.0), "temperature cannot be 0.0"),
         (dict(test_labels=torch.zeros(1, dtype=torch.long)), "2 test features with 1 labels"),
     ],
 )

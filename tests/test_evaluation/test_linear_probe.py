@@ -134,3 +134,13 @@ def test_errors(labels, expected):
     features = torch.randn(6, 4)
     with pytest.raises(UserError, match=expected):
         linear_probe(features, labels, features, torch.zeros(6, dtype=torch.long))
+
+
+def test_the_classifier_of_the_result_is_the_one_that_was_tested():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    features = 5 + 4 * torch.randn(90, 6, generator=generator) + labels[:, None]
+    result = linear_probe(features, labels, features, labels)
+    assert torch.equal(result.classifier.predict(features), result.predictions)
+    weight, bias = result.classifier.of_raw_features()
+    assert torch.equal((features @ weight.T + bias).argmax(1), result.predictions)

@@ -139,12 +139,18 @@ def test_keeping_a_single_checkpoint_is_refused():
 @pytest.mark.parametrize(
     "options, text",
     [
-        (dict(interval="2"), "interval must be a whole number of at least -1 .*, got '2'"),
-        (dict(interval=1.5), "interval must be a whole number of at least -1 .*, got 1.5"),
-        (dict(interval=-2), "interval must be a whole number of at least -1 .*, got -2"),
-        (dict(max_keep_ckpts=None), "max_keep_ckpts must be a whole number .*, got None"),
-        (dict(max_keep_ckpts=True), "max_keep_ckpts must be a whole number .*, got True"),
-        (dict(save_begin=-1), "save_begin must be a whole number of at least 0, got -1"),
+        (dict(interval="2"), "interval cannot be '2'. Set it to a whole number of at least"),
+        (dict(interval=1.5), "interval cannot be 1.5. Set it to a whole number of at least"),
+        (dict(interval=-2), "interval cannot be -2. Set it to a whole number of at least"),
+        (
+            dict(max_keep_ckpts=None),
+            "max_keep_ckpts cannot be None. Set it to a whole number of at least",
+        ),
+        (
+            dict(max_keep_ckpts=True),
+            "max_keep_ckpts cannot be True. Set it to a whole number of at least",
+        ),
+        (dict(save_begin=-1), "save_begin cannot be -1. Set it to a whole number of at least"),
     ],
 )
 def test_numbers_of_another_type_or_sign_are_refused(options, text):

@@ -223,7 +223,7 @@ def test_lists_of_mixed_folders_have_numbered_classes(tmp_path: Path):
 def test_bad_arguments(data: Path, tmp_path: Path):
     out = tmp_path / "x.png"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty.*expected one sub-folder of images a class"):
+    with pytest.raises(UserError, match=r"empty.*expected one sub-folder of images per class"):
         run(tsne, data, tmp_path / "empty", out=out)
     with pytest.raises(UserError, match="--limit must be at least 1, got 0"):
         run(tsne, data, data / "images", "--limit", 0, out=out)
@@ -320,7 +320,7 @@ def test_files_are_drawn_without_a_known_class(data: Path, tmp_path: Path):
 
 def test_a_network_without_a_map_is_refused():
     backbone = Backbone("flat", nn.Flatten(), (0.0,) * 3, (1.0,) * 3)
-    model = cam_grid.Probed(backbone, np.zeros((2, 12)), np.zeros(2))
+    model = cam_grid.Probed(backbone, torch.zeros(2, 12), torch.zeros(2))
     with pytest.raises(UserError, match=r"flat: the backbone gives \(1, 12\), no map"):
         model(torch.zeros(1, 3, 2, 2))
 

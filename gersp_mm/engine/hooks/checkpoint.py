@@ -13,7 +13,7 @@ from mmengine.hooks import CheckpointHook
 from gersp_mm.engine.preflight.disk import check_free_space
 from gersp_mm.engine.runs import together
 from gersp_mm.registry import HOOKS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.files import remove_temporaries, replacing
 from gersp_mm.utils.model import unwrap
 
@@ -117,14 +117,13 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 def _check_numbers(options: dict[str, Any]) -> None:
-    for name, lowest in (("interval", -1), ("max_keep_ckpts", -1), ("save_begin", 0)):
-        value = options.get(name, lowest)
-        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            meaning = {-1: " (-1 for none but the last)" if name == "interval" else " (-1 for all)"}
-            raise UserError(
-                f"default_hooks.checkpoint.{name} must be a whole number of at least "
-                f"{lowest}{meaning.get(lowest, '')}, got {value!r}"
-            )
+    for name, lowest, example in (
+        ("interval", -1, "1 (-1 for none but the last)"),
+        ("max_keep_ckpts", -1, "2 (-1 for all)"),
+        ("save_begin", 0, 0),
+    ):
+        value, option = options.get(name, lowest), f"default_hooks.checkpoint.{name}"
+        check_number(option, value, lowest, whole=True, such_as=example)
 
 
 def _gradients(runner: Any) -> dict[str, torch.Tensor]:

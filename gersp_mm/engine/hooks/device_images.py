@@ -28,10 +28,10 @@ class DeviceImagesHook(Hook):
     :class:`gersp_mm.datasets.ViewAugmentation`.
 
     Args:
-        max_gib: refuse sources that need more memory than this, together, in GiB.
+        max_gib: Refuse sources that need more memory than this, together, in GiB.
 
     Raises:
-        UserError: the dataset, its pipelines, the preprocessor or the images are of another kind,
+        UserError: The dataset, its pipelines, the preprocessor or the images are of another kind,
             or need more memory.
     """
 

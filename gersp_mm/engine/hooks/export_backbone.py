@@ -27,7 +27,7 @@ class ExportBackboneHook(Hook):
     when complete.
 
     Args:
-        method: name of the pre-training that the file carries; by default that of the model's
+        method: Name of the pre-training that the file carries; by default that of the model's
             class. Baselines that are made of GeRSP's parts name themselves here.
         weights: ``'ema'`` for the averaged weights of the run's ``EMAHook``, ``'raw'`` for those
             that the optimizer moves. By default ``'ema'`` where there is an ``EMAHook``, which are
@@ -35,7 +35,7 @@ class ExportBackboneHook(Hook):
             ``meta['weights']`` of the export and of the checkpoint.
 
     Raises:
-        UserError: the data preprocessor has no mean and std to note in the file; or averaged
+        UserError: The data preprocessor has no mean and std to note in the file; or averaged
             weights are asked for and the run has none.
     """
 

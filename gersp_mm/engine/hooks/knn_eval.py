@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook, ParamSchedulerHook
 
+from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.engine.preflight.findings import RULE
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.evaluation.features import read_parts
@@ -115,14 +116,16 @@ class KNNEvalHook(Hook):
     def evaluate(self, runner: Any) -> float:
         """Evaluate the model, averaged where it is saved so, and return top-1 in per cent."""
         model = unwrap(runner.model)
-        preprocessor = model.data_preprocessor
+        scale = Normalisation.of(model.data_preprocessor)
+        if scale is None:
+            raise UserError("model.data_preprocessor does not normalise. Give it mean and std.")
         with _averaged_weights(runner):
             features = [
                 extract_features(
                     model,
                     images,
-                    mean=preprocessor.mean.flatten().tolist(),
-                    std=preprocessor.std.flatten().tolist(),
+                    mean=scale.mean,
+                    std=scale.std,
                     batch_size=self.batch_size,
                     num_workers=self.num_workers,
                     progress=f"kNN {part}",
