@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""GeRSP-mini: what is gained by BatchNorm's statistics alone.
+r"""GeRSP-mini: what is gained by BatchNorm's statistics alone.
 
 Takes the finished backbones of the study, estimates the running statistics of every BatchNorm anew
 from unlabelled remote-sensing views of the pre-training (PyTorch's update_bn), leaves all weights
@@ -10,7 +10,8 @@ as they are, and writes the backbones and a plan of their evaluation. After benc
 
 Examples:
   python benchmarks/mini/own_statistics.py
-  python tools/benchmarks/run.py work_dirs/mini/cpu/own_statistics.yml --out results/mini_cpu.jsonl
+  python tools/benchmarks/run.py work_dirs/mini/cpu/own_statistics.yml \
+      --out work_dirs/mini/cpu/results.jsonl
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ a block of their own.
 
 Examples:
   python tools/benchmarks/table.py results/frozen_small.jsonl
-  python tools/benchmarks/table.py results/a.jsonl results/b.jsonl --out tables --reference IMP
+  python tools/benchmarks/table.py results/a.jsonl results/b.jsonl --out work_dirs/tables
 """
 
 from __future__ import annotations
