@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import runpy
 import shlex
@@ -17,15 +18,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from mmpretrain.models.backbones import ResNet
 
+from gersp_mm.backbones import export_backbone
 from gersp_mm.commands import train
+from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.engine.launch import load_config
 from gersp_mm.evaluation.features import EvalImages
 from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from tests.downstream import convert, write_scenes
-from tests.smoke import forget_runs
+from tests.smoke import forget_runs, write_classes, write_images
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = re.compile(r"^<!-- run: ([\w-]+) -->\n```\w+\n(.*?)^```", re.M | re.S)
@@ -249,6 +253,38 @@ def demo_sources(pair: Path, words: list[str]) -> list[str]:
         if f"{SOURCE}.{source}=None" not in words
         for option in (f"{source}.data_root={folder}", f"{source}.ann_file=")
     ]
+
+
+@pytest.mark.slow
+def test_marked_pictures_are_drawn_from_what_the_quickstart_leaves(tmp_path, monkeypatch) -> None:
+    data, run = tmp_path / "data/demo", tmp_path / "work_dirs/quickstart"
+    write_images(data / "remote_sensing", 40, size=(64, 64))
+    write_classes(data / "natural")
+    for part in ("train", "test"):
+        write_classes(data / "sites" / part, per_class=16)
+    for name, folder in (("sites_train", "sites/train"), ("sites_test", "sites/test"),
+                         ("natural", "natural"), ("remote_sensing", "remote_sensing")):  # fmt: skip
+        files = sorted((data / folder).rglob("*.jpg"))
+        labels = ["" if name == "remote_sensing" else f" {f.parent.name[-1]}" for f in files]
+        lines = [f"{f.relative_to(data)}{label}" for f, label in zip(files, labels, strict=True)]
+        (data / f"{name}.txt").write_text("\n".join(lines))
+    state = {f"backbone.{name}": tensor for name, tensor in ResNet(18).state_dict().items()}
+    run.mkdir(parents=True)
+    file = run / "gersp_r18_demo_backbone.pth"
+    export_backbone(state, file, "ResNet-18", "GeRSP", list(RGB_MEAN), list(RGB_STD))
+    scalars = run / "20260101_000000/vis_data/scalars.json"
+    scalars.parent.mkdir(parents=True)
+    lines = [dict(loss_ct=6.0 - n, iter=n, step=n, epoch=1) for n in (1, 2)]
+    scalars.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    monkeypatch.chdir(tmp_path)
+    commands = split(*block("pictures"))
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", [command.script, *command.arguments])
+        runpy.run_path(str(ROOT / command.script), run_name="__main__")
+        forget_runs()
+        out = Path(command.arguments[command.arguments.index("--out") + 1])
+        assert out.stat().st_size > 1000
+    assert len(commands) == 6
 
 
 def test_marked_knn_evaluation_reads_what_the_converter_writes(tmp_path, monkeypatch) -> None:
