@@ -46,6 +46,7 @@ LAUNCHERS = {
     "tools/quickstart.sh": ("tools/quickstart.py", 0, 0),
     "tools/demo_detection.sh": ("tools/demo_detection.py", 0, 0),
 }
+CONVERT = "tools/model_converters/convert_checkpoint.py"
 OTHERS = ("tools/run_tests.sh", ".ci/run")  # take the arguments of pytest, or names of steps
 # Arguments that name a file or folder to write.
 WRITTEN = ("out", "show_dir", "results", "target", "work_dir", "submission")
@@ -77,6 +78,7 @@ def texts() -> list[tuple[str, str]]:
         if name.startswith("docs/reference/"):  # written from the help texts
             continue
         found.append((name, "\n".join(FENCE.findall(text))))
+        text = text.replace("`convert ", f"`python {CONVERT} ")  # the short form in checkpoints.md
         found += [
             (name, line) for line in INLINE.findall(FENCE.sub("", text)) if line.count(" ") > 1
         ]
