@@ -448,7 +448,7 @@ def _build(
             rs_lines = [tile["path"] for tile in tiles["pretrain"]]
             train, test = ([(t["path"], t["label"]) for t in tiles[p]] for p in ("train", "test"))
             manifest["evaluation"] = dict(
-                what="site recognition, test tiles from other places than all training tiles",
+                what="site recognition; test tiles come from another part of the same images",
                 classes=site_names(),
             )
         else:

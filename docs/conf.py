@@ -12,7 +12,6 @@ import ast
 import contextlib
 import importlib
 import io
-import os
 import re
 import runpy
 import sys
@@ -147,10 +146,9 @@ def link_pages(app, path: Path, parent: str, content: list[str]) -> None:
         target = (folder / link).resolve()
         page = PAGES.get(target.relative_to(ROOT).as_posix())
         if page:  # headings of included files cannot be linked to
-            return f"[{label}]({os.path.relpath(DOCS / page, (DOCS / parent).parent)})"
+            return f"[{label}](/{page})"
         if target.is_relative_to(DOCS):
-            page = os.path.relpath(target, (DOCS / parent).parent)
-            return f"[{label}]({page}{anchor or ''})"
+            return f"[{label}](/{target.relative_to(DOCS).as_posix()}{anchor or ''})"
         return label
 
     content[0] = re.sub(r"(?<!!)\[([^\]]+)\]\((?!http|#)([^)#]+)(#[^)]*)?\)", replace, content[0])

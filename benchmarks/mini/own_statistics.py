@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""GeRSP-mini: what is gained by BatchNorm's statistics alone.
+r"""GeRSP-mini: what is gained by BatchNorm's statistics alone.
 
 Takes the finished backbones of the study, estimates the running statistics of every BatchNorm anew
 from unlabelled remote-sensing views of the pre-training (PyTorch's update_bn), leaves all weights

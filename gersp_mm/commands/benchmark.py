@@ -2,8 +2,8 @@
 
 Examples:
   python tools/benchmarks/run.py tools/benchmarks/example.yml --dry-run
-  python tools/benchmarks/run.py tools/benchmarks/example.yml --out results/mine.jsonl
-  python tools/benchmarks/table.py results/mine.jsonl --out tables
+  python tools/benchmarks/run.py tools/benchmarks/example.yml --out work_dirs/mine.jsonl
+  python tools/benchmarks/table.py work_dirs/mine.jsonl --out work_dirs/tables
 
 The file (paths are relative to the current folder):
 

@@ -11,7 +11,8 @@ gersp_mm/results/documents.py for their form.
 
 Examples:
   python tools/benchmarks/table.py results/frozen_small.jsonl
-  python tools/benchmarks/table.py results/a.jsonl results/b.jsonl --out tables --reference IMP
+  python tools/benchmarks/table.py results/a.jsonl results/b.jsonl --out work_dirs/tables \
+      --reference IMP
   python tools/benchmarks/table.py --write README.md docs/results/mini.md
 """
 

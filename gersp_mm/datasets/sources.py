@@ -84,11 +84,14 @@ class MillionAID(CustomDataset):
             self.ann_file = osp.join(folder, self.listing)
         source = self.ann_file or folder
         if not (fileio.exists(source) if self.ann_file else fileio.isdir(source)):
+            option = f"train_dataloader.dataset.{'natural' if self.labelled else 'remote_sensing'}"
             raise UserError(
-                f"{source} is no {'list' if self.ann_file else 'folder'}: set data_root of the "
-                f"{'natural' if self.labelled else 'remote-sensing'} images to a folder of images"
-                + (" and ann_file to a list inside it" if self.ann_file else "")
-            )
+                f"{source} is no {'list' if self.ann_file else 'folder'}. Set {option}.data_root "
+                "to a folder of images"
+                + (f" and {option}.ann_file to a list inside it" if self.ann_file else "")
+                + (", or train without natural images: model.natural_head=None "
+                   f"{option}=None" if self.labelled else "") + "."
+            )  # fmt: skip
         if not self.ann_file:
             return []
         images = ImageList.read(self.ann_file, folder, self.labelled)

@@ -19,10 +19,10 @@ It may be interrupted at any moment, killed included: the same command resumes w
 Images that are done are not looked at again, bad ones are; to start anew, remove DST.
 
 Examples:
-  python tools/dataset_converters/pack_images.py data/million_aid/test packed/million_aid --to lmdb
-  python tools/dataset_converters/pack_images.py data/ImageNet/train packed/imagenet --to lmdb
-  python tools/dataset_converters/pack_images.py data/ImageNet packed/subset --list subset.txt
-  python tools/dataset_converters/pack_images.py /my/images packed/mine --shorter-side 0 --to lmdb
+  python tools/dataset_converters/pack_images.py data/million_aid/test data/packed/maid --to lmdb
+  python tools/dataset_converters/pack_images.py data/ImageNet/train data/packed/imagenet --to lmdb
+  python tools/dataset_converters/pack_images.py data/ImageNet data/packed/subset --list subset.txt
+  python tools/dataset_converters/pack_images.py /my/images data/packed/mine --shorter-side 0
 """
 
 from __future__ import annotations

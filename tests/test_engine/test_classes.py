@@ -69,7 +69,7 @@ def test_counting_by_a_list_by_names_and_by_another_kind_of_data_set(tmp_path):
     assert count_classes(dict(source, ann_file="some.txt")) == 3
     assert count_classes(dict(source, metainfo=dict(classes=list("abcde")))) == 5
     assert count_classes(dict(type="CustomDataset", data_root=str(tmp_path))) == 4
-    with pytest.raises(UserError, match="no_such.*set data_root of the natural images"):
+    with pytest.raises(UserError, match="no_such.*Set train_dataloader.dataset.natural.data_root"):
         count_classes(dict(source, data_root=str(tmp_path / "no_such")))
 
 

@@ -127,7 +127,7 @@ BAD_INPUT = {
             "--cfg-options",
             "train_dataloader.dataset.remote_sensing.data_root=/no/such/folder",
         ],
-        "/no/such/folder.* set data_root of the remote-sensing images",
+        "/no/such/folder.* Set train_dataloader.dataset.remote_sensing.data_root to a folder",
     ),
 }
 
