@@ -151,7 +151,7 @@ def evaluate(checkpoint, folder):
 
 def one_run(folder, start, seed, epochs, args, options):
     """Train and evaluate once, or return what a finished run found."""
-    from gersp_mm.evaluation.metrics import Measurement, config_name
+    from gersp_mm.evaluation.measurement import Measurement, config_name
     from gersp_mm.utils.files import file_sha256
 
     backbone = args.checkpoint.resolve()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from gersp_mm.backbones.build import inspect, read_exported
 from gersp_mm.benchmark.data import Data
 from gersp_mm.benchmark.spec import KNN, FewShot, Finetuning, LinearProbe, Plan, Task, TaskSpec
-from gersp_mm.evaluation.metrics import backbone_name, config_name
+from gersp_mm.evaluation.measurement import backbone_name, config_name
 from gersp_mm.resources import find_config
 from gersp_mm.results import protocol as protocols
 from gersp_mm.results.protocol import AnyProtocol

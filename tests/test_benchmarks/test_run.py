@@ -21,7 +21,7 @@ from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.datasets.splits import few_shot
 from gersp_mm.evaluation import features as features_module
 from gersp_mm.evaluation import linear_probe
-from gersp_mm.evaluation.metrics import Measurement
+from gersp_mm.evaluation.measurement import Measurement
 from gersp_mm.results import Row, SplitRef, store
 from gersp_mm.results.protocol import FrozenKNN, ImageInput
 from gersp_mm.utils.errors import UserError

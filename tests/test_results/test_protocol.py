@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import FROZEN_STAGES, read_config
-from gersp_mm.evaluation.metrics import Measurement
+from gersp_mm.evaluation.measurement import Measurement
 from gersp_mm.results import Column, Protocol, SplitRef
 from gersp_mm.results.protocol import (
     FROZEN,
