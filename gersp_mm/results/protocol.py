@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import BaseModel, ConfigDict, Field
 
 from gersp_mm.checkpoints.read import UNREAD, config_values
+from gersp_mm.utils.errors import counted
 from gersp_mm.utils.validation import validated
 
 Count = Annotated[int, Field(ge=1)]
@@ -174,7 +175,8 @@ class FrozenLinear(Protocol):
 
     def _sentence(self) -> str:
         if self.solver == "sgd":
-            return f"Frozen features, linear layer by SGD, {self.epochs} epochs, {self.image}"
+            epochs = counted(self.epochs or 0, "epoch")
+            return f"Frozen features, linear layer by SGD, {epochs}, {self.image}"
         values = ", ".join(f"{c:g}" for c in self.sweep)
         chosen = {"val": " by the validation list", "train_fifth": " by a fifth of train", None: ""}
         how = f"logistic regression, C of {values}{chosen[self.chosen_on]}"
@@ -226,7 +228,8 @@ class FineTuning(Protocol):
 
     def _sentence(self) -> str:
         few = f", {self.images_per_class} images per class" if self.images_per_class else ""
-        return f"Fine-tuning{few}, {self.epochs} epochs, {self.image}{_frozen(self.frozen)}"
+        epochs = counted(self.epochs, "epoch")
+        return f"Fine-tuning{few}, {epochs}, {self.image}{_frozen(self.frozen)}"
 
     def _short(self) -> str:
         return "fine-tuned"
@@ -255,7 +258,7 @@ class Detection(Protocol):
         merged = "merged" if self.merged else "not merged"
         tiles = f" ({self.tile} px tiles, {merged})" if self.tile else ""
         boxes = f"{self.boxes.capitalize()} boxes, {recipe} protocol{tiles}"
-        return f"{boxes}, {self.epochs} epochs{_frozen(self.frozen)}"
+        return f"{boxes}, {counted(self.epochs, 'epoch')}{_frozen(self.frozen)}"
 
 
 class Segmentation(Protocol):

@@ -371,7 +371,7 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
         ("GeRSP", 3, 53.0), ("random", 3, 55.0),
     ]  # fmt: skip
     assert found[0].config == CONFIG and found[0].overrides == {}
-    assert found[0].protocol == "Fine-tuning, 1 epochs, 64 px, eurosat-gersp-1, train to test"
+    assert found[0].protocol == "Fine-tuning, 1 epoch, 64 px, eurosat-gersp-1, train to test"
     assert [r.settings.method for r in found] == ["GeRSP", "random"]
     assert run(FINETUNE)[0] == 0
 
