@@ -12,7 +12,7 @@ from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.backbones.exported import ExportedBackbone
 from gersp_mm.benchmark.data import Data
 from gersp_mm.benchmark.spec import KNN, FewShot, Finetuning, LinearProbe, Plan, Task, TaskSpec
-from gersp_mm.evaluation.metrics import config_name
+from gersp_mm.evaluation.measurement import config_name
 from gersp_mm.resources import find_config
 from gersp_mm.results import protocol as protocols
 from gersp_mm.results.protocol import AnyProtocol

@@ -19,7 +19,7 @@ from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation.features import read_parts
 from gersp_mm.evaluation.linear_probe import DEFAULT_SWEEP
-from gersp_mm.evaluation.metrics import Measurement
+from gersp_mm.evaluation.measurement import Measurement
 from gersp_mm.resources import find_config
 from gersp_mm.results.protocol import Positive, Typed
 from gersp_mm.utils.errors import UserError

@@ -168,7 +168,7 @@ def one_run(
 
     from gersp_mm.engine.runs import TRAINING_LOG, ChildRun
     from gersp_mm.engine.schedule import as_options, fitted_options, run_length, with_epochs
-    from gersp_mm.evaluation.metrics import Measurement, config_name
+    from gersp_mm.evaluation.measurement import Measurement, config_name
     from gersp_mm.resources import find_config, resource
     from gersp_mm.utils.files import file_sha256
 

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
 
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine.changes import changes_of_run
-    from gersp_mm.evaluation.metrics import Measurement, config_name
+    from gersp_mm.evaluation.measurement import Measurement, config_name
     from gersp_mm.results import store
 
     cfg = load_config(args)

@@ -95,8 +95,8 @@ def read_paper(path: str | os.PathLike) -> list[PaperValue]:
     if not path.is_file():
         raise UserError(f"--paper: there is no file {path}")
     second = path.with_suffix(".yml")
-    content = yaml.safe_load(second.read_text(encoding="utf-8")) if second.is_file() else {}
-    tables = validated(dict[str, Requirements], content, str(second))
+    content = yaml.safe_load(second.read_text(encoding="utf-8")) if second.is_file() else None
+    tables = validated(dict[str, Requirements], content or {}, str(second))
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != FIELDS:

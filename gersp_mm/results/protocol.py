@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from gersp_mm.checkpoints.read import UNREAD, config_values
+from gersp_mm.utils.errors import counted
 from gersp_mm.utils.validation import validated
 
 Count = Annotated[int, Field(ge=1)]
@@ -62,11 +63,17 @@ class Protocol(Typed):
     @property
     def sentence(self) -> str:
         """The protocol in a sentence for people."""
-        raise NotImplementedError
+        return self._sentence()
 
     @property
     def short(self) -> str:
         """The protocol in a word for the head of a table; empty where the metric says it."""
+        return self._short()
+
+    def _sentence(self) -> str:
+        raise NotImplementedError
+
+    def _short(self) -> str:
         return ""
 
     @classmethod
@@ -96,18 +103,15 @@ class Protocol(Typed):
         known = "train_cfg" in trained and "model" in trained
         given = {**(evaluation.get("measured_by") or {}), **fields}
         kind = KINDS.get(given.get("kind"), Unparsed)
-        found = kind.fields_of_run(cfg, trained if known else cfg)
+        found = kind._fields_of_run(cfg, trained if known else cfg)
         values = {k: v for k, v in found.items() if k in kind.model_fields and v is not UNREAD}
         return validated(AnyProtocol, {**values, **given}, "evaluation.measured_by")
 
     @classmethod
-    def fields_of_run(cls, tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields that the configs tell; more than there are does not matter.
-
-        Args:
-            tested: The config of the test.
-            trained: The config of the training.
-        """
+    def _fields_of_run(
+        cls, tested: Mapping[str, Any], trained: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what the configs of test and training tell; a protocol takes its own fields."""
         train_cfg = trained.get("train_cfg") or {}
         backbone = (trained.get("model") or {}).get("backbone") or {}
         frozen = FROZEN.get(backbone.get("frozen_stages", -1), UNREAD)
@@ -136,20 +140,17 @@ class FrozenKNN(Protocol):
     k: Count
     temperature: Positive
 
-    @property
-    def sentence(self) -> str:
-        """The protocol in a sentence for people."""
+    def _sentence(self) -> str:
         vote = f"k = {self.k}, T = {self.temperature:g}"
         return f"Frozen features, weighted kNN ({vote}), {self.image}"
 
-    @property
-    def short(self) -> str:
-        """The protocol in a word."""
+    def _short(self) -> str:
         return "kNN"
 
     @classmethod
-    def fields_of_run(cls, tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-        """Return k and the temperature."""
+    def _fields_of_run(
+        cls, tested: Mapping[str, Any], trained: Mapping[str, Any]
+    ) -> dict[str, Any]:
         return dict(k=20, temperature=0.07) | dict((tested.get("test_cfg") or {}).get("knn") or {})
 
 
@@ -164,7 +165,7 @@ class FrozenLinear(Protocol):
         epochs: Length of the training (``sgd``).
     """
 
-    reads = ("train_cfg.max_epochs", BACKBONE_FROZEN)
+    reads = ("train_cfg.max_epochs",)
     kind: Literal["linear"] = "linear"
     image: ImageInput
     solver: Literal["lbfgs", "sgd"]
@@ -172,19 +173,16 @@ class FrozenLinear(Protocol):
     chosen_on: Literal["val", "train_fifth"] | None = None
     epochs: Count | None = None
 
-    @property
-    def sentence(self) -> str:
-        """The protocol in a sentence for people."""
+    def _sentence(self) -> str:
         if self.solver == "sgd":
-            return f"Frozen features, linear layer by SGD, {self.epochs} epochs, {self.image}"
+            epochs = counted(self.epochs or 0, "epoch")
+            return f"Frozen features, linear layer by SGD, {epochs}, {self.image}"
         values = ", ".join(f"{c:g}" for c in self.sweep)
         chosen = {"val": " by the validation list", "train_fifth": " by a fifth of train", None: ""}
         how = f"logistic regression, C of {values}{chosen[self.chosen_on]}"
         return f"Frozen features, {how}, {self.image}"
 
-    @property
-    def short(self) -> str:
-        """The protocol in a word."""
+    def _short(self) -> str:
         return "linear"
 
 
@@ -202,21 +200,18 @@ class FewShot(Protocol):
     shots: Count
     draws: Count
 
-    @property
-    def sentence(self) -> str:
-        """The protocol in a sentence for people."""
+    def _sentence(self) -> str:
         images = f"{self.shots} image{'s' * (self.shots != 1)} per class"
         how = f"logistic regression on {images} (mean of {self.draws} draws)"
         return f"Frozen features, {how}, {self.image}"
 
-    @property
-    def short(self) -> str:
-        """The protocol in a word."""
+    def _short(self) -> str:
         return f"{self.shots}-shot"
 
     @classmethod
-    def fields_of_run(cls, tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the number of draws."""
+    def _fields_of_run(
+        cls, tested: Mapping[str, Any], trained: Mapping[str, Any]
+    ) -> dict[str, Any]:
         few_shot = (tested.get("test_cfg") or {}).get("fewshot") or {}
         return dict(draws=few_shot.get("draws", 5))
 
@@ -231,15 +226,12 @@ class FineTuning(Protocol):
     frozen: Frozen
     images_per_class: Count | None = None
 
-    @property
-    def sentence(self) -> str:
-        """The protocol in a sentence for people."""
+    def _sentence(self) -> str:
         few = f", {self.images_per_class} images per class" if self.images_per_class else ""
-        return f"Fine-tuning{few}, {self.epochs} epochs, {self.image}{_frozen(self.frozen)}"
+        epochs = counted(self.epochs, "epoch")
+        return f"Fine-tuning{few}, {epochs}, {self.image}{_frozen(self.frozen)}"
 
-    @property
-    def short(self) -> str:
-        """The protocol in a word."""
+    def _short(self) -> str:
         return "fine-tuned"
 
 
@@ -261,14 +253,12 @@ class Detection(Protocol):
     epochs: Count
     frozen: Frozen
 
-    @property
-    def sentence(self) -> str:
-        """The protocol in a sentence for people."""
+    def _sentence(self) -> str:
         recipe = {"released": "released", "field": "field's", "demo": "demo's"}[self.recipe]
         merged = "merged" if self.merged else "not merged"
         tiles = f" ({self.tile} px tiles, {merged})" if self.tile else ""
         boxes = f"{self.boxes.capitalize()} boxes, {recipe} protocol{tiles}"
-        return f"{boxes}, {self.epochs} epochs{_frozen(self.frozen)}"
+        return f"{boxes}, {counted(self.epochs, 'epoch')}{_frozen(self.frozen)}"
 
 
 class Segmentation(Protocol):
@@ -284,9 +274,7 @@ class Segmentation(Protocol):
     iterations: Count
     frozen: Frozen
 
-    @property
-    def sentence(self) -> str:
-        """The protocol in a sentence for people."""
+    def _sentence(self) -> str:
         crops = f"{self.crop} px crops"
         return f"Segmentation, {self.iterations:,} iterations, {crops}{_frozen(self.frozen)}"
 
@@ -301,14 +289,10 @@ class TrainingLog(Protocol):
     kind: Literal["training_log"] = "training_log"
     window: str
 
-    @property
-    def sentence(self) -> str:
-        """The protocol in a sentence for people."""
+    def _sentence(self) -> str:
         return f"Training log, mean over {self.window}"
 
-    @property
-    def short(self) -> str:
-        """The protocol in a word."""
+    def _short(self) -> str:
         return f"log ({self.window})"
 
 
@@ -318,9 +302,7 @@ class Unparsed(Protocol):
     kind: Literal["unparsed"] = "unparsed"
     text: str
 
-    @property
-    def sentence(self) -> str:
-        """The sentence."""
+    def _sentence(self) -> str:
         return self.text
 
 
@@ -328,13 +310,6 @@ def _frozen(layers: str) -> str:
     return "" if layers == "none" else f", frozen: {layers.replace('_', ' ')}"
 
 
-def _kinds(classes: Iterable[type[Protocol]]) -> dict[Any, type[Protocol]]:
-    return {kind.model_fields["kind"].default: kind for kind in classes}
-
-
-KINDS = _kinds(
-    (FrozenKNN, FrozenLinear, FewShot, FineTuning, Detection, Segmentation, TrainingLog, Unparsed)
-)
 AnyProtocol = Annotated[
     FrozenKNN
     | FrozenLinear
@@ -346,3 +321,6 @@ AnyProtocol = Annotated[
     | Unparsed,
     Field(discriminator="kind"),
 ]
+KINDS: dict[Any, type[Protocol]] = {
+    kind.model_fields["kind"].default: kind for kind in Protocol.__subclasses__()
+}

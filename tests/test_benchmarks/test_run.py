@@ -22,7 +22,7 @@ from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.datasets.splits import few_shot
 from gersp_mm.evaluation import features as features_module
 from gersp_mm.evaluation import linear_probe
-from gersp_mm.evaluation.metrics import Measurement
+from gersp_mm.evaluation.measurement import Measurement
 from gersp_mm.results import Row, SplitRef, store
 from gersp_mm.results.protocol import FrozenKNN, ImageInput
 from gersp_mm.utils.errors import UserError
@@ -375,7 +375,7 @@ def test_fine_tuning_trains_tests_and_goes_on(folder, monkeypatch):
         ("GeRSP", 3, 53.0), ("random", 3, 55.0),
     ]  # fmt: skip
     assert found[0].config == CONFIG and found[0].overrides == {}
-    assert found[0].protocol == "Fine-tuning, 1 epochs, 64 px, eurosat-gersp-1, train to test"
+    assert found[0].protocol == "Fine-tuning, 1 epoch, 64 px, eurosat-gersp-1, train to test"
     assert [r.settings.method for r in found] == ["GeRSP", "random"]
     assert run(FINETUNE)[0] == 0
 

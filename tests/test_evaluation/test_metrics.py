@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from gersp_mm.evaluation import metrics
-from gersp_mm.evaluation.metrics import Measurement
+from gersp_mm.evaluation import measurement, metrics
+from gersp_mm.evaluation.measurement import Measurement
 from gersp_mm.resources import list_configs, resource
 from gersp_mm.results import Pretraining, SplitRef, append_rows, read_rows
 from gersp_mm.results.protocol import Detection, Unparsed
@@ -128,7 +128,7 @@ def test_the_metrics_of_every_shipped_config_are_known():
     for name in (name for name in list_configs() if name.startswith("downstream/")):
         cfg = Config.fromfile(resource("configs", name))
         measured += len(metrics.wanted_metrics(cfg.evaluation))
-        assert metrics.model_name(cfg, name)
+        assert measurement.model_name(cfg, name)
     assert measured > 20
 
 
@@ -207,14 +207,14 @@ def test_pretraining_in_words(pretrained, text):
 
 def test_names_of_models():
     classifier = dict(type="ImageClassifier", backbone=dict(type="mmpretrain.ResNet", depth=50))
-    assert metrics.model_name(dict(model=classifier), "finetune_r50_eurosat.py") == "ResNet-50"
+    assert measurement.model_name(dict(model=classifier), "finetune_r50_eurosat.py") == "ResNet-50"
     detector = dict(model=dict(type="RetinaNet"))
     for name in ("retinanet_r50_fpn_24e_dior", "retinanet_r50_fpn_1x_dior-r"):
-        assert metrics.model_name(detector, f"a/{name}.py") == "retinanet_r50_fpn"
-    assert metrics.model_name(dict(detector, evaluation=dict(model="Mine")), "x.py") == "Mine"
+        assert measurement.model_name(detector, f"a/{name}.py") == "retinanet_r50_fpn"
+    assert measurement.model_name(dict(detector, evaluation=dict(model="Mine")), "x.py") == "Mine"
 
 
 def test_config_names_hold_no_path_of_the_machine(tmp_path):
     relative = "configs/downstream/dior/retinanet_r50_fpn_24e_dior.py"
-    assert metrics.config_name(ROOT / relative) == relative
-    assert metrics.config_name(tmp_path / "mine.py") == "mine.py"
+    assert measurement.config_name(ROOT / relative) == relative
+    assert measurement.config_name(tmp_path / "mine.py") == "mine.py"

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import FROZEN_STAGES, read_config
-from gersp_mm.evaluation.metrics import Measurement
+from gersp_mm.evaluation.measurement import Measurement
 from gersp_mm.results import Column, Protocol, SplitRef
 from gersp_mm.results.protocol import (
     FROZEN,
@@ -139,6 +139,7 @@ def test_fields_come_from_the_config_as_it_ran(name, option, fields):
         (KNN, "model.backbone.depth=18"),
         (KNN, "test_dataloader.dataset.ann_file=other.txt"),
         (KNN, "frozen=all"),
+        (LINEAR, "frozen=none"),
         (EUROSAT, "optim_wrapper.optimizer.lr=0.5"),
         (EUROSAT, "train_dataloader.batch_size=8"),
         (EUROSAT, "param_scheduler.1.T_max=20"),
@@ -150,7 +151,8 @@ def test_an_option_that_no_field_holds_gives_a_column_of_its_own(name, option):
     usual, changed = column(name), column(name, option)
     assert changed.measured_by == usual.measured_by and changed != usual
     key, _, value = option.partition("=")
-    key, value = ("model.backbone.frozen_stages", "4") if key == "frozen" else (key, value)
+    if key == "frozen":
+        key, value = "model.backbone.frozen_stages", str(FROZEN_STAGES[value])
     held = {name: str(inner) for name, inner in changed.overrides.items()}
     assert held == {key: value}
     assert f"changed: {key}={value}" in changed.sentence

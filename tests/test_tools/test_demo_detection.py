@@ -247,7 +247,7 @@ def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
     ]
     for run in (random, gersp):
         assert {row["protocol"] for row in run["rows"]} == {
-            "Horizontal boxes, demo's protocol, 1 epochs, demo areas, train to test"
+            "Horizontal boxes, demo's protocol, 1 epoch, demo areas, train to test"
         }
         assert [row["value"] for row in run["rows"]] == pytest.approx(
             [100 * run["metrics"][f"coco/bbox_{key}"] for key in ("mAP_50", "mAP")]

@@ -82,7 +82,7 @@ def write_image(path: Path, colour: Any = (200, 30, 60), side: int = 32) -> Path
 
 # ------------------------------------------------------------------------------- classification
 
-FINE_TUNING = "Fine-tuning, 1 epochs, 32 px, halves, train to test"
+FINE_TUNING = "Fine-tuning, 1 epoch, 32 px, halves, train to test"
 COLOURS = dict(field=(40, 200, 60), roof=(220, 40, 40), water=(30, 40, 210))
 
 
@@ -142,7 +142,7 @@ def test_a_changed_option_gives_a_column_of_its_own(classifier, tmp_path, capsys
     (row,) = read_rows(tmp_path / "r.jsonl")
     assert row.overrides == {"test_evaluator.topk": [1, 2]}
     changed = "changed: test_evaluator.topk=[1,2], halves, train to test: "
-    assert f"Colours, Fine-tuning, 1 epochs, 32 px, {changed}" in capsys.readouterr().out
+    assert f"Colours, Fine-tuning, 1 epoch, 32 px, {changed}" in capsys.readouterr().out
 
 
 def test_pictures_of_images_with_one_name_are_all_there_in_true_colours(
@@ -387,7 +387,7 @@ def test_boxes_are_drawn_beside_the_ground_truth(tmp_path, capsys):
     task.run("--show-dir", shown, "--score-thr", "0.001", "--results", tmp_path / "r.jsonl")
     out = capsys.readouterr().out
     assert f"pictures drawn into {shown}: 2\n" in out
-    sentence = "Horizontal boxes, demo's protocol, 1 epochs, halves, train to test"
+    sentence = "Horizontal boxes, demo's protocol, 1 epoch, halves, train to test"
     assert f"Squares, {sentence}: AP50" in out
     rows = read_rows(tmp_path / "r.jsonl")
     assert {row.metric for row in rows} == {"AP50", "AP50:95"}
