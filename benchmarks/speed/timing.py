@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from mmengine.logging import MMLogger
 
-from gersp_mm.utils import provenance
+from gersp_mm.utils.console import table
+from gersp_mm.utils.provenance import Provenance, commit
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -85,21 +86,13 @@ def paired_ratio(times: Times, numerator: str, denominator: str) -> dict[str, fl
 # ---------------------------------------------------------------------------------------- printing
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print aligned columns, numbers with four digits."""
-    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    print(f"\n{title}")
-    for first, *others in cells:
-        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:]))
-        print("  ".join([first.ljust(widths[0]), *numbers]).rstrip())
+    cells = [[f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in rows]
+    print(f"\n{title}\n{table(header, cells)}")
 
 
 def print_spreads(title: str, spreads: Mapping[str, Mapping[str, float]]) -> None:
     """Print minimum, quartiles and maximum of named values, in the unit that the title names."""
     print_table(title, ["", *QUARTILES], [[name, *s.values()] for name, s in spreads.items()])
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # --------------------------------------------------------------------------------------- recording
@@ -157,9 +150,7 @@ def record(
         rounds=getattr(args, "rounds", 1),
         values=values,
         ratios=ratios or {},
-        hardware=f"{provenance.hardware()}, {torch.get_num_threads()} threads",
-        versions=provenance.versions(),
-        commit=provenance.commit(),
+        **dict(Provenance.now(), commit=commit(leave_out="benchmarks/speed/results.jsonl")),
         command=shlex.join(["python", *command]),
     )
     with open(args.record, "a", encoding="utf-8") as file:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,25 +55,15 @@ def checkout() -> Path:
 
 def environment() -> dict[str, Any]:
     """Describe versions, hardware and the time for a report."""
-    from importlib import import_module
-
     import torch
 
-    versions = dict(python=platform.python_version())
-    for name in ("gersp_mm", "torch", "torchvision", "mmengine", "mmcv", "mmpretrain", "sklearn"):
-        versions[name] = str(import_module(name).__version__)
-    cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M)
-        cpu = names[0] if names else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    from gersp_mm.utils import provenance
+
     return dict(
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        versions=versions,
+        versions=provenance.versions(),
         platform=platform.platform(),
-        cpu=cpu,
-        cores=cores,
-        gpus=gpus,
+        cpu=provenance.processor(),
+        cores=provenance.cores(),
+        gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     )

@@ -48,7 +48,7 @@ class KnownDataset:
         return sum(self.counts.values())
 
     def root(self) -> Path:
-        """Return its folder below :func:`gersp_mm.resources.data_root`."""
+        """Return its folder below ``GERSP_DATA``."""
         return data_root() / self.folder
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 EVERY = 30.0  # seconds between two lines where no bar can be drawn
 RULE_BELOW_HEADER = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
@@ -142,13 +142,13 @@ def progress_bar(
 
 
 def progress(
-    items: Iterable[Item],
+    items: Iterable[_Item],
     description: str,
     unit: str,
     total: int | None = None,
     done: int = 0,
     shown: bool = True,
-) -> Iterator[Item]:
+) -> Iterator[_Item]:
     """Yield items and show how many of them were handled.
 
     Args:
