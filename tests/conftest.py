@@ -14,9 +14,9 @@ import torch
 from mmengine.registry import init_default_scope
 
 from gersp_mm.engine.signals import SIGNALS
-from tests.downstream import write_all
-from tests.forked import popen
-from tests.smoke import forget_runs, write_pair
+from tests.support.downstream import write_all
+from tests.support.forked import popen
+from tests.support.smoke import forget_runs, write_pair
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,6 @@ def downstream_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the commands start their children as forks, see ``tests/forked.py``."""
+    """Let the commands start their children as forks, see ``tests/support/forked.py``."""
     stand_in = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT, PIPE=subprocess.PIPE)
     monkeypatch.setattr("gersp_mm.engine.runs.subprocess", stand_in)

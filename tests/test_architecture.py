@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.smoke import ROOT
+from tests.support.smoke import ROOT
 
 RUN = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
 

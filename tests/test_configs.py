@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmengine.utils import get_installed_path
 from mmpretrain.registry import MODELS as HOST_MODELS
 
-from tests.smoke import CONFIGS, smoke_twin
+from tests.support.smoke import CONFIGS, smoke_twin
 
 PRETRAIN = sorted(p.name for p in (CONFIGS / "pretrain").glob("*.py"))
 BASELINES = sorted(f"baselines/{p.name}" for p in (CONFIGS / "pretrain/baselines").glob("*.py"))

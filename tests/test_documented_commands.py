@@ -28,8 +28,8 @@ from gersp_mm.evaluation.features import EvalImages
 from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
-from tests.downstream import convert, write_scenes
-from tests.smoke import forget_runs, write_classes, write_images
+from tests.support.downstream import convert, write_scenes
+from tests.support.smoke import forget_runs, write_classes, write_images
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = re.compile(r"^<!-- run: ([\w-]+) -->\n```\w+\n(.*?)^```", re.M | re.S)

@@ -21,8 +21,13 @@ from mmengine.runner import Runner
 from gersp_mm.datasets.known import DIOR, DOTA, EUROSAT, LOVEDA, RESISC45
 from gersp_mm.engine.config import FROZEN_STAGES, apply_switches, require_weights
 from gersp_mm.utils.errors import UserError
-from tests.downstream import downstream_configs, downstream_twin, shrink_model, write_backbone
-from tests.smoke import CONFIGS, ROOT, forget_runs
+from tests.support.downstream import (
+    downstream_configs,
+    downstream_twin,
+    shrink_model,
+    write_backbone,
+)
+from tests.support.smoke import CONFIGS, ROOT, forget_runs
 
 NAMES = downstream_configs()
 TASKS = ("eurosat", "resisc45", "dior", "dota", "loveda")

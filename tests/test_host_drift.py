@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from tests.smoke import CONFIGS
+from tests.support.smoke import CONFIGS
 from tests.test_configs import flat
 
 INIT_CFG = {"backbone.init_cfg.checkpoint": "not-given", "backbone.init_cfg.prefix": "backbone."}

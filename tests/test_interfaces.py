@@ -20,9 +20,9 @@ from gersp_mm.commands import test as tool
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation.features import EvalImages, extract_features, pool
 from gersp_mm.utils.errors import UserError
-from tests.downstream import TREES, downstream_twin, trained_cases
-from tests.runs import build, load
-from tests.smoke import forget_runs, smoke_twin
+from tests.support.downstream import TREES, downstream_twin, trained_cases
+from tests.support.runs import build, load
+from tests.support.smoke import forget_runs, smoke_twin
 
 QUICK = [TREES, "eurosat/finetune_r18_eurosat.py", "loveda/psanet_r50-d8_80k_loveda.py",
          "dior/rotated-retinanet_le90_r50_fpn_1x_dior-r.py"]  # fmt: skip

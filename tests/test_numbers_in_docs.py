@@ -14,7 +14,7 @@ from gersp_mm.results import documents, read_rows
 from gersp_mm.results.documents import Cells
 from gersp_mm.results.statistics import compare, fixed
 from gersp_mm.utils.errors import UserError
-from tests.smoke import ROOT
+from tests.support.smoke import ROOT
 
 RESULTS = ROOT / "results"
 FOLDERS = ("benchmarks", "demo", "docs", "results")

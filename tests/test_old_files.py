@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from gersp_mm.commands import benchmark, train
-from tests.runs import load
-from tests.smoke import ROOT, write_classes, write_images, write_pair
+from tests.support.runs import load
+from tests.support.smoke import ROOT, write_classes, write_images, write_pair
 
 SHA256 = "6f924369f764cf1f79d646d8a51d84cda69d72ef40a885970980ecf6fe87cfbc"
 FILES = ROOT / "tests" / "fixtures" / "release_0.1.0"

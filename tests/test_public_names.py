@@ -9,7 +9,7 @@ import pytest
 
 import gersp_mm
 from gersp_mm import registry
-from tests.smoke import ROOT
+from tests.support.smoke import ROOT
 
 PLACES = ("gersp_mm/**/*.py", "configs/**/*.py", "benchmarks/**/*.py", "tools/**/*.py",
           "docs/**/*.md", "README.md")  # fmt: skip

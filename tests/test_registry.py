@@ -60,7 +60,7 @@ def test_everything_of_ours_works_without_other_hosts_and_without_compiled_opera
         "import gersp_mm\n"
         "[getattr(gersp_mm, name) for name in gersp_mm.__all__]\n"
         "from mmengine.registry import init_default_scope\n"
-        "from tests.test_models.builders import batch, tiny_gersp, total\n"
+        "from tests.support.models import batch, tiny_gersp, total\n"
         "init_default_scope('mmpretrain')\n"
         "total(tiny_gersp().loss(**batch())).backward()\n"
     )

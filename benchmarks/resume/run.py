@@ -64,9 +64,9 @@ def prepare(folder: Path) -> None:
     """Write small images of every data set and the configs of all tasks, if they are not there."""
     from mmengine.config import Config
 
-    from tests.downstream import downstream_twin, write_all
-    from tests.runs import demo_config
-    from tests.smoke import write_pair
+    from tests.support.downstream import downstream_twin, write_all
+    from tests.support.runs import demo_config
+    from tests.support.smoke import write_pair
 
     if not (folder / "data").exists():
         write_all(folder / "data.part")
@@ -170,7 +170,7 @@ def last_checkpoint(work_dir: Path) -> Path | None:
 
 def run_case(case: Case, folder: Path) -> dict[str, Any]:
     """Interrupt, resume and compare; return the row."""
-    from tests.runs import assert_same_training_state
+    from tests.support.runs import assert_same_training_state
 
     start = time.time()
     work_dir = folder / "runs" / "-".join(case).replace(" ", "_")

@@ -1,0 +1,105 @@
+"""The quickstart on small own images: from images to report, and what a second call does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gersp_mm.commands import quickstart as tool
+from gersp_mm.engine.runs import RunFolder
+from gersp_mm.utils.errors import UserError
+from tests.support.forked import run
+from tests.support.smoke import ROOT, write_classes
+
+SCRIPT = ROOT / "tools" / "quickstart.py"
+
+
+def start(folder: Path, *options: object) -> subprocess.CompletedProcess:
+    return run(SCRIPT, *options, output=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_children")
+def test_own_images_from_start_to_report(tmp_path: Path):
+    rs = write_classes(tmp_path / "rs", classes=2, per_class=20)
+    natural = write_classes(tmp_path / "natural", classes=3, per_class=4)
+    work_dir = tmp_path / "work"
+    options = ("--remote-sensing", rs, "--natural", natural, "--work-dir", work_dir)
+    first = start(tmp_path, *options, "--epochs", 1)
+    assert first.returncode == 0, first.stdout + first.stderr
+    report = json.loads((work_dir / "quickstart.json").read_text())
+    assert report["settings"]["epochs"] == 1 and report["settings"]["seed"] == 0
+    assert report["counts"] == dict(remote_sensing=40, natural=12, train=28, test=12)
+    assert len(report["results"]["random"]) == 3 and len(report["results"]["gersp"]) == 1
+    for row in (*report["results"]["random"], *report["results"]["gersp"]):
+        assert 0 <= row["knn"] <= 100 and 0 <= row["linear_probe"] <= 100
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["seconds"]["pre-training"] > 0
+    for name, path in report["files"].items():
+        assert Path(path).stat().st_size > 1000, name
+        assert path in first.stdout
+    content = torch.load(report["files"]["backbone"], weights_only=True)
+    assert "backbone.conv1.weight" in content["state_dict"]
+    assert report["init_cfg"] in first.stdout
+    assert "epoch 1, iteration" in first.stdout
+
+    trained = Path(report["files"]["backbone"]).stat().st_mtime_ns
+    second = start(tmp_path, *options, "--epochs", 1)
+    assert second.returncode == 0 and "holds the finished run" in second.stdout
+    again = json.loads((work_dir / "quickstart.json").read_text())
+    assert again["results"] == report["results"]
+    assert Path(report["files"]["backbone"]).stat().st_mtime_ns == trained
+
+    other = start(tmp_path, *options, "--epochs", 2)
+    assert other.returncode == 2 and "images" not in other.stdout
+    assert "a run with epochs 1 instead of 2: add --force" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--epochs", 0), "--epochs must be at least 1, got 0"),
+        (("--natural", "/no/such/place"), "--natural /no/such/place: there is no such folder"),
+        (("--seed", -1), "--seed must not be negative"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_runs(options, expected, tmp_path):
+    done = start(tmp_path, "--check-arguments", *options)
+    assert done.returncode == 2 and expected in done.stderr
+    alone = [sys.executable, "-I", tool.__file__, *map(str, options)]  # as quickstart.sh, bare
+    done = subprocess.run(alone, capture_output=True, text=True)
+    assert done.returncode == 2 and expected in done.stderr
+
+
+def test_the_work_directory_of_something_else(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(UserError, match="holds files of something else"):
+        tool.claim(RunFolder(tmp_path), dict(epochs=1), force=True)
+    assert (tmp_path / "thesis.txt").read_text() == "all of it"
+
+
+def test_force_removes_the_run_and_nothing_else(tmp_path: Path):
+    tool.claim(RunFolder(tmp_path), dict(epochs=1), force=False)
+    (tmp_path / "20260101_000000" / "vis_data").mkdir(parents=True)
+    for name in ("epoch_1.pth", "gersp_r18_demo_backbone.pth", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    tool.claim(RunFolder(tmp_path), dict(epochs=2), force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", tool.SETTINGS]
+    assert json.loads((tmp_path / tool.SETTINGS).read_text()) == dict(epochs=2)
+
+
+def test_result_table():
+    rows = dict(
+        random=[dict(knn=40.0, linear_probe=70.0), dict(knn=44.0, linear_probe=71.0)],
+        gersp=[dict(knn=70.25, linear_probe=80.0)],
+    )
+    lines = tool.result_table(rows, 10, 20.0).splitlines()
+    assert [line.split() for line in lines[2:3]] == [["chance", "20.0", "20.0"]]
+    assert lines[3].endswith("42.0 (40.0 to 44.0)  70.5 (70.0 to 71.0)")
+    assert lines[4].startswith("GeRSP, 10 epochs") and lines[4].split()[-2:] == ["70.2", "80.0"]
