@@ -1,7 +1,7 @@
 """``gersp_r50_official.py`` against numbers that the released code printed.
 
 ``tests/fixtures/official_reference.json`` holds what the released training loop gave for the
-weights and inputs below, which are functions of their names alone. Nothing of that code is needed here.
+weights and inputs below, which are functions of their names alone. That code is not needed here.
 """
 
 from __future__ import annotations
