@@ -86,7 +86,7 @@ def differences(ours: dict, theirs: dict) -> dict[str, str]:
 
 def test_every_model_base_is_compared():
     names = {path.stem for path in (CONFIGS / "downstream/_base_/models").glob("*.py")}
-    assert names == set(MODELS)
+    assert names - {"rotated_rpn"} == set(MODELS)  # which two of them share
 
 
 @pytest.mark.parametrize("name", MODELS)

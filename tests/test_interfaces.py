@@ -19,6 +19,7 @@ import gersp_mm
 from gersp_mm.commands import test as tool
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation.features import EvalImages, extract_features, pool
+from gersp_mm.evaluation.submission import Submission
 from gersp_mm.utils.errors import UserError
 from tests.support.downstream import TREES, downstream_twin, trained_cases
 from tests.support.runs import build, load
@@ -83,7 +84,7 @@ def tested(request, downstream_data, tmp_path, monkeypatch) -> Tested:
         return runner
 
     monkeypatch.setattr(tool, "build_runner", with_hook)
-    monkeypatch.setattr(tool, "finish_submission", lambda *_: None)
+    monkeypatch.setattr(Submission, "finish", lambda *_: None)
     monkeypatch.setattr(Runner, "_log_env", lambda *_: None)
     monkeypatch.setattr(tool, "check_evaluation", lambda *_: None)
     return Tested(str(config), str(checkpoint), predict)

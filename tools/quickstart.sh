@@ -8,7 +8,7 @@ set -eu
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # Wrong arguments are better told before the installation than after it. The module checks them
-# without anything else of the package; in a wheel it is two folders up.
+# without anything else of the package; from .mim of an editable install it is two folders up.
 module=$here/../gersp_mm/commands/quickstart.py
 [ -f "$module" ] || module=$here/../../commands/quickstart.py
 for python in python3 python; do

@@ -23,10 +23,11 @@ import torch
 from mmengine.logging import MMLogger
 
 from gersp_mm.utils.console import table
-from gersp_mm.utils.provenance import Provenance, commit
+from gersp_mm.utils.provenance import Provenance, commit, cores, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.jsonl")
+PEERS = ("numpy", "numba", "PIL", "cv2", "lightly")
 QUARTILES = ("min", "q1", "median", "q3", "max")
 
 Times = dict[str, list[float]]
@@ -143,6 +144,11 @@ def record(
     """
     if args.record is None:
         return
+    origin = dict(Provenance.now())
+    origin["commit"] = commit(leave_out="benchmarks/speed/results.jsonl")
+    origin["versions"] = {**origin["versions"], **_versions_of_peers()}
+    if getattr(args, "device", "cpu") == "cpu":  # also where there is a GPU
+        origin["hardware"] = f"{cores()} cores of {processor()}"
     command = [argument.replace(f"{ROOT}{os.sep}", "") for argument in sys.argv]
     row = dict(
         script=Path(sys.argv[0]).name,
@@ -150,11 +156,17 @@ def record(
         rounds=getattr(args, "rounds", 1),
         values=values,
         ratios=ratios or {},
-        **dict(Provenance.now(), commit=commit(leave_out="benchmarks/speed/results.jsonl")),
+        **origin,
         command=shlex.join(["python", *command]),
     )
     with open(args.record, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def _versions_of_peers() -> dict[str, str]:
+    """Return the versions of libraries that decode, draw or stand in a comparison."""
+    loaded = {name: sys.modules[name] for name in PEERS if name in sys.modules}
+    return {name: str(module.__version__) for name, module in loaded.items()}
 
 
 def spreads(times: Times, factor: float = 1e3) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ UNWRITABLE = {
 
 
 class CfgOptions(argparse.Action):
-    """Collect ``key=value`` strings; :func:`gersp_mm.engine.config.parse_options` reads them."""
+    """Collect ``key=value`` strings; :func:`gersp_mm.engine.options.parse_options` reads them."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         """Add the values to those of an earlier use."""

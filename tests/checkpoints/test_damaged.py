@@ -269,14 +269,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "vision transformer": (
         saved(network_state("vit_b_16", "")),
-        "it is a transformer. Of other backbones than ResNets only exported files",
+        "it is a transformer. Of other backbones than ResNets, only files that this package",
     ),
     "Swin of mmpretrain": (
         saved(
             {"backbone.patch_embed.projection.weight": torch.zeros(1),
              "backbone.norm3.weight": torch.zeros(1)}
         ),
-        "It is a transformer. Of other backbones than ResNets only exported files",
+        "It is a transformer. Of other backbones than ResNets, only files that this package",
     ),
     # values
     "NaN": (saved(with_value(float("nan"))), "1 tensor holds NaN or infinity (backbone.conv1.w"),
