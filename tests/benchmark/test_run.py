@@ -225,6 +225,15 @@ def test_seeds_of_pretraining_pair_and_other_images_are_another_split(folder):
     assert other.identities[0].split.sizes == dict(train=12, test=9)
 
 
+def test_rows_of_an_older_version_are_said_not_to_count(folder, capsys):
+    Path("r.jsonl").write_bytes((ROOT / "tests/fixtures/rows_0.1.0.jsonl").read_bytes())
+    knn = PLAN[: PLAN.index("  - {protocol: linear")]
+    ran, found = run(f"{knn}work_dir: work\n")
+    assert (ran, len(found)) == (3, 21 + 3)
+    said = "r.jsonl: 21 rows of an older version are not compared\n"
+    assert capsys.readouterr().out.count(said) == 1
+
+
 def test_known_data_sets_and_their_splits(folder, monkeypatch):
     monkeypatch.setenv("GERSP_DATA", "data")
     for number in range(21):
