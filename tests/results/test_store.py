@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.evaluation import rows as old_path
 from gersp_mm.results import Pretraining, Row, append_rows, read_rows
 from gersp_mm.results.paper import read_paper
@@ -75,6 +76,14 @@ def test_recorded_rows_are_typed():
     own = [one.settings for one in rows if str(one.pretraining).endswith(", own statistics")]
     assert len(own) == 6 * 27 and {one.statistics for one in own} == {"own"}
     assert [one.threads for one in rows if one.threads] == 4 * [2]
+
+
+def test_settings_are_those_of_the_backbone(tmp_path):
+    stored = dict(method="GeRSP", epoch=3, iterations=600, statistics="own", arch="ResNet-18")
+    whole = Pretraining(method="GeRSP", epochs=3, updates=600, statistics="own")
+    assert Pretraining.of_origin(stored) == whole
+    assert Pretraining.of_origin(origin_of(str(tmp_path / "b.pth"), stored)) == whole
+    assert Pretraining.of_origin(dict(method="GeRSP")) == Pretraining(method="GeRSP")
 
 
 def line_of(**changes) -> str:
