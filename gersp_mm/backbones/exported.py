@@ -33,7 +33,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class BackboneMeta:
-    """What is known of a backbone.
+    """Facts about a backbone.
 
     Attributes:
         arch: The network in words, such as ``ResNet-50``.
@@ -65,7 +65,7 @@ class ExportedBackbone:
     """One backbone: exported or converted weights of a file, or random ones.
 
     Attributes:
-        meta: What is known of it.
+        meta: Facts about the backbone.
         path: Its file, None where it was not read from one.
     """
 
@@ -90,7 +90,7 @@ class ExportedBackbone:
         """Read an exported backbone.
 
         Args:
-            path: Of the file.
+            path: Path of the file.
             architecture: The network that it is of; by default what the file says.
 
         Raises:
@@ -224,8 +224,8 @@ def export_backbone(
         source_sha256: Hash of the file that the weights were taken from, None for a run's own.
         backbone: Config of the backbone, from which the file's network is built later. It is left
             out where it is more than plain data.
-        **facts: More for ``meta``, such as ``frozen``, ``run_id`` and ``weights``; None is left
-            out.
+        **facts: More for ``meta``, such as ``iterations``, ``frozen``, ``run_id`` and ``weights``;
+            None is left out.
 
     Returns:
         The ``meta`` that was written.
