@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from gersp_mm.backbones.architectures import RESNETS, Architecture
 from gersp_mm.benchmark.data import Data, described, known_data
+from gersp_mm.constants import FEW_SHOT_DRAWS, KNN_K, KNN_TEMPERATURE
 from gersp_mm.datasets.known import SCENES
 from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import apply_switches
@@ -131,8 +132,8 @@ class KNN(_FrozenTask):
     """Weighted k nearest neighbours on frozen features."""
 
     protocol: Literal["knn"] = "knn"
-    k: Whole = 20
-    temperature: Number = 0.07
+    k: Whole = KNN_K
+    temperature: Number = KNN_TEMPERATURE
 
 
 class LinearProbe(_FrozenTask):
@@ -149,7 +150,7 @@ class FewShot(_FrozenTask):
 
     protocol: Literal["fewshot"] = "fewshot"
     shots: Annotated[list[Whole], AfterValidator(_different)] = [1, 5, 10, 50]
-    draws: Whole = 5
+    draws: Whole = FEW_SHOT_DRAWS
 
 
 class Finetuning(Typed):
