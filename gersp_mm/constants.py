@@ -8,5 +8,10 @@ RGB_STD = (58.395, 57.12, 57.375)
 # The package never feeds images in another channel order to a backbone.
 CHANNEL_ORDER = "RGB"
 
+# Defaults of the evaluations of frozen features, as plans, configs, hooks and rows have them.
+KNN_K = 20
+KNN_TEMPERATURE = 0.07
+FEW_SHOT_DRAWS = 5
+
 # What the names of a student backbone's tensors start with, in checkpoints and exported files.
 PREFIX = "backbone."

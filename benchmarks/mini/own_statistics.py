@@ -71,6 +71,8 @@ def write_with_own_statistics(source: Path, target: Path, views: torch.Tensor) -
         meta.stored["config_text"],
         backbone.sha256,
         backbone.architecture.config,
+        iterations=meta.stored.get("iterations"),
+        statistics="own",
     )
 
 

@@ -36,10 +36,10 @@ def require_same_tensors(
 
     Args:
         what: The module in words, such as ``model.backbone``.
-        path: Of the file.
+        path: Path of the file.
         own: State dict of the module.
         given: Tensors of the file by the module's names.
-        values: Whether the module has to hold the file's values by now.
+        values: Whether the module has to hold the file's values already.
         extra: Whether tensors that the module does not have are an error.
         advice: The reason and what to do, sentences; guessed by default.
 
@@ -75,10 +75,10 @@ def require_whole_model(path: str, own: State, given: State, config: str) -> Non
     """Make sure that every tensor of a model comes from a file, and none is left over.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         own: State dict of the model.
         given: Tensors of the file, without ``module.``.
-        config: What the model is of, for the message.
+        config: Config of the model, for the message.
 
     Raises:
         UserError: They differ, with the likely reason; or a tensor holds NaN or infinity.
@@ -104,7 +104,7 @@ def require_loadable_model(
     """Make sure that ``load_from`` gives a model all of its weights but those of its heads.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         own: State dict of the model.
         given: Tensors of the file, without ``module.``.
         part: The part of the model that has to have the same tensors as the file.
@@ -169,8 +169,8 @@ def require_same_input(path: str, meta: Any, preprocessor: Any, part: Any = None
     """Make sure that a model prepares its images as the file's network had them.
 
     Args:
-        path: Of the file.
-        meta: Of the file; what it does not say is not looked at.
+        path: Path of the file.
+        meta: ``meta`` of the file; what it does not say is not looked at.
         preprocessor: The model's data preprocessor.
         part: The backbone, for its style; None to leave that out.
 

@@ -83,8 +83,8 @@ class Architecture:
         which no code is run. A converted file of an older release is known to be a standard ResNet.
 
         Args:
-            meta: Of the file.
-            path: Of the file, for messages.
+            meta: ``meta`` of the file.
+            path: Path of the file, for messages.
 
         Raises:
             UserError: The config names a type that is not built.

@@ -88,7 +88,7 @@ def take_backbone(
     teacher: bool = False,
     trust: bool = False,
 ) -> Conversion:
-    """Read the backbone of a file, whatever public pre-training it is of.
+    """Read the backbone of any known public pre-training.
 
     Args:
         path: The checkpoint.

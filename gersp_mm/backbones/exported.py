@@ -33,11 +33,11 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class BackboneMeta:
-    """What is known of a backbone.
+    """Facts about a backbone.
 
     Attributes:
         arch: The network in words, such as ``ResNet-50``.
-        method: The pre-training, such as ``GeRSP``; ``random`` for random weights.
+        method: The pre-training, such as ``GeRSP``; ``random`` for random weights; None if unknown.
         normalisation: Of the images that it takes.
         epoch: Epochs trained, None where that is not known.
         weights_sha256: Hash of names, types, shapes and values of the tensors in the file.
@@ -45,7 +45,7 @@ class BackboneMeta:
     """
 
     arch: str
-    method: str
+    method: str | None
     normalisation: Normalisation
     epoch: int | None = None
     weights_sha256: str | None = None
@@ -57,7 +57,7 @@ class BackboneMeta:
         scale = Normalisation.stored(stored)
         if scale is None:
             raise UserError("the meta of the backbone has no mean and std. Export it again")
-        method, hashed = str(stored.get("method")), stored.get("weights_sha256")
+        method, hashed = stored.get("method"), stored.get("weights_sha256")
         return cls(str(stored["arch"]), method, scale, stored.get("epoch"), hashed, stored)
 
 
@@ -65,7 +65,7 @@ class ExportedBackbone:
     """One backbone: exported or converted weights of a file, or random ones.
 
     Attributes:
-        meta: What is known of it.
+        meta: Facts about the backbone.
         path: Its file, None where it was not read from one.
     """
 
@@ -90,7 +90,7 @@ class ExportedBackbone:
         """Read an exported backbone.
 
         Args:
-            path: Of the file.
+            path: Path of the file.
             architecture: The network that it is of; by default what the file says.
 
         Raises:
@@ -198,7 +198,7 @@ def export_backbone(
     state_dict: Mapping[str, torch.Tensor],
     path: str | os.PathLike,
     arch: str,
-    method: str,
+    method: str | None,
     mean: Sequence[float],
     std: Sequence[float],
     epoch: int | None = None,
@@ -216,7 +216,7 @@ def export_backbone(
         state_dict: State dict of the whole model; the student's ``backbone.`` entries are taken.
         path: Where to write.
         arch: The backbone in words, such as ``ResNet-50``.
-        method: The pre-training, such as ``GeRSP``.
+        method: The pre-training, such as ``GeRSP``; None if unknown.
         mean: Mean of the input per channel, RGB, range 0 to 255.
         std: Standard deviation of the input per channel, RGB, range 0 to 255.
         epoch: Epochs trained.
@@ -224,8 +224,8 @@ def export_backbone(
         source_sha256: Hash of the file that the weights were taken from, None for a run's own.
         backbone: Config of the backbone, from which the file's network is built later. It is left
             out where it is more than plain data.
-        **facts: More for ``meta``, such as ``frozen``, ``run_id`` and ``weights``; None is left
-            out.
+        **facts: More for ``meta``, such as ``iterations``, ``frozen``, ``run_id`` and ``weights``;
+            None is left out.
 
     Returns:
         The ``meta`` that was written.
@@ -259,7 +259,7 @@ def export_backbone(
 def describe_backbone(
     tensors: Mapping[str, torch.Tensor],
     arch: str,
-    method: str,
+    method: str | None,
     mean: Sequence[float],
     std: Sequence[float],
     epoch: int | None = None,

@@ -67,7 +67,7 @@ def load_backbones(
         else:
             network, scale = files[path].build(device), files[path].meta.normalisation
             method = files[path].meta.method
-            name = name or (method if methods.count(method) == 1 else Path(path).stem)
+            name = name or (method if method and methods.count(method) == 1 else Path(path).stem)
         backbones.append(Backbone(name, network, scale.mean, scale.std))
     names = [backbone.name for backbone in backbones]
     for name in names:

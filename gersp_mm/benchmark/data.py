@@ -18,7 +18,7 @@ from gersp_mm.images.duplicates import Entry, check_parts, refuse_second_copies
 from gersp_mm.images.listing import find_images
 from gersp_mm.results.protocol import ImageInput
 from gersp_mm.results.row import SplitRef
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def known_data(name: str) -> Data:
     if len(sizes) != known.class_count:
         raise UserError(
             f"data: {known.title} has {known.class_count} class folders, {root} has {len(sizes)}: "
-            f"{', '.join(list(sizes)[:5])} ..."
+            f"{listed(sizes)}"
         )
     if len(images) != known.images:
         print_log(

@@ -43,8 +43,9 @@ class Job:
     @property
     def settings(self) -> Pretraining:
         """How the weights came about."""
-        meta = self.backbone.meta
-        return Pretraining(method=RANDOM if self.file is None else meta.method, epochs=meta.epoch)
+        if self.file is None:
+            return Pretraining(method=RANDOM)
+        return Pretraining.of_origin(self.backbone.meta.stored)
 
     @property
     def weights(self) -> tuple[Any, ...]:
@@ -165,7 +166,7 @@ def _job(
             raise UserError(
                 f"{plan.path}: {file} is no ResNet. Give its backbone as arch: {{type: ..., ...}}."
             )
-        model = Architecture.parse(architecture.config).name
+        model = Architecture.parse(architecture.config).name  # a file may say others
         columns = [
             Column(dataset=data.name, split=data.split, measured_by=p, model=model, metric="top-1")
             for p in protocols_of(task.spec, data)

@@ -26,8 +26,9 @@ from gersp_mm.evaluation.knn import knn_accuracy
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.results import Identity, Row, store
+from gersp_mm.results.protocol import Unparsed
 from gersp_mm.utils.console import progress
-from gersp_mm.utils.errors import listed
+from gersp_mm.utils.errors import counted, listed
 from gersp_mm.utils.files import escape_name, locked, save_atomically
 from gersp_mm.utils.provenance import Provenance
 
@@ -67,6 +68,7 @@ class Runner:
         self.out = out
         self.device = device
         self.num_workers = num_workers
+        self._told_old = False
         self._network: tuple[Any, nn.Module] | None = None  # of the latest weights
         self._features: tuple[Any, Features] | None = None  # of the latest weights and data set
 
@@ -75,7 +77,12 @@ class Runner:
         if not self.out.is_file():
             return set()
         store.append_rows(self.out, [])  # removes what a killed process left unfinished
-        return {row.identity for row in store.read_rows(self.out)}
+        rows = store.read_rows(self.out)
+        old = sum(isinstance(row.measured_by, Unparsed) for row in rows)
+        if old and not self._told_old:
+            print(f"{self.out}: {counted(old, 'row')} of an older version are not compared")
+            self._told_old = True
+        return {row.identity for row in rows}
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Run the jobs without rows, print a line for each, and return their number."""
@@ -172,7 +179,7 @@ def _read_features(path: Path) -> Features | None:
 
 
 def _is_repaired(features: Features) -> bool:
-    """Return whether an image that was left out can be read by now."""
+    """Return whether an image that was left out can be read again."""
     for row in features.values():
         for _, path, _ in row.left_out:
             with contextlib.suppress(BadImageError):

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from gersp_mm.backbones.architectures import RESNETS, Architecture
 from gersp_mm.benchmark.data import Data, described, known_data
+from gersp_mm.constants import FEW_SHOT_DRAWS, KNN_K, KNN_TEMPERATURE
 from gersp_mm.datasets.known import SCENES
 from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import apply_switches
@@ -73,7 +74,22 @@ def _options(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, got {value}")
+    return value
+
+
+def _kind_of_source(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "name"
+    return "own" if isinstance(value, (Mapping, OwnData)) else None
+
+
 Whole = Annotated[int, Field(strict=True, ge=1)]
+# YAML reads 1e-3 as a string, which counts as the number.
+Number = Annotated[Positive, BeforeValidator(_number)]
+FilePath = Annotated[str, Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], AfterValidator(_different)]
 
 
@@ -81,16 +97,26 @@ class OwnData(Typed):
     """A data set of the user: folders of class folders, or lists of ``path label`` lines."""
 
     name: str | None = None
-    train: str
+    train: FilePath
     val: str | None = None
-    test: str
+    test: FilePath
     size: Whole
     resize: Whole | None = None
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> OwnData:
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize must be at least size ({self.size}), got {self.resize}")
+        return self
 
 
 Sources = Annotated[
     Annotated[str, Tag("name")] | Annotated[OwnData, Tag("own")],
-    Discriminator(lambda value: "name" if isinstance(value, str) else "own"),
+    Discriminator(
+        _kind_of_source,
+        custom_error_type="source",
+        custom_error_message="must be the name of a data set, or {name, train, test, size}",
+    ),
 ]
 
 
@@ -106,8 +132,8 @@ class KNN(_FrozenTask):
     """Weighted k nearest neighbours on frozen features."""
 
     protocol: Literal["knn"] = "knn"
-    k: Whole = 20
-    temperature: Positive = 0.07
+    k: Whole = KNN_K
+    temperature: Number = KNN_TEMPERATURE
 
 
 class LinearProbe(_FrozenTask):
@@ -115,7 +141,7 @@ class LinearProbe(_FrozenTask):
 
     protocol: Literal["linear"] = "linear"
     sweep: Annotated[
-        list[Positive], Field(min_length=1), AfterValidator(lambda values: sorted(set(values)))
+        list[Number], Field(min_length=1), AfterValidator(lambda values: sorted(set(values)))
     ] = list(DEFAULT_SWEEP)
 
 
@@ -124,14 +150,14 @@ class FewShot(_FrozenTask):
 
     protocol: Literal["fewshot"] = "fewshot"
     shots: Annotated[list[Whole], AfterValidator(_different)] = [1, 5, 10, 50]
-    draws: Whole = 5
+    draws: Whole = FEW_SHOT_DRAWS
 
 
 class Finetuning(Typed):
     """Training and test of a downstream config."""
 
     protocol: Literal["finetune"] = "finetune"
-    config: str
+    config: FilePath
     cfg_options: Annotated[dict[str, Any], AfterValidator(_options)] = {}
 
 

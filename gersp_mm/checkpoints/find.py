@@ -37,7 +37,7 @@ class Progress(NamedTuple):
 
     @property
     def order(self) -> tuple[bool, int, int, int]:
-        """What is greater for a checkpoint that is further.
+        """Sort key, greater for a checkpoint further in training.
 
         A run that is resumed from an earlier checkpoint, or with another batch size, counts its
         epochs and iterations from there, so the last attempt comes before them.

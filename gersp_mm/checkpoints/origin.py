@@ -18,4 +18,5 @@ def origin_of(path: str, meta: Mapping[str, Any]) -> dict[str, Any]:
     """
     sha256 = file_sha256(path) if os.path.isfile(path) else None
     names = ("method", "arch", "epoch")
-    return dict(path=str(path), sha256=sha256, **{name: meta.get(name) for name in names})
+    facts = {name: meta[name] for name in ("iterations", "statistics") if name in meta}
+    return dict(path=str(path), sha256=sha256, **{name: meta.get(name) for name in names}, **facts)

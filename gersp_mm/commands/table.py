@@ -25,6 +25,8 @@ from gersp_mm.commands.options import run_tool
 from gersp_mm.resources import resource_root
 from gersp_mm.utils.errors import UserError, counted
 
+MADE_OF_ROWS = ("out", "paper", "baseline", "reference", "title")  # options of the three files
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
@@ -55,7 +57,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--check", nargs="+", type=Path, metavar="PAGE.md",
         help="fail if a table of these pages differs from the rows in results/",
     )  # fmt: skip
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.write or args.check:
+        for given, name in (
+            (args.rows, "ROWS.jsonl"),
+            *((getattr(args, n) != parser.get_default(n), f"--{n}") for n in MADE_OF_ROWS),
+        ):
+            if given:
+                parser.error(f"{name} does not go with --write or --check: pages name their rows")
+    elif not args.rows:
+        parser.error("give ROWS.jsonl, or pages with --write or --check")
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
@@ -76,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         for number, row in enumerate(read_rows(path), 1)
     ]
     if not rows:
-        raise UserError(f"there are no rows in {', '.join(map(str, args.rows)) or 'no file'}")
+        raise UserError(f"there are no rows in {', '.join(map(str, args.rows))}")
     cells, repeats = tables.collect(rows)
     default = resource_root() / "results" / "paper.csv"
     found = args.paper or (default if default.is_file() else None)

@@ -31,7 +31,7 @@ from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.classes import require_trained_classes
 from gersp_mm.engine.submission import choose_submission
 from gersp_mm.resources import find_config
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, counted
 from gersp_mm.utils.model import unwrap
 from gersp_mm.visualization.predictions import add_pictures, require_pictures
 
@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
             seconds=seconds,
         )
         store.append_rows(args.results, new)
-        print(f"appended to {args.results}: {len(new)} row{'s' * (len(new) != 1)}")
+        print(f"appended to {args.results}: {counted(len(new), 'row')}")
 
 
 def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:

@@ -125,7 +125,7 @@ def _check_dataset(
     named = [root / path for path in (ann_file, *prefixes) if path]
     for path in named:
         if not path.exists() or (path.is_dir() and next(os.scandir(path), None) is None):
-            how = f"prepare the data with: {preparation}" if preparation else "see to data_root"
+            how = f"prepare the data with: {preparation}" if preparation else "correct data_root"
             raise UserError(
                 f"{path} does not exist or is empty: {how}   (GERSP_DATA=DIR in the environment "
                 "says where the data sets are, by default in data/)"

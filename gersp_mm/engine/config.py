@@ -15,6 +15,7 @@ from gersp_mm.datasets.annotations import leaves
 from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.engine.preflight.names import check_options
+from gersp_mm.results.protocol import FROZEN
 from gersp_mm.utils.errors import UserError, check_choice
 from gersp_mm.utils.paths import expand_home
 
@@ -26,7 +27,7 @@ NO_CHECKPOINT = (
     "pretrained=None"
 )
 # The variable `frozen` of downstream configs, as the hosts' `frozen_stages`.
-FROZEN_STAGES = {"none": -1, "stem_and_stage1": 1, "all": 4}
+FROZEN_STAGES = {name: stages for stages, name in FROZEN.items() if stages in (-1, 1, 4)}
 
 
 def read_config(

@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
 from gersp_mm.backbones.normalisation import Normalisation
-from gersp_mm.constants import CHANNEL_ORDER
+from gersp_mm.constants import CHANNEL_ORDER, FEW_SHOT_DRAWS, KNN_K, KNN_TEMPERATURE
 from gersp_mm.evaluation.features import extract_features
 from gersp_mm.evaluation.few_shot import few_shot_predictions, mean_and_std
 from gersp_mm.evaluation.knn import knn_predict
@@ -58,13 +58,12 @@ class FrozenFeaturesLoop(BaseLoop):
         if not knn and not fewshot:
             raise UserError("test_cfg names neither knn nor fewshot: there is nothing to evaluate")
         if knn:
-            check_number("test_cfg.knn.k", knn.get("k", 20), 1, whole=True, such_as=20)
-            check_number(
-                "test_cfg.knn.temperature", knn.get("temperature", 0.07), above=0, such_as=0.07
-            )
+            k, temperature = knn.get("k", KNN_K), knn.get("temperature", KNN_TEMPERATURE)
+            check_number("test_cfg.knn.k", k, 1, whole=True, such_as=KNN_K)
+            check_number("test_cfg.knn.temperature", temperature, above=0, such_as=KNN_TEMPERATURE)
         if fewshot:
-            draws = fewshot.get("draws", 5)
-            check_number("test_cfg.fewshot.draws", draws, 1, whole=True, such_as=5)
+            draws = fewshot.get("draws", FEW_SHOT_DRAWS)
+            check_number("test_cfg.fewshot.draws", draws, 1, whole=True, such_as=FEW_SHOT_DRAWS)
             for shots in fewshot.get("shots", ()):
                 check_number("test_cfg.fewshot.shots", shots, 1, whole=True, such_as=5)
         super().__init__(runner, dataloader)

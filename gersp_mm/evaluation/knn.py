@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch.nn import functional as F
 
+from gersp_mm.constants import KNN_K, KNN_TEMPERATURE
 from gersp_mm.utils.errors import UserError, check_number
 
 
@@ -15,8 +16,8 @@ def knn_predict(
     train_features: torch.Tensor,
     train_labels: torch.Tensor,
     test_features: torch.Tensor,
-    k: int = 20,
-    temperature: float = 0.07,
+    k: int = KNN_K,
+    temperature: float = KNN_TEMPERATURE,
     chunk_size: int = 1024,
 ) -> torch.Tensor:
     """Let the k most similar training features vote, each with weight exp(similarity / T).
@@ -49,8 +50,8 @@ def knn_predict(
             f"{len(train_features)} training features with {len(train_labels)} labels: kNN needs "
             "one label for each, and at least one"
         )
-    check_number("k", k, 1, whole=True, such_as=20)
-    check_number("temperature", temperature, above=0, such_as=0.07)
+    check_number("k", k, 1, whole=True, such_as=KNN_K)
+    check_number("temperature", temperature, above=0, such_as=KNN_TEMPERATURE)
     if k > len(train_features):
         warnings.warn(
             f"k={k} is more than the {len(train_features)} training features: all of them vote",
@@ -78,14 +79,15 @@ def knn_accuracy(
     train_labels: torch.Tensor,
     test_features: torch.Tensor,
     test_labels: torch.Tensor,
-    k: int = 20,
-    temperature: float = 0.07,
+    k: int = KNN_K,
+    temperature: float = KNN_TEMPERATURE,
     chunk_size: int = 1024,
 ) -> float:
     """Top-1 accuracy in percent of :func:`knn_predict`.
 
     Raises:
-        UserError: As there, or the test features and labels differ in number or are none.
+        UserError: k or T is not positive, shapes do not fit, or the test features and labels
+            differ in number or are none.
     """
     if len(test_features) != len(test_labels) or not len(test_labels):
         raise UserError(

@@ -153,7 +153,7 @@ class Check(NamedTuple):
     """What was found in a file for a test server."""
 
     problems: list[str]
-    notes: list[str]  # what may be as it should
+    notes: list[str]  # remarks that need no fix
 
 
 class _Problems:
@@ -180,7 +180,7 @@ class _Problems:
 def check_file(
     kind: str, path: str | Path, images: Mapping[str, tuple[int, int]] | None = None
 ) -> None:
-    """Check a file for a test server, and print what may be as it should.
+    """Check a file for a test server, and print the remarks that need no fix.
 
     Args:
         kind: ``'dota'`` or ``'loveda'``.
@@ -391,7 +391,7 @@ def _flat_names(archive: zipfile.ZipFile, problems: _Problems) -> list[str]:
         if "/" in name:
             problems.add("folder", f"{name}: files have to lie flat in the archive, in no folder")
         elif name in names:
-            problems.add("twice", f"{name} is there twice")
+            problems.add("twice", f"{name} appears twice in the archive")
         else:
             names.append(name)
     return names

@@ -47,7 +47,6 @@ class PaperValue(Typed):
     model: str
     metric: str
     pretraining: str
-    pretraining_data: str
     value: float
     std: float | None
     requirements: Requirements
@@ -105,7 +104,7 @@ def read_paper(path: str | os.PathLike) -> list[PaperValue]:
             validated(
                 PaperValue,
                 {
-                    **row,
+                    **{name: text for name, text in row.items() if name != "pretraining_data"},
                     "std": row["std"] or None,
                     "requirements": tables.get(row["table"], Requirements()),
                 },

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gersp_mm.checkpoints.read import UNREAD, config_values
+from gersp_mm.constants import FEW_SHOT_DRAWS, KNN_K, KNN_TEMPERATURE
 from gersp_mm.utils.errors import counted
 from gersp_mm.utils.validation import validated
 
@@ -63,17 +64,11 @@ class Protocol(Typed):
     @property
     def sentence(self) -> str:
         """The protocol in a sentence for people."""
-        return self._sentence()
+        raise NotImplementedError
 
     @property
     def short(self) -> str:
         """The protocol in a word for the head of a table; empty where the metric says it."""
-        return self._short()
-
-    def _sentence(self) -> str:
-        raise NotImplementedError
-
-    def _short(self) -> str:
         return ""
 
     @classmethod
@@ -140,18 +135,26 @@ class FrozenKNN(Protocol):
     k: Count
     temperature: Positive
 
-    def _sentence(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The protocol in a sentence."""
         vote = f"k = {self.k}, T = {self.temperature:g}"
         return f"Frozen features, weighted kNN ({vote}), {self.image}"
 
-    def _short(self) -> str:
+    @property
+    def short(self) -> str:
+        """The protocol in a word."""
         return "kNN"
 
     @classmethod
     def _fields_of_run(
         cls, tested: Mapping[str, Any], trained: Mapping[str, Any]
     ) -> dict[str, Any]:
-        return dict(k=20, temperature=0.07) | dict((tested.get("test_cfg") or {}).get("knn") or {})
+        return {
+            "k": KNN_K,
+            "temperature": KNN_TEMPERATURE,
+            **((tested.get("test_cfg") or {}).get("knn") or {}),
+        }
 
 
 class FrozenLinear(Protocol):
@@ -173,7 +176,9 @@ class FrozenLinear(Protocol):
     chosen_on: Literal["val", "train_fifth"] | None = None
     epochs: Count | None = None
 
-    def _sentence(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The protocol in a sentence."""
         if self.solver == "sgd":
             epochs = counted(self.epochs or 0, "epoch")
             return f"Frozen features, linear layer by SGD, {epochs}, {self.image}"
@@ -182,7 +187,9 @@ class FrozenLinear(Protocol):
         how = f"logistic regression, C of {values}{chosen[self.chosen_on]}"
         return f"Frozen features, {how}, {self.image}"
 
-    def _short(self) -> str:
+    @property
+    def short(self) -> str:
+        """The protocol in a word."""
         return "linear"
 
 
@@ -200,12 +207,16 @@ class FewShot(Protocol):
     shots: Count
     draws: Count
 
-    def _sentence(self) -> str:
-        images = f"{self.shots} image{'s' * (self.shots != 1)} per class"
+    @property
+    def sentence(self) -> str:
+        """The protocol in a sentence."""
+        images = f"{counted(self.shots, 'image')} per class"
         how = f"logistic regression on {images} (mean of {self.draws} draws)"
         return f"Frozen features, {how}, {self.image}"
 
-    def _short(self) -> str:
+    @property
+    def short(self) -> str:
+        """The protocol in a word."""
         return f"{self.shots}-shot"
 
     @classmethod
@@ -213,7 +224,7 @@ class FewShot(Protocol):
         cls, tested: Mapping[str, Any], trained: Mapping[str, Any]
     ) -> dict[str, Any]:
         few_shot = (tested.get("test_cfg") or {}).get("fewshot") or {}
-        return dict(draws=few_shot.get("draws", 5))
+        return dict(draws=few_shot.get("draws", FEW_SHOT_DRAWS))
 
 
 class FineTuning(Protocol):
@@ -226,12 +237,16 @@ class FineTuning(Protocol):
     frozen: Frozen
     images_per_class: Count | None = None
 
-    def _sentence(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The protocol in a sentence."""
         few = f", {self.images_per_class} images per class" if self.images_per_class else ""
         epochs = counted(self.epochs, "epoch")
         return f"Fine-tuning{few}, {epochs}, {self.image}{_frozen(self.frozen)}"
 
-    def _short(self) -> str:
+    @property
+    def short(self) -> str:
+        """The protocol in a word."""
         return "fine-tuned"
 
 
@@ -253,7 +268,9 @@ class Detection(Protocol):
     epochs: Count
     frozen: Frozen
 
-    def _sentence(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The protocol in a sentence."""
         recipe = {"released": "released", "field": "field's", "demo": "demo's"}[self.recipe]
         merged = "merged" if self.merged else "not merged"
         tiles = f" ({self.tile} px tiles, {merged})" if self.tile else ""
@@ -274,7 +291,9 @@ class Segmentation(Protocol):
     iterations: Count
     frozen: Frozen
 
-    def _sentence(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The protocol in a sentence."""
         crops = f"{self.crop} px crops"
         return f"Segmentation, {self.iterations:,} iterations, {crops}{_frozen(self.frozen)}"
 
@@ -289,10 +308,14 @@ class TrainingLog(Protocol):
     kind: Literal["training_log"] = "training_log"
     window: str
 
-    def _sentence(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The protocol in a sentence."""
         return f"Training log, mean over {self.window}"
 
-    def _short(self) -> str:
+    @property
+    def short(self) -> str:
+        """The protocol in a word."""
         return f"log ({self.window})"
 
 
@@ -302,7 +325,9 @@ class Unparsed(Protocol):
     kind: Literal["unparsed"] = "unparsed"
     text: str
 
-    def _sentence(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The protocol in a sentence."""
         return self.text
 
 

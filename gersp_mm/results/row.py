@@ -67,15 +67,21 @@ class Pretraining(Typed):
 
     @classmethod
     def of_origin(cls, origin: Mapping[str, Any] | None) -> Pretraining:
-        """Read what a training notes of the file that it starts from.
+        """Read what an exported backbone says, or a training notes of the file it starts from.
 
         Args:
-            origin: ``meta['pretrained']`` of a checkpoint, or None.
+            origin: ``meta`` of an exported backbone, ``meta['pretrained']`` of a checkpoint, or
+                None.
         """
         origin = origin or {}
         if (named := cls.of_name(origin.get("method"))).method:
             return named
-        return cls(method=origin.get("method"), epochs=origin.get("epoch"))
+        return cls(
+            method=origin.get("method"),
+            epochs=origin.get("epoch"),
+            updates=origin.get("iterations"),
+            statistics="own" if origin.get("statistics") == "own" else "as_trained",
+        )
 
 
 class Column(Typed):
@@ -104,11 +110,6 @@ class Column(Typed):
     def short(self) -> str:
         """Protocol and metric in a few words, for the head of a table."""
         return f"{self.measured_by.short} {self.metric}".strip()
-
-    @property
-    def in_per_cent(self) -> bool:
-        """Whether values are per cent; losses are not."""
-        return not self.metric.startswith("loss")
 
 
 class Identity(Column):

@@ -30,9 +30,21 @@ def validated(kind: Any, content: Any, where: str) -> Any:
         raise UserError("\n".join(lines)) from None
 
 
+MAPPING = "must be a mapping (name: value)"
+# Errors whose words by pydantic name its own classes and types.
+WORDS = {
+    "dict_type": MAPPING,
+    "model_type": MAPPING,
+    "model_attributes_type": MAPPING,
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+}
+
+
 def _problem(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """Say what is wrong with one field, and what is expected there."""
-    names, known = _trace(schema, entry["loc"])
+    is_key = entry["loc"][-1:] == ("[key]",)
+    names, known = _trace(schema, entry["loc"][:-2] if is_key else entry["loc"])
     field = ".".join(names)
     if entry["type"] == "missing":
         return f"{field} is missing"
@@ -50,8 +62,11 @@ def _problem(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     if entry["type"] == "value_error":
         text = str(entry["ctx"]["error"])
         return f"{field}: {text}" if field else text
-    text = entry["msg"].replace("Input should be", "must be").replace("valid dict", "dict")
-    return f"{field} {text[0].lower()}{text[1:]}, got {entry['input']!r}".strip()
+    text = WORDS.get(entry["type"]) or entry["msg"].replace("Input should be", "must be")
+    text = text[0].lower() + text[1:]
+    if is_key:
+        return f"{field}: the key {entry['input']!r} {text}"
+    return f"{field} {text}, got {entry['input']!r}".strip()
 
 
 def _trace(schema: Mapping[str, Any], path: Sequence[Any]) -> tuple[list[str], list[str]]:
@@ -77,11 +92,12 @@ def _trace(schema: Mapping[str, Any], path: Sequence[Any]) -> tuple[list[str], l
             # The part is the name of a member of a union, of which one at most has fields.
             schema = next((member for member in members if "$ref" in member), {})
             continue
-        if isinstance(part, int):
+        entry_of_list = isinstance(part, int) and schema.get("type") == "array"
+        if entry_of_list:
             names[-1:] = [f"{' '.join(names[-1:]).removesuffix('s')} {part + 1}".strip()]
         else:
             names.append(str(part))
-        inner = schema.get("items") if isinstance(part, int) else None
+        inner = schema.get("items") if entry_of_list else None
         inner = inner or schema.get("properties", {}).get(part)
         schema = inner or schema.get("additionalProperties") or {}
         schema = schema if isinstance(schema, Mapping) else {}

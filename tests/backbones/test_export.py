@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmpretrain.models import ResNet
 
 from gersp_mm.backbones import ExportedBackbone, export_backbone
 from gersp_mm.backbones.architectures import DEPTHS, Architecture
+from gersp_mm.backbones.named import load_backbones
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.utils.errors import UserError
 
@@ -36,6 +38,15 @@ def test_written_file(tmp_path):
     )
     assert meta["normalisation"] == dict(mean=MEAN, std=STD, channel_order="RGB")
     assert (meta["epoch"], meta["config"], meta["source_sha256"]) == (3, None, "ab" * 32)
+
+
+def test_an_unknown_method_is_none_and_gives_no_name(tmp_path):
+    path = tmp_path / "b.pth"
+    state = {f"backbone.{k}": v for k, v in ResNet(18).state_dict().items()}
+    export_backbone(state, path, **{**ABOUT, "method": None})
+    assert ExportedBackbone.read(path).meta.method is None
+    (named,) = load_backbones([str(path)])
+    assert named.name == "b"
 
 
 def test_a_view_is_not_written_with_the_whole_it_belongs_to(tmp_path):

@@ -21,7 +21,7 @@ from gersp_mm.backbones.exported import ExportedBackbone
 from gersp_mm.benchmark import read_plan
 from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 from gersp_mm.registry import HOOKS, MODELS
-from gersp_mm.results import append_rows, read_rows
+from gersp_mm.results import Pretraining, append_rows, read_rows
 from gersp_mm.utils.errors import UserError
 from tests.support.forked import Forked, run
 
@@ -217,6 +217,7 @@ def test_study_from_images_to_rows_and_again(few, data, tmp_path, capsys):
     }
     known = {f["checkpoint_sha256"] for f in facts} | {None}
     assert {row.checkpoint_sha256 for row in rows} == known
+    assert {row.settings.updates for row in rows if row.checkpoint_sha256} == {8}
 
     tables = tmp_path / "w" / "tables" / "table.md"
     assert f"written: {tables}" in done.stdout and "| GeRSP | **" in tables.read_text()
@@ -254,7 +255,10 @@ def check_own_statistics(work_dir):
     (folder,) = {path.parent for path in work_dir.glob("gersp/seed_1/own_statistics.pth")}
     exported = ExportedBackbone.read(folder / "gersp_backbone.pth")
     before = exported.tensors
-    after = ExportedBackbone.read(folder / "own_statistics.pth").tensors
+    own = ExportedBackbone.read(folder / "own_statistics.pth")
+    after = own.tensors
+    assert Pretraining.of_origin(own.meta.stored).statistics == "own"
+    assert own.meta.stored["iterations"] == exported.meta.stored["iterations"] == 8
     for name, tensor in before.items():
         kind = name.rpartition(".")[2]
         assert torch.equal(tensor, after[name]) == (not kind.startswith(("running", "num"))), name

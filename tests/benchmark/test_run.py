@@ -225,6 +225,15 @@ def test_seeds_of_pretraining_pair_and_other_images_are_another_split(folder):
     assert other.identities[0].split.sizes == dict(train=12, test=9)
 
 
+def test_rows_of_an_older_version_are_said_not_to_count(folder, capsys):
+    Path("r.jsonl").write_bytes((ROOT / "tests/fixtures/rows_0.1.0.jsonl").read_bytes())
+    knn = PLAN[: PLAN.index("  - {protocol: linear")]
+    ran, found = run(f"{knn}work_dir: work\n")
+    assert (ran, len(found)) == (3, 21 + 3)
+    said = "r.jsonl: 21 rows of an older version are not compared\n"
+    assert capsys.readouterr().out.count(said) == 1
+
+
 def test_known_data_sets_and_their_splits(folder, monkeypatch):
     monkeypatch.setenv("GERSP_DATA", "data")
     for number in range(21):
@@ -273,6 +282,18 @@ ERRORS = [
     ("sweep: [1e-2, 1]", "sweep: [-1]", "task 2.sweep 1 must be greater than 0, got -1"),
     ("shots: [1, 2]", "shots: 1", "task 3.shots must be a valid list, got 1"),
     ("size: 32", "size: big", "datasets.mine.size must be a valid integer"),
+    ("size: 32", "size: 64, resize: 32", r"mine: resize must be at least size \(64\), got 32"),
+    ("train: train", "train: ''", "datasets.mine.train must not be empty"),
+    (
+        PLAN[PLAN.index("{train") : PLAN.index("}\ntasks")],
+        "4",
+        "datasets.mine must be the name",
+    ),
+    ("data: mine, k", "data: 3, k", "task 1.data 1 must be the name of a data set, or {name, .* 3"),
+    ("data: mine, k", "data: [], k", r"task 1.data must not be empty, got \[\]"),
+    ("sweep: [1e-2, 1]", "sweep: [true]", "task 2.sweep 1: must be a number, got True"),
+    ("random: null", "1: null", "plan.yml: checkpoints: the key 1 must be a valid string"),
+    (PLAN, "", r"plan.yml: must be a mapping \(name: value\), got None"),
     ("train: train", "train: none", "data: train: none does not exist"),
     ("mine: {", "eurosat: {", "datasets.eurosat is the name of a known data set"),
     ("data: mine, k: 5", "data: aid", "aid is looked for in .*data/aid, which does not exist"),
@@ -387,6 +408,8 @@ def test_fine_tuning_options_are_checked(folder):
     ):
         with pytest.raises(UserError, match=text):
             plan_of(FINETUNE.replace("train_cfg.max_epochs: 1", change))
+    with pytest.raises(UserError, match="task 1.config must not be empty"):
+        plan_of(FINETUNE.replace(CONFIG, "''"))
     with pytest.raises(UserError, match=r"task 1 \(finetune\): config none.py cannot be read"):
         plan_of(FINETUNE.replace(CONFIG, "none.py"))
     frozen = CONFIG.replace("finetune_r18", "knn_r50")

@@ -36,6 +36,7 @@ def test_meta_is_plain_python_and_says_what_downstream_needs(run):
     runner, work_dir, _, exported = run
     meta = exported["meta"]
     assert (meta["arch"], meta["method"], meta["epoch"]) == ("ResNet-18", "GeRSP", 2)
+    assert meta["iterations"] == runner.iter
     normalisation = meta["normalisation"]
     assert normalisation["mean"] == pytest.approx([123.675, 116.28, 103.53])
     assert normalisation["std"] == pytest.approx([58.395, 57.12, 57.375])

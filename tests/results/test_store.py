@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gersp_mm.checkpoints.origin import origin_of
+from gersp_mm.evaluation import rows as old_path
 from gersp_mm.results import Pretraining, Row, append_rows, read_rows
 from gersp_mm.results.paper import read_paper
 from gersp_mm.results.protocol import FrozenKNN, ImageInput, Unparsed
@@ -76,6 +78,14 @@ def test_recorded_rows_are_typed():
     assert [one.threads for one in rows if one.threads] == 4 * [2]
 
 
+def test_settings_are_those_of_the_backbone(tmp_path):
+    stored = dict(method="GeRSP", epoch=3, iterations=600, statistics="own", arch="ResNet-18")
+    whole = Pretraining(method="GeRSP", epochs=3, updates=600, statistics="own")
+    assert Pretraining.of_origin(stored) == whole
+    assert Pretraining.of_origin(origin_of(str(tmp_path / "b.pth"), stored)) == whole
+    assert Pretraining.of_origin(dict(method="GeRSP")) == Pretraining(method="GeRSP")
+
+
 def line_of(**changes) -> str:
     return json.dumps({**row().as_dict(), **changes})
 
@@ -99,6 +109,19 @@ def test_bad_lines_are_named_by_number_field_and_fix(line, text, tmp_path):
     path.write_text(f"{line_of()}\n{line}\n")
     with pytest.raises(UserError, match=re.escape(f"{path}, {text}")):
         read_rows(path)
+
+
+def test_the_old_path_takes_and_gives_dicts(tmp_path):
+    path = tmp_path / "r.jsonl"
+    (of_0_1_0, *_) = map(json.loads, OLD.read_text().splitlines())
+    old_path.append_rows(path, [of_0_1_0, row().as_dict(), row(seed=1)])
+    found = old_path.read_rows(path)
+    assert found[0]["protocol"] == of_0_1_0["protocol"] and found[1:] == [
+        row().as_dict(), row(seed=1).as_dict(),
+    ]  # fmt: skip
+    assert [one["value"] for one in found] == [of_0_1_0["value"], 1.5, 1.5]
+    with pytest.raises(UserError, match="row 1: seed is missing"):
+        old_path.append_rows(path, [{k: v for k, v in row().as_dict().items() if k != "seed"}])
 
 
 def test_a_missing_file_is_named(tmp_path):

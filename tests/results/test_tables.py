@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from gersp_mm.commands import table as tool
 from gersp_mm.results import Pretraining, Row, SplitRef, statistics, store, tables
 from gersp_mm.results.paper import FIELDS, PaperValue, read_paper
 from gersp_mm.results.protocol import Detection, FrozenKNN, ImageInput
@@ -265,6 +266,21 @@ def test_the_papers_values_stand_beside_their_own_frozen_layers():
     val = SplitRef(name="official split", part="val")
     assert values_beside(dataset="DOTA v1.0", measured_by=dota, split=val) >= {"GeRSP"}
     assert values_beside(dataset="DOTA v1.0", split=val) == set()
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ([], "give ROWS.jsonl, or pages with --write or --check"),
+        (["a.jsonl", "--check", "p.md"], "ROWS.jsonl does not go with --write or --check"),
+        (["--out", "t", "--write", "p.md"], "--out does not go with --write or --check"),
+        (["--title", "T", "--write", "p.md"], "--title does not go with --write or --check"),
+    ],
+)
+def test_the_tool_refuses_what_it_would_ignore(given, text, capsys):
+    with pytest.raises(SystemExit):
+        tool.parse_args(given)
+    assert text in capsys.readouterr().err
 
 
 def test_the_tool_writes_three_files(tmp_path):

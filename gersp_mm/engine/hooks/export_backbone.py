@@ -1,4 +1,4 @@
-"""Writing the downstream file beside the checkpoints."""
+"""Write the downstream file next to the checkpoints."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ class ExportBackboneHook(Hook):
             mean=scale.mean,
             std=scale.std,
             epoch=checkpoint["meta"]["epoch"],
+            iterations=checkpoint["meta"]["iter"],
             config=runner.cfg.pretty_text,
             backbone=config.get("backbone") if isinstance(config, Mapping) else None,
             frozen=getattr(model.backbone, "frozen_stages", None),

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook, ParamSchedulerHook
 
 from gersp_mm.backbones.normalisation import Normalisation
+from gersp_mm.constants import KNN_K, KNN_TEMPERATURE
 from gersp_mm.engine.preflight.findings import RULE
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.evaluation.features import read_parts
@@ -58,18 +59,18 @@ class KNNEvalHook(Hook):
         train: str,
         test: str,
         interval: int = 10,
-        k: int = 20,
-        temperature: float = 0.07,
+        k: int = KNN_K,
+        temperature: float = KNN_TEMPERATURE,
         size: int = 224,
         batch_size: int = 64,
         num_workers: int = 0,
         limit: int | None = None,
     ) -> None:
-        check_number("KNNEvalHook: k", k, 1, whole=True, such_as=20)
+        check_number("KNNEvalHook: k", k, 1, whole=True, such_as=KNN_K)
         check_number("KNNEvalHook: size", size, 1, whole=True, such_as=224)
         check_number("KNNEvalHook: batch_size", batch_size, 1, whole=True, such_as=64)
         check_number("KNNEvalHook: num_workers", num_workers, 0, whole=True, such_as=0)
-        check_number("KNNEvalHook: temperature", temperature, above=0, such_as=0.07)
+        check_number("KNNEvalHook: temperature", temperature, above=0, such_as=KNN_TEMPERATURE)
         if limit is not None:
             check_number("KNNEvalHook: limit", limit, 1, whole=True, such_as=1000)
         if interval != -1:
