@@ -169,25 +169,29 @@ class Pool:
             ExitStack() as stack,  # It stops all that runs where one of them fails.
             progress_bar("the study", "run", len(waiting), shown=bool(waiting)) as bar,
         ):
-            while waiting or running:
-                while waiting and len(running) < self.jobs:
-                    child = stack.enter_context(ChildRun(*waiting.pop(0)))
-                    running[child] = time.perf_counter()
-                time.sleep(POLL)
-                for child in [child for child in running if not child.running]:
-                    seconds = time.perf_counter() - running.pop(child)
-                    child.require_success()
-                    if after is not None:
-                        after(child.title, seconds)
-                    bar.write(f"{child.title}: done in {seconds:.0f} s")
-                    bar.advance()
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self.jobs:
+                        child = stack.enter_context(ChildRun(*waiting.pop(0)))
+                        running[child] = time.perf_counter()
+                    time.sleep(POLL)
+                    for child in [child for child in running if not child.running]:
+                        seconds = time.perf_counter() - running.pop(child)
+                        child.require_success()
+                        if after is not None:
+                            after(child.title, seconds)
+                        bar.write(f"{child.title}: done in {seconds:.0f} s")
+                        bar.advance()
+                    for child in running:
+                        if found := EVALUATED.findall("\n".join(child.new_lines())):
+                            jobs[child] = f"job {found[-1]}"
+                    shown = [
+                        f"{child.title}: {jobs.get(child) or child.position()}" for child in running
+                    ]
+                    bar.advance(0, "; ".join(shown))
+            finally:  # All are told before the first is waited for.
                 for child in running:
-                    if found := EVALUATED.findall("\n".join(child.new_lines())):
-                        jobs[child] = f"job {found[-1]}"
-                shown = [
-                    f"{child.title}: {jobs.get(child) or child.position()}" for child in running
-                ]
-                bar.advance(0, "; ".join(shown))
+                    child.stop()
 
 
 def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
