@@ -35,8 +35,12 @@ ARCHIVE_ERRORS = (
 
 
 def _workers(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
     return number or os.cpu_count() or 1
 
 
@@ -103,7 +107,7 @@ SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             type=_workers,
             default=os.cpu_count(),
             metavar="N",
-            help="use N threads or processes [all %(default)s cores]",
+            help="use N threads or processes; 0 takes all cores [%(default)s]",
         ),
     ),
 }

@@ -50,7 +50,7 @@ from gersp_mm.images.listing import (
     write_list,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
-from gersp_mm.preparation.common import write_reasons
+from gersp_mm.preparation.common import SHARED_OPTIONS, write_reasons
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name, remove_temporaries, replacing
@@ -421,19 +421,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, default=95, help="of JPEG; default %(default)s")
     parser.add_argument("--to", choices=("folder", "lmdb"), default="folder", help="default folder")
     parser.add_argument("--list", metavar="FILE", type=Path, help="the images, and their labels")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        help="processes; default all %(default)s cores",
-    )
+    flag, settings = SHARED_OPTIONS["workers"]
+    parser.add_argument(flag, **settings)
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Shrink the images of a folder and write them to a folder or one database."""
-    if args.shorter_side < 0 or args.workers < 0 or not 1 <= args.quality <= 100:
-        raise UserError("--shorter-side and --workers are at least 0, --quality is 1 to 100")
+    if args.shorter_side < 0 or not 1 <= args.quality <= 100:
+        raise UserError("--shorter-side is at least 0, --quality is 1 to 100")
     packed = pack(
         args.source, args.target, args.shorter_side, args.quality, args.to == "lmdb", args.list,
         args.workers,
