@@ -21,7 +21,7 @@ from mmengine.logging import print_log
 from gersp_mm.engine.schedule import Length
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import replacing
+from gersp_mm.utils.files import write_text
 
 LOCK = "run.lock"
 SCALARS = "*/vis_data/scalars.json"  # one file for each start of a run
@@ -126,8 +126,7 @@ class RunFolder:
 
     def write(self, name: str, content: Any) -> None:
         """Write a JSON file into the folder, whole or not at all."""
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_text(self.path / name, json.dumps(content, indent=1))
 
     def require_settings(
         self, known: Mapping[str, Any], settings: Mapping[str, Any], remedy: str
