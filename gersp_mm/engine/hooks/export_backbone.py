@@ -1,4 +1,4 @@
-"""Writing the downstream file beside the checkpoints."""
+"""Write the downstream file next to the checkpoints."""
 
 from __future__ import annotations
 
