@@ -31,10 +31,10 @@ from PIL import Image
 from prepare_demo import AREAS, JPEG, Area
 
 from gersp_mm.commands.options import run_tool
-from gersp_mm.preparation.common import warn, write_text
+from gersp_mm.preparation.common import warn
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
-from gersp_mm.utils.files import replacing
+from gersp_mm.utils.files import replacing, write_text
 
 SIDE = 200  # px
 STRIDES = dict(train=SIDE // 2, test=SIDE)

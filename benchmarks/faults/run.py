@@ -35,12 +35,13 @@ from cases import PROOFS, Workshop, call, judge  # noqa: E402
 from output import find_message, read_output  # noqa: E402
 from shipped import shipped_configs, write_twin  # noqa: E402
 
-from gersp_mm.utils import provenance  # noqa: E402
-from gersp_mm.utils.console import progress_bar  # noqa: E402
+from gersp_mm.utils.console import progress_bar, table  # noqa: E402
+from gersp_mm.utils.provenance import Provenance, commit  # noqa: E402
 
 SIDES = dict(ours="gersp_mm", mmpretrain="mmpretrain", lightly="lightly")
 NOTICED = ("refused", "warned", "harmless")
 HEALTHY = "false alarms"  # what rows of healthy runs have as their side
+RECORD = "benchmarks/faults/rows.jsonl"  # as the repository names it
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
@@ -210,11 +211,8 @@ def summary(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
 
 def print_matrix(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
     """Print the matrix and the summary."""
-    lines = [["group", "fault", *SIDES.values()]]
-    lines += [[group, fault, *cells] for group, fault, _, *cells in matrix(rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+    lines = [[fault, *cells] for _, fault, _, *cells in matrix(rows)]
+    print(table(["fault", *SIDES.values()], lines))
     print()
     for text in summary(rows):
         print(text)
@@ -257,7 +255,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=HERE / "rows.jsonl",
         metavar="FILE.jsonl",
-        help="gets a row for each run (default: rows.jsonl beside this)",
+        help="gets a row for each run (default: rows.jsonl next to this script)",
     )
     parser.add_argument("--again", action="store_true", help="run what has a row already")
     parser.add_argument("--work", type=Path, help="keep data and outputs of all cases here")
@@ -273,22 +271,15 @@ def choose(tasks: Sequence[Task], args: argparse.Namespace) -> list[Task]:
         if unknown:
             raise SystemExit(f"error: --only: there is no {', '.join(sorted(unknown))}")
         tasks = [task for task in tasks if task.name in args.only]
-    commit = _clean(provenance.commit())
-    done = {key for key, row in read_rows(args.out).items() if _clean(row["commit"]) == commit}
+    now = commit(leave_out=RECORD)
+    done = {key for key, row in read_rows(args.out).items() if row["commit"] == now}
     return [task for task in tasks if args.again or task.key not in done]
-
-
-def _clean(commit: str | None) -> str:
-    """Return a commit without the note of changes, which the rows themselves are."""
-    return (commit or "").removesuffix("-dirty")
 
 
 def run_all(tasks: Sequence[Task], args: argparse.Namespace, folder: Path) -> None:
     """Run tasks, and append a row for each as soon as it is known."""
     shop = Workshop(folder)
-    shared = dict(
-        commit=provenance.commit(), hardware=provenance.hardware(), versions=provenance.versions()
-    )
+    shared = dict(Provenance.now(), commit=commit(leave_out=RECORD))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with (
         ThreadPoolExecutor(args.jobs) as pool,

@@ -34,7 +34,7 @@ from gersp_mm.datasets import PairedSampler
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import replacing
+from gersp_mm.utils.files import write_text
 
 HERE = Path(__file__).resolve().parent
 ROWS = ("IMP", "MoCo-IN", "MoCo-RS", "MoCo-IN+RS", "GeRSP", "GeRSP with α = 0.5")
@@ -109,9 +109,7 @@ def main(args: argparse.Namespace) -> None:
             checkpoints.setdefault(f"{row}, own statistics", {})[seed] = str(target)
     plan.update(checkpoints=checkpoints, seeds=sorted({s for c in checkpoints.values() for s in c}))
     out = work_dir / "own_statistics.yml"
-    with replacing(out) as temporary:
-        text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
-        temporary.write_text(text, encoding="utf-8")
+    write_text(out, yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
     print(f"next: python tools/benchmarks/run.py {out} --out {work_dir / 'results.jsonl'}")
 
 

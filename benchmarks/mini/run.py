@@ -50,7 +50,7 @@ from gersp_mm.results.row import RANDOM
 from gersp_mm.utils import provenance
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import file_sha256, replacing
+from gersp_mm.utils.files import file_sha256, write_text
 from gersp_mm.utils.provenance import Provenance
 
 HERE = Path(__file__).resolve().parent
@@ -84,7 +84,7 @@ class Run(NamedTuple):
 
     @property
     def command(self) -> list[str]:
-        """What trains it, or goes on training it."""
+        """Command that starts or resumes the training."""
         options = [f"{key}={value}" for key, value in self.options.items()]
         return [
             *(sys.executable, str(ROOT / "tools" / "train.py"), os.path.relpath(self.config)),
@@ -169,25 +169,29 @@ class Pool:
             ExitStack() as stack,  # It stops all that runs where one of them fails.
             progress_bar("the study", "run", len(waiting), shown=bool(waiting)) as bar,
         ):
-            while waiting or running:
-                while waiting and len(running) < self.jobs:
-                    child = stack.enter_context(ChildRun(*waiting.pop(0)))
-                    running[child] = time.perf_counter()
-                time.sleep(POLL)
-                for child in [child for child in running if not child.running]:
-                    seconds = time.perf_counter() - running.pop(child)
-                    child.require_success()
-                    if after is not None:
-                        after(child.title, seconds)
-                    bar.write(f"{child.title}: done in {seconds:.0f} s")
-                    bar.advance()
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self.jobs:
+                        child = stack.enter_context(ChildRun(*waiting.pop(0)))
+                        running[child] = time.perf_counter()
+                    time.sleep(POLL)
+                    for child in [child for child in running if not child.running]:
+                        seconds = time.perf_counter() - running.pop(child)
+                        child.require_success()
+                        if after is not None:
+                            after(child.title, seconds)
+                        bar.write(f"{child.title}: done in {seconds:.0f} s")
+                        bar.advance()
+                    for child in running:
+                        if found := EVALUATED.findall("\n".join(child.new_lines())):
+                            jobs[child] = f"job {found[-1]}"
+                    shown = [
+                        f"{child.title}: {jobs.get(child) or child.position()}" for child in running
+                    ]
+                    bar.advance(0, "; ".join(shown))
+            finally:  # All are told before the first is waited for.
                 for child in running:
-                    if found := EVALUATED.findall("\n".join(child.new_lines())):
-                        jobs[child] = f"job {found[-1]}"
-                shown = [
-                    f"{child.title}: {jobs.get(child) or child.position()}" for child in running
-                ]
-                bar.advance(0, "; ".join(shown))
+                    child.stop()
 
 
 def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
@@ -213,10 +217,8 @@ def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
         known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
         lines = [json.dumps(other) for other in known if not _is_same(other, facts)]
         text = ",\n".join([*lines, json.dumps(facts)])
-        with replacing(record) as temporary:
-            temporary.write_text(f"[\n{text}\n]\n", encoding="utf-8")
-        with replacing(run.finished) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_text(record, f"[\n{text}\n]\n")
+        write_text(run.finished, json.dumps(facts, indent=1) + "\n")
 
     left = [run for run in runs if not run.finished.is_file()]
     print(f"{len(runs)} pre-trainings, {len(runs) - len(left)} of them done", flush=True)
@@ -280,9 +282,7 @@ def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
                 task["data"] = list(there)
         plan["work_dir"] = str(args.work_dir / "evaluation")
         path = args.work_dir / f"{kind}.yml"
-        with replacing(path) as temporary:
-            text = yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
         read_plan(path)  # tells what is wrong before processes start
         tool = [sys.executable, str(ROOT / "tools" / "benchmarks" / "run.py"), str(path)]
         tool += ["--out", str(args.out)]

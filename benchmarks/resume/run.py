@@ -271,7 +271,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=HERE / "rows.jsonl",
         metavar="FILE.jsonl",
-        help="gets a row for each case (default: rows.jsonl beside this)",
+        help="gets a row for each case (default: rows.jsonl next to this script)",
     )
     parser.add_argument("--again", action="store_true", help="run cases that have a row already")
     parser.add_argument("--work", type=Path, help="keep data and outputs of all cases here")
@@ -287,21 +287,18 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
     cases = [case for case in itertools.starmap(Case, chosen) if case not in known]
     if not cases:
         return
-    sys.path.insert(0, str(ROOT))
     import yapf.yapflib.yapf_api as formatter
 
     from gersp_mm.commands import train as _  # noqa: F401
     from gersp_mm.engine import launch  # noqa: F401
-    from gersp_mm.utils import provenance
+    from gersp_mm.utils.provenance import Provenance, commit
 
     # MMEngine has every config formatted that it writes, which takes most of a small run.
     formatter.FormatCode = lambda text, **options: (text, True)
     register_hook()
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder)
-    shared = dict(
-        commit=provenance.commit(), hardware=provenance.hardware(), versions=provenance.versions()
-    )
+    shared = dict(Provenance.now(), commit=commit(leave_out="benchmarks/resume/rows.jsonl"))
 
     def one(case: Case) -> None:
         row = {**run_case(case, folder), **shared}
@@ -321,6 +318,9 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print and write what the command line says."""
     args = parse_args(argv)
+    sys.path.insert(0, str(ROOT))
+    from gersp_mm.utils.console import table
+
     if not args.print:
         if args.work:
             run_all(args, args.work.resolve())
@@ -328,8 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(prefix="resume-") as folder:
                 run_all(args, Path(folder))
     rows = read_rows(args.out)
-    for line in matrix(rows):
-        print("  ".join(text.ljust(18) for text in line).rstrip())
+    head, *lines = matrix(rows)
+    print(table(head, lines))
     if args.docs:
         write_docs(args.docs, rows)
     return 0

@@ -38,7 +38,7 @@ from gersp_mm.checkpoints.read import (
 )
 from gersp_mm.constants import CHANNEL_ORDER, PREFIX
 from gersp_mm.utils.errors import UserError, check_choice, listed
-from gersp_mm.utils.files import file_sha256, replacing, save_atomically
+from gersp_mm.utils.files import file_sha256, save_atomically, write_text
 
 TARGETS = ("mmlab", "torchvision", "timm")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -183,8 +183,7 @@ def write_backbone(conversion: Conversion, path: str | os.PathLike, to: str = "m
         raise UserError(f"--to {to} is for standard ResNets, this is a {conversion.meta['arch']}")
     bare = {name[len(PREFIX) :]: tensor for name, tensor in conversion.backbone.items()}
     save_atomically(bare, path)
-    with replacing(_side_file(path)) as temporary:
-        temporary.write_text(json.dumps(conversion.meta, indent=2) + "\n", encoding="utf-8")
+    write_text(_side_file(path), json.dumps(conversion.meta, indent=2) + "\n")
 
 
 def _side_file(path: str | os.PathLike) -> Path:

@@ -60,7 +60,6 @@ environment:
         help="make one run with each of these seeds [0]")  # fmt: skip
     add("--work-dir", type=Path, metavar="DIR",
         help="write results to DIR [work_dirs/demo_detection]")  # fmt: skip
-    add("--check-arguments", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if not args.checkpoint.is_file():
         how = "run bash tools/quickstart.sh first, or name another file"
@@ -258,8 +257,6 @@ def result_table(runs: dict[str, list[dict[str, Any]]], epochs: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
-    if args.check_arguments:
-        return
     from gersp_mm.commands.options import run_tool
     from gersp_mm.commands.steps import INTERRUPTED
 

@@ -56,7 +56,6 @@ more, are the classes of the evaluation; pre-training does not use them.""",
     add("--seed", type=int, default=0, help="seed pre-training and evaluation [0]")
     add("--work-dir", type=Path, metavar="DIR", help="write results to DIR [work_dirs/quickstart]")
     add("--force", action="store_true", help="discard the run in the work directory and train anew")
-    add("--check-arguments", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     for option in ("remote_sensing", "natural"):
         folder = getattr(args, option)
@@ -249,10 +248,11 @@ def result_table(rows: dict[str, list[dict[str, Any]]], epochs: int, chance: flo
     """Format the accuracies, in per cent."""
     from gersp_mm.commands.steps import mean_and_range
     from gersp_mm.utils.console import table
+    from gersp_mm.utils.errors import counted
 
     names = dict(
         random=f"random initialisation, {RANDOM_DRAWS} draws",
-        gersp=f"GeRSP, {epochs} epoch" + "s" * (epochs != 1),
+        gersp=f"GeRSP, {counted(epochs, 'epoch')}",
     )
     lines: list[tuple[str, ...]] = [("chance", f"{chance:.1f}", f"{chance:.1f}")]
     for key, name in names.items():
@@ -264,8 +264,6 @@ def result_table(rows: dict[str, list[dict[str, Any]]], epochs: int, chance: flo
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
-    if args.check_arguments:
-        return
     from gersp_mm.commands.options import run_tool
     from gersp_mm.commands.steps import INTERRUPTED
 

@@ -72,8 +72,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Write the tables of the given result rows."""
-    from gersp_mm.preparation.common import write_text
     from gersp_mm.results import documents, paper, read_rows, tables
+    from gersp_mm.utils.files import write_text
 
     if args.write or args.check:
         for page in args.write or ():

@@ -156,8 +156,7 @@ class _Resumable(BaseLoop):
             backend_args=backend,
         )
         runner.logger.warning(
-            f"saved {os.path.join(folder, name)}; run the same command with --resume to go on "
-            "from there"
+            f"saved {os.path.join(folder, name)}; run the same command with --resume to continue"
         )
 
     def _keep_sampler_seed(self) -> None:

@@ -125,8 +125,8 @@ def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
     if unread and not overwrite:
         raise UserError(
             f"there may be checkpoints of another run, which cannot be read: {listed(unread)}. "
-            "Remove them, go on beside them with --overwrite, or choose another folder with "
-            "--work-dir"
+            "Remove them, start a new run in their place with --overwrite, or choose another "
+            "folder with --work-dir"
         )
     runs = by_run(found)
     if runs and not overwrite:

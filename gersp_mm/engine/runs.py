@@ -21,11 +21,12 @@ from mmengine.logging import print_log
 from gersp_mm.engine.schedule import Length
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import replacing
+from gersp_mm.utils.files import write_text
 
 LOCK = "run.lock"
 SCALARS = "*/vis_data/scalars.json"  # one file for each start of a run
 TRAINING_LOG = "train.log"  # the output of a training that another process started
+EPOCH_LENGTH = re.compile(r"Epoch\(train\)\s*\[\s*\d+\]\[\s*\d+/\s*(\d+)\]")  # in a line of the log
 POLL = 0.5  # seconds between two looks at a process
 # What file systems answer that have no locks, some network file systems among them.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -125,8 +126,7 @@ class RunFolder:
 
     def write(self, name: str, content: Any) -> None:
         """Write a JSON file into the folder, whole or not at all."""
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_text(self.path / name, json.dumps(content, indent=1))
 
     def require_settings(
         self, known: Mapping[str, Any], settings: Mapping[str, Any], remedy: str
@@ -200,6 +200,8 @@ class ChildRun:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._older = set(log.parent.glob(SCALARS))
         self._scalars: _NewLines | None = None
+        self._epoch_length: int | None = None
+        self._stopped = False
         with open(log, "ab") as file:
             self._start = file.tell()
             self._output = _NewLines(log, self._start)
@@ -213,8 +215,7 @@ class ChildRun:
     def __exit__(self, *_: object) -> None:
         if self.process.stdin is not None:
             self.process.stdin.close()
-        if self.running:
-            self.process.terminate()  # A training saves a checkpoint.
+        self.stop()
         while self.running:
             with contextlib.suppress(KeyboardInterrupt):  # An impatient user types it once more.
                 self.process.wait()
@@ -223,6 +224,16 @@ class ChildRun:
     def running(self) -> bool:
         """Whether the process has not ended."""
         return self.process.poll() is None
+
+    def stop(self) -> None:
+        """Terminate the process, at which a training saves a checkpoint; do not wait for it.
+
+        A second call does nothing, since a second signal would not let the training save.
+        """
+        if self.running and not self._stopped:
+            self._stopped = True
+            print(f"\nstopping {self.title} ...", flush=True)
+            self.process.terminate()
 
     def new_lines(self) -> list[str]:
         """Return the lines of output since the last call."""
@@ -264,21 +275,30 @@ class ChildRun:
         Raises:
             UserError: The process failed.
         """
-        unit, total = (self.length.unit, self.length.number) if self.length else ("", None)
-        with self, progress_bar(f"   {self.title}", unit, total) as bar:
+        unit = "iterations" if self.length else ""
+        with self, progress_bar(f"   {self.title}", unit, self._iterations()) as bar:
             for lines in self.lines():
                 for line in lines:
+                    if found := EPOCH_LENGTH.search(line):
+                        self._epoch_length = int(found[1])
                     if re.search(" - (WARNING|ERROR) - ", line) and "deprecated" not in line:
                         bar.write(line)
                     elif any(text in line for text in notable):
                         bar.write("   " + line.rsplit(" - ", 1)[-1])
                 text = self.position(values)
-                last = self.last
-                done = last.get("epoch", 1) - 1 if unit == "epochs" else last.get("iter", 0)
+                done, total = self.last.get("iter", 0), self._iterations()
+                if not bar.done or bar.total != total:
+                    bar.start_from(done, total)
                 bar.advance(max(0, done - bar.done), text)
             if self.last:
                 bar.write(f"   {text}")
         self.require_success()
+
+    def _iterations(self) -> int | None:
+        """Return the length of the training, None as long as it is not known."""
+        if self.length is None or self.length.unit == "iters":
+            return self.length and self.length.number
+        return self._epoch_length and self._epoch_length * self.length.number
 
     def require_success(self) -> None:
         """Wait for the end.

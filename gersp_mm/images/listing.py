@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, listed
-from gersp_mm.utils.files import escape_name, replacing
+from gersp_mm.utils.files import escape_name, write_text
 
 # What image folders are searched for; the content decides how a file is decoded, not its name.
 IMAGE_EXTENSIONS = (
@@ -425,8 +425,7 @@ def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
                 f"the file name in {line!r} has a line break, begins or ends with a space, or is "
                 "not UTF-8, which lists cannot hold: rename it"
             )
-    with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_text(path: str | os.PathLike) -> tuple[str, tuple[str, ...]]:

@@ -23,8 +23,8 @@ from PIL import Image
 from gersp_mm.images.decode import BadImageError, load_rgb, unlimited_image_size
 from gersp_mm.images.listing import is_passed_over
 from gersp_mm.utils.console import progress
-from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import escape_name, replacing, unescape_name
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.files import escape_name, unescape_name, write_text
 
 SHOWN = 10  # files named in a message
 EXAMPLES = 5  # files named with a finding
@@ -35,23 +35,19 @@ ARCHIVE_ERRORS = (
 
 
 def _workers(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
     return number or os.cpu_count() or 1
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a UTF-8 file so that no reader ever sees half of it; its folder is made if need be."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def findings_text(findings: Mapping[str, Sequence[str]]) -> str:
     """Return one line for each kind of finding: how often, and where for the first few."""
     return "\n".join(
-        f"{what}: {len(where):,} ({', '.join(where[:EXAMPLES])}"
-        f"{' ...' if len(where) > EXAMPLES else ''})"
-        for what, where in findings.items()
+        f"{what}: {len(where):,} ({listed(where, EXAMPLES)})" for what, where in findings.items()
     )
 
 
@@ -103,7 +99,7 @@ SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             type=_workers,
             default=os.cpu_count(),
             metavar="N",
-            help="use N threads or processes [all %(default)s cores]",
+            help="use N threads or processes; 0 takes all cores [%(default)s]",
         ),
     ),
 }

@@ -15,8 +15,8 @@ Written next to them, for train, val, trainval and test:
   data/dior/coco/train.json ...        mmdet's CocoDataset, data_prefix=dict(img='')
   data/dior/obb/train/00001.txt ...    mmrotate's DOTADataset, img_suffix='jpg'
 
-One of the two folders of annotations is enough; what is not there is not written, and said.
-Nothing is written before everything was checked. Running it again is safe at any time.
+One of the two folders of annotations is enough. The tool names a missing folder and skips its
+files. Nothing is written before everything was checked. Running it again is safe at any time.
 
 Examples:
   python tools/dataset_converters/dior.py data/dior
@@ -65,11 +65,10 @@ from gersp_mm.preparation.common import (
     refuse_damaged,
     refuse_incomplete,
     warn,
-    write_text,
 )
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import remove_temporaries, replacing_folder
+from gersp_mm.utils.files import remove_temporaries, replacing_folder, write_text
 
 KINDS = {HORIZONTAL: "horizontal", ORIENTED: "oriented"}
 PARTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
@@ -193,7 +192,7 @@ def look_closer(
     sizes: dict[str, tuple[int, int]],
     findings: Findings,
 ) -> None:
-    """Find what is odd about XML files and changes nothing."""
+    """Note oddities of XML files that change no box."""
     for kind, read in annotations.items():
         for name in names:
             size, objects = read[name]

@@ -71,11 +71,10 @@ from gersp_mm.preparation.common import (
     refuse_damaged,
     refuse_incomplete,
     warn,
-    write_text,
 )
 from gersp_mm.utils.console import progress, progress_bar, table
-from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import remove_temporaries, replacing_folder
+from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.files import remove_temporaries, replacing_folder, write_text
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.0/labelTxt")
 RECORD = "split.json"  # next to finished tiles: how they were made, and of what
@@ -181,11 +180,9 @@ def read_split(data: Path, split: str, findings: Findings) -> Split:
     ):
         if missing:
             lacking = "label files" if of is files else "images"
-            named = ", ".join(sorted(missing)[:SHOWN])
             raise UserError(
-                f"{len(missing):,} {lacking} of {data / split} are missing: fetch {named}"
-                f"{' ...' if len(missing) > SHOWN else ''} (looked in "
-                f"{found if of is files else folder})"
+                f"{len(missing):,} {lacking} of {data / split} are missing: fetch "
+                f"{listed(sorted(missing), SHOWN)} (looked in {found if of is files else folder})"
             )
     labels = {}
     for name, path in progress(files.items(), f"reading labels of {split}", "file"):
@@ -255,7 +252,7 @@ def join(splits: Sequence[Split], data: Path) -> Split:
         twice = sorted(images.keys() & split.images.keys())
         if twice:
             raise UserError(
-                f"{data}: {', '.join(twice[:SHOWN])} in more than one split: fetch the images again"
+                f"{data}: {listed(twice, SHOWN)} in more than one split: fetch the images again"
             )
         images.update(split.images)
     if any(split.labels is None for split in splits):
@@ -342,10 +339,10 @@ def fingerprint(split: Split) -> str:
 
 
 def is_finished(folder: Path, record: dict) -> bool:
-    """Tell whether a folder of tiles is there and what ``record`` says.
+    """Return whether the folder holds finished tiles that match ``record``.
 
     Raises:
-        UserError: It is there, but made otherwise.
+        UserError: The tiles have other settings or sources.
     """
     if not folder.exists():
         return False
@@ -500,7 +497,7 @@ def convert(
     force: bool = False,
     allow_incomplete: bool = False,
 ) -> None:
-    """Make the tiles of a protocol, as far as they are not there, and print what is in them.
+    """Cut the missing tiles of a protocol and print the counts.
 
     Args:
         data: Folder of the data set.

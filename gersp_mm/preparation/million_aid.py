@@ -16,8 +16,8 @@ Written: data/million_aid/test/images.txt, the sorted paths of the images relati
 
 --decode decodes every image, which takes hours; those that cannot be read are left out of the list
 and named in data/million_aid/unreadable_test.txt. It may be interrupted: decoded_test.txt lists
-what is done (remove it to start anew). Without --decode, what unreadable_test.txt names is left out
-as well. Training copes with unreadable images by itself, so this is not needed.
+the decoded images (remove it to start over). Without --decode, what unreadable_test.txt names is
+left out as well. Training copes with unreadable images by itself, so this is not needed.
 
 Examples:
   python tools/dataset_converters/million_aid.py data/million_aid
@@ -46,7 +46,7 @@ from gersp_mm.preparation.common import (
     write_reasons,
 )
 from gersp_mm.utils.console import table
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name
 
 OFFICIAL = MILLION_AID.counts
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         archives = sorted(p.name for p in data.glob("*") if p.suffix in (".zip", ".tar", ".gz"))
         remedy = "put the images there, or a link to their folder"
         if archives:
-            remedy = f"unpack {', '.join(archives[:SHOWN])} with --archives"
+            remedy = f"unpack {listed(archives, SHOWN)} with --archives"
         raise UserError(f"there is no folder {test}: {remedy}")
     names = find_images(test, progress=True)
     if not names:
@@ -99,17 +99,17 @@ def run(args: argparse.Namespace) -> None:
     refuse_incomplete(data, "Million-AID", differences, args.allow_incomplete)
     train = len(find_images(data / "train")) if (data / "train").is_dir() else 0
     unreadable = find_unreadable(data, names, args.decode, args.workers)
-    listed = [name for name in names if name not in unreadable]
-    if not listed:
+    usable = [name for name in names if name not in unreadable]
+    if not usable:
         name, reason = next(iter(unreadable.items()))
         raise UserError(
             f"None of the {len(names):,} images of {test} can be read, {name} for: {reason}. Fetch "
             "them again; no list is written."
         )
-    write_list(test / LISTING, listed)
+    write_list(test / LISTING, usable)
 
     rows = [["train (not used)", train, OFFICIAL["train"], "", ""]]
-    rows.append(["test", len(names), OFFICIAL["test"], len(unreadable), len(listed)])
+    rows.append(["test", len(names), OFFICIAL["test"], len(unreadable), len(usable)])
     print(table(["part", "images", "official", "unreadable", "listed"], rows))
     for name, reason in list(unreadable.items())[:SHOWN]:
         print(f"  left out: {escape_name(name)}: {reason}")

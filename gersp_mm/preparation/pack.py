@@ -13,10 +13,10 @@ DST gets images/ or images.lmdb/, and lists that every dataset reads (as ann_fil
                    CustomDataset numbers them: the sorted folders' numbers) or --list has labels
   bad_images.txt   images that cannot be read and are left out, with the reason; line breaks and
                    bytes that are not UTF-8 are escaped in names
-  progress.jsonl   what is done
+  progress.jsonl   finished images
 
 It may be interrupted at any moment, killed included: the same command resumes where it stopped.
-Images that are done are not looked at again, bad ones are; to start anew, remove DST.
+Finished images are skipped, bad ones tried again. Remove DST to start over.
 
 Examples:
   python tools/dataset_converters/pack_images.py data/million_aid/test data/packed/maid --to lmdb
@@ -50,7 +50,7 @@ from gersp_mm.images.listing import (
     write_list,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
-from gersp_mm.preparation.common import write_reasons
+from gersp_mm.preparation.common import SHARED_OPTIONS, write_reasons
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name, remove_temporaries, replacing
@@ -65,7 +65,7 @@ GO_ON = "and run the same command again, it resumes where it stopped"
 
 
 class Packed(NamedTuple):
-    """What became of one image."""
+    """Result of packing one image."""
 
     name: str
     kind: str  # "shrunk", "copied", "bad", or "failed": could not be written
@@ -416,24 +416,36 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("source", metavar="SRC", type=Path, help="folder of the images")
     parser.add_argument("target", metavar="DST", type=Path, help="folder to make")
     parser.add_argument(
-        "--shorter-side", type=int, default=256, help="pixels; 0 never shrinks; default %(default)s"
-    )
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG; default %(default)s")
-    parser.add_argument("--to", choices=("folder", "lmdb"), default="folder", help="default folder")
-    parser.add_argument("--list", metavar="FILE", type=Path, help="the images, and their labels")
-    parser.add_argument(
-        "--workers",
+        "--shorter-side",
         type=int,
-        default=os.cpu_count(),
-        help="processes; default all %(default)s cores",
+        default=256,
+        metavar="N",
+        help="shrink the shorter side to N pixels; 0 never shrinks [%(default)s]",
     )
+    parser.add_argument(
+        "--quality", type=int, default=95, help="quality of JPEG, 1 to 100 [%(default)s]"
+    )
+    parser.add_argument(
+        "--to",
+        choices=("folder", "lmdb"),
+        default="folder",
+        help="write a folder or one LMDB database [%(default)s]",
+    )
+    parser.add_argument(
+        "--list",
+        metavar="FILE",
+        type=Path,
+        help="pack the images that FILE lists, with their labels if it has them",
+    )
+    flag, settings = SHARED_OPTIONS["workers"]
+    parser.add_argument(flag, **settings)
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Shrink the images of a folder and write them to a folder or one database."""
-    if args.shorter_side < 0 or args.workers < 0 or not 1 <= args.quality <= 100:
-        raise UserError("--shorter-side and --workers are at least 0, --quality is 1 to 100")
+    if args.shorter_side < 0 or not 1 <= args.quality <= 100:
+        raise UserError("--shorter-side is at least 0, --quality is 1 to 100")
     packed = pack(
         args.source, args.target, args.shorter_side, args.quality, args.to == "lmdb", args.list,
         args.workers,

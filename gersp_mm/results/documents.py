@@ -26,7 +26,7 @@ from gersp_mm.results.statistics import Cell, compare
 from gersp_mm.results.store import read_rows
 from gersp_mm.results.tables import best_of, collect, markdown, named
 from gersp_mm.utils.errors import UserError, listed
-from gersp_mm.utils.files import replacing
+from gersp_mm.utils.files import write_text
 
 BLOCK = re.compile(r"(<!-- table: ([\w-]+)\s+(.*?)-->\n)(.*?)(<!-- end -->)", re.S)
 OPTION = re.compile(r'(\w+)="([^"]*)"')
@@ -125,8 +125,7 @@ def write(path: str | os.PathLike, results: str | os.PathLike) -> int:
         results: Folder of the rows.
     """
     text, count = updated(Path(path).read_text(encoding="utf-8"), results, str(path))
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return count
 
 

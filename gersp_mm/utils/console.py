@@ -59,6 +59,18 @@ class Bar:
         self.first = done
         self.task: rich_progress.TaskID | None = None
 
+    def start_from(self, done: int, total: int | None) -> None:
+        """Count on from here; what was done before does not count as work of this time.
+
+        Args:
+            done: How much was done before.
+            total: How much there is, None if that is not known.
+        """
+        self.done, self.first, self.total = done, done, total
+        self.started = time.monotonic()
+        if _display is not None and self.task is not None:
+            _display.reset(self.task, total=total, completed=done, count=self._count())
+
     def advance(self, number: int = 1, note: str | None = None) -> None:
         """Count work that was done.
 

@@ -44,6 +44,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             Path(name).unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a UTF-8 file, line ends as they are; its folder is made if need be."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
 def save_atomically(content: Any, path: str | os.PathLike) -> None:
     """``torch.save`` that leaves either the old file or the whole new one.
 

@@ -14,7 +14,7 @@ import torch
 
 from gersp_mm.backbones.named import Backbone, load_backbones
 from gersp_mm.evaluation.features import EvalImages, extract_features
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import replacing
 
 
@@ -32,7 +32,7 @@ def add_backbone_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add("--size", type=int, default=224, help="side of the images in pixels (%(default)s)")
     add("--batch-size", type=int, default=64, help="images of one forward pass (%(default)s)")
     add("--device", help="cpu, cuda, cuda:1 and so on; default: cuda where there is a GPU")
-    add("--seed", type=int, default=0, help="of whatever is random (%(default)s)")
+    add("--seed", type=int, default=0, help="seed the random choices [%(default)s]")
 
 
 def checked_backbones(args: argparse.Namespace) -> list[Backbone]:
@@ -149,7 +149,7 @@ def follow_classes(
         else:
             raise UserError(
                 f"{source} has images of {name}, which is no class of {train} "
-                f"({', '.join(list(names.values())[:3])}, …)"
+                f"({listed(names.values(), 3)})"
             )
     images.samples = [(path, labels[label]) for path, label in _samples(images)]
 

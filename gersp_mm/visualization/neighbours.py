@@ -134,8 +134,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("images", type=Path, help="folder of classes or list: what is looked for")
-    add("--train", type=Path, required=True, help="folder of classes or list: what is searched")
+    add("images", type=Path, help="query images: a folder of classes or a list")
+    add("--train", type=Path, required=True, help="images to search: a folder of classes or a list")
     add("--rows", type=int, default=8, help="images to draw (%(default)s)")
     add("--k", type=int, default=5, help="neighbours of each (%(default)s)")
     add("--limit", type=int, default=500, help="images for precision@k (%(default)s)")

@@ -269,6 +269,37 @@ def check_own_statistics(work_dir):
     torch.testing.assert_close(after["bn1.running_mean"], mapped.mean((0, 2, 3)))
 
 
+STUBBORN = """
+import pathlib, signal, sys, time
+def leave(*_):
+    pathlib.Path(sys.argv[1]).write_text(str(time.time()))
+    time.sleep(1)
+    sys.exit(1)
+signal.signal(signal.SIGTERM, leave)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+FAILING = """
+import pathlib, sys, time
+while not all(pathlib.Path(name).exists() for name in sys.argv[1:]):
+    time.sleep(0.1)
+sys.exit(3)
+"""
+
+
+def test_a_failure_stops_all_others_at_once(tmp_path):
+    marks = [str(tmp_path / name) for name in "ab"]
+    waiting = [
+        (mark[-1], [sys.executable, "-c", STUBBORN, mark], tmp_path / f"{mark[-1]}.log")
+        for mark in marks
+    ]
+    waiting.append(("c", [sys.executable, "-c", FAILING, *marks], tmp_path / "c.log"))
+    with pytest.raises(UserError, match="c failed: exit code 3"):
+        driver.Pool(3).run(waiting)
+    first, second = (float(Path(mark).read_text()) for mark in marks)
+    assert abs(first - second) < 0.5
+
+
 @pytest.mark.usefixtures("forked_children")
 def test_failing_run_is_named_and_unknown_rows_refused(few, tmp_path):
     path = tmp_path / "rows.yml"

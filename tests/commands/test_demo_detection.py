@@ -6,8 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -199,10 +197,10 @@ def test_what_cannot_be_cut(cut_trees, tmp_path: Path):
         (("--checkpoint", __file__, "--seeds", "1", "1"), "--seeds must be different"),
     ],
 )
-def test_wrong_arguments_are_told_before_anything_runs(options, expected):
-    command = [sys.executable, str(TOOL), "--check-arguments", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and expected in done.stderr
+def test_wrong_arguments_are_told_before_anything_runs(options, expected, capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.parse_args([*options])
+    assert ended.value.code == 2 and expected in capsys.readouterr().err
 
 
 def test_a_folder_with_another_run_is_left_alone(tmp_path: Path):

@@ -69,9 +69,10 @@ def test_own_images_from_start_to_report(tmp_path: Path):
         (("--seed", -1), "--seed must not be negative"),
     ],
 )
-def test_wrong_arguments_are_told_before_anything_runs(options, expected, tmp_path):
-    done = start(tmp_path, "--check-arguments", *options)
-    assert done.returncode == 2 and expected in done.stderr
+def test_wrong_arguments_are_told_before_anything_runs(options, expected, capsys):
+    with pytest.raises(SystemExit) as ended:
+        tool.parse_args([*map(str, options)])
+    assert ended.value.code == 2 and expected in capsys.readouterr().err
     alone = [sys.executable, "-I", tool.__file__, *map(str, options)]  # as quickstart.sh, bare
     done = subprocess.run(alone, capture_output=True, text=True)
     assert done.returncode == 2 and expected in done.stderr

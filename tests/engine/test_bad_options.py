@@ -172,7 +172,7 @@ def test_an_error_of_the_running_loop_keeps_its_traceback(pretrain, tmp_path):
 
 
 def test_many_more_workers_than_cores_are_said_once(pretrain, tmp_path, capsys):
-    cores = "gersp_mm.engine.preflight.values.usable_cores"
+    cores = "gersp_mm.utils.provenance.cores"
     with mock.patch(cores, lambda: 2), pytest.raises(Running):
         run(pretrain, tmp_path, "train_dataloader.num_workers=40", "log_level=INFO")
     out = capsys.readouterr().out

@@ -114,7 +114,7 @@ def test_all_errors_are_told_together_in_one_message(pair_data, tmp_path):
     cfg.model.update(queue_len=3)
     cfg.auto_scale_lr.base_batch_size = 0
     lines = refusal_of(cfg).splitlines()
-    assert lines[0] == "3 things cannot work:"
+    assert lines[0] == "3 errors in the config:"
     assert [line[:5] for line in lines[1:]] == ["  1. ", "  2. ", "  3. "]
     assert "auto_scale_lr.base_batch_size cannot be 0" in lines[1]
     assert "model.queue_len=3" in lines[2] and "No hook moves" in lines[3]
@@ -125,7 +125,7 @@ def test_more_than_ten_errors_are_counted():
     with pytest.raises(UserError) as caught:
         refuse_errors(findings)
     text = str(caught.value)
-    assert text.startswith("12 things cannot work:") and "10. problem 9. Fix it." in text
+    assert text.startswith("12 errors in the config:") and "10. problem 9. Fix it." in text
     assert text.endswith("and 2 more") and "problem 10" not in text
 
 

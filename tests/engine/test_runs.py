@@ -11,6 +11,7 @@ import pytest
 
 from gersp_mm.engine.runs import TRAINING_LOG, ChildRun, RunFolder
 from gersp_mm.engine.schedule import Length
+from gersp_mm.utils import console
 from gersp_mm.utils.errors import UserError
 
 TRAINING = """
@@ -59,11 +60,29 @@ def test_a_failure_has_the_error_of_this_start(tmp_path, code, reason):
         child(tmp_path, code).follow()
 
 
-def test_a_child_ends_with_the_block(tmp_path):
+def test_a_child_ends_with_the_block(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt), child(tmp_path, "import time; time.sleep(60)") as run:
         time.sleep(0.1)
+        run.stop()  # Only the first call sends a signal and says so.
         raise KeyboardInterrupt
     assert not run.running
+    assert capsys.readouterr().out == "\nstopping a training ...\n"
+
+
+def test_iterations_before_a_resume_do_not_count_as_work_of_this_start(tmp_path, monkeypatch):
+    made = []
+
+    class Recorded(console.Bar):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(console, "Bar", Recorded)
+    line = "10:00:00 - mmengine - INFO - Epoch(train)   [9][ 5/100]  lr: 1.0"
+    code = TRAINING.replace("one image is damaged", line).replace('"iter": 7', '"iter": 805')
+    child(tmp_path, code, length=Length(10, "epochs", "train_cfg.max_epochs")).follow()
+    (bar,) = made
+    assert (bar.first, bar.done, bar.total) == (805, 805, 1000)
 
 
 def test_a_folder_of_other_settings(tmp_path):

@@ -20,6 +20,7 @@ from PIL import Image
 from gersp_mm.commands.options import run_tool
 from gersp_mm.datasets import MillionAID, load_rgb
 from gersp_mm.images import packed as packed_files
+from gersp_mm.preparation import dior
 from gersp_mm.preparation import pack as tool
 from gersp_mm.utils.errors import UserError
 
@@ -86,7 +87,7 @@ def files(target: Path) -> dict[str, bytes]:
 def error_of(capsys, *arguments: str | Path) -> str:
     """The one line that the tool ends with."""
     with pytest.raises(SystemExit) as end:
-        run_tool(tool.run, tool.parse_args([*map(str, arguments), "--workers", "0"]))
+        run_tool(tool.run, tool.parse_args([*map(str, arguments), "--workers", "1"]))
     assert end.value.code == 2
     return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -158,7 +159,7 @@ def test_bad_images_are_counted_listed_and_tried_again(source, tmp_path, capsys)
     work.mkdir()
     picture(50, 50).save(work / "a.png")
     (work / "b.png").write_bytes(b"nothing")
-    arguments = [str(work), str(tmp_path / "dst"), "--workers", "0"]
+    arguments = [str(work), str(tmp_path / "dst"), "--workers", "1"]
     tool.run(tool.parse_args(arguments))
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert rows["copied"][0] == rows["bad"][0] == "1" and rows["all"][0] == "2"
@@ -334,7 +335,7 @@ def test_nothing_usable_is_an_error_and_writes_no_list(tmp_path, capsys):
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"no image")
     (folder / "b.png").touch()
-    arguments = tool.parse_args([str(folder), str(tmp_path / "dst"), "--workers", "0"])
+    arguments = tool.parse_args([str(folder), str(tmp_path / "dst"), "--workers", "1"])
     with pytest.raises(UserError, match="None of the 2 images can be read, a.jpg for: not an im"):
         tool.run(arguments)
     listed = sorted(path.name for path in (tmp_path / "dst").iterdir())
@@ -362,8 +363,21 @@ def test_grey_levels_that_are_lost_are_said(tmp_path, capsys):
     folder.mkdir()
     values = np.linspace(0, 2047, 100 * 100).reshape(100, 100).astype(np.uint16)
     Image.fromarray(values).save(folder / "11 bit.png")
-    arguments = [str(folder), str(tmp_path / "dst"), "--shorter-side", "50", "--workers", "0"]
+    arguments = [str(folder), str(tmp_path / "dst"), "--shorter-side", "50", "--workers", "1"]
     for _ in range(2):  # also where it was done before
         tool.run(tool.parse_args(arguments))
         printed = capsys.readouterr().out
         assert "WARNING: 1 images lost something" in printed and "8 grey levels remain" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("-1", "must be a whole number of at least 0, got '-1'"), ("abc", "at least 0, got 'abc'")],
+)
+@pytest.mark.parametrize("converter", [dior, tool])
+def test_number_of_workers(converter, text, said, capsys):
+    places = ["a"] if converter is dior else ["a", "b"]
+    assert converter.parse_args([*places, "--workers", "0"]).workers == os.cpu_count()
+    with pytest.raises(SystemExit):
+        converter.parse_args([*places, "--workers", text])
+    assert said in capsys.readouterr().err

@@ -27,3 +27,14 @@ def test_progress_is_a_line_every_half_minute(monkeypatch, capsys):
     for _ in console.progress(iter("ab"), "decoding", "img", shown=False):
         now[0] += 100
     assert capsys.readouterr().err == ""
+
+
+def test_time_left_follows_the_work_of_this_start(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress_bar("training", "iterations") as bar:
+        now[0] += 20
+        bar.start_from(900, 1000)
+        now[0] += 40
+        bar.advance(10)
+    assert capsys.readouterr().err == "training: 910/1,000 iterations, 6 min left\n"

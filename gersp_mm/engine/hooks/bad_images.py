@@ -26,8 +26,8 @@ class BadImageHook(Hook):
 
     The images themselves were replaced by :class:`gersp_mm.PairedDataset`. A line of the list is
     the path, a tab, the reason and the source in brackets; line breaks, tabs and bytes that are not
-    UTF-8 are escaped in it (``\n``, ``\xe9``). A resumed run goes on with the list, a new one
-    starts it anew.
+    UTF-8 are escaped in it (``\n``, ``\xe9``). A resumed run extends the list; a new run
+    replaces it.
 
     Before the first step, some images of each source are looked at, and a warning says what
     reading them as 8-bit RGB leaves out.

@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there."""
+"""Write checkpoints atomically."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ class CheckpointCheckHook(Hook):
                 runner.logger.info(f"{what}: {listed(options, 20)}")
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
             runner.logger.warning(
-                "EarlyStoppingHook counts anew in a resumed run, because checkpoints do not hold "
-                "its best value: the run may end later than one that nothing interrupted"
+                "EarlyStoppingHook starts counting again in a resumed run, because checkpoints do "
+                "not hold its best value: the run may end later than one that nothing interrupted"
             )
         loop = runner.train_loop
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
@@ -101,7 +101,7 @@ class CheckpointCheckHook(Hook):
             unit = "epochs" if by_epoch else "iters"
             runner.logger.warning(
                 f"nothing is left to train: {done} of {whole} {unit} are done. Raise "
-                f"train_cfg.max_{unit} to go on"
+                f"train_cfg.max_{unit} to continue"
             )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:

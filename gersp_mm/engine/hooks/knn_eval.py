@@ -31,23 +31,23 @@ class KNNEvalHook(Hook):
     checkpoint (``default_hooks.checkpoint.save_best='knn_top1'``), an ``EarlyStoppingHook`` and a
     ``ReduceOnPlateauLR`` can be steered by it.
 
-    The evaluation comes after the checkpoint of its epoch. One that fails, on whichever rank, is
-    reported and the training goes on.
+    The evaluation comes after the checkpoint of its epoch. A failed evaluation is
+    reported on every rank, and training continues.
 
     Args:
-        train: images that vote: a folder with one sub-folder a class, or a list of
+        train: Voting images: a folder with one sub-folder per class, or a list of
             ``path label`` lines.
-        test: images that are classified, likewise; numbered by the classes of ``train``.
-        interval: epochs between two evaluations, or -1; the last epoch is always evaluated.
-        k: number of neighbours that vote.
+        test: Images that are classified, likewise; numbered by the classes of ``train``.
+        interval: Epochs between two evaluations, or -1; the last epoch is always evaluated.
+        k: Number of neighbours that vote.
         temperature: T of their weights exp(similarity / T).
-        size: side of the images in pixels.
-        batch_size: images of one forward pass.
-        num_workers: processes that decode images.
-        limit: use at most this many images of either part, to save time.
+        size: Side of the images in pixels.
+        batch_size: Images of one forward pass.
+        num_workers: Processes that decode images.
+        limit: Use at most this many images of either part, to save time.
 
     Raises:
-        UserError: before the first step, when a number is of another type or outside its range,
+        UserError: Before the first step, when a number is of another type or outside its range,
             when the images are not there, or when all of a class are found unreadable.
     """
 

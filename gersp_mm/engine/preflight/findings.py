@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, counted
 
 SHOWN = 10  # errors in one message
 RULE = "!" * 96
@@ -67,7 +67,7 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
         lines = [f"\n  {number}. {text}" for number, text in enumerate(errors[:SHOWN], 1)]
         if len(errors) > SHOWN:
             lines.append(f"\n  and {len(errors) - SHOWN} more")
-        raise UserError(f"{len(errors)} things cannot work:{''.join(lines)}")
+        raise UserError(f"{counted(len(errors), 'error')} in the config:{''.join(lines)}")
 
 
 def warn(findings: Iterable[Finding], say: Callable[[str], Any]) -> None:

@@ -12,7 +12,8 @@ from mmengine.config import Config
 
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.engine.preflight.names import _flat
-from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number
+from gersp_mm.utils import provenance
+from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number, counted
 
 Rule = Callable[[str, Any], None]
 
@@ -158,7 +159,7 @@ def check_normalisation(cfg: Config) -> Iterator[Finding]:
 
 def check_workers(cfg: Config) -> Iterator[Finding]:
     """Warn of many more worker processes than cores."""
-    cores = usable_cores()
+    cores = provenance.cores()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     for name in _loaders(cfg):
         workers = (cfg.get(name) or {}).get("num_workers") or 0
@@ -167,7 +168,7 @@ def check_workers(cfg: Config) -> Iterator[Finding]:
                 f"{name}.num_workers",
                 workers,
                 f"{name}.num_workers={workers} starts {workers * processes} worker processes on "
-                f"{cores} core{'s' * (cores != 1)}, which costs memory and time.",
+                f"{counted(cores, 'core')}, which costs memory and time.",
                 f"Set it to about {max(1, cores // processes)}.",
                 "warning",
             )
@@ -199,13 +200,6 @@ def check_host(cfg: Config) -> Iterator[Finding]:
             f"default_scope={scope!r} names a library that is not installed.",
             f"Install {scope}, or correct the name.",
         )
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _loaders(cfg: Config) -> Iterable[str]:
