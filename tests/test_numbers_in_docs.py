@@ -63,6 +63,10 @@ def test_a_page_is_written_and_a_wrong_number_is_named(tmp_path, capsys):
         ("decimals", "digits", "table frozen_small: no option digits"),
         ("columns", "column", "table frozen_small: no option column"),
         ("frozen_small", "none", "there is no results file"),
+        ('"1"', '"x"', 'decimals="x" is not possible'),
+        ('"1"', '"1" layout="dwon"', 'layout="dwon" is not possible'),
+        ("<!-- end -->", "", "begins 1 tables and ends 0"),
+        ("<!-- table", "<!--table", "begins 1 tables and ends 0"),
     ],
 )
 def test_a_wrong_comment_is_named(old, new, text):

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
+from gersp_mm.engine.preflight.findings import RULE
 from gersp_mm.engine.schedule import Length
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
@@ -275,13 +276,17 @@ class ChildRun:
         Raises:
             UserError: The process failed.
         """
-        unit = "iterations" if self.length else ""
+        unit, framed = "iterations" if self.length else "", False
         with self, progress_bar(f"   {self.title}", unit, self._iterations()) as bar:
             for lines in self.lines():
                 for line in lines:
                     if found := EPOCH_LENGTH.search(line):
                         self._epoch_length = int(found[1])
-                    if re.search(" - (WARNING|ERROR) - ", line) and "deprecated" not in line:
+                    if line == RULE:  # a frame begins or ends
+                        framed = not framed
+                    elif framed:
+                        bar.write(f"   {line.strip()}")
+                    elif re.search(r" - (WARNING|ERROR) - \S", line) and "deprecated" not in line:
                         bar.write(line)
                     elif any(text in line for text in notable):
                         bar.write("   " + line.rsplit(" - ", 1)[-1])

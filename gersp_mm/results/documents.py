@@ -30,7 +30,9 @@ from gersp_mm.utils.files import write_text
 
 BLOCK = re.compile(r"(<!-- table: ([\w-]+)\s+(.*?)-->\n)(.*?)(<!-- end -->)", re.S)
 OPTION = re.compile(r'(\w+)="([^"]*)"')
-OPTIONS = ("rows", "columns", "seeds", "decimals", "bold", "layout")
+VALUES = dict(  # what the options of a table may be
+    decimals=r"\d", seeds=r"\d+( \d+)*", bold="yes|no", layout="across|down",
+              rows=r"(?s).*\S.*", columns=r"(?s).*\S.*")  # fmt: skip
 
 
 class Cells:
@@ -48,7 +50,13 @@ class Cells:
         numbered = ((f"row {number}", row) for number, row in enumerate(read_rows(path), 1))
         chosen = (pair for pair in numbered if seeds is None or pair[1].seed in seeds)
         self.path = path
-        self.columns, _ = collect(chosen)
+        self.columns, repeats = collect(chosen)
+        for repeat in repeats:
+            if repeat.other_weights:
+                raise UserError(
+                    f"{path}: {repeat.where} and {repeat.of} have one name, column and seed, and "
+                    "other weights or configs. Give one of them a name of its own."
+                )
 
     def column(self, name: str) -> Mapping[str, Cell]:
         """Return a column's cells by pre-training.
@@ -105,7 +113,10 @@ def updated(text: str, results: str | os.PathLike, where: str) -> tuple[str, int
 
     def filled(match: re.Match[str]) -> str:
         options = dict(OPTION.findall(match[3]))
-        unknown = [name for name in options if name not in OPTIONS]
+        unknown = [name for name in options if name not in VALUES]
+        for name, value in options.items():
+            if name in VALUES and not re.fullmatch(VALUES[name], value):
+                raise UserError(f'{where}, table {match[2]}: {name}="{value}" is not possible.')
         if unknown or not {"rows", "columns"} <= set(options):
             wrong = f"no option {unknown[0]}" if unknown else "rows or columns missing"
             raise UserError(f"{where}, table {match[2]}: {wrong}")
@@ -114,7 +125,21 @@ def updated(text: str, results: str | os.PathLike, where: str) -> tuple[str, int
         except UserError as error:
             raise UserError(f"{where}, table {match[2]}: {error}") from None
 
-    return BLOCK.subn(filled, text)
+    page, count = BLOCK.subn(filled, text)
+    begun = len(re.findall(r"<!--\s*table\b", text))
+    if count < begun:
+        raise UserError(
+            f"{where} begins {begun} tables and ends {count}. Write <!-- table: NAME ... --> on "
+            "top of each and <!-- end --> below it."
+        )
+    return page, count
+
+
+def _page(path: str | os.PathLike) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a page: {error}") from None
 
 
 def write(path: str | os.PathLike, results: str | os.PathLike) -> int:
@@ -124,7 +149,7 @@ def write(path: str | os.PathLike, results: str | os.PathLike) -> int:
         path: A Markdown file.
         results: Folder of the rows.
     """
-    text, count = updated(Path(path).read_text(encoding="utf-8"), results, str(path))
+    text, count = updated(_page(path), results, str(path))
     write_text(path, text)
     return count
 
@@ -139,7 +164,7 @@ def check(path: str | os.PathLike, results: str | os.PathLike) -> int:
     Raises:
         UserError: A table differs. The message names the first line that does.
     """
-    given = Path(path).read_text(encoding="utf-8")
+    given = _page(path)
     text, count = updated(given, results, str(path))
     for number, (is_line, wanted) in enumerate(zip(given.splitlines(), text.splitlines()), 1):
         if is_line != wanted:

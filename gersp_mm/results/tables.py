@@ -33,6 +33,7 @@ class Repeat(NamedTuple):
         seed: The seed.
         value: Its value.
         first: The value that counts.
+        other_weights: Whether the two rows name other files of weights or other configs.
     """
 
     where: str
@@ -42,11 +43,16 @@ class Repeat(NamedTuple):
     seed: int | None
     value: float
     first: float
+    other_weights: bool
 
     @property
     def difference(self) -> float:
         """The difference to the value that counts."""
         return self.value - self.first
+
+
+# Fields that tell whether a row with the same name and seed is of the same weights.
+IDENTITY_OF_WEIGHTS = ("checkpoint_sha256", "config")
 
 
 @dataclass
@@ -131,16 +137,18 @@ def collect(
         appear twice, of which the first one counts.
     """
     cells: dict[Column, dict[str, dict[int | None, float]]] = {}
-    first: dict[tuple[Column, str, int | None], tuple[str, float]] = {}
+    first: dict[tuple[Column, str, int | None], tuple[str, Row]] = {}
     repeats = []
     for where, row in rows:
         column = row.column
         name = RANDOM if row.settings.method == RANDOM else named(row.pretraining)
         key = (column, name, row.seed)
         if key in first:
-            repeats.append(Repeat(where, first[key][0], *key, row.value, first[key][1]))
+            of, counted_row = first[key]
+            other = any(getattr(row, n) != getattr(counted_row, n) for n in IDENTITY_OF_WEIGHTS)
+            repeats.append(Repeat(where, of, *key, row.value, counted_row.value, other))
             continue
-        first[key] = (where, row.value)
+        first[key] = (where, row)
         cells.setdefault(column, {}).setdefault(name, {})[row.seed] = row.value
     built = {c: {n: Cell(values) for n, values in inner.items()} for c, inner in cells.items()}
     return built, repeats
@@ -159,7 +167,14 @@ def notes(repeats: Sequence[Repeat]) -> list[str]:
     if same < len(repeats):
         place = f"{farthest.name}, {farthest.column.dataset}, {farthest.column.short}"
         text += f", the largest difference {fixed(farthest.difference, sign=True)} ({place})"
-    return [text]
+    found = [text]
+    other = [repeat for repeat in repeats if repeat.other_weights]
+    if other:
+        found.append(
+            f"{counted(len(other), 'repeat')} of other weights or by another config, such as "
+            f"{other[0].where} against {other[0].of}. Give other weights a name of their own"
+        )
+    return found
 
 
 # ---------------------------------------------------------------------------------------- views
