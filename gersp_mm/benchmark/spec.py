@@ -237,10 +237,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Build a dict."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]
         for number, key in enumerate(keys):
             if key in keys[:number]:
-                line = node.value[number][0].start_mark.line + 1
+                line = own[number].start_mark.line + 1
                 raise UserError(f"line {line}: the key {key!r} appears twice. Remove one of them.")
         return super().construct_mapping(node, deep)
 
@@ -261,7 +262,7 @@ def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None
         raise UserError(f"there is no plan {path}")
     try:
         content = expand_home(yaml.load(path.read_text(encoding="utf-8"), _Loader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     except UserError as error:
         raise UserError(f"{path}, {error}") from None

@@ -100,7 +100,8 @@ class Protocol(Typed):
         kind = KINDS.get(given.get("kind"), Unparsed)
         found = kind._fields_of_run(cfg, trained if known else cfg)
         values = {k: v for k, v in found.items() if k in kind.model_fields and v is not UNREAD}
-        return validated(AnyProtocol, {**values, **given}, "evaluation.measured_by")
+        where = "evaluation.measured_by, filled from the config as it runs"
+        return validated(AnyProtocol, {**values, **given}, where)
 
     @classmethod
     def _fields_of_run(

@@ -415,3 +415,14 @@ def test_fine_tuning_options_are_checked(folder):
     frozen = CONFIG.replace("finetune_r18", "knn_r50")
     with pytest.raises(UserError, match="trains nothing. Use protocol knn or fewshot"):
         plan_of(FINETUNE.replace(CONFIG, frozen))
+
+
+def test_a_plan_may_merge_and_has_to_be_utf8(folder):
+    shared = PLAN.replace(
+        "{protocol: knn, data: mine, k: 5}", "&knn {protocol: knn, data: mine, k: 5}"
+    ).replace("work_dir", "  - {<<: *knn, k: 3}\nwork_dir")
+    found = [task.spec.k for task in plan_of(shared).tasks if task.spec.protocol == "knn"]
+    assert found == [5, 3]
+    Path("plan.yml").write_bytes(PLAN.encode().replace(b"mine", b"m\xefne"))
+    with pytest.raises(UserError, match=r"plan\.yml is no YAML: 'utf-8' codec"):
+        benchmark.read_plan("plan.yml")

@@ -181,7 +181,8 @@ def test_a_wrong_field_is_named_with_the_nearest_one():
     evaluation = dict(measured_by=dict(kind="knn", image=dict(size=64, rezise=2), q=1))
     with pytest.raises(UserError) as error:
         Protocol.of(dict(evaluation=evaluation))
+    where = "evaluation.measured_by, filled from the config as it runs"
     assert str(error.value).splitlines() == [
-        "evaluation.measured_by: image.rezise is no field. Did you mean resize?",
-        "evaluation.measured_by: q is no field. The fields are kind, image, k, temperature.",
+        f"{where}: image.rezise is no field. Did you mean resize?",
+        f"{where}: q is no field. The fields are kind, image, k, temperature.",
     ]
