@@ -108,7 +108,13 @@ def read_setting(run: Path) -> Setting:
     parts = [f"T = {temperature:g}"] if isinstance(temperature, (int, float)) else []
     parts += [f"queue {queue:,}"] if isinstance(queue, int) else []
     chance = {}
-    if isinstance(classes := _at(values, "model", "natural_head", "num_classes"), int):
+    classes = _at(values, "model", "natural_head", "num_classes")
+    natural = _at(values, "train_dataloader", "dataset", "natural") or {}
+    if isinstance(classes, int) and isinstance(listed := natural.get("ann_file"), str) and listed:
+        with suppress(UserError, OSError):  # A list may skip numbers, so that outputs stay unused.
+            source = Path(str(natural.get("data_root") or ""), listed)
+            classes = len({label for _, label in read_source(source)})
+    if isinstance(classes, int):
         chance = dict(acc_ce_top1=100 / classes, acc_ce_top5=min(100.0, 500 / classes))
     if isinstance(source := _at(values, "default_hooks", "knn_eval", "train"), str):
         with suppress(UserError, OSError):  # The images may have been moved since.
