@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal
@@ -62,9 +63,9 @@ class Protocol(Typed):
     reads: ClassVar[tuple[str, ...]] = ()
 
     @property
+    @abc.abstractmethod
     def sentence(self) -> str:
         """The protocol in a sentence for people."""
-        raise NotImplementedError
 
     @property
     def short(self) -> str:
