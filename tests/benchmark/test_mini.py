@@ -232,7 +232,8 @@ def test_study_from_images_to_rows_and_again(few, data, tmp_path, capsys):
     assert "2 of them done" in again.stdout
     assert "12 rows of a seed that is there already" in again.stdout
     assert "11 with the same value, the largest difference -1.00 (" in again.stdout
-    assert tables.read_text().count("/rows.jsonl, row ") == 12
+    repeated = tables.read_text().split("## Repeated rows")[1]
+    assert repeated.count("/rows.jsonl, row ") == 12
     assert before == tuple((tmp_path / f"{n}.jsonl").read_bytes() for n in ("rows", "recorded"))
 
     check_own_statistics(tmp_path / "w")
