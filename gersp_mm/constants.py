@@ -13,5 +13,10 @@ KNN_K = 20
 KNN_TEMPERATURE = 0.07
 FEW_SHOT_DRAWS = 5
 
-# What the names of a student backbone's tensors start with, in checkpoints and exported files.
+# The ResNets that checkpoints are converted to, and the names of tensors that are written.
+DEPTHS = (18, 34, 50, 101, 152)
+RESNETS = tuple(f"resnet{depth}" for depth in DEPTHS)
+TARGETS = ("mmlab", "torchvision", "timm")
+
+# Prefix of a student backbone's tensors in checkpoints and exported files.
 PREFIX = "backbone."

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 import gersp_mm
 from gersp_mm.commands import test as tool
+from gersp_mm.engine import launch
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation.features import EvalImages, extract_features, pool
 from gersp_mm.evaluation.submission import Submission
@@ -66,7 +67,7 @@ def tested(request, downstream_data, tmp_path, monkeypatch) -> Tested:
     (checkpoint,) = [*tmp_path.glob("epoch_1.pth"), *tmp_path.glob("iter_1.pth")]
     forget_runs()
     samples: dict[str, Any] = {}
-    real = tool.build_runner
+    real = launch.build_runner
 
     def predict(*options: str) -> dict[str, Any]:
         samples.clear()
@@ -83,7 +84,7 @@ def tested(request, downstream_data, tmp_path, monkeypatch) -> Tested:
         runner.test_loop.evaluator.metrics.clear()  # their values are tested elsewhere
         return runner
 
-    monkeypatch.setattr(tool, "build_runner", with_hook)
+    monkeypatch.setattr(launch, "build_runner", with_hook)
     monkeypatch.setattr(Submission, "finish", lambda *_: None)
     monkeypatch.setattr(Runner, "_log_env", lambda *_: None)
     monkeypatch.setattr(tool, "check_evaluation", lambda *_: None)

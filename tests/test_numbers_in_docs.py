@@ -39,6 +39,10 @@ def test_a_page_is_written_and_a_wrong_number_is_named(tmp_path, capsys):
         documents.check(page, RESULTS)
     tool.run(tool.parse_args(["--write", str(page)]))
     assert "page.md, 1 table" in capsys.readouterr().out
+    page.write_bytes(page.read_bytes().replace(b"\n", b"\r\n"))
+    before = page.read_bytes()
+    tool.run(tool.parse_args(["--write", str(page)]))
+    assert page.read_bytes() == before  # with its own line ends
     assert page.read_text().splitlines()[3:] == [
         "",
         "| pre-training | RESISC12 kNN | five images |",

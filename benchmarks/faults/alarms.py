@@ -19,7 +19,7 @@ NO_ALARMS = re.compile(
             r'"FileClient" will be deprecated',
             r"The model and loaded state dict do not match exactly",  # followed by the names
             r"init_weights of .* has been called more than once",
-            r"key_bn='shuffle' cannot work with one process",
+            r"key_bn='shuffle' (cannot work|has no effect) with one process",
             r"Dataset \w+ has not been (fully )?initialized",
             r"\"HardDiskBackend\" is the alias",
             r"No module named 'mmcv\._ext'",

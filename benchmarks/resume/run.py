@@ -289,7 +289,6 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
         return
     import yapf.yapflib.yapf_api as formatter
 
-    from gersp_mm.commands import train as _  # noqa: F401
     from gersp_mm.engine import launch  # noqa: F401
     from gersp_mm.utils.provenance import Provenance, commit
 

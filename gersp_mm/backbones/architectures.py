@@ -13,9 +13,9 @@ import torch
 
 from gersp_mm.checkpoints.compare import COUNTER, compare
 from gersp_mm.checkpoints.read import config_values
+from gersp_mm.constants import DEPTHS, RESNETS
 from gersp_mm.utils.errors import UserError, listed
 
-DEPTHS = (18, 34, 50, 101, 152)
 TRANSFORMER = re.compile(r"(^|\.)(patch_embed|cls_token|class_token|(blocks|layers)\.\d+)")
 OWN = (
     "Of other backbones than ResNets, only files that this package exported are taken, such as the "
@@ -29,7 +29,6 @@ TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # what a file's config may
 PLAIN = (str, int, float, bool, type(None))
 
 Shapes = Mapping[str, tuple[int, ...]]
-RESNETS = tuple(f"resnet{depth}" for depth in DEPTHS)  # as options and plans name them
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from gersp_mm.backbones import sources
 from gersp_mm.backbones.agreement import below
 from gersp_mm.backbones.architectures import (
     OWN,
-    RESNETS,
     TRANSFORMER,
     Architecture,
     nearest_depth,
@@ -36,11 +35,10 @@ from gersp_mm.checkpoints.read import (
     read_checkpoint,
     require_finite,
 )
-from gersp_mm.constants import CHANNEL_ORDER, PREFIX
+from gersp_mm.constants import CHANNEL_ORDER, PREFIX, RESNETS, TARGETS
 from gersp_mm.utils.errors import UserError, check_choice, listed
 from gersp_mm.utils.files import file_sha256, save_atomically, write_text
 
-TARGETS = ("mmlab", "torchvision", "timm")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 MOST_WRAPPERS = 5  # one in the other
 PARALLEL = re.compile(r"(module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
@@ -93,7 +91,7 @@ def take_backbone(
     Args:
         path: The checkpoint.
         source: One of :data:`gersp_mm.backbones.sources.NAMES`, or ``'auto'``.
-        arch: One of :data:`gersp_mm.backbones.architectures.RESNETS`, or ``'auto'``.
+        arch: One of :data:`gersp_mm.constants.RESNETS`, or ``'auto'``.
         teacher: Take the EMA teacher in place of the student.
         trust: See :func:`gersp_mm.checkpoints.read.read_checkpoint`.
 

@@ -185,7 +185,8 @@ def _read(path: str | os.PathLike) -> tuple[Tensors, BackboneMeta]:
     ):
         raise UserError(
             f"{path} is no exported backbone ({PREFIX}… alone, and meta with arch and "
-            f"normalisation): {CONVERTER} {path} OUT.pth makes one of it"
+            "normalisation). Use the <config>_backbone.pth next to its run's checkpoints, or "
+            f"convert a standard ResNet: {CONVERTER} {path} OUT.pth"
         )
     require_finite(path, state)
     found = BackboneMeta.of(dict(meta))

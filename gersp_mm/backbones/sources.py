@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 SENTINEL_2 = (
     "Sentinel-2 bands B4, B3, B2, stretched linearly from their quantiles (0-129, 2-103, 3-88) to "

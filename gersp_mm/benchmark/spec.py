@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gersp_mm.backbones.architectures import RESNETS, Architecture
+from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.benchmark.data import Data, described, known_data
-from gersp_mm.constants import FEW_SHOT_DRAWS, KNN_K, KNN_TEMPERATURE
+from gersp_mm.constants import FEW_SHOT_DRAWS, KNN_K, KNN_TEMPERATURE, RESNETS
 from gersp_mm.datasets.known import SCENES
 from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import apply_switches

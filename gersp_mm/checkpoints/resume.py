@@ -9,6 +9,7 @@ import torch
 from mmengine.optim import OptimWrapperDict
 
 from gersp_mm.checkpoints.compare import compare, not_finite
+from gersp_mm.checkpoints.read import config_values
 from gersp_mm.utils.errors import UserError, counted, listed
 
 # What a checkpoint of a training holds and a file of weights does not.
@@ -76,7 +77,7 @@ def require_same_run(
     parts = {
         "model": _compare_model(checkpoint, model),
         "optimizer": _compare_optimizers(checkpoint["optimizer"], optim_wrapper, model),
-        "param_scheduler": _compare_schedulers(checkpoint.get("param_schedulers"), schedulers),
+        "param_scheduler": _compare_schedulers(checkpoint, schedulers),
         "averaged model": _compare_averaged(checkpoint.get("ema_state_dict"), averaged),
     }
     different = [f"{part}: {'; '.join(found)}" for part, found in parts.items() if found]
@@ -163,18 +164,23 @@ def _compare_optimizer(
     return compare(stored, expected).sentences()
 
 
-def _compare_schedulers(given: Any, own: Any) -> list[str]:
-    flat = flat_schedulers(given)
+def _compare_schedulers(checkpoint: Mapping[str, Any], own: Any) -> list[str]:
+    flat = flat_schedulers(checkpoint.get("param_schedulers"))
     mine = flat_schedulers(own)
     if len(flat) != len(mine):
         return [f"{counted(len(flat), 'scheduler')} instead of {len(mine)}"]
+    configs = config_values(checkpoint["meta"].get("cfg")).get("param_scheduler")
+    known = isinstance(configs, list) and len(configs) == len(flat)
     found = []
-    for number, (state, scheduler) in enumerate(zip(flat, mine)):
+    for number, (state, scheduler, config) in enumerate(
+        zip(flat, mine, configs if known else flat)
+    ):
         names = [_public(side) for side in (state, scheduler.state_dict())]
         if names[0] != names[1] or state.get("param_name") != scheduler.param_name:
+            kind = config.get("type") if known and isinstance(config, Mapping) else None
+            kind = kind if isinstance(kind, str) else "scheduler of another type"
             found.append(
-                f"scheduler {number} of {state.get('param_name')} has "
-                f"{listed(sorted(names[0]), 10)} instead of those of a "
+                f"param_scheduler.{number} is a {kind} of {state.get('param_name')} instead of a "
                 f"{type(scheduler).__name__} of {scheduler.param_name}"
             )
     return found

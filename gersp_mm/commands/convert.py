@@ -33,14 +33,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gersp_mm.backbones.architectures import RESNETS
-from gersp_mm.backbones.convert import TARGETS, Conversion, take_backbone, write_backbone
 from gersp_mm.backbones.sources import NAMES
-from gersp_mm.backbones.verify import require_same_features
 from gersp_mm.commands.options import run_tool
-from gersp_mm.utils.console import table
+from gersp_mm.constants import RESNETS, TARGETS
 from gersp_mm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from gersp_mm.backbones.convert import Conversion
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -77,6 +78,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Convert one checkpoint file and report its origin."""
+    from gersp_mm.backbones.convert import take_backbone, write_backbone
+    from gersp_mm.backbones.verify import require_same_features
+
     if args.target.is_dir():
         raise UserError(f"{args.target} is a folder: name the file to write")
     if args.target.resolve() == args.source_file.resolve():
@@ -92,6 +96,8 @@ def run(args: argparse.Namespace) -> None:
 
 def report(conversion: Conversion) -> str:
     """Say in a table and in lines what was taken from where."""
+    from gersp_mm.utils.console import table
+
     meta, counts = conversion.meta, dict(conversion.counts)
     taken = next(iter(counts))
     total, whole = sum(counts.values()), len(conversion.backbone)

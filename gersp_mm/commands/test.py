@@ -20,20 +20,9 @@ import os
 import time
 from typing import Any
 
-from gersp_mm.backbones.agreement import without_module
-from gersp_mm.checkpoints.origin import origin_of
-from gersp_mm.checkpoints.read import tensors_of
 from gersp_mm.commands.options import add_common_arguments, run_tool
-from gersp_mm.engine.checkpoint_loading import read_weights, require_trained_model
-from gersp_mm.engine.config import apply_switches, require_trained_switches, use_tta
-from gersp_mm.engine.launch import build_runner, load_config
-from gersp_mm.engine.preflight.building import told_in_one_line
-from gersp_mm.engine.preflight.classes import require_trained_classes
-from gersp_mm.engine.submission import choose_submission
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError, counted
-from gersp_mm.utils.model import unwrap
-from gersp_mm.visualization.predictions import add_pictures, require_pictures
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -77,14 +66,24 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.config import Config
     from mmengine.dist import is_main_process
 
+    from gersp_mm.checkpoints.origin import origin_of
     from gersp_mm.datasets.annotations import check_data
+    from gersp_mm.engine import launch
     from gersp_mm.engine.changes import changes_of_run
+    from gersp_mm.engine.checkpoint_loading import read_weights, require_trained_model
+    from gersp_mm.engine.config import apply_switches, require_trained_switches, use_tta
+    from gersp_mm.engine.preflight.building import told_in_one_line
+    from gersp_mm.engine.preflight.classes import require_trained_classes
+    from gersp_mm.engine.submission import choose_submission
     from gersp_mm.evaluation.measurement import Measurement, config_name
     from gersp_mm.results import store
+    from gersp_mm.visualization.predictions import add_pictures, require_pictures
 
-    cfg = load_config(args)
+    cfg = launch.load_config(args)
     if args.max_pictures is not None and not args.show_dir:
         raise UserError("--max-pictures without --show-dir: there is nothing to draw")
+    if args.results and os.path.isdir(args.results):
+        raise UserError(f"--results: {args.results} is a folder. Name a file, such as rows.jsonl.")
     if not os.path.isfile(args.checkpoint):
         raise UserError(f"there is no checkpoint {args.checkpoint}")
     if args.submission is None and not cfg.get("test_dataloader"):
@@ -126,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
             )
         require_pictures(cfg, args.config)
     check_data(cfg, ["test"])
-    runner = build_runner(cfg)
+    runner = launch.build_runner(cfg)
     if not frozen_features:
         require_trained_model(runner, args.checkpoint, checkpoint, args.config)
         require_trained_classes(runner, args.checkpoint, meta)
@@ -169,8 +168,13 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
     Raises:
         UserError: The config has none, or predictions are asked for.
     """
+    from gersp_mm.backbones.agreement import without_module
+    from gersp_mm.checkpoints.read import tensors_of
+    from gersp_mm.engine.checkpoint_loading import read_weights, require_trained_model
     from gersp_mm.engine.hooks import KNNEvalHook
+    from gersp_mm.engine.launch import build_runner
     from gersp_mm.engine.preflight.classes import fill_class_count
+    from gersp_mm.utils.model import unwrap
 
     for option in ("show_dir", "tta", "results"):
         if getattr(args, option):

@@ -1,4 +1,4 @@
-"""Images: sources without labels, pairs of two sources, and their augmentation."""
+"""Data sets for training: sources of images, pairs of two sources, and annotations."""
 
 from gersp_mm.augmentation.view import ViewAugmentation
 from gersp_mm.datasets.collate import collate_pairs

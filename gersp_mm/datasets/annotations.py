@@ -1,4 +1,4 @@
-"""Whether the annotation files that a config names are there and have the classes it names."""
+"""Checks that a config's annotation files exist and have the classes that it names."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ from gersp_mm.utils.errors import UserError, listed, nearest
 
 PARTS = ("train", "val", "test")
 FOLDER_DATASETS = ("CustomDataset", "ImageNet", "LabelledImages")
-# Notes by file and classes: a file is read once.
+# Notes by file and classes, so that a file is read once.
 _checked: dict[tuple[str, tuple[str, ...], str | None], list[str]] = {}
 
 
 def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> list[str]:
-    """Look at the annotation files of a downstream config before any data set is built.
+    """Check the annotation files of a downstream config before any data set is built.
 
-    COCO files, the evaluators' included, may hold more classes than ``metainfo.classes`` names, but
-    have to hold all of these in the same order: mmdet numbers classes in the order of the file and
-    passes over names that the file does not have. DOTA folders are compared in names, ``path
-    label`` lists in their labels, data sets of mmseg with the classes that the host knows. Where a
-    config has folders alone, these have to hold files, and folders of classes have to be the same
-    in all parts, since each part numbers its own.
+    COCO files, also those of evaluators, may hold more classes than ``metainfo.classes``, but they
+    have to hold all of these in the same order, because mmdet numbers classes in the order of the
+    file and skips names that the file does not have. DOTA folders are compared by names, ``path
+    label`` lists by labels, and data sets of mmseg with the classes that the host knows. Folders
+    have to hold files. Class folders have to be the same in all parts, because each part numbers
+    its own.
 
     Args:
-        cfg: a config with ``<part>_dataloader.dataset``, wrapped ones included. What was looked at
-            once is not read again.
-        parts: which loaders.
+        cfg: A config with ``<part>_dataloader.dataset``, which may be wrapped.
+        parts: Loaders to check.
 
     Returns:
-        Sentences on the classes that a config leaves out.
+        Sentences on the classes that the config leaves out.
 
     Raises:
-        UserError: a file does not exist, or has other classes.
+        UserError: A file does not exist, or has other classes.
     """
     folders: dict[str, tuple[str, list[str]]] = {}
     notes: list[str] = []
@@ -57,18 +56,18 @@ def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> list[str]:
         for evaluator in _as_list(cfg.get(f"{part}_evaluator")):
             path = Path(evaluator.get("ann_file") or "")
             if classes and path.suffix == ".json" and path.is_file():
-                notes += _look_once(path, classes, None, partial(_check_coco, path, classes, None))
+                notes += _check_once(path, classes, None, partial(_check_coco, path, classes, None))
     _compare_folders(folders)
     return list(dict.fromkeys(notes))
 
 
 def _as_list(value: Any) -> list[Any]:
     values = value if isinstance(value, (list, tuple)) else [value]
-    return [one for one in values if isinstance(one, Mapping)]
+    return [item for item in values if isinstance(item, Mapping)]
 
 
 def leaves(dataset: Any) -> Iterator[Any]:
-    """Yield the data sets of a config that hold images themselves, inside all wrappers."""
+    """Yield the configs of the data sets inside all wrappers."""
     if not dataset:
         return
     inner = dataset.get("dataset") or dataset.get("datasets")
@@ -80,29 +79,29 @@ def leaves(dataset: Any) -> Iterator[Any]:
 
 
 def _classes_of(dataset: Any, scope: str) -> tuple[str, ...]:
-    """Return the names of a data set's classes: the config's, else those that its type brings."""
+    """Return a data set's class names from its config, or else from its type."""
     metainfo = dataset.get("metainfo")
     classes = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise UserError(
-                f"metainfo.classes={classes!r} is a text, and each letter would be a class. "
+                f"metainfo.classes={classes!r} is a string, and each letter would be a class. "
                 f"Write ('{classes}',)."
             )
         classes = Path(classes).read_text(encoding="utf-8").splitlines()
-    return tuple(classes or ()) or _brought_classes(dataset, scope)
+    return tuple(classes or ()) or _classes_of_type(dataset, scope)
 
 
-def _brought_classes(dataset: Any, scope: str) -> tuple[str, ...]:
-    """Return the classes that the type of a data set of detection or segmentation has."""
-    if scope == "mmpretrain":  # labels are numbers there
+def _classes_of_type(dataset: Any, scope: str) -> tuple[str, ...]:
+    """Return the classes of a data set's type, in detection or segmentation."""
+    if scope == "mmpretrain":  # Its labels are numbers.
         return ()
     return tuple((getattr(_kind(dataset, scope), "METAINFO", None) or {}).get("classes") or ())
 
 
 def _is_coco(dataset: Any, scope: str) -> bool:
     kind = _kind(dataset, scope)
-    lvis = "LVIS" in getattr(kind, "__name__", "")  # takes its own order
+    lvis = "LVIS" in getattr(kind, "__name__", "")  # It has an order of its own.
     return kind is None or (hasattr(kind, "COCOAPI") and not lvis)
 
 
@@ -125,10 +124,10 @@ def _check_dataset(
     named = [root / path for path in (ann_file, *prefixes) if path]
     for path in named:
         if not path.exists() or (path.is_dir() and next(os.scandir(path), None) is None):
-            how = f"prepare the data with: {preparation}" if preparation else "correct data_root"
+            how = f"Prepare the data with: {preparation}" if preparation else "Correct data_root"
             raise UserError(
-                f"{path} does not exist or is empty: {how}   (GERSP_DATA=DIR in the environment "
-                "says where the data sets are, by default in data/)"
+                f"{path} does not exist or is empty. {how}   (GERSP_DATA=DIR in the environment "
+                "names the folder of the data sets, by default data/)"
             )
     if not classes:
         return []
@@ -138,16 +137,16 @@ def _check_dataset(
         return []
     path = named[0]
     folder = os.path.join(root, prefix.get("img_path") or prefix.get("img") or "")
-    look = partial(_check_file, dataset, path, classes, folder, scope)
-    return _look_once(path, classes, folder, look)
+    check_file = partial(_check_file, dataset, path, classes, folder, scope)
+    return _check_once(path, classes, folder, check_file)
 
 
-def _look_once(
-    path: Path, classes: tuple[str, ...], folder: str | None, look: Callable[[], list[str]]
+def _check_once(
+    path: Path, classes: tuple[str, ...], folder: str | None, check_file: Callable[[], list[str]]
 ) -> list[str]:
     key = (str(path), classes, folder)
     if key not in _checked:
-        _checked[key] = look()
+        _checked[key] = check_file()
     return _checked[key]
 
 
@@ -158,7 +157,11 @@ def _check_file(
         return _check_coco(path, classes, folder) if _is_coco(dataset, scope) else []
     if path.is_dir():
         return _check_dota(path, classes)
-    if path.suffix == ".txt" and scope not in ("mmdet", "mmrotate", "mmseg"):  # names alone
+    if path.suffix == ".txt" and scope not in (
+        "mmdet",
+        "mmrotate",
+        "mmseg",
+    ):  # Theirs hold names only.
         ours = str(dataset.get("type", "")).startswith("gersp_mm.")
         return _check_labels(path, classes, folder, ours)
     return []
@@ -172,11 +175,11 @@ def _check_coco(path: Path, classes: tuple[str, ...], folder: str | None) -> lis
         boxes = Counter(box["category_id"] for box in content.get("annotations", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is no COCO annotation file ({type(error).__name__}: {error}): write it again"
+            f"{path} is no COCO annotation file ({type(error).__name__}: {error}). Write it again."
         ) from None
     if folder is not None:
         require_entries(path, images, folder)
-    found = tuple(names.values())  # mmdet numbers them in this order, whatever their ids
+    found = tuple(names.values())  # mmdet numbers them in this order and ignores their ids.
     if unknown := [name for name in classes if name not in found]:
         raise UserError(
             f"the categories of {path} are not the classes of the config, and labels would be "
@@ -207,15 +210,15 @@ def _check_dota(folder: Path, classes: tuple[str, ...]) -> list[str]:
             if name and name[0] not in known:
                 raise UserError(
                     f"{file}, line {number}: the class {name[0]!r} is not in the config's "
-                    f"metainfo.classes ({', '.join(classes)}), and mmrotate leaves no class out. "
-                    "Name all classes of the files there, or write files without the others."
+                    f"metainfo.classes ({', '.join(classes)}), and mmrotate cannot leave classes "
+                    "out. Name all classes of the files there, or remove the others from the files."
                 )
     return []
 
 
 def _check_label_map(dataset: Any, classes: tuple[str, ...]) -> list[str]:
-    """Compare classes with those that a data set of mmseg knows, by name and in any order."""
-    known = _brought_classes(dataset, "mmseg")
+    """Compare classes with those of a data set's type in mmseg, in any order."""
+    known = _classes_of_type(dataset, "mmseg")
     if unknown := [name for name in classes if known and name not in known]:
         raise UserError(
             f"metainfo.classes names {listed(unknown)}, which {dataset['type']} does not have. "
@@ -238,7 +241,7 @@ def _correction(name: str, known: Sequence[str]) -> str:
 
 
 def _class_folders(dataset: Any) -> tuple[str, list[str]] | None:
-    """Return folder and sub-folders of a data set that takes labels from folders."""
+    """Return the folder and the sub-folders of a data set that takes labels from folders."""
     kind = str(dataset.get("type", "")).rpartition(".")[2]
     if kind not in FOLDER_DATASETS or dataset.get("ann_file"):
         return None
@@ -251,11 +254,11 @@ def _class_folders(dataset: Any) -> tuple[str, list[str]] | None:
     if kind == "LabelledImages":
         names = [name for name in names if not is_passed_over(name)]
     given = (dataset.get("metainfo") or {}).get("classes")
-    classes = [] if isinstance(given, str) else list(given or ())  # a file is the host's to read
+    classes = [] if isinstance(given, str) else list(given or ())  # The host reads a file.
     if classes and len(classes) != len(names):
         raise UserError(
             f"{folder} has {len(names)} class folders ({listed(names)}), metainfo.classes has "
-            f"{len(classes)} classes, and {kind} leaves no folder out. Leave metainfo.classes out, "
+            f"{len(classes)} classes, and {kind} uses all folders. Leave metainfo.classes out, "
             "or give a list of images as ann_file."
         )
     if classes != names and set(classes) == set(names):
@@ -272,9 +275,9 @@ def _compare_folders(folders: Mapping[str, tuple[str, list[str]]]) -> None:
         if names != known:
             sides = {f"only {first} has": set(known) - set(names)}
             sides[f"only {part} has"] = set(names) - set(known)
-            what = "; ".join(f"{k} {listed(sorted(v))}" for k, v in sides.items() if v)
+            texts = "; ".join(f"{k} {listed(sorted(v))}" for k, v in sides.items() if v)
             raise UserError(
-                f"The class folders of {known_in} and {folder} differ ({what}), and each part "
+                f"The class folders of {known_in} and {folder} differ ({texts}), and each part "
                 "numbers its own, so that labels would be shifted. Give both the same folders, or "
                 "lists as ann_file."
             )
@@ -291,8 +294,8 @@ def _check_labels(path: Path, classes: tuple[str, ...], folder: str, ours: bool)
     for name, label in zip(images.paths, images.labels or ()):
         if label >= len(classes):
             raise UserError(
-                f"{path}: {name!r} has the label {label}, not one from 0 to {len(classes) - 1}, as "
-                f"{len(classes)} classes in the config's metainfo.classes need. To leave classes "
+                f"{path}: {name!r} has the label {label}, but the {len(classes)} classes of the "
+                f"config's metainfo.classes have labels 0 to {len(classes) - 1}. To leave classes "
                 "out, write a list without them."
             )
         named = os.path.basename(os.path.dirname(name))

@@ -1,4 +1,4 @@
-"""From the samples of pairs to one batch, with few large tensors and without copying twice."""
+"""Collation of pairs into one batch of few large tensors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from gersp_mm.registry import FUNCTIONS
 def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Collate samples of :class:`gersp_mm.PairedDataset`.
 
-    A worker process hands every tensor over separately, so the labels of a batch travel as one
-    tensor instead of one in every data sample, and images stay in the memory layout that they
-    come in (channels last).
+    A worker process sends every tensor separately, so the labels of a batch become one tensor, and
+    images keep their memory layout (channels last).
 
     Args:
         samples: N samples; their data samples are changed.
 
     Returns:
         ``inputs``, a dict of N×3×H×W uint8 tensors; ``data_samples``, N samples without labels;
-        ``gt_label``, N int64 (if there are labels); and ``draw``, a dict of arrays that stay on the
-        host, what is drawn for each view (if the device is to finish it).
+        ``gt_label``, N int64 (if there are labels); and ``draw``, a dict of arrays with the random
+        draws of each view, which stay on the host (if the device finishes the views).
         :class:`gersp_mm.PairedDataPreprocessor` puts the labels back.
     """
     data_samples = [sample["data_samples"] for sample in samples]

@@ -50,14 +50,14 @@ class DiorAnnotation(NamedTuple):
 
 
 def read_split(path: Path) -> list[str]:
-    """Read a list of image names without ending, one a line.
+    """Read a list of image names without file ending, one per line.
 
     Raises:
-        UserError: The list does not exist, is no text or empty, or a line is no number or appears
-            twice.
+        UserError: The list does not exist, is no text or is empty, or a line is no number or
+            appears twice.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: unpack DIOR's ImageSets into {path.parents[2]}")
+        raise UserError(f"{path} does not exist. Unpack DIOR's ImageSets into {path.parents[2]}.")
     names: dict[int, str] = {}
     for number, line in enumerate(read_text(path)[0].splitlines(), 1):
         name = line.strip()
@@ -66,27 +66,27 @@ def read_split(path: Path) -> list[str]:
         if not (name.isascii() and name.isdigit()):
             raise UserError(f"{path}, line {number}: {name!r} is no image number such as 00001")
         if int(name) in names:
-            raise UserError(f"{path}, line {number}: {name} is in the list twice: remove one line")
+            raise UserError(f"{path}, line {number}: {name} appears twice. Remove one line.")
         names[int(name)] = name
     if not names:
-        raise UserError(f"{path} is empty: fetch it again")
+        raise UserError(f"{path} is empty. Download it again.")
     return [names[identity] for identity in sorted(names)]
 
 
 def read_annotation(path: Path, kind: str) -> DiorAnnotation:
-    """Read an annotation file; class names come out as DIOR_CLASSES spells them.
+    """Read an annotation file, with class names as DIOR_CLASSES spells them.
 
     Args:
         path: An XML file.
         kind: :data:`HORIZONTAL` or :data:`ORIENTED`.
 
     Raises:
-        UserError: The file is no such XML, or has an unknown class.
+        UserError: The file is no XML of this form, or has an unknown class.
     """
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path} is no XML file ({error}): fetch it again") from None
+        raise UserError(f"{path} is no XML file ({error}). Download it again.") from None
     objects = []
     box_tag, tags = BOX_TAGS[kind]
     for number, element in enumerate(root.iterfind("object"), 1):
@@ -94,8 +94,8 @@ def read_annotation(path: Path, kind: str) -> DiorAnnotation:
         name = spelt.lower()
         if name not in DIOR_CLASSES:
             raise UserError(
-                f"{path}, object {number}: unknown class {spelt!r}; known, in any case, are "
-                f"{', '.join(DIOR_CLASSES)}"
+                f"{path}, object {number}: unknown class {spelt!r}. The known classes are "
+                f"{', '.join(DIOR_CLASSES)}, in lower or upper case."
             )
         box = element.find(box_tag)
         try:
@@ -119,5 +119,5 @@ def _size(root: ElementTree.Element, path: Path) -> tuple[int, int] | None:
     try:
         width, height = (int(text or "") for text in texts)
     except ValueError:
-        raise UserError(f"{path}: <size> has no whole numbers but {texts}") from None
+        raise UserError(f"{path}: <size> has {texts}, not whole numbers") from None
     return (width, height) if width > 0 and height > 0 else None

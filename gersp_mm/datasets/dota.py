@@ -15,7 +15,7 @@ from gersp_mm.images.listing import read_text
 from gersp_mm.utils.errors import UserError
 
 DOTA_CLASSES = DOTA.classes
-LATER_CLASSES = ("container-crane", "airport", "helipad")  # of DOTA v1.5 and v2.0 alone
+LATER_CLASSES = ("container-crane", "airport", "helipad")  # classes of DOTA v1.5 and v2.0 only
 
 HEADER = re.compile(r"\s*(imagesource|gsd|acquisition dates)\s*:", re.IGNORECASE)
 
@@ -44,7 +44,7 @@ class LabelledBox(NamedTuple):
 
 
 class CocoImage(NamedTuple):
-    """An image and its horizontal boxes."""
+    """An image and its horizontal boxes, in pixels."""
 
     id: int
     file_name: str
@@ -56,8 +56,8 @@ class CocoImage(NamedTuple):
 def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[LabelledBox]:
     """Read a file of lines ``x1 y1 x2 y2 x3 y3 x4 y4 class [difficulty]``.
 
-    The header lines of DOTA's files, empty lines, repeated or trailing spaces, Windows line ends
-    and byte-order marks are passed over.
+    Header lines of DOTA's files, empty lines, repeated or trailing spaces, Windows line ends and
+    byte-order marks are ignored.
 
     Raises:
         UserError: The file is no text, or a line has another form or an unknown class.
@@ -80,11 +80,11 @@ def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[Label
         name = fields[8]
         if name not in classes:
             hint = (
-                "this is DOTA v1.5/2.0 labels, v1.0 is needed"
+                "These are labels of DOTA v1.5 or v2.0. Use those of v1.0."
                 if name in LATER_CLASSES
-                else f"known are {', '.join(classes)}"
+                else f"The known classes are {', '.join(classes)}."
             )
-            raise UserError(f"{path}, line {number}: unknown class {name!r}: {hint}")
+            raise UserError(f"{path}, line {number}: unknown class {name!r}. {hint}")
         boxes.append(LabelledBox(corners, name, difficulty))
     return boxes
 
@@ -111,8 +111,8 @@ def area_inside(corners: Sequence[float], width: float, height: float) -> float:
 
     Args:
         corners: x1 y1 x2 y2 … in either direction of rotation.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
     """
     points = list(zip(corners[::2], corners[1::2]))
     for axis, side, limit in ((0, 1, 0.0), (0, -1, width), (1, 1, 0.0), (1, -1, height)):
@@ -132,7 +132,7 @@ def area_inside(corners: Sequence[float], width: float, height: float) -> float:
 
 
 def coco_text(classes: Sequence[str], images: Iterable[CocoImage]) -> str:
-    """Return a COCO annotation file; the categories are numbered from 1 in the classes' order."""
+    """Return the text of a COCO file; categories are numbered from 1 in the order of classes."""
     numbers = {name: number for number, name in enumerate(classes, 1)}
     rows, annotations = [], []
     for image in images:

@@ -1,4 +1,4 @@
-"""One card for each named data set: the facts that nothing else decides."""
+"""The facts about each published data set that the package knows by name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class KnownDataset:
 
     Args:
         title: Name in result rows and messages.
-        folder: Its folder below ``GERSP_DATA``.
+        folder: Name of the folder below ``GERSP_DATA``.
         counts: Number of images in each part of the release.
         classes: Class names in the order of the labels; empty where the package does not need them.
         class_count: Number of classes; by default that of ``classes``.
-        side: Width and height of its images in pixels, 0 where they differ.
-        resize: Pixels that the shorter side is brought to for frozen features.
-        crop: Pixels of the square that is cut out then.
-        shares: Per cent of each class in train, val and test, where frozen features are evaluated.
+        side: Width and height of the images in pixels, 0 where they differ.
+        resize: Shorter side in pixels after resizing, for frozen features.
+        crop: Side in pixels of the centre crop after that.
+        shares: Per cent of each class in train, val and test, for frozen features.
         split: The named split that the package defines.
     """
 
@@ -48,7 +48,7 @@ class KnownDataset:
         return sum(self.counts.values())
 
     def root(self) -> Path:
-        """Return its folder below ``GERSP_DATA``."""
+        """Return the path of the folder below ``GERSP_DATA``."""
         return data_root() / self.folder
 
 

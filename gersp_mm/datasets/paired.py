@@ -1,4 +1,4 @@
-"""Pairs of one remote-sensing image and one natural image: the dataset and its sampler."""
+"""The dataset of pairs of one remote-sensing image and one natural image."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
 @DATASETS.register_module()
 class PairedDataset(Dataset):
-    """One remote-sensing image in two views together with one labelled natural image.
+    """Pairs of two views of one remote-sensing image and one labelled natural image.
 
-    Each file is decoded once; ``rs_pipeline`` then runs twice on the same decoded image. A sample
-    asked for by :class:`PairedSampler` is a function of its :class:`PairIndex` alone, so it does
-    not depend on the number of workers or on what was loaded before.
+    Each file is decoded once; ``rs_pipeline`` then runs twice on the decoded image. A sample of
+    :class:`PairedSampler` is a function of its :class:`PairIndex` alone. It does not depend on the
+    number of workers or on earlier samples.
 
-    An image that cannot be read is replaced by the next one of its source, and named in the
-    sample's ``bad_images``, from where :class:`gersp_mm.BadImageHook` counts and lists it.
+    An unreadable image is replaced by the next one of its source and named in the sample's
+    ``bad_images``, which :class:`gersp_mm.BadImageHook` counts and lists.
 
     Args:
         remote_sensing: Config of a dataset of mmpretrain's kind (``gersp_mm.MillionAID``), or
@@ -42,16 +42,16 @@ class PairedDataset(Dataset):
             ``CustomDataset``), or None to train the contrastive branch alone.
         rs_pipeline: Transforms of one remote-sensing view. They get ``img``, a PIL RGB image (or,
             if the first of them has ``takes_tensor``, a 3×H×W uint8 tensor that they must not
-            change), and leave there a uint8 tensor 3×H×W, a PIL image or an H×W×3 RGB array.
-            What they leave in ``draw`` goes along, for the data preprocessor.
-        natural_pipeline: Transforms of the natural image, likewise.
-        cache_images: How many decoded images every worker process keeps in memory, for small data
-            sets that are gone through many times; 0 keeps none.
+            change), and replace it by a 3×H×W uint8 tensor, a PIL image or an H×W×3 RGB array.
+            Their ``draw`` is passed on to the data preprocessor.
+        natural_pipeline: Transforms of the natural image, of the same form.
+        cache_images: Number of decoded images that every worker process keeps in memory, for small
+            data sets that are read many times.
 
     Raises:
         UserError: Both sources are None, a source cannot be listed, the natural images have no
-            labels, a pipeline leaves something else than said above, or too many images in a row
-            are unreadable.
+            labels, the result of a pipeline has another form, or too many images in a row are
+            unreadable.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PairedDataset(Dataset):
         self.natural_pipeline = _build_pipeline(natural_pipeline)
         self._cached: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.cache_images = cache_images
-        # What gives the images of each source; :class:`gersp_mm.DeviceImagesHook` puts others here.
+        # The readers of both sources, which DeviceImagesHook replaces.
         self.readers: dict[str, Any] = {
             name: DecodedImages(name, source, self._decode)
             for name, source in self._sources()
@@ -79,18 +79,18 @@ class PairedDataset(Dataset):
         }
         if self.natural is not None and "gt_label" not in self.natural.get_data_info(0):
             raise UserError(
-                f"the natural images ({type(self.natural).__name__}) have no gt_label: use a "
-                "labelled dataset, one sub-folder per class or a list of `path label` lines"
+                f"the natural images ({type(self.natural).__name__}) have no gt_label. Use a "
+                "labelled dataset: one sub-folder per class, or a list of `path label` lines."
             )
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Number of remote-sensing and of natural images; 0 for a source that is left out."""
+        """Number of remote-sensing and of natural images; 0 for a source that is None."""
         return _size(self.remote_sensing), _size(self.natural)
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Meta information of the natural images, the ones with classes."""
+        """Meta information of the natural images, which have classes."""
         return {} if self.natural is None else self.natural.metainfo
 
     def __len__(self) -> int:
@@ -99,17 +99,16 @@ class PairedDataset(Dataset):
     def __getitem__(self, index: PairIndex | Sequence[int] | int) -> dict[str, Any]:
         """Return ``dict(inputs=dict(rs_query, rs_key, natural), data_samples=DataSample)``.
 
-        The images are uint8 tensors, 3×H×W RGB, as the pipelines leave them; where the device is to
-        finish them, ``draw`` has what is drawn for each. A plain number stands
-        for the pair of images with that number in either source, drawn with the global random
-        state.
+        The images are uint8 tensors, 3×H×W RGB; where the device finishes them, ``draw`` holds the
+        random draws of each view. A plain number means the pair of images with that number in
+        each source, augmented with the global random state.
         """
         if isinstance(index, (int, np.integer)):
             number = range(len(self))[index]
             rs_index, natural_index = (number % max(size, 1) for size in self.sizes)
             return self._load(rs_index, natural_index)
         pair = PairIndex(*index)
-        # A worker process belongs to the dataset; the main process has random states of its own.
+        # The random states of the main process are not the dataset's.
         guard = preserved_rng_state() if get_worker_info() is None else contextlib.nullcontext()
         with guard:
             seed_everything(pair.seed, cpu_only=True)
@@ -158,10 +157,10 @@ def _build_source(name: str, cfg: dict | None) -> Any:
         return HOST_DATASETS.build(cfg)
     except UserError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:  # of mmpretrain's datasets
+    except (OSError, RuntimeError, ValueError) as error:  # mmpretrain's datasets raise these.
         raise UserError(
-            f"the images of dataset.{name} cannot be listed ({error}): check its data_root "
-            f"{cfg.get('data_root', '')!r} and ann_file {cfg.get('ann_file', '')!r}"
+            f"the images of dataset.{name} cannot be listed ({error}). Check its data_root "
+            f"{cfg.get('data_root', '')!r} and ann_file {cfg.get('ann_file', '')!r}."
         ) from error
 
 
@@ -187,8 +186,8 @@ def _view(name: str, pipeline: Compose, results: dict[str, Any]) -> dict[str, An
         view = pil_to_tensor(view)
     if view.dtype != torch.uint8 or view.ndim != 3 or view.shape[0] != 3:
         raise UserError(
-            f"dataset.{name} leaves {view.dtype} values of shape {tuple(view.shape)}; end it with "
+            f"dataset.{name} gives {view.dtype} values of shape {tuple(view.shape)}. End it with "
             "a PIL RGB image, an H×W×3 uint8 array or a 3×H×W uint8 tensor, and leave scaling "
-            "and normalisation to the data preprocessor"
+            "and normalisation to the data preprocessor."
         )
     return {**results, "img": view}

@@ -1,4 +1,4 @@
-"""The images of a source by their numbers, with the next readable one in place of a bad one."""
+"""Reading the images of a source by number, with a readable image in place of a bad one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gersp_mm.images.decode import BadImageError
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
 
-# How many images in a row may be unreadable before the source as a whole is taken for broken: this
-# many, or this share of a source where that is more.
+# The source is taken for broken after so many unreadable images in a row: the larger of this number
+# and this share of the source.
 MAX_BAD_IN_A_ROW = 100
 MAX_BAD_SHARE_IN_A_ROW = 0.05
 
@@ -25,7 +25,7 @@ class DecodedImages:
     Args:
         name: ``'remote_sensing'`` or ``'natural'``.
         source: A dataset of mmpretrain's kind.
-        decode: Gives the 3×H×W uint8 RGB tensor of a path.
+        decode: Function that returns the 3×H×W uint8 RGB tensor of a path.
     """
 
     def __init__(self, name: str, source: Any, decode: Callable[[str], torch.Tensor]) -> None:
@@ -38,11 +38,11 @@ class DecodedImages:
 
         Args:
             index: Number of the image in the source.
-            bad: Gets source, path and reason of each image that could not be read.
+            bad: List that gets source, path and reason of each unreadable image.
 
         Returns:
-            What the source knows of the image, with ``img``, a 3×H×W uint8 RGB tensor, and
-            ``number``, that of the image that was taken.
+            The source's data info of the image, with ``img``, a 3×H×W uint8 RGB tensor, and
+            ``number``, the number of the image that was read.
 
         Raises:
             UserError: Too many images in a row cannot be read.
@@ -59,5 +59,5 @@ class DecodedImages:
         _, path, reason = bad[-1]
         raise UserError(
             f"{offset + 1} images of {type(self.source).__name__} in a row cannot be read, the "
-            f"last one being {escape_name(path)} ({reason}): check the files and data_root"
+            f"last one being {escape_name(path)} ({reason}). Check the files and data_root."
         )

@@ -1,4 +1,4 @@
-"""Images that stay on the training device: to the worker processes they are numbers."""
+"""Images that stay on the training device, for which worker processes only handle numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PIPELINES = {"remote_sensing": "rs_pipeline", "natural": "natural_pipeline"}
 
 
 class ResidentImages:
-    """The images of a source without their pixels; in the place of :class:`DecodedImages`.
+    """The images of a source without their pixels, used instead of :class:`DecodedImages`.
 
     Args:
         source: A dataset of mmpretrain's kind.
         shape: Height and width of every image in pixels.
-        usable: The image that stands for each: itself, or the next readable one.
-        bad: Source, path and reason of the images up to the next readable one, by the number of
-            each image that cannot be read.
+        usable: For each image, its own number or that of the next readable image.
+        bad: For each unreadable image, source, path and reason of all images up to the next
+            readable one.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class ResidentImages:
         self.bad = bad
 
     def read(self, index: int, bad: list[BadImage]) -> dict[str, Any]:
-        """Return what the source knows of an image, with its ``shape`` and ``number``."""
+        """Return the source's data info of an image, with its ``shape`` and ``number``."""
         bad.extend(self.bad.get(index, ()))
         number = int(self.usable[index])
         return {**self.source.get_data_info(number), "shape": self.shape, "number": number}
 
 
 class ResidentView:
-    """Draws a view that the device cuts out; in the place of a :class:`ViewAugmentation`."""
+    """Random draws of a view that the device cuts out, instead of a :class:`ViewAugmentation`."""
 
     takes_tensor = True
 
@@ -74,8 +74,8 @@ def view_of(dataset: PairedDataset, name: str) -> ViewAugmentation:
     steps = getattr(dataset, PIPELINES[name]).transforms
     if len(steps) != 1 or not isinstance(steps[0], ViewAugmentation):
         raise UserError(
-            f"DeviceImagesHook needs a pipeline of one ViewAugmentation for dataset.{name}, this "
-            f"one has {[type(step).__name__ for step in steps]}: leave the hook out"
+            f"DeviceImagesHook needs a pipeline of one ViewAugmentation for dataset.{name}, but it "
+            f"has {[type(step).__name__ for step in steps]}. Remove the hook."
         )
     return steps[0]
 
@@ -83,20 +83,20 @@ def view_of(dataset: PairedDataset, name: str) -> ViewAugmentation:
 def make_resident(
     dataset: PairedDataset, name: str, free: float, max_gib: float, progress: bool
 ) -> torch.Tensor:
-    """Read all images of a source, and leave it to the device to cut the views out from now on.
+    """Read all images of a source, and make the dataset leave the crops to the device.
 
     Args:
-        dataset: Changed, before the worker processes start.
+        dataset: Changed in place, before the worker processes start.
         name: ``'remote_sensing'`` or ``'natural'``.
-        free: GiB that the images may need.
-        max_gib: The option that ``free`` is left of, for messages.
+        free: Largest memory of the images in GiB.
+        max_gib: The whole budget, for messages.
         progress: Whether to show a progress bar.
 
     Returns:
-        K×3×H×W uint8, image by image.
+        The K images, K×3×H×W uint8.
 
     Raises:
-        UserError: The images are too large together, or of several sizes.
+        UserError: The images need more memory, or have several sizes.
     """
     view, reader = view_of(dataset, name), dataset.readers[name]
     images, resident = _read_all(reader, free, max_gib, progress)
@@ -122,16 +122,16 @@ def _read_all(
             if need > free:
                 raise UserError(
                     f"DeviceImagesHook: {count} images of {name} like {found['img_path']} need "
-                    f"{need:.1f} GiB, {free:.1f} GiB of max_gib={max_gib:g} are left: leave the "
-                    "hook out, or raise max_gib if the device has the memory"
+                    f"{need:.1f} GiB, {free:.1f} GiB of max_gib={max_gib:g} are left. Remove the "
+                    "hook, or raise max_gib if the device has the memory."
                 )
             images = torch.empty((count, *pixels.shape), dtype=torch.uint8)
         if pixels.shape != images.shape[1:]:
             raise UserError(
                 f"DeviceImagesHook needs images of one size in {name}: {found['img_path']} has "
                 f"{pixels.shape[2]}x{pixels.shape[1]} pixels, the first one "
-                f"{images.shape[3]}x{images.shape[2]}; leave the hook out, or make all images "
-                "one size first"
+                f"{images.shape[3]}x{images.shape[2]}. Remove the hook, or make all images one "
+                "size first."
             )
         images[index] = pixels
     assert images is not None

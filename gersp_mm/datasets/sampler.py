@@ -1,4 +1,4 @@
-"""Which remote-sensing image meets which natural image, in which order."""
+"""The sampler that pairs remote-sensing images with natural images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PairIndex(NamedTuple):
-    """What the sampler asks the dataset for."""
+    """The numbers of two images, and the seed of their augmentation."""
 
     remote_sensing: int
     natural: int
@@ -26,22 +26,22 @@ class PairIndex(NamedTuple):
 
 @DATA_SAMPLERS.register_module()
 class PairedSampler(Sampler):
-    """Draw (remote-sensing, natural) pairs, each source permuted on its own in every epoch.
+    """Sampler of (remote-sensing, natural) pairs that permutes each source in every epoch.
 
-    What an epoch draws is a function of (seed, epoch) alone: the same for any number of workers,
-    disjoint between ranks, and independent of where a run was interrupted. The shorter source
-    starts a new permutation whenever it is used up.
+    The pairs of an epoch are a function of (seed, epoch) alone: they are the same for any number of
+    workers and after any interruption, and disjoint between ranks. The shorter source starts a new
+    permutation whenever it is used up.
 
     Args:
-        dataset: a :class:`PairedDataset`.
-        seed: At least 0; by default one is drawn and shared by all ranks.
-        shuffle: Permute, or go through both sources in order.
-        pairing: ``'independent'``, or ``'locked'``: number i of one source always meets number i
+        dataset: A :class:`PairedDataset`.
+        seed: At least 0; by default, one is drawn and shared by all ranks.
+        shuffle: Whether to permute the sources.
+        pairing: ``'independent'``, or ``'locked'``: image i of one source always comes with image i
             of the other (modulo its length), as in the released code
             (``mmselfsup/datasets/multi_view_DACP.py``).
-        epoch_length: One epoch is one pass over the ``'longer'`` source, the ``'shorter'``, the
-            ``'remote_sensing'`` or the ``'natural'`` one. With locked pairs, an epoch that is
-            shorter than the longer source is a random part of that source's pass.
+        epoch_length: An epoch is one pass over the ``'longer'``, the ``'shorter'``, the
+            ``'remote_sensing'`` or the ``'natural'`` source. With locked pairs, an epoch that is
+            shorter than the longer source is a random part of a pass over that source.
 
     Raises:
         UserError: An argument is none of its choices or out of its range, or there are fewer pairs
@@ -80,7 +80,7 @@ class PairedSampler(Sampler):
             raise UserError(f"{self.total} pairs cannot be shared by {self.world_size} ranks")
 
     def __len__(self) -> int:
-        """Pairs of one epoch on this rank; what does not divide evenly is left out at random."""
+        """Number of pairs per epoch and rank; a random remainder is left out."""
         return self.total // self.world_size
 
     def set_epoch(self, epoch: int) -> None:
@@ -105,7 +105,7 @@ class PairedSampler(Sampler):
         return rs, natural, generators[2].integers(0, 2**63, self.total)
 
     def _indices(self, generator: np.random.Generator, size: int) -> np.ndarray:
-        size = max(size, 1)  # a source that is left out is never asked
+        size = max(size, 1)  # The indices of a missing source are never used.
         passes = -(-self.total // size)
         if not self.shuffle:
             return np.tile(np.arange(size), passes)[: self.total]

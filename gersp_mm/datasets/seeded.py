@@ -1,4 +1,4 @@
-"""Random numbers of a sample that depend on its place in a run alone, around any host's dataset."""
+"""Samples of any host's dataset whose random numbers only depend on their place in a run."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.G
 
 
 class SampleIndex(int):
-    """The index of a sample, and the numbers that its random state is made of."""
+    """The index of a sample with the numbers that seed its random state."""
 
     numbers: tuple[int, ...]
 
     def __new__(cls, index: int, numbers: tuple[int, ...]) -> SampleIndex:
-        """Return ``index`` with its numbers, none of which may be negative."""
+        """Return ``index`` with its numbers, which have to be at least 0."""
         self = super().__new__(cls, index)
         self.numbers = numbers
         return self
 
     def __reduce__(self) -> tuple[type, tuple[int, tuple[int, ...]]]:
-        """Let pickle make the same index again."""
+        """Return the parts for pickle."""
         return SampleIndex, (int(self), self.numbers)
 
 
 class SeededDataset(Dataset):
-    """A dataset whose sample is a function of its :class:`SampleIndex`, in whichever process.
+    """A dataset whose sample is a function of its :class:`SampleIndex` in every process.
 
-    Python's, NumPy's and PyTorch's random states are set before the host's transforms run, and
-    before another image is drawn in place of one that cannot be used. In the main process they are
-    put back. Everything else is the wrapped dataset's: its attributes are read, and set, there.
+    Python's, NumPy's and PyTorch's random states are set before the host loads a sample. In the
+    main process they are restored afterwards. All attributes are those of the wrapped dataset.
 
     Args:
         dataset: Any dataset with numbered samples.
@@ -53,10 +52,10 @@ class SeededDataset(Dataset):
         self.__dict__["_wrapped"] = dataset
 
     def __getitem__(self, index: Any) -> Any:
-        """Return the sample; an index without numbers is passed on as it is."""
+        """Return the sample; an index without numbers is passed on unchanged."""
         if not isinstance(index, SampleIndex):
             return self._wrapped[index]
-        # A worker process belongs to the dataset; the main process has random states of its own.
+        # The random states of the main process are not the dataset's.
         guard = preserved_rng_state() if get_worker_info() is None else contextlib.nullcontext()
         with guard:
             seed_everything(*index.numbers, cpu_only=True)
@@ -66,7 +65,7 @@ class SeededDataset(Dataset):
         return len(self._wrapped)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what the language and PyTorch look for
+        if name.startswith("__"):  # Python and PyTorch look for optional methods.
             raise AttributeError(name)
         return getattr(self.__dict__["_wrapped"], name)
 
@@ -78,9 +77,9 @@ class SeededDataset(Dataset):
 
 
 class SeededBatches:
-    """A batch sampler that numbers its samples, and that can start in the middle of a pass.
+    """A batch sampler that numbers its samples and can start in the middle of a pass.
 
-    Nothing is decoded for the batches that are left out.
+    Skipped batches are not decoded.
 
     Args:
         batches: The batch sampler of a data loader.
@@ -101,12 +100,12 @@ class SeededBatches:
         return len(self._batches)
 
     def begin(self, seed: int, number: int, done: int) -> None:
-        """Choose what the next iteration gives.
+        """Choose the batches of the next iteration.
 
         Args:
-            seed: Of the run.
-            number: Of the pass.
-            done: Batches of the pass that are left out, this once.
+            seed: Seed of the run.
+            number: Number of the pass.
+            done: Number of batches that this pass skips.
         """
         self._numbers = (seed, number, get_rank())
         self._done = done
@@ -119,7 +118,7 @@ class SeededBatches:
             batches = iter(self._batches)
             count, samples = _consume(batches, done)
             if count == done:
-                # A sampler without an end has one stream, which cannot be opened again.
+                # The stream of an endless sampler cannot be opened twice.
                 self._opened = batches, samples
                 break
             number, done = number + 1, done - count
@@ -139,7 +138,7 @@ class SeededBatches:
     def _seeded(self, index: Any, position: int) -> Any:
         if isinstance(index, (int, np.integer)):
             return SampleIndex(int(index), (*self._numbers, position))
-        return index  # of a sampler that gives samples seeds of its own
+        return index  # The sampler seeds its samples itself.
 
 
 def seed_samples(loader: DataLoader) -> SeededBatches | None:
@@ -155,7 +154,7 @@ def seed_samples(loader: DataLoader) -> SeededBatches | None:
     if loader.batch_sampler is None:
         return None
     batches = SeededBatches(loader.batch_sampler)
-    # PyTorch lets nobody exchange these parts, and a new loader would lose batch size and sampler.
+    # PyTorch forbids to set these attributes, and a new loader would lose batch size and sampler.
     vars(loader)["batch_sampler"] = batches
     if not isinstance(loader.sampler, PairedSampler):
         vars(loader)["dataset"] = SeededDataset(loader.dataset)
@@ -163,7 +162,7 @@ def seed_samples(loader: DataLoader) -> SeededBatches | None:
 
 
 def find_private_randomness(dataset: Any) -> list[str]:
-    """Return the transforms of a dataset that keep images or generators of their own, in words."""
+    """Return a text on each transform of a dataset that keeps images or a random generator."""
     found = {}
     for transform in _parts(dataset):
         name = type(transform).__name__
@@ -175,7 +174,7 @@ def find_private_randomness(dataset: Any) -> list[str]:
 
 
 def _parts(root: Any) -> Iterator[Any]:
-    """Give the transforms of a dataset and of those that it wraps."""
+    """Yield the transforms of a dataset and of the datasets that it wraps."""
     waiting, seen = [root], set()
     while waiting:
         part = waiting.pop()
@@ -203,7 +202,7 @@ def _has_generator(part: Any, depth: int = 3) -> bool:
 
 
 def _consume(batches: Iterator[Sequence[Any]], count: int) -> tuple[int, int]:
-    """Take batches away; return how many there were, at most ``count``, and their samples."""
+    """Consume up to ``count`` batches; return the number of batches and of their samples."""
     taken = samples = 0
     while taken < count:
         batch = next(batches, None)

@@ -32,25 +32,23 @@ class MillionAID(CustomDataset):
     """Images without labels, from a folder (flat or nested, searched recursively) or a list.
 
     GeRSP pre-trains on the 990,848 unlabelled images of Million-AID's test split
-    (``data/million_aid/test/P*.jpg``); a folder of your own works just as well::
+    (``data/million_aid/test/P*.jpg``). A folder of your own works too::
 
         remote_sensing=dict(type='gersp_mm.MillionAID', data_root='/my/images')
 
-    A folder that ``tools/dataset_converters/pack_images.py`` packed is read through the list in it.
-    Hidden and system files and folders are passed over, see
-    :func:`gersp_mm.images.listing.find_images`.
-
-    The order is the sorted order of the paths, so it is the same on every machine.
+    A folder that ``tools/dataset_converters/pack_images.py`` packed is read by its list. Hidden and
+    system files and folders are skipped, see :func:`gersp_mm.images.listing.find_images`. The
+    images are sorted by path, so that their order is the same on every machine.
 
     Args:
-        data_root: folder of the images.
-        ann_file: optional text file with one image path a line, relative to ``data_root`` (or to
-            ``data_prefix`` inside it). A relative ``ann_file`` is looked for in ``data_root``.
-        extensions: file-name endings to look for, in any case.
-        **kwargs: see mmpretrain's ``CustomDataset``.
+        data_root: Folder of the images.
+        ann_file: Text file with one image path per line, relative to ``data_root`` (or to
+            ``data_prefix`` inside it). A relative ``ann_file`` lies in ``data_root``.
+        extensions: File-name endings to look for, in any case.
+        **kwargs: Further arguments of mmpretrain's ``CustomDataset``.
 
     Raises:
-        UserError: the folder or list does not exist or holds no image.
+        UserError: The folder or list does not exist or holds no image.
     """
 
     ann_file: str
@@ -70,7 +68,7 @@ class MillionAID(CustomDataset):
 
     @property
     def folder(self) -> str:
-        """What the paths of the images are relative to."""
+        """The folder that the paths of the images are relative to."""
         return self.img_prefix or self.data_root
 
     def load_data_list(self) -> list[str]:
@@ -78,7 +76,7 @@ class MillionAID(CustomDataset):
         return self._listed() or self._found()
 
     def _listed(self) -> list[str]:
-        """Return the entries of the list; none where there is no list but a folder."""
+        """Return the entries of the list, or none if the source is a folder without a list."""
         folder = self.folder
         if not self.ann_file and osp.isdir(osp.join(folder, DATABASE)):
             self.ann_file = osp.join(folder, self.listing)
@@ -96,8 +94,8 @@ class MillionAID(CustomDataset):
             return []
         images = ImageList.read(self.ann_file, folder, self.labelled)
         if not images.paths:
-            what = "`path label` lines" if self.labelled else "one path a line"
-            raise UserError(f"{source} holds no image (looked for: {what})")
+            form = "`path label` lines" if self.labelled else "one path per line"
+            raise UserError(f"{source} holds no image (looked for: {form})")
         if not osp.isdir(osp.join(folder, DATABASE)):
             require_entries(source, images.paths, folder)
         if images.labels is None:
@@ -105,7 +103,7 @@ class MillionAID(CustomDataset):
         return [f"{path} {label}" for path, label in zip(images.paths, images.labels)]
 
     def _found(self) -> list[str]:
-        """Return what is in the folder."""
+        """Return the images in the folder."""
         paths = find_images(self.folder, self.extensions)
         if not paths:
             raise self._no_image()
@@ -128,9 +126,9 @@ class MillionAID(CustomDataset):
         return os.fsdecode(self.data_bytes[start : self.data_address[idx]].tobytes())
 
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all paths in one array of bytes, and where each ends: MMEngine's own layout.
+        """Return all paths in one array of bytes and the end of each, in MMEngine's own layout.
 
-        MMEngine pickles a dict an image, which takes several times the time and memory.
+        MMEngine pickles a dict per image, which takes several times the time and memory.
         """
         encoded = [os.fsencode(path) for path in self.data_list]
         self.data_list = []
@@ -140,20 +138,20 @@ class MillionAID(CustomDataset):
 
 @DATASETS.register_module()
 class LabelledImages(MillionAID):
-    """Images with labels: mmpretrain's ``CustomDataset``, made for millions of them.
+    """Images with labels: mmpretrain's ``CustomDataset``, made for millions of images.
 
-    A folder with one sub-folder a class, a list of ``path label`` lines, or a folder that
-    ``tools/dataset_converters/pack_images.py`` packed. The same images, labels and order as
-    ``CustomDataset`` gives, with a fraction of its time and memory.
+    The source is a folder with one sub-folder per class, a list of ``path label`` lines, or a
+    folder that ``tools/dataset_converters/pack_images.py`` packed. Images, labels and order are
+    those of ``CustomDataset``, at a fraction of its time and memory.
 
     Args:
-        data_root: folder of the images.
-        ann_file: optional list, see :class:`MillionAID`.
-        extensions: file-name endings to look for, in any case.
-        **kwargs: see mmpretrain's ``CustomDataset``.
+        data_root: Folder of the images.
+        ann_file: List of the images, see :class:`MillionAID`.
+        extensions: File-name endings to look for, in any case.
+        **kwargs: Further arguments of mmpretrain's ``CustomDataset``.
 
     Raises:
-        UserError: the folder or list does not exist or holds no image, or a line has no label.
+        UserError: The folder or list does not exist or holds no image, or a line has no label.
     """
 
     labelled = True
@@ -201,5 +199,5 @@ class LabelledImages(MillionAID):
         return count or sum(not is_passed_over(name) for name in find_folders(self.folder)[0])
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the label of one image as a list, which MMEngine's wrappers ask for."""
+        """Return the label of one image as a list, as MMEngine's wrappers need it."""
         return [self.get_data_info(idx)["gt_label"]]

@@ -1,7 +1,7 @@
-"""Named splits of classification data sets, and choices of few images per class.
+"""Named splits of classification data sets, and few-shot subsets.
 
-Everything is ordered by the sha256 of a key and the image's path, never by a random number
-generator, so it is the same on every machine and for ever.
+Images are ordered by the sha256 of a key and their path instead of a random number generator, so
+that the result is the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from gersp_mm.utils.errors import UserError
 class Entry(NamedTuple):
     """One image of a list."""
 
-    path: str  # from the class name on, as Forest/Forest_1.jpg
+    path: str  # class and file, such as Forest/Forest_1.jpg
     label: int
 
 
 @dataclass(frozen=True)
 class Split:
-    """How a data set is cut, and the hash of the result.
+    """A named division of a data set, with the hash of its lists.
 
-    The images of a class are put in the order of sha256("<name>:<class>/<file>") and cut by the
-    shares, so the split does not depend on where the class folders lie.
+    The images of a class are ordered by sha256("<name>:<class>/<file>") and divided by the shares,
+    so that the split does not depend on the folder of the data set.
 
     Args:
         name: Name of the split.
         sizes: Images of each class, in the order of the labels.
-        file: Name of the image number ``{n}`` (from 1) of class ``{c}``.
-        shares: Per cent of a class that each part gets; 100 together.
+        file: File name of image ``{n}`` (from 1) of class ``{c}``.
+        shares: Per cent of each class in each part; they add up to 100.
         sha256: Hash of the lists of the complete data set, see :meth:`digest`.
     """
 
@@ -59,7 +59,7 @@ class Split:
     def cut(self, paths: Iterable[str]) -> dict[str, list[Entry]]:
         """Divide images into parts, each sorted by class and name.
 
-        A class of at least as many images as there are parts gets into every part.
+        A class with at least as many images as there are parts appears in every part.
 
         Args:
             paths: ``<class>/<file>`` of each image.
@@ -85,20 +85,20 @@ class Split:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def name_of(self, parts: Mapping[str, Sequence[Entry]]) -> str:
-        """Return the name that these parts may carry: that of incomplete data is another."""
+        """Return the split's name, with ``-incomplete`` if these parts lack images."""
         return self.name if self.digest(parts) == self.sha256 else f"{self.name}-incomplete"
 
 
 def few_shot(names: Sequence[str], labels: Sequence[int], shots: int, draw: int) -> list[int]:
     """Choose ``shots`` images of each class.
 
-    The choice of fewer shots is part of that of more shots of the same draw.
+    Fewer shots of the same draw are a subset of more shots.
 
     Args:
-        names: Paths; the last two components, class and file, count.
+        names: Paths, of which the last two components (class and file) are used.
         labels: Label of each image.
         shots: Number of images per class.
-        draw: Number of the choice; another number chooses anew.
+        draw: Seed of the subset; each seed selects other images.
 
     Returns:
         Positions in ``names``, class by class.
@@ -114,8 +114,8 @@ def few_shot(names: Sequence[str], labels: Sequence[int], shots: int, draw: int)
     for label, images in sorted(by_class.items()):
         if not 0 < shots <= len(images):
             raise UserError(
-                f"class {label} has {len(images)} training images: {shots} shots cannot be chosen, "
-                f"1 to {len(images)} can"
+                f"class {label} has {len(images)} training images, so {shots} shots cannot be "
+                f"chosen. Use 1 to {len(images)} shots."
             )
         chosen += [index for _, index in sorted(images)[:shots]]
     return chosen

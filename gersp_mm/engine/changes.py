@@ -1,4 +1,4 @@
-"""The options in which a run differs from its config file and that results depend on."""
+"""Options that results depend on and in which a run differs from its config file."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NOTHING = object()
 def changes_of_run(
     shipped: Mapping[str, Any], tested: Mapping[str, Any], meta: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the values that differ from the config file's and that results depend on.
+    """Return the values that results depend on and that differ from the config file.
 
     Args:
-        shipped: The config as its file has it.
+        shipped: The config as its file states it.
         tested: The config that is tested.
-        meta: Of the checkpoint that is tested. The config in it says how it was trained; without
-            it the tested config counts for that too.
+        meta: Meta of the tested checkpoint. Its config says how the model was trained; without
+            one, the tested config is assumed.
 
     Returns:
-        Values by dotted key, sorted; ``checkpoint`` says if the training was not at its end.
+        Values by dotted key, sorted. The key ``checkpoint`` exists if the training was unfinished.
     """
     trained = config_values((meta or {}).get("cfg"))
     known = "train_cfg" in trained and "model" in trained

@@ -1,4 +1,4 @@
-"""Reading every file of weights that a run names by the reader that runs no code."""
+"""Reading all weights that a run names without running code from the files."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint, tensors_of
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
 
-REMEDY = f"A run reads plain files alone. Make one of it: {CONVERTER} {{}} OUT.pth --trust"
+REMEDY = f"A run only reads files without code. Convert it: {CONVERTER} {{}} OUT.pth --trust"
 
 
 def read_all_weights_safely() -> None:
-    """Have MMEngine read all files of weights by our reader, in this process.
+    """Make MMEngine read weights with our safe reader, in this process.
 
-    MMEngine's own loaders unpickle what ``weights_only`` refuses, and addresses without asking.
-    Their replacements bring the file to a local path and give it to
-    :func:`gersp_mm.checkpoints.read.read_checkpoint`, for every scheme that is registered.
+    MMEngine's own loaders unpickle files that ``weights_only`` refuses. Their replacements fetch
+    the file to a local path and give it to :func:`gersp_mm.checkpoints.read.read_checkpoint`.
     """
     for scheme in list(CheckpointLoader._schemes):
         CheckpointLoader.register_scheme(scheme, _loader(scheme), force=True)
 
 
 def read_weights(address: str) -> dict[str, Any]:
-    """Read a file of weights, whatever MMEngine's name for it, without running code of it.
+    """Read weights from a path or one of MMEngine's addresses, without running code from them.
 
     Args:
         address: A path, or an address with one of MMEngine's schemes.
@@ -59,18 +58,18 @@ def read_weights(address: str) -> dict[str, Any]:
 def require_trained_model(
     runner: Any, path: str, checkpoint: Mapping[str, Any], config: str
 ) -> None:
-    """Make sure that the model of a run has all tensors of a checkpoint, and the same input.
+    """Refuse a checkpoint that does not hold all tensors of the model, or has another input.
 
     MMEngine itself warns of missing tensors, leaves them random and continues.
 
     Args:
         runner: The built run.
-        path: The checkpoint, for messages.
-        checkpoint: Its content.
+        path: Path of the checkpoint, for messages.
+        checkpoint: The content of the checkpoint.
         config: Config of the run, for messages.
 
     Raises:
-        UserError: They differ, with the likely reason.
+        UserError: Tensors or input differ; the message gives the likely reason.
     """
     model = unwrap(runner.model)
     given, resized = resized_by_host(model, without_module(tensors_of(path, checkpoint)))
@@ -83,9 +82,9 @@ def require_trained_model(
 
 def _loader(scheme: str) -> Callable[..., dict[str, Any]]:
     def load(filename: str, map_location: Any = None, **kwargs: Any) -> dict[str, Any]:
-        return read_weights(filename)  # on the CPU; what loads it moves it to its device
+        return read_weights(filename)  # The caller moves the tensors to its device.
 
-    load.__name__ = f"load_from_{scheme.rstrip(':/') or 'local'}"  # MMEngine logs its end
+    load.__name__ = f"load_from_{scheme.rstrip(':/') or 'local'}"  # MMEngine logs its last part.
     return load
 
 
@@ -114,14 +113,14 @@ def _local_file(address: str) -> Iterator[Path]:
             yield path
     else:
         raise UserError(
-            f"{address} cannot be read: {scheme}:// is no address that a file could be fetched "
-            "from. Download it and name the file"
+            f"{address} cannot be read, because files cannot be fetched from {scheme}://. "
+            "Download the file and give its path."
         )
 
 
 def _listed(addresses: dict[str, str], name: str, address: str) -> str:
     if name not in addresses:
-        raise UserError(f"{address}: MMEngine knows no model {name!r}. Check its name")
+        raise UserError(f"{address}: MMEngine knows no model {name!r}. Correct the name.")
     return addresses[name]
 
 
@@ -132,7 +131,7 @@ def _downloaded(url: str) -> Path:
     if get_rank() == 0:
         fetch()
     barrier()
-    fetch()  # on machines that do not share the cache
+    fetch()  # Machines may have caches of their own.
     return path
 
 
@@ -148,8 +147,8 @@ def _fetch(url: str, path: Path) -> None:
 def _fetching(address: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # of the network, the storage, or its client
+    except Exception as error:  # The clients of networks and storage raise types of their own.
         raise UserError(
-            f"{address} cannot be fetched ({type(error).__name__}: {error}): is the address right, "
-            "and does this machine reach it? Download it elsewhere and name the file"
+            f"{address} cannot be fetched ({type(error).__name__}: {error}). Check the address and "
+            "the network, or download the file elsewhere and give its path."
         ) from error

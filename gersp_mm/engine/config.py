@@ -1,4 +1,4 @@
-"""What a downstream config is told in one word: the weights it starts from, what stays frozen."""
+"""Reading a config, and the switches of downstream configs: starting weights, frozen layers."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from gersp_mm.utils.errors import UserError, check_choice
 from gersp_mm.utils.paths import expand_home
 
 PREFIX = "backbone."
-NOT_GIVEN = "not-given"  # what the configs say where GERSP_CHECKPOINT is not set
+NOT_GIVEN = "not-given"  # The value in the configs where GERSP_CHECKPOINT is not set.
 NO_CHECKPOINT = (
     "no weights to start from: give the exported backbone with --cfg-options pretrained=PATH or "
     "GERSP_CHECKPOINT=PATH in the environment, or start from scratch with --cfg-options "
     "pretrained=None"
 )
-# The variable `frozen` of downstream configs, as the hosts' `frozen_stages`.
+# Values of the variable `frozen` of downstream configs, and the hosts' `frozen_stages` for each.
 FROZEN_STAGES = {name: stages for stages, name in FROZEN.items() if stages in (-1, 1, 4)}
 
 
 def read_config(
     path: str | os.PathLike, options: Mapping[str, Any] | Sequence[str] | None = None
 ) -> tuple[Config, list[Finding]]:
-    """Read a config file, change it by options and apply its switches; nothing else is touched.
+    """Read a config file, merge options into it and apply its switches.
 
     Args:
         path: A config file.
         options: ``key=value`` strings as typed, or values by dotted key.
 
     Returns:
-        The config, and what was found about the options.
+        The config, and the findings about the options.
 
     Raises:
         UserError: The file cannot be read, or an option contradicts another one.
     """
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is code, it may raise anything
+    except Exception as error:  # A config is code and may raise anything.
         raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
     expand_home(cfg._cfg_dict)
     scope = cfg.get("default_scope") or "mmengine"
@@ -64,7 +64,7 @@ def read_config(
 
 
 def _import_modules(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Import what ``custom_imports`` of the options names, as MMEngine does that of a file."""
+    """Import the modules of ``custom_imports`` in the options, as MMEngine does for a file."""
     given = {key: value for key, value in options.items() if key.startswith("custom_imports")}
     if not given:
         return
@@ -72,7 +72,7 @@ def _import_modules(cfg: Config, options: Mapping[str, Any]) -> None:
     named.merge_from_dict(given)
     try:
         import_modules_from_strings(**named.custom_imports)
-    except Exception as error:  # of whatever the modules do
+    except Exception as error:  # Modules may raise anything.
         raise UserError(
             f"custom_imports={named.custom_imports} cannot be imported ({type(error).__name__}: "
             f"{error}). Correct it, or put the folder of the module into PYTHONPATH."
@@ -80,7 +80,7 @@ def _import_modules(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Put values into a config; a key below one that is None makes a section of it.
+    """Merge values into a config; a None on the way to a key becomes a section.
 
     Args:
         cfg: Changed in place.
@@ -105,13 +105,13 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def _switched(cfg: Config) -> tuple[Any, Any]:
-    """Return the values that ``frozen`` and ``pretrained`` are carried into."""
+    """Return the model's values that ``frozen`` and ``pretrained`` set."""
     backbone = value_at(cfg, "model.backbone")
     return value_at(backbone, "frozen_stages"), value_at(backbone, "init_cfg.checkpoint")
 
 
 def _refuse_what_switches_replace(cfg: Config, before: tuple[Any, Any]) -> None:
-    """Refuse options that :func:`apply_switches` would replace by other values, unsaid."""
+    """Refuse options that :func:`apply_switches` would silently replace."""
     stages, checkpoint = _switched(cfg)
     meant = FROZEN_STAGES.get(str(cfg.get("frozen")))
     if "frozen" in cfg and stages not in (before[0], meant):
@@ -128,24 +128,24 @@ def _refuse_what_switches_replace(cfg: Config, before: tuple[Any, Any]) -> None:
 
 
 def apply_switches(cfg: Config) -> None:
-    """Carry the variables ``pretrained`` and ``frozen`` of a downstream config into its model.
+    """Apply the variables ``pretrained`` and ``frozen`` of a downstream config to its model.
 
     ``pretrained`` is the path of a backbone file, or ``None`` for a start from scratch. ``frozen``
     is a key of :data:`FROZEN_STAGES`.
 
     Args:
-        cfg: Changed in place; left alone if it has no such variables. May be called again.
+        cfg: Changed in place where it has these variables. A second call changes nothing.
 
     Raises:
         UserError: ``frozen`` is unknown.
     """
-    if "pretrained" in cfg:  # of a downstream config, or given to one of pre-training
+    if "pretrained" in cfg:  # Downstream configs have it; pre-training takes it as an option.
         backbone = cfg.model.backbone
         if str(cfg.pretrained).lower() == "none":
             cfg.pretrained = None
-            backbone.pop("init_cfg", None)  # the host's own for random weights remains
+            backbone.pop("init_cfg", None)  # The host's own initialisation remains.
         elif cfg.pretrained != NOT_GIVEN:
-            named = backbone.get("init_cfg")  # a prefix may have been given to it
+            named = backbone.get("init_cfg")  # An option may have set its prefix.
             prefix = named.get("prefix", PREFIX) if isinstance(named, Mapping) else PREFIX
             backbone.init_cfg = dict(
                 type="Pretrained", checkpoint=str(cfg.pretrained), prefix=prefix
@@ -170,29 +170,29 @@ def require_weights(cfg: Config) -> None:
         raise UserError(NO_CHECKPOINT)
     if cfg.pretrained not in (NOT_GIVEN, checkpoint):
         raise UserError(
-            f"pretrained={cfg.pretrained} was not carried into model.backbone.init_cfg, which only "
-            "the tools of gersp_mm do: use them, or set GERSP_CHECKPOINT=PATH in the environment "
-            "(model.backbone.init_cfg=None to start from scratch)"
+            f"pretrained={cfg.pretrained} is not in model.backbone.init_cfg, because only the "
+            "tools of gersp_mm apply it. Use them, or set GERSP_CHECKPOINT=PATH in the environment "
+            "(model.backbone.init_cfg=None to start from scratch)."
         )
     frozen = cfg.model.backbone.get("frozen_stages")
     if cfg.get("frozen") in FROZEN_STAGES and FROZEN_STAGES[cfg.frozen] != frozen:
         raise UserError(
-            f"frozen={cfg.frozen} was not carried into model.backbone.frozen_stages ({frozen}), "
-            "which only the tools of gersp_mm do: use them, or set "
-            f"model.backbone.frozen_stages={FROZEN_STAGES[cfg.frozen]}"
+            f"frozen={cfg.frozen} is not in model.backbone.frozen_stages ({frozen}), because only "
+            "the tools of gersp_mm apply it. Use them, or set "
+            f"model.backbone.frozen_stages={FROZEN_STAGES[cfg.frozen]}."
         )
 
 
 def require_trained_switches(cfg: Config, meta: Mapping[str, Any], path: str) -> None:
-    """Make sure that results get the protocol that a checkpoint was trained with.
+    """Refuse to test a checkpoint under another protocol than it was trained with.
 
     Args:
         cfg: The config that is tested.
         meta: Meta of the checkpoint.
-        path: The checkpoint, for the message.
+        path: Path of the checkpoint, for the message.
 
     Raises:
-        UserError: Other layers were frozen than the config says.
+        UserError: The training froze other layers than the config says.
     """
     frozen = config_values(meta.get("cfg")).get("frozen")
     if isinstance(frozen, str) and cfg.get("frozen", frozen) != frozen:
@@ -203,14 +203,14 @@ def require_trained_switches(cfg: Config, meta: Mapping[str, Any], path: str) ->
 
 
 def use_tta(cfg: Config, config: str) -> None:
-    """Put the model and the data of a config into its test-time augmentation.
+    """Switch a config to its test-time augmentation.
 
     Args:
         cfg: Changed in place.
-        config: Its file, for messages.
+        config: File of the config, for messages.
 
     Raises:
-        UserError: The config has none.
+        UserError: The config defines no test-time augmentation.
     """
     if cfg.get("default_scope") == "mmrotate":
         raise UserError("--tta: mmrotate has no test-time augmentation. Leave --tta out.")

@@ -1,7 +1,7 @@
 """Boxes and compiled operators in fp32 inside a bfloat16 forward pass.
 
 mmcv's operators have no bfloat16 on CPUs and few of them on GPUs, and mmrotate's box coders go
-through NumPy, which has no such type. Boxes would also be rounded to 8 bits: 1000 px to 4 px.
+through NumPy, which has no bfloat16. Boxes would also be rounded, near 1000 px to steps of 4 px.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def full_precision(parts: list[Part]) -> Iterator[None]:
     """Run methods without autocast and on fp32 tensors inside the context.
 
     Args:
-        parts: Pairs of a module and the name of its method; nothing of them remains afterwards.
+        parts: Pairs of a module and the name of its method. All are restored afterwards.
     """
     for module, name in parts:
         module.__dict__[name] = _in_full_precision(getattr(module, name))
@@ -64,7 +64,7 @@ def _as_float(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.float() if value.dtype == torch.bfloat16 else value
     if isinstance(value, dict) and type(value) is dict:
-        return {key: _as_float(one) for key, one in value.items()}
+        return {key: _as_float(item) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(map(_as_float, value))
     return value

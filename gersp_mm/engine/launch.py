@@ -41,7 +41,7 @@ MMENGINE_HOOKS = (
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Load the config of a tool's arguments, see :func:`load`."""
+    """Load the config that a tool's arguments name; see :func:`load`."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return load(args.config, args.cfg_options, args.work_dir, args.launcher)
 
@@ -79,15 +79,15 @@ def load(
 
 
 def adapt(cfg: Config) -> None:
-    """Add the hooks that every run has to a config, and set what this machine needs.
+    """Add the hooks of every run to a config, and set the options that this machine needs.
 
     Args:
         cfg: Changed in place; ``launcher`` is set.
     """
-    hooks = cfg.setdefault("default_hooks", ConfigDict())  # Configs of others may have none.
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
     for name in [name for name, hook in hooks.items() if hook is None]:
         if name not in MMENGINE_HOOKS:
-            hooks.pop(name)  # MMEngine drops its own hooks alone.
+            hooks.pop(name)  # MMEngine drops only its own hooks.
     hooks.setdefault("checkpoint_check", dict(type="gersp_mm.CheckpointCheckHook"))
     hooks.setdefault("preflight", dict(type="gersp_mm.PreflightHook"))
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -103,7 +103,7 @@ def adapt(cfg: Config) -> None:
 
 
 def start(launcher: str = "none") -> None:
-    """Prepare this process: safe reading of weights, memory, and the group of CPU processes.
+    """Set up safe reading of weights, memory and the process group on CPUs.
 
     Raises:
         UserError: Environment variables of the launcher are missing.
@@ -122,7 +122,7 @@ def start(launcher: str = "none") -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the run of a config, with as many classes as the data have where it leaves them open.
+    """Build the run of a config; where ``num_classes`` is ``'auto'``, the data decide it.
 
     Raises:
         UserError: A part cannot be built; the message names its key.
@@ -137,7 +137,7 @@ def train(cfg: Config, replaced: Sequence[Path] = ()) -> None:
 
     Args:
         cfg: The config.
-        replaced: Files of an older run, removed before the first step.
+        replaced: Files of an older run. They are removed before the first step.
 
     Raises:
         UserError: A part cannot be built; the message names its key.
@@ -184,8 +184,8 @@ def _check_environment(launcher: str, *names: str) -> None:
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise UserError(
-            f"--launcher {launcher} without {', '.join(missing)} in the environment: start the "
-            "processes with tools/dist_train.sh or tools/slurm_train.sh"
+            f"--launcher {launcher} needs {', '.join(missing)} in the environment. Start the "
+            "processes with tools/dist_train.sh or tools/slurm_train.sh."
         )
 
 
@@ -197,20 +197,20 @@ def use_amp(cfg: Config, precision: str) -> None:
         precision: ``'fp16'``, ``'bf16'`` or ``'auto'``.
 
     Raises:
-        UserError: fp16 is asked for where there is no GPU.
+        UserError: fp16 is requested without a GPU.
     """
     on_gpu = torch.cuda.is_available()
     if precision == "auto":
         precision = "bf16" if not on_gpu or torch.cuda.is_bf16_supported() else "fp16"
     if precision == "fp16" and not on_gpu:
-        raise UserError("--amp fp16 needs a GPU; on CPUs use --amp bf16, or none, which is faster")
+        raise UserError("--amp fp16 needs a GPU. Use --amp bf16, or leave it out, which is faster.")
     wrapper = cfg.optim_wrapper
     if precision == "fp16":
         wrapper.type, wrapper.dtype = "AmpOptimWrapper", "float16"
         wrapper.setdefault("loss_scale", "dynamic")
     else:
         wrapper.type = "gersp_mm.BFloat16OptimWrapper"
-        for name in ("dtype", "loss_scale"):  # of an AmpOptimWrapper in the config
+        for name in ("dtype", "loss_scale"):  # options of an AmpOptimWrapper
             wrapper.pop(name, None)
 
 
@@ -226,7 +226,7 @@ def log_to(cfg: Config, name: str) -> None:
     """
     backend, module, package = VIS_BACKENDS[name]
     if importlib.util.find_spec(module) is None:
-        raise UserError(f"--log-to {name} needs a package that is not here: pip install {package}")
+        raise UserError(f"--log-to {name} needs a package. Install it: pip install {package}")
     visualizer = cfg.setdefault("visualizer", ConfigDict(type="Visualizer"))
     backends = list(visualizer.get("vis_backends") or [dict(type="LocalVisBackend")])
     if all(entry["type"] != backend for entry in backends):

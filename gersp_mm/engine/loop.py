@@ -1,4 +1,4 @@
-"""Training loops, by epoch and by iteration, that can stop at any step and resume exactly."""
+"""Training loops by epoch and by iteration that can stop at any step and resume exactly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gersp_mm.registry import LOOPS
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.model import unwrap
 
-# Parts of models whose course is in no checkpoint.
+# Parts of models whose state is in no checkpoint.
 FORGETFUL = {
     "BatchSyncRandomResize": "BatchSyncRandomResize forgets its size until it draws the next",
     "DynamicRoIHead": "DynamicRoIHead forgets its thresholds until it computes the next",
@@ -34,7 +34,7 @@ FORGETFUL = {
 
 
 class _Resumable(BaseLoop):
-    """What both loops share: signals, the seeds of samples, and leaving out what was trained on."""
+    """Common parts of both loops: signals, seeds of samples, and skipping batches on resume."""
 
     runner: Runner
     _epoch: int
@@ -42,25 +42,25 @@ class _Resumable(BaseLoop):
     _batches: SeededBatches | None
 
     def _prepare(self) -> None:
-        """Change the data loader, whose type stays the host's."""
+        """Seed the samples of the data loader and the steps."""
         loader = self.dataloader
         if loader.batch_sampler is not None and len(loader) == 0:
             pairs = len(loader.sampler) * get_world_size()
             batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
             raise UserError(
-                f"an epoch has no iteration: {pairs} samples make no batch of "
-                f"{batch * get_world_size()} ({batch} a process): lower "
-                "train_dataloader.batch_size or add images"
+                f"an epoch has no iteration, because {pairs} samples make no batch of "
+                f"{batch * get_world_size()} ({batch} per process). Lower "
+                "train_dataloader.batch_size or add images."
             )
         self._batches = seed_samples(loader)
         if not any(isinstance(hook, RNGStateHook) for hook in self.runner.hooks):
             self.runner.register_hook(RNGStateHook())
 
     def run(self) -> torch.nn.Module:
-        """Train, handling signals meanwhile."""
+        """Train and handle signals; return the model."""
         runner = self.runner
         self._keep_sampler_seed()
-        self._tell()
+        self._warn_of_inexact_resume()
         self._stop = StopRequest(runner.logger.warning)
         loaders = [self.dataloader]
         if runner.val_loop is not None:
@@ -76,7 +76,7 @@ class _Resumable(BaseLoop):
             try:
                 self._train()
             except Exception:
-                if self._stop.number and runner.rank:  # rank 0 has saved and left
+                if self._stop.number and runner.rank:  # Rank 0 has saved and left.
                     raise SystemExit(128 + self._stop.number) from None
                 raise
             runner.call_hook("after_train")
@@ -90,7 +90,7 @@ class _Resumable(BaseLoop):
         """Return an iterator over the batches of one pass.
 
         Args:
-            done: How many of the pass are left out, unread.
+            done: Number of batches that are skipped without reading them.
         """
         if self._batches is not None:
             self._batches.begin(self.runner.seed, self._pass, done)
@@ -123,20 +123,20 @@ class _Resumable(BaseLoop):
     def _leave_evaluations(self) -> None:
         """Let a signal end an evaluation, which the resumed run then repeats.
 
-        While ``EMAHook`` evaluates, the model holds the averaged weights, so that nothing can be
-        saved before the end.
+        With an ``EMAHook``, the model holds the averaged weights during the evaluation, so that
+        it cannot be saved before the end.
         """
         if not any(isinstance(hook, EMAHook) for hook in self.runner.hooks):
             self.runner.register_hook(_LeaveEvaluation(self), priority="LOWEST")
 
     def _stop_if_asked(self, evaluation_due: bool = False) -> None:
-        """Save and leave after an optimizer step; to be called after every iteration."""
+        """Save and leave if a signal arrived; called after every iteration."""
         if self.runner.optim_wrapper.should_update() and self._stop.due():
             self._note_evaluation(evaluation_due)
             self._stop.leave(self._save)
 
     def _stop_between_steps(self) -> None:
-        """Save and leave at another moment, at which several ranks would have to agree first."""
+        """Save and leave outside a step, where several ranks could not agree on the moment."""
         if get_world_size() == 1:
             self._stop_if_asked()
 
@@ -160,16 +160,16 @@ class _Resumable(BaseLoop):
         )
 
     def _keep_sampler_seed(self) -> None:
-        """Draw the data in the order of the run that is resumed, also if no seed was configured."""
+        """Keep the order of the data in a resumed run, also if no seed was configured."""
         loader, hub = self.dataloader, self.runner.message_hub
         sampler = loader.sampler
-        if not hasattr(sampler, "seed"):  # PyTorch's, where a batch sampler has the one of the run
+        if not hasattr(sampler, "seed"):  # A batch sampler may hold the one of the run.
             sampler = getattr(loader.batch_sampler, "sampler", None)
         if hasattr(sampler, "seed"):
             sampler.seed = hub.get_info("sampler_seed", sampler.seed)
             hub.update_info("sampler_seed", sampler.seed)
 
-    def _tell(self) -> None:
+    def _warn_of_inexact_resume(self) -> None:
         found = find_private_randomness(self.dataloader.dataset)
         kinds = {type(module).__name__ for module in unwrap(self.runner.model).modules()}
         found += [text for name, text in FORGETFUL.items() if name in kinds]
@@ -199,12 +199,12 @@ class ResumableTrainLoop(_Resumable, EpochBasedTrainLoop):
     """MMEngine's epoch loop, made safe to interrupt and exact to resume.
 
     Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 let the current optimizer step finish, write
-    ``iter_<n>.pth`` and end the process; a second Ctrl-C, a second or more later, ends it at once.
-    A checkpoint from the middle of an epoch resumes with the next batch of that epoch, and no image
-    before it is read.
+    ``iter_<n>.pth`` and end the process. A second Ctrl-C, at least a second later, ends it at once.
+    A checkpoint from the middle of an epoch resumes with the next batch of that epoch, without
+    reading the images before it.
 
-    Each sample's random numbers depend on the run's seed, the epoch, the sample's place in it and
-    the rank alone, each step's on the seed, the iteration and the rank.
+    The random numbers of a sample depend only on the run's seed, the epoch, the sample's place in
+    the epoch and the rank; those of a step depend on the seed, the iteration and the rank.
 
     Raises:
         UserError: An epoch has no iteration, or a checkpoint from the middle of an epoch is
@@ -220,7 +220,7 @@ class ResumableTrainLoop(_Resumable, EpochBasedTrainLoop):
         return self._epoch
 
     def run(self) -> torch.nn.Module:
-        """Train, handling signals meanwhile."""
+        """Train and handle signals; return the model."""
         self._check_epoch_length()
         return super().run()
 
@@ -251,13 +251,13 @@ class ResumableTrainLoop(_Resumable, EpochBasedTrainLoop):
         if before != now and done:
             raise UserError(
                 f"the checkpoint is {done} iterations into an epoch of {before}, but an epoch now "
-                f"has {now}: resume with the batch size, number of processes and data of the "
-                "first run, or from a checkpoint written at the end of an epoch"
+                f"has {now}. Resume with the batch size, number of processes and data of the "
+                "first run, or from a checkpoint written at the end of an epoch."
             )
         if before != now:
             self.runner.logger.warning(
-                f"an epoch had {before} iterations before and has {now} now; the run goes on at "
-                f"epoch {self._epoch}, but is no longer the run that it would have been"
+                f"an epoch had {before} iterations before and has {now} now. The run continues at "
+                f"epoch {self._epoch}, but not as it would have without the interruption."
             )
             self._iter = self._epoch * now
             self.runner.optim_wrapper.initialize_count_status(
@@ -273,7 +273,9 @@ class ResumableTrainLoop(_Resumable, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
-    """MMEngine's loop by iteration, as :class:`ResumableTrainLoop` is the one by epoch.
+    """MMEngine's loop by iteration, safe to interrupt and exact to resume.
+
+    See :class:`ResumableTrainLoop` for signals and random numbers.
 
     Args:
         runner: The run.
@@ -296,7 +298,7 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
         val_interval: int = 1000,
         dynamic_intervals: list[tuple[int, int]] | None = None,
     ) -> None:
-        # MMEngine's own start-up is left out: in some releases it already starts the workers.
+        # In some releases, MMEngine's own __init__ already starts the workers.
         BaseLoop.__init__(self, runner, dataloader)
         self._max_iters, self._max_epochs = int(max_iters), 1
         self._epoch = self._iter = 0
@@ -328,7 +330,7 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
 
     def _endless(self) -> Iterator[Any]:
-        """Give the batches of all passes from the current iteration on."""
+        """Yield the batches of all passes from the current iteration on."""
         done = self._iter
         if self._batches is not None:
             self._passes, done = self._batches.locate(done)
@@ -339,7 +341,7 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
 
 
 def make_resumable(runner: Runner) -> None:
-    """Let a run whose loop is MMEngine's use the loop of this package; its config stays as it is.
+    """Replace MMEngine's training loop of a run by the resumable one; its config stays as it is.
 
     Args:
         runner: A run that has not started.
@@ -357,11 +359,11 @@ def make_resumable(runner: Runner) -> None:
         rest = {name: value for name, value in options.items() if name not in left_out}
         runner._train_loop = dict(rest, type=f"gersp_mm.{own[kind].__name__}")
         runner.logger.info(
-            f"the training loop is gersp_mm.{own[kind].__name__}: signals save, and random numbers "
-            "depend on the seed and the place in the run alone, so that a resumed run is exact"
+            f"the training loop is gersp_mm.{own[kind].__name__}: signals save a checkpoint, and "
+            "random numbers depend on the seed and the iteration, so that a resumed run is exact"
         )
     elif kind is not None and not issubclass(kind, _Resumable):
         runner.logger.warning(
-            f"train_cfg.type={given!r} is a loop of its own: no signal saves, and a resumed run "
-            "will not be exactly the run without interruption"
+            f"train_cfg.type={given!r} is none of MMEngine's loops: signals do not save a "
+            "checkpoint, and a resumed run will not be exactly the run without interruption"
         )

@@ -1,4 +1,4 @@
-"""The optimizer without the teacher, in few fused calls, and mixed precision in bfloat16."""
+"""An optimizer of trainable parameters in few fused calls, and mixed precision in bfloat16."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gersp_mm.version import version_key
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
-    """MMEngine's default constructor, handing over trainable parameters alone, in few groups.
+    """MMEngine's default constructor, limited to trainable parameters and with few groups.
 
-    MMEngine's own puts frozen parameters (the teacher's) into the optimizer, and with a
-    ``paramwise_cfg`` makes a group of every single parameter, which fused optimizers step through
-    one by one. Here groups of equal options are one group. Optimizers that PyTorch has a fused
-    form of use it; ``fused=False`` in the optimizer's config keeps them from it.
+    MMEngine's constructor puts frozen parameters (the teacher's) into the optimizer. With a
+    ``paramwise_cfg``, it also makes a group of every parameter, and fused optimizers take a call
+    per group. Here, groups of equal options are one group. Optimizers with a fused form use it,
+    unless their config has ``fused=False``.
 
     Raises:
         UserError: A key of ``paramwise_cfg.custom_keys`` matches no trained parameter.
@@ -71,8 +71,8 @@ def check_custom_keys(model: nn.Module, custom_keys: Iterable[str]) -> None:
         custom_keys: Parts of parameter names.
 
     Raises:
-        UserError: A key matches no name, or frozen parameters alone. The nearest part of a name is
-            offered.
+        UserError: A key matches no name, or only frozen parameters. The message offers the nearest
+            part of a name.
     """
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
@@ -82,7 +82,7 @@ def check_custom_keys(model: nn.Module, custom_keys: Iterable[str]) -> None:
         field = f"optim_wrapper.paramwise_cfg.custom_keys: {key!r}"
         if any(key in name for name in frozen):
             raise UserError(
-                f"{field} matches frozen parameters alone, which are never trained. Remove the key "
+                f"{field} matches only frozen parameters, which are never trained. Remove the key "
                 "or unfreeze these parameters."
             )
         parts = {".".join(name.split(".")[: key.count(".") + 1]) for name in trained}
@@ -95,7 +95,7 @@ def check_custom_keys(model: nn.Module, custom_keys: Iterable[str]) -> None:
 
 
 def has_fused_form(optimizer: Any, model: nn.Module) -> bool:
-    """Whether this PyTorch steps through an optimizer's parameters in one call on this device."""
+    """Tell whether PyTorch can update all parameters of an optimizer in one call on this device."""
     optimizer = getattr(torch.optim, optimizer, None) if isinstance(optimizer, str) else optimizer
     if optimizer not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return False
@@ -106,7 +106,7 @@ def has_fused_form(optimizer: Any, model: nn.Module) -> bool:
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16 on any device, which MMEngine's ``AmpOptimWrapper`` has on GPUs.
+    """Mixed precision in bfloat16 on any device, not only on GPUs as MMEngine's.
 
     bfloat16 has the range of fp32, so the loss is not scaled. Boxes and mmcv's operators stay in
     fp32, see :mod:`gersp_mm.engine.full_precision`.

@@ -19,10 +19,10 @@ def parse_options(
 ) -> dict[str, Any]:
     """Read ``key=value`` strings; a mapping is returned as it is.
 
-    Numbers, ``True``, ``False`` and ``None`` are read as such; ``[…]``, ``(…)``, ``{…}`` and
-    ``dict(…)`` as lists, tuples and dicts, nested to any depth. All other values are strings,
-    exactly as typed. Where the config holds a list or a tuple, ``1,2`` is one too, and a list takes
-    the place of a tuple as a tuple.
+    Numbers, ``True``, ``False`` and ``None`` become Python's; ``[…]``, ``(…)``, ``{…}`` and
+    ``dict(…)`` become lists, tuples and dicts, nested to any depth. All other values are strings,
+    exactly as typed. Where the config holds a list or a tuple, ``1,2`` becomes one too, and a list
+    that replaces a tuple becomes a tuple.
 
     Args:
         options: The options as typed.
@@ -43,7 +43,7 @@ def parse_options(
 
 
 def value_at(cfg: Any, key: str) -> Any:
-    """Return what a config holds at a dotted key, or None."""
+    """Return the value of a config at a dotted key, or None."""
     for name in key.split("."):
         if isinstance(cfg, (list, tuple)):
             cfg = cfg[int(name)] if name.isdecimal() and int(name) < len(cfg) else None
@@ -55,7 +55,8 @@ def value_at(cfg: Any, key: str) -> Any:
 def plain_leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values of a config by their dotted keys.
 
-    Lists of plain values are one value. What is no plain data, such as a class, is ``UNREAD``.
+    A list of plain values is one value. A value that is no plain data, such as a class, is
+    ``UNREAD``.
     """
     inside: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping):
@@ -72,7 +73,7 @@ def plain_leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def parse_value(text: str) -> Any:
-    """Read one value."""
+    """Return the value of a text, as :func:`parse_options` describes it."""
     stripped = text.strip()
     if (
         len(stripped) > 1
@@ -110,7 +111,7 @@ def _parse_scalar(text: str) -> Any:
 
 
 def _fitted(key: str, text: str, held: Any) -> Any:
-    """Read a value in the place of what the config holds there."""
+    """Read a value and give it the type of the config's value where that is meant."""
     value = parse_value(text)
     if isinstance(held, (list, tuple)):
         if isinstance(value, str):
@@ -131,11 +132,9 @@ def _as_held(value: Any, held: Any) -> Any:
     """Turn lists into tuples where the config holds tuples."""
     if not isinstance(value, list) or not isinstance(held, (list, tuple)):
         return value
-    inner = (
-        [_as_held(item, held[min(n, len(held) - 1)]) for n, item in enumerate(value)]
-        if (held)
-        else value
-    )
+    inner = value
+    if held:
+        inner = [_as_held(item, held[min(n, len(held) - 1)]) for n, item in enumerate(value)]
     return tuple(inner) if isinstance(held, tuple) else inner
 
 

@@ -15,8 +15,8 @@ from gersp_mm.registry import MODEL_WRAPPERS
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """MMEngine's ``MMDistributedDataParallel`` for processes without a GPU.
 
-    MMEngine passes the number of a GPU to it, and SyncBN does not run on CPUs: every process
-    normalises with the statistics of its own images instead, which is said once.
+    MMEngine would pass it the number of a GPU. SyncBN does not run on CPUs, so every process
+    normalises with the statistics of its own images, which a warning says.
 
     Args:
         module: The model.

@@ -1,4 +1,4 @@
-"""Which checkpoint a run starts from, and the checkpoints that a new run finds in its folders."""
+"""The checkpoint that a run is resumed from, and old files in the folders of a new run."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ AUTO = "auto"  # resume if there is a checkpoint, else start anew
 def choose_checkpoint(cfg: Config, given: str | bool | None, overwrite: bool = False) -> list[Path]:
     """Set ``cfg.resume`` and ``cfg.load_from`` to the checkpoint that a run is resumed from.
 
-    Rank 0 looks, for all processes. Every process has to call this.
+    Rank 0 decides for all processes. Every process has to call this.
 
     Args:
         cfg: Changed in place; its ``resume`` and ``load_from`` count where ``given`` is None.
         given: A path; True for the checkpoint of this run that is furthest in training;
             ``'auto'`` for the same, or a new run where there is none; None for a new run.
-        overwrite: Whether a new run may take the place of an old one.
+        overwrite: Whether a new run may replace an old one.
 
     Returns:
         Files of old runs, to be removed when the new run starts.
 
     Raises:
-        UserError: The file does not exist, is damaged or is no checkpoint of a training; nothing
-            is found to resume; or a new run would be mixed with an old one.
+        UserError: The file does not exist, is damaged or is no checkpoint of a training; there is
+            no checkpoint; or a new run would be mixed with an old one.
     """
     chosen: list[Any] = [None, []]
     with together():
@@ -66,7 +66,7 @@ def choose_checkpoint(cfg: Config, given: str | bool | None, overwrite: bool = F
 def _choose(
     cfg: Config, given: str | bool | None, overwrite: bool
 ) -> tuple[str | None, list[Path]]:
-    """Return the checkpoint to resume from, or None, and the files that give way to a new run."""
+    """Return the checkpoint to resume from, or None, and the files that a new run replaces."""
     if given is None and cfg.get("resume"):
         given = cfg.get("load_from") or AUTO
     if given is not None and overwrite:
@@ -90,7 +90,7 @@ def _choose(
         if found is None and given is True:
             raise UserError(
                 f"--resume: there is no checkpoint in {listed(folders)}. Name one with --resume "
-                "PATH, or start a new run without --resume; --resume auto resumes where it can"
+                "PATH, or leave --resume out; --resume auto starts a new run where there is none"
             )
         if found is None:
             print(f"--resume auto: no checkpoint in {listed(folders)} yet, starting a new run")
@@ -125,8 +125,7 @@ def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
     if unread and not overwrite:
         raise UserError(
             f"there may be checkpoints of another run, which cannot be read: {listed(unread)}. "
-            "Remove them, start a new run in their place with --overwrite, or choose another "
-            "folder with --work-dir"
+            "Remove them, replace them with --overwrite, or choose another folder with --work-dir"
         )
     runs = by_run(found)
     if runs and not overwrite:
@@ -143,7 +142,7 @@ def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
 def _keep_export(cfg: Config) -> None:
     """Refuse to replace the exported backbone of a run whose checkpoints lie elsewhere or are gone.
 
-    :func:`_make_room` tells of those that lie beside their run's checkpoints.
+    :func:`_make_room` handles exports next to the checkpoints of their run.
     """
     hook = cfg.get("default_hooks", {}).get("export_backbone")
     if not hook or not cfg.filename:
@@ -151,7 +150,7 @@ def _keep_export(cfg: Config) -> None:
     path = osp.join(cfg.work_dir, f"{Path(cfg.filename).stem}_backbone.pth")
     try:
         run_id = read_outline(path)["meta"].get(RUN_ID)
-    except Exception:  # there is none, or it is not known to be ours
+    except Exception:  # The file does not exist, or is no export of this package.
         return
     if run_id is not None:
         raise UserError(
@@ -179,13 +178,13 @@ def _exports(folders: list[str], run_ids: set[str]) -> list[Path]:
             meta = read_outline(path)["meta"]
             if "weights_sha256" in meta and meta.get(RUN_ID) in run_ids:
                 exports.append(path)
-        except Exception:  # of files, archives and pickles: not known to be ours
+        except Exception:  # The file is no export of this package.
             continue
     return exports
 
 
 def _refuse_other_runs(path: str, folders: list[str]) -> None:
-    """Refuse to continue a run among the checkpoints of others, unless the file is one of them."""
+    """Refuse to continue a run in a folder that only holds the checkpoints of others."""
     inside = any(osp.realpath(osp.dirname(path)) == osp.realpath(folder) for folder in folders)
     if inside or not osp.exists(path):
         return
@@ -201,13 +200,13 @@ def _refuse_other_runs(path: str, folders: list[str]) -> None:
 def _run_id(path: str) -> str | None:
     try:
         progress = read_progress(path)
-    except Exception:  # of a file in the older format
+    except Exception:  # The file has the older format.
         return None
     return progress.run_id if progress else None
 
 
 class ReplaceHook(Hook):
-    """Remove the files of an old run when nothing stands in the way of the first iteration."""
+    """Remove the files of an old run when all checks before the first iteration have passed."""
 
     priority = "LOWEST"
 
@@ -215,7 +214,7 @@ class ReplaceHook(Hook):
         self.paths = list(paths)
 
     def before_train(self, runner: Any) -> None:
-        """Remove them, and the notes of the newest checkpoint that name them."""
+        """Remove the files, and each ``last_checkpoint`` that names one of them."""
         with together():
             if is_main_process():
                 for path in self.paths:

@@ -1,4 +1,4 @@
-"""What becomes of options that differ from those of the run that is resumed."""
+"""Options of a resumed run that differ from those of its checkpoint."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from gersp_mm.engine.config import NOT_GIVEN
 from gersp_mm.engine.options import plain_leaves
 from gersp_mm.utils.errors import UserError, listed
 
-# The optimizer and the schedule get these after their states were loaded.
+# Options that are applied to the optimizer and the schedule after their states were loaded.
 APPLIED = ("auto_scale_lr.*", "optim_wrapper.optimizer.*", "optim_wrapper.paramwise_cfg.*",
            "param_scheduler", "param_scheduler.*")  # fmt: skip
-# A resumed run keeps these as they were, or would be neither the old run nor a new one.
+# Options that a resumed run cannot change.
 FIXED = ("*.init_cfg.*", "optim_wrapper.optimizer.amsgrad", "optim_wrapper.optimizer.foreach",
          "optim_wrapper.optimizer.fused", "optim_wrapper.optimizer.type", "pretrained",
          "randomness.diff_rank_seed", "randomness.seed",
          "train_dataloader.sampler.seed")  # fmt: skip
-# How the run is started; said elsewhere.
+# Options of how the run is started, which are logged elsewhere.
 SILENT = ("launcher", "load_from", "local_rank", "resume")
 NOTHING = object()
 UNSET = (None, NOTHING)
-# Kept with the optimizer's state: they say how its step is computed.
+# How the optimizer computes its step: kept with its state.
 IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}
-STEPS = {"last_step", "verbose"}  # of a scheduler, besides its own names
+STEPS = {"last_step", "verbose"}  # Every scheduler has these besides its options.
 
 
 class OptionChanges:
     """Options of a resumed run that differ from those of its checkpoint, in three lists.
 
     Attributes:
-        in_effect: What takes effect because the run is built from it.
-        applied: What the states in the checkpoint would replace, applied after they are loaded.
-        refused: What cannot be changed in a resumed run.
+        in_effect: Options that take effect because the run is built from them.
+        applied: Options that the states of the checkpoint replace, so that they are applied after
+            these are loaded.
+        refused: Options that a resumed run cannot change.
     """
 
     def __init__(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -68,38 +69,39 @@ class OptionChanges:
     def of_checkpoint(
         cls, meta: Mapping[str, Any], now: Mapping[str, Any] | Config
     ) -> OptionChanges:
-        """Compare the config in a checkpoint's ``meta`` with the one of the run."""
+        """Compare the config in a checkpoint's ``meta`` with that of the run."""
         before = config_values(meta.get("cfg"))
         values = now._cfg_dict if isinstance(now, Config) else now
         return cls(before, values) if before else cls({}, {})
 
     def refuse(self, path: str) -> None:
-        """Refuse what cannot be changed.
+        """Refuse options that a resumed run cannot change.
 
         Args:
-            path: Of the checkpoint.
+            path: Path of the checkpoint.
 
         Raises:
-            UserError: Something cannot be changed; it is named.
+            UserError: There is such an option; the message names all of them.
         """
         if self.refused:
             raise UserError(
-                f"{path}: a run that is resumed cannot change {listed(self.refused)}. Leave "
+                f"{path}: a resumed run cannot change {listed(self.refused)}. Leave "
                 f"{'it' if len(self.refused) == 1 else 'them'} as before, or start a new run from "
                 f"the weights in a new work directory, with --cfg-options load_from={path}"
             )
 
 
 class OptimizerChanges:
-    """Options of optimizers and schedules that a checkpoint's states are about to replace.
+    """Options of optimizers and schedules that the states of a checkpoint would replace.
 
-    Schedules that differ are run on paper up to the step of the checkpoint: the learning rate of
-    each group becomes what it would be now, had the run begun with its present options.
+    Schedules that differ are replayed up to the step of the checkpoint: the learning rate of each
+    group becomes the one of a run that had these options from the start.
 
     Args:
-        checkpoint: Content of the file, nothing of which is loaded yet.
-        optim_wrapper: Of the run, as built from its config.
-        schedulers: Of the run, likewise: a list, a dict of lists, or None. They are stepped.
+        checkpoint: Content of the file before any of it is loaded.
+        optim_wrapper: The run's, as built from its config.
+        schedulers: The run's, as built from its config: a list, a dict of lists, or None. They are
+            stepped.
         epoch_length: Iterations of an epoch.
 
     Raises:
@@ -138,9 +140,9 @@ class OptimizerChanges:
     ) -> None:
         if any(isinstance(scheduler, ReduceOnPlateauParamScheduler) for scheduler in own):
             raise UserError(
-                "the options of a run whose schedule follows a metric (ReduceOnPlateau) cannot be "
-                "changed while it is resumed, as what the learning rate would be is not known. "
-                "Resume with the param_scheduler and the learning rate of the first run"
+                "a resumed run cannot change the options of a schedule that follows a metric "
+                "(ReduceOnPlateau), because its learning rate depends on past metrics. Resume with "
+                "the param_scheduler and the learning rate of the first run"
             )
         hub = checkpoint.get("message_hub") or {}
         before = (hub.get("runtime_info") or {}).get("iters_per_epoch", length)
@@ -152,7 +154,7 @@ class OptimizerChanges:
         by_iter = max((n for n, s in zip(steps, own) if not s.by_epoch), default=0)
         by_epoch = max((n for n, s in zip(steps, own) if s.by_epoch), default=0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the optimizer makes no steps meanwhile
+            warnings.simplefilter("ignore")  # PyTorch expects steps of the optimizer.
             for iteration in range(1, max(by_iter, by_epoch * length if by_iter else 0) + 1):
                 for scheduler, wanted in zip(own, steps):
                     if not scheduler.by_epoch and scheduler._global_step < wanted:
@@ -164,7 +166,7 @@ class OptimizerChanges:
         self._schedules = [dict(scheduler.state_dict()) for scheduler in own]
 
     def apply(self, optim_wrapper: Any, schedulers: Any) -> None:
-        """Put the options in the place of those that were loaded."""
+        """Replace the loaded options by those of the run."""
         several = isinstance(optim_wrapper, OptimWrapperDict)
         wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
         for number, place, changed in self._groups:
@@ -184,7 +186,7 @@ def _options(scheduler: Any) -> dict[str, Any]:
 
 
 def _options_of_state(scheduler: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a scheduler was built with, without how far it is."""
+    """Return the options of a scheduler without its progress."""
     names = {name for name in state if not name.startswith("_")} - STEPS
     if isinstance(scheduler, ReduceOnPlateauParamScheduler):
         names -= {"best", "num_bad_epochs", "cooldown_counter", "mode_worse", "rule_worse"}
@@ -198,13 +200,13 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _is_unread(key: str, side: Mapping[str, Any]) -> bool:
-    """Whether a value, or what it lies in, is no plain data on one side."""
+    """Tell whether a value, or a section around it, is no plain data on one side."""
     names = key.split(".")
     return any(side.get(".".join(names[:n])) is UNREAD for n in range(1, len(names) + 1))
 
 
 def _is_kept(key: str, old: Any, new: Any) -> bool:
-    """Whether a value that a resumed run does not read is as before, or part of one that is not."""
+    """Tell whether a changed value may stay, because a resumed run does not read its file."""
     if ".init_cfg." in key and old is NOTHING:
         return not key.endswith(".checkpoint")
     moved = isinstance(old, str) and isinstance(new, str)

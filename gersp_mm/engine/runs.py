@@ -28,8 +28,8 @@ LOCK = "run.lock"
 SCALARS = "*/vis_data/scalars.json"  # one file for each start of a run
 TRAINING_LOG = "train.log"  # the output of a training that another process started
 EPOCH_LENGTH = re.compile(r"Epoch\(train\)\s*\[\s*\d+\]\[\s*\d+/\s*(\d+)\]")  # in a line of the log
-POLL = 0.5  # seconds between two looks at a process
-# What file systems answer that have no locks, some network file systems among them.
+POLL = 0.5  # seconds between two checks of a process
+# Errors of file systems without locks; some network file systems have none.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -37,15 +37,14 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 def sole_run(work_dir: str | os.PathLike) -> Iterator[None]:
     """Hold the lock of a work directory until the block ends.
 
-    Rank 0 holds it for all processes of a run. A process that dies gives it back, however it dies,
-    and processes that it has forked do not keep it.
+    Rank 0 holds it for all processes of a run. The lock ends with its process, however that ends.
 
     Args:
         work_dir: Folder of the run, made if it does not exist.
 
     Raises:
-        UserError: Another run writes there, or nothing can be written there. On the other ranks a
-            ``SystemExit`` with code 2 instead, so that the line is printed once.
+        UserError: Another run writes to the folder, or it cannot be written to. The other ranks
+            raise ``SystemExit`` with code 2, so that the line is printed once.
     """
     path = Path(work_dir) / LOCK
     lock = FileLock(path)
@@ -60,12 +59,12 @@ def sole_run(work_dir: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Let all ranks leave if rank 0 cannot go on, so that none of them waits for it.
+    """Let all ranks leave if rank 0 fails, so that none of them waits for it.
 
     Every rank has to enter and leave the block.
 
     Raises:
-        Exception: The one of rank 0; on the other ranks a ``SystemExit`` with code 2.
+        Exception: The exception of rank 0; on the other ranks a ``SystemExit`` with code 2.
     """
     failure: Exception | None = None
     try:
@@ -104,14 +103,14 @@ def _acquire(lock: FileLock, path: Path) -> None:
                 f"({error.strerror or error}). Choose another folder with --work-dir"
             ) from error
         print_log(
-            f"{path.parent} is on a file system without locks, so that a second run there would "
-            "not be noticed",
+            f"{path.parent} is on a file system without locks, so a second run in it would not be "
+            "noticed",
             logger="current",
         )
 
 
 class RunFolder:
-    """The work directory of a run: what was asked for, what is written, whether it is finished.
+    """Work directory of a run, with its settings, its results and whether it is finished.
 
     Args:
         path: The folder. It need not exist.
@@ -136,8 +135,8 @@ class RunFolder:
 
         Args:
             known: Settings of the run in the folder.
-            settings: Settings that are asked for.
-            remedy: What to do, the end of the message.
+            settings: Requested settings.
+            remedy: The end of the message: what to do.
 
         Raises:
             UserError: The message names each setting that differs.
@@ -151,17 +150,17 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run with {'; '.join(changed)}: {remedy}")
 
     def checkpoint(self, epochs: int) -> Path | None:
-        """Return the checkpoint after so many epochs, or None if the run has not come so far."""
+        """Return the checkpoint after ``epochs``, or None if there is none."""
         path = self.path / f"epoch_{epochs}.pth"
         return path if path.is_file() else None
 
     def scalars(self) -> list[dict[str, Any]]:
-        """Return what was logged, the oldest start of the run first."""
+        """Return the logged entries, the oldest start of the run first."""
         return [entry for file in sorted(self.path.glob(SCALARS)) for entry in read_scalars(file)]
 
 
 def read_scalars(file: Path) -> list[dict[str, Any]]:
-    """Read a ``scalars.json`` of MMEngine; a line that a killed run did not finish is left out."""
+    """Return the entries of MMEngine's ``scalars.json``, without an unfinished last line."""
     return _entries(file.read_text(encoding="utf-8").splitlines())
 
 
@@ -174,14 +173,14 @@ def _entries(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 
 class ChildRun:
-    """A command in a process of its own, most often a training.
+    """A command in a process of its own, usually a training.
 
-    Its output is appended to a log file. How far a training is comes from the ``scalars.json`` in
-    the folder of the log, how it ended from its exit code. Used as a context manager, it is
-    terminated and waited for where the block is left before its end.
+    Its output is appended to a log file. The progress of a training is read from the
+    ``scalars.json`` in the folder of the log. As a context manager, it terminates a process that
+    outlives the block and waits for its end.
 
     Args:
-        title: Names it in messages.
+        title: Name of the process in messages.
         command: Program and arguments.
         log: File for the output.
         length: Length of the training, if there is one.
@@ -248,10 +247,10 @@ class ChildRun:
         yield self.new_lines()
 
     def position(self, values: Sequence[str] = ()) -> str:
-        """Say how far the training is.
+        """Return a text on the progress of the training.
 
         Args:
-            values: Names of logged values that are added.
+            values: Names of logged values to add.
         """
         fresh = set() if self._scalars else set(self.log.parent.glob(SCALARS)) - self._older
         if fresh:
@@ -267,11 +266,11 @@ class ChildRun:
         return "   ".join(parts)
 
     def follow(self, values: Sequence[str] = (), notable: Sequence[str] = ()) -> None:
-        """Wait for the end and show how far the training is; repeat the warnings of its log.
+        """Wait for the end, show the progress and repeat the warnings of the log.
 
         Args:
             values: Names of logged values that are shown next to the progress.
-            notable: Texts; the log lines that contain one of them are shown, too.
+            notable: Texts; log lines that contain one of them are shown too.
 
         Raises:
             UserError: The process failed.
@@ -300,7 +299,7 @@ class ChildRun:
         self.require_success()
 
     def _iterations(self) -> int | None:
-        """Return the length of the training, None as long as it is not known."""
+        """Return the iterations of the training, or None while they are not known."""
         if self.length is None or self.length.unit == "iters":
             return self.length and self.length.number
         return self._epoch_length and self._epoch_length * self.length.number
@@ -309,7 +308,7 @@ class ChildRun:
         """Wait for the end.
 
         Raises:
-            UserError: The exit code is not 0. The message has the error that the output ends with.
+            UserError: The exit code is not 0. The message repeats the last error of the output.
         """
         if code := self.process.wait():
             with open(self.log, "rb") as file:
@@ -319,7 +318,7 @@ class ChildRun:
 
 
 def last_error(output: str) -> str:
-    """Return what ``run_tool`` of the commands said last in a tool's output, else its last line."""
+    """Return the last ``error:`` of a tool's output, else its last line."""
     found = re.findall(r"^error: (.*)", output, re.M) or output.strip().splitlines()[-1:]
     return found[-1] if found else ""
 

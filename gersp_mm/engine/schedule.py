@@ -1,4 +1,4 @@
-"""What the learning rate will do, and schedules fitted to another length of the run."""
+"""The learning rate of a run before it starts, and schedules fitted to another length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-PAPER_STEPS = 2000  # steps of a schedule run on paper
+PAPER_STEPS = 2000  # steps of a simulated schedule
 WARM_UPS = ("ConstantLR", "LinearLR")
 # Arguments that are numbers of epochs or iterations.
 LENGTHS = ("begin", "end", "T_max", "milestones", "periods", "step_size", "total_steps")
@@ -19,8 +19,8 @@ class Curve(NamedTuple):
     """The learning rate of one run.
 
     Attributes:
-        first, last, highest: Of the first step, the last step and any step.
-        rates: Of every step on paper.
+        first, last, highest: Rate of the first step, of the last step, and the highest.
+        rates: Rates of all simulated steps.
     """
 
     first: float
@@ -38,7 +38,7 @@ class Length(NamedTuple):
 
 
 def run_length(cfg: Config) -> Length | None:
-    """Return how long a config trains, or None if it does not say."""
+    """Return the length of a config's training, or None if it has none."""
     train = cfg.get("train_cfg") or {}
     for key, unit in (("max_epochs", "epochs"), ("max_iters", "iters")):
         if isinstance(train.get(key), int) and not isinstance(train.get(key), bool):
@@ -58,14 +58,14 @@ def schedulers_of(cfg: Config) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def planned_length(cfg: Config, epoch_length: int = 1) -> float | None:
-    """Return for how many epochs (or iterations, as the run counts) the schedule is made.
+    """Return the length that the schedule is made for, in the unit of the run.
 
     Args:
         cfg: The config; its schedulers may count epochs or iterations.
         epoch_length: Iterations of an epoch.
 
     Returns:
-        The length, or None where no scheduler but a warm-up has an end of its own.
+        Epochs or iterations, or None where only warm-ups have an end.
     """
     length = run_length(cfg)
     ends = []
@@ -83,7 +83,7 @@ def planned_length(cfg: Config, epoch_length: int = 1) -> float | None:
 
 
 def own_end(entry: Mapping[str, Any]) -> float | None:
-    """Return where a scheduler's own arguments say that it ends, or None."""
+    """Return the end of a scheduler according to its own arguments, or None."""
     begin = entry.get("begin", 0)
     if entry.get("periods"):
         return begin + sum(entry["periods"])
@@ -93,14 +93,14 @@ def own_end(entry: Mapping[str, Any]) -> float | None:
 
 
 def learning_rates(cfg: Config, epoch_length: int, length: int | None = None) -> Curve:
-    """Run the schedulers of a config on paper.
+    """Simulate the schedulers of a config.
 
-    Long runs are run at a smaller scale: all lengths are divided by the same number.
+    All lengths of long runs are divided by the same number.
 
     Args:
         cfg: The config.
         epoch_length: Iterations of an epoch.
-        length: Epochs or iterations, as the run counts; its own by default.
+        length: Epochs or iterations, in the unit of the run; its own by default.
     """
     import mmengine.optim  # noqa: F401  (registers the schedulers)
     import torch
@@ -127,7 +127,7 @@ def learning_rates(cfg: Config, epoch_length: int, length: int | None = None) ->
         schedulers.append(PARAM_SCHEDULERS.build(paper, default_args=default_args))
     rates = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the optimizer itself makes no steps
+        warnings.simplefilter("ignore")  # PyTorch expects steps of the optimizer.
         for step in range(paper_epoch * (epochs if by_epoch else 1)):
             rates.append(optimizer.param_groups[0]["lr"])
             ends_epoch = by_epoch and (step + 1) % paper_epoch == 0
@@ -158,8 +158,8 @@ def fitted_options(cfg: Config, number: int, epoch_length: int = 1) -> dict[str,
 
     Args:
         cfg: The config.
-        number: Epochs, or iterations where the run counts them.
-        epoch_length: Iterations of an epoch, for schedulers that do not count as the run does.
+        number: Epochs or iterations, in the unit of the run.
+        epoch_length: Iterations of an epoch, for schedulers in the other unit.
 
     Returns:
         Values by dotted key.
@@ -195,7 +195,7 @@ def _fitted(
 
 
 def _shares(periods: Sequence[int], whole: int) -> list[int]:
-    """Divide a length as it was divided before; cycles that would be empty go."""
+    """Divide a length in the ratio of earlier periods, each at least 1."""
     total = sum(periods)
     borders = [round(whole * sum(periods[: n + 1]) / total) for n in range(len(periods))]
     shares = [border - before for before, border in zip([0, *borders], borders)]
@@ -203,10 +203,10 @@ def _shares(periods: Sequence[int], whole: int) -> list[int]:
 
 
 def with_epochs(cfg: Config, epochs: int) -> Config:
-    """Return a copy of a config that trains for so many epochs, its schedule fitted to them.
+    """Return a copy of a config that trains for ``epochs``, with its schedule fitted.
 
     Args:
-        cfg: A config with ``train_cfg.max_epochs``; left as it is.
+        cfg: A config with ``train_cfg.max_epochs``; it is not changed.
         epochs: At least 1.
     """
     changed = copy.deepcopy(cfg)
@@ -215,7 +215,7 @@ def with_epochs(cfg: Config, epochs: int) -> Config:
 
 
 def as_options(options: Mapping[str, Any]) -> list[str]:
-    """Write values as ``--cfg-options`` takes them."""
+    """Return values as ``--cfg-options`` takes them."""
     return [f"{key}={str(value).replace(' ', '')}" for key, value in options.items()]
 
 

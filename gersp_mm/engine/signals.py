@@ -1,4 +1,4 @@
-"""Stopping a run by a signal: between two optimizer steps, all processes after the same one."""
+"""Stopping a run by a signal, after the same optimizer step in all processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gersp_mm.utils.memory import keep_freed_memory
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 ECHO = 1.0  # s; some releases of torchrun answer a terminal's Ctrl-C by sending another one
-SAVING = timedelta(seconds=60)  # how long the other ranks wait while rank 0 saves
+SAVING = timedelta(seconds=60)  # longest wait of the other ranks while rank 0 saves
 
 
 class StopRequest:
@@ -38,15 +38,15 @@ class StopRequest:
         say: Called with one sentence when the first signal arrives.
 
     Attributes:
-        number: The signal, 0 while there is none.
+        number: Number of the signal, 0 before it arrives.
     """
 
-    _runs = itertools.count()  # of this process; the same on every rank
+    _runs = itertools.count()  # number of the run in this process, the same on every rank
 
     def __init__(self, say: Callable[[str], Any]) -> None:
         self.number = 0
         self._say = say
-        self._asked = 0.0  # when, on the monotonic clock
+        self._asked = 0.0  # time of the signal on the monotonic clock
         self._process = os.getpid()
         self._released = multiprocessing.RawValue("b", 0)
         self._steps, self._stop_at = 0, 0
@@ -55,7 +55,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals until the block ends; in another thread than the main one, do nothing."""
+        """Handle signals until the block ends; do nothing outside the main thread."""
         try:
             with _handling(self._on_signal):
                 yield
@@ -65,13 +65,12 @@ class StopRequest:
     def protect_workers(self, loader: Any) -> None:
         """Let the worker processes of a data loader ignore signals until the run has ended.
 
-        A signal that is sent to all processes then does not take the data away before the
-        checkpoint is written.
+        A signal to all processes then does not end them before the checkpoint is written.
         """
         loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn, self._released)
 
     def due(self) -> bool:
-        """Return whether to stop now; to be asked once after each optimizer step, on every rank."""
+        """Return whether to stop now; every rank calls this once after each optimizer step."""
         self._steps += 1
         if self._store is None:
             return bool(self.number)
@@ -89,10 +88,10 @@ class StopRequest:
         return bool(self.number)
 
     def leave(self, save: Callable[[], Any]) -> None:
-        """Save on rank 0, for which all other ranks wait, and end the process.
+        """Save on rank 0 while the other ranks wait, and end the process.
 
         Raises:
-            SystemExit: Always, with 128 and the number of the signal, unless saving fails.
+            SystemExit: Always, with 128 plus the number of the signal, unless saving fails.
         """
         if self._store is None:
             save()
@@ -102,12 +101,12 @@ class StopRequest:
             finally:
                 self._store.set("saved", "yes")
         else:
-            with contextlib.suppress(RuntimeError):  # rank 0, which may hold the store, is gone
+            with contextlib.suppress(RuntimeError):  # Rank 0 may have left, and its store with it.
                 self._store.wait(["saved"], SAVING)
         raise SystemExit(128 + self.number)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a worker process that has only just been forked
+        if os.getpid() != self._process:  # a worker process that was just forked
             return
         if self.number:
             if number == signal.SIGINT and time.monotonic() - self._asked > ECHO:
@@ -120,10 +119,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Let signals wait in this thread, and in processes that it starts in the block.
+    """Block signals in this thread, and in processes that it starts inside the context.
 
-    Worker processes are then safe from their first moment on; what
-    :meth:`StopRequest.protect_workers` gave them takes over.
+    It protects worker processes until :meth:`StopRequest.protect_workers` takes effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -138,7 +136,7 @@ def held_back() -> Iterator[None]:
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
+        yield  # Only the main thread may set handlers.
         return
     heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, handler) for number in heard}
@@ -150,17 +148,17 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 
 def _start_worker(init: Callable[[int], None] | None, released: Any, worker_id: int) -> None:
-    """Prepare a worker process: no signal ends it, and memory of one image is kept for the next.
+    """Prepare a worker process: ignore signals, and keep freed memory for the next image.
 
     Args:
-        init: The function that starts a worker otherwise.
-        released: Shared between the processes; not zero when the workers may end.
+        init: The loader's own ``worker_init_fn``.
+        released: Shared between the processes; not zero once the workers may end.
         worker_id: Number of the worker.
     """
     if init is not None:
         init(worker_id)
     keep_freed_memory()
-    gc.freeze()  # the collector need not look through, and so copy, what all processes share
+    gc.freeze()  # The collector would copy memory that all processes share.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # PyTorch ends workers that outlive the loader by SIGTERM.

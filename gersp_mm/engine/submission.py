@@ -1,4 +1,4 @@
-"""The submission of a config to a test server, which takes the place of its test."""
+"""The submission of a config to a test server, which replaces its test."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gersp_mm.utils.errors import UserError, check_flag
 def choose_submission(
     cfg: Config, config: str, folder: str | None, options: Sequence[str] | None
 ) -> Submission | None:
-    """Replace the test of a config by its submission, if one is wanted or the config has no other.
+    """Replace the test of a config by its submission, if it is requested or the only test.
 
     Args:
         cfg: Changed in place.
-        config: Its file, for messages.
-        folder: Where to write; ``''`` for ``<work dir>/submission``, None where no submission is
-            wanted.
-        options: Config values that were replaced, as ``key=value``.
+        config: File of the config, for messages.
+        folder: Folder of the submission; ``''`` for ``<work dir>/submission``, None for no
+            submission.
+        options: Options that the config got, as ``key=value``.
 
     Raises:
         UserError: The config has no submission, or an option contradicts it.
@@ -35,12 +35,12 @@ def choose_submission(
     if folder is None:
         if not only:
             return None
-        print(f"{config} has no test but its submission, so this is --submission")
+        print(f"{config} can only write a submission, so --submission is assumed")
     if known is None:
         names = [name for name in list_configs() if name.startswith("downstream/")]
         names = [n for n in names if "submission" in Config.fromfile(resource("configs", n))]
         raise UserError(
-            f"--submission: {config} has no `submission`. Choose one of the configs that have: "
+            f"--submission: {config} has no `submission`. Choose a config that has: "
             f"{', '.join(f'configs/{name}' for name in names)}"
         )
     if known.get("kind") not in ("dota", "loveda"):
@@ -62,22 +62,22 @@ def choose_submission(
 
 
 def is_only_submission(known: Any) -> bool:
-    """Tell whether the test of a config is its submission: ``submission.only``.
+    """Tell whether a config can only write a submission: ``submission.only``.
 
-    Configs that earlier versions wrote do not say so; DOTA's had no other test.
+    Configs of earlier versions lack the field; there, only DOTA's had no other test.
 
     Raises:
         UserError: The section or the field is of another type.
     """
     if not isinstance(known, Mapping):
-        raise UserError(f"submission={known!r} is no section. Write submission=dict(kind=...).")
+        raise UserError(f"submission={known!r} is not a dict. Write submission=dict(kind=...).")
     only = known.get("only", known.get("kind") == "dota")
     check_flag("submission.only", only)
     return only
 
 
 def carry_options(known: Any, options: Mapping[str, Any]) -> None:
-    """Give a submission the options that were given to the test that it replaces.
+    """Apply options of the replaced test to the submission.
 
     Raises:
         UserError: The submission has no such value.
@@ -88,8 +88,8 @@ def carry_options(known: Any, options: Mapping[str, Any]) -> None:
             continue
         if "." not in key or value_at(known, key) is None:
             raise UserError(
-                f"--submission: {key} is of the test with labels, and the submission has no such "
-                f"value. Leave it out, or set submission.{key}."
+                f"--submission: {key} belongs to the test with labels, and the submission has no "
+                f"such value. Leave it out, or set submission.{key}."
             )
         if f"submission.{key}" not in options:
             holder = value_at(known, key.rpartition(".")[0])
@@ -97,14 +97,14 @@ def carry_options(known: Any, options: Mapping[str, Any]) -> None:
 
 
 def refuse_evaluator_options(cfg: Any, options: Mapping[str, Any]) -> None:
-    """Refuse options that a submission replaces, or with which there would be none.
+    """Refuse options that contradict a submission.
 
     Raises:
-        UserError: There is such an option.
+        UserError: An option names another output, or turns the output off.
     """
     for key in options:
         if key.rpartition(".")[2] in ("outfile_prefix", "output_dir") and "test_evaluator" in key:
-            raise UserError(f"{key}: a submission is written elsewhere. Use --submission DIR.")
+            raise UserError(f"{key} does not apply to a submission. Use --submission DIR.")
     for name in ("format_only", "merge_patches"):
         if cfg.test_evaluator.get(name) is False:
             raise UserError(

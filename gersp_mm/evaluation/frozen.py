@@ -18,8 +18,10 @@ from gersp_mm.evaluation.features import extract_features
 from gersp_mm.evaluation.few_shot import few_shot_predictions, mean_and_std
 from gersp_mm.evaluation.knn import knn_predict
 from gersp_mm.registry import LOOPS
-from gersp_mm.utils.errors import UserError, check_number
+from gersp_mm.utils.errors import UserError, check_number, listed
 from gersp_mm.utils.model import unwrap
+
+OPTIONS = {"knn": ("k", "temperature"), "fewshot": ("shots", "draws")}
 
 
 @LOOPS.register_module()
@@ -41,7 +43,7 @@ class FrozenFeaturesLoop(BaseLoop):
             :mod:`gersp_mm.evaluation.few_shot`.
 
     Raises:
-        UserError: Neither ``knn`` nor ``fewshot`` is given.
+        UserError: Neither ``knn`` nor ``fewshot`` is given, or one of them has an unknown option.
     """
 
     starts_from_pretrained = True  # PretrainedCheckHook looks at the weights
@@ -57,6 +59,13 @@ class FrozenFeaturesLoop(BaseLoop):
     ) -> None:
         if not knn and not fewshot:
             raise UserError("test_cfg names neither knn nor fewshot: there is nothing to evaluate")
+        for name, options in (("knn", knn), ("fewshot", fewshot)):
+            unknown = [key for key in options or {} if key not in OPTIONS[name]]
+            if unknown:
+                raise UserError(
+                    f"test_cfg.{name} has no {listed(unknown)}. Choose among "
+                    f"{listed(OPTIONS[name])}."
+                )
         if knn:
             k, temperature = knn.get("k", KNN_K), knn.get("temperature", KNN_TEMPERATURE)
             check_number("test_cfg.knn.k", k, 1, whole=True, such_as=KNN_K)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gersp_mm.backbones.architectures import Architecture
-from gersp_mm.evaluation.metrics import in_per_cent, wanted_metrics
+from gersp_mm.evaluation.metrics import Metric, in_per_cent, wanted_metrics
 from gersp_mm.resources import resource_root
 from gersp_mm.results.protocol import Protocol
 from gersp_mm.results.row import Column, Pretraining, Row, SplitRef, label_of
+from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.provenance import Provenance
 from gersp_mm.utils.validation import validated
 
@@ -28,7 +29,8 @@ class Measurement:
             holds become overrides of the rows.
 
     Raises:
-        UserError: The config's ``evaluation`` has a field missing or wrong.
+        UserError: The config's ``evaluation`` has a field missing or wrong, or names a metric of
+            frozen features that ``test_cfg`` does not evaluate.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Measurement:
     ) -> None:
         evaluation = cfg.get("evaluation") or {}
         self.metrics = wanted_metrics(evaluation)
+        _require_evaluated(self.metrics, cfg.get("test_cfg") or {})
         split = evaluation["split"]
         if not isinstance(split, Mapping):
             split = dict(name=split, part=None) if evaluation.get("protocol") else dict(name=split)
@@ -107,6 +110,19 @@ class Measurement:
             for key, value in in_per_cent(self.metrics, metrics).items()
             if value is not None
         ]
+
+
+def _require_evaluated(metrics: list[Metric], test_cfg: Mapping[str, Any]) -> None:
+    """Refuse metrics of frozen features that a test will not give."""
+    shots = (test_cfg.get("fewshot") or {}).get("shots", ())
+    given = [f"fewshot_{count}" for count in shots] + ["knn"] * bool(test_cfg.get("knn"))
+    for metric in metrics:
+        found = re.match(r"(knn|fewshot_\d+)/", metric.key)
+        if found and found[1] not in given:
+            raise UserError(
+                f"evaluation.metrics names {metric.key!r}, but test_cfg only evaluates "
+                f"{listed(given)}. Change evaluation.metrics or test_cfg so that they agree."
+            )
 
 
 def model_name(cfg: Mapping[str, Any], config: str) -> str:

@@ -142,26 +142,26 @@ def _decode(content: bytes, as_tensor: bool = False) -> Any:
         raise BadImageError("not enough memory to decode it") from error
 
 
-def check_size(width: int, height: int, size: int) -> None:
+def check_size(width: int, height: int, size: int, group4: bool = False) -> None:
     """Refuse an image whose header claims more pixels than there can be.
 
     Args:
         width: In pixels, as the header says.
         height: In pixels, as the header says.
         size: Length of the file in bytes.
+        group4: Whether it is a Group 4 TIFF, which takes at least one bit for each line.
 
     Raises:
         BadImageError: The image has more than :data:`MAX_PIXELS` pixels, or more than
-            :data:`CHEAP_PIXELS` and more than :data:`MAX_PIXELS_PER_BYTE` for each byte.
+            :data:`CHEAP_PIXELS` and more for each byte than compression reaches.
     """
     pixels = width * height
     claim = f"its header claims {width:,} x {height:,} pixels in {size:,} bytes"
     if pixels > MAX_PIXELS:
         raise BadImageError(f"{claim}, more than the limit of {MAX_PIXELS:,} pixels")
-    if pixels > CHEAP_PIXELS and pixels > MAX_PIXELS_PER_BYTE * size:
-        raise BadImageError(
-            f"{claim}, more than the limit of {MAX_PIXELS_PER_BYTE:,} pixels for each byte"
-        )
+    limit = 8 * width if group4 else MAX_PIXELS_PER_BYTE
+    if pixels > CHEAP_PIXELS and pixels > limit * size:
+        raise BadImageError(f"{claim}, more than the limit of {limit:,} pixels for each byte")
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int]:
@@ -259,7 +259,8 @@ def _decode_with_pil(content: bytes) -> Image.Image:
         with warnings.catch_warnings(), unlimited_image_size():
             warnings.simplefilter("ignore")  # odd metadata does not make an image unusable
             with Image.open(io.BytesIO(content)) as image:
-                check_size(*image.size, len(content))
+                group4 = image.info.get("compression") == "group4"
+                check_size(*image.size, len(content), group4)
                 image.load()
                 return _turned(_to_rgb(image, content), image)
     except (BadImageError, MemoryError):

@@ -1,4 +1,4 @@
-"""Experiments of ours, in neither the paper nor the released code."""
+"""Our own experiments, which are neither in the paper nor in the released code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def both_ways(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return inputs in which each of the two views is query and key in turn.
+    """Return inputs in which each of the two views is once the query and once the key.
 
     Args:
-        inputs: ``rs_query`` and ``rs_key``, N×3×H×W each, and others, which stay as they are.
+        inputs: ``rs_query`` and ``rs_key``, N×3×H×W each; they come back as 2N×3×H×W. Other
+            entries stay as they are.
     """
     query, key = inputs["rs_query"], inputs["rs_key"]
     return {**inputs, "rs_query": torch.cat([query, key]), "rs_key": torch.cat([key, query])}
@@ -22,10 +23,10 @@ def both_ways(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def running_statistics(module: nn.Module, moved: bool) -> Iterator[None]:
-    """Move the running statistics of every BatchNorm inside ``module``, or keep them.
+    """Update the running statistics of every BatchNorm inside ``module``, or keep them.
 
     Args:
-        module: Its BatchNorms normalise by their batch in either case.
+        module: A module in training mode, whose BatchNorms normalise by their batch either way.
         moved: Whether the batch enters the running means and variances.
     """
     layers = [] if moved else [m for m in module.modules() if isinstance(m, _BatchNorm)]

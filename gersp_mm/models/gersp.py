@@ -25,7 +25,7 @@ Features = tuple[torch.Tensor, ...]
 
 @MODELS.register_module()
 class GeRSP(BaseSelfSupervisor):
-    r"""One student, taught by labelled natural images and by unlabelled remote-sensing images.
+    r"""One student, trained on labelled natural images and on unlabelled remote-sensing images.
 
     The student backbone serves two branches. *Natural-image auxiliary learning* classifies
     natural images (cross entropy, L_ce). *Remote-sensing contrastive learning* matches the
@@ -33,12 +33,12 @@ class GeRSP(BaseSelfSupervisor):
     image, against a queue of negatives (InfoNCE, L_ct). The total is
     :math:`L_{total} = L_{ct} + \alpha L_{ce}`.
 
-    The teacher is moved by :class:`gersp_mm.TeacherUpdateHook`, or by calling
-    :meth:`update_teacher` once after every optimizer step in a loop of your own.
+    :class:`gersp_mm.TeacherUpdateHook` updates the teacher; a loop of your own calls
+    :meth:`update_teacher` once after every optimizer step.
 
     Either branch can be left out: ``natural_head=None`` or ``alpha=0`` gives MoCo on
     remote-sensing images; ``neck=None, head=None`` gives supervised pre-training. A branch that is
-    left out is not built, so no parameter stays unused.
+    left out is not built, so that no parameter is unused.
 
     Args:
         backbone: Config of the student backbone, or a module. It returns a tuple with one
@@ -47,9 +47,9 @@ class GeRSP(BaseSelfSupervisor):
         head: Config of the contrastive loss: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's
             ``ContrastiveHead`` (which costs a copy of the queue in every step).
         natural_head: Config of a classification head of mmpretrain (``LinearClsHead``), or a
-            module. It gets a tuple with one N×C vector. ``num_classes='auto'`` is replaced by the
-            tools with the number of classes of the data; anywhere else it means ImageNet's 1000.
-            Of its ``topk``, numbers above ``num_classes`` are left out.
+            module. It gets a tuple with one N×C vector. The tools replace ``num_classes='auto'``
+            by the number of classes of the data; elsewhere it means ImageNet's 1000. Numbers in
+            ``topk`` above ``num_classes`` are dropped.
         queue_len: Number of negative keys.
         feat_dim: Dimension of queries and keys, the projector's ``out_channels``.
         teacher_momentum: m in [0, 1], the share of the teacher that an update keeps. 0.996 is the
@@ -58,24 +58,24 @@ class GeRSP(BaseSelfSupervisor):
         joint_forward: Run query views and natural images through the student in one forward, so
             that BatchNorm sees both (as released), or one after the other.
         natural_statistics: Whether natural images enter BatchNorm's running statistics, by which
-            the exported backbone normalises. False keeps them to the remote-sensing images (each
-            kind is normalised by its own batch in training) and needs ``joint_forward=False``.
-            Ours, in neither the paper nor the released code.
-        symmetric: Let each of the two views be query and key in turn: L_ct is the mean over both
-            ways round, and the queue gets the keys of both. An update then costs about twice as
-            much. Ours, in neither the paper nor the released code.
-        key_bn: How the keys' BatchNorm is kept from leaking which images belong together:
+            the exported backbone normalises. False restricts them to the remote-sensing images
+            (in training, each kind is normalised by its own batch) and needs
+            ``joint_forward=False``. This is neither in the paper nor in the released code.
+        symmetric: Use each of the two views once as query and once as key: L_ct is the mean of
+            both, and the queue gets the keys of both. An update then costs about twice as much.
+            This is neither in the paper nor in the released code.
+        key_bn: How the keys' BatchNorm is kept from revealing which images belong together:
             ``'shuffle'`` exchanges images between ranks (:mod:`gersp_mm.models.key_exchange`),
             ``'sync'`` turns every BatchNorm into SyncBN, ``'none'`` does nothing. Shuffling needs
             more than one rank.
-        teacher_init: ``'copy'`` starts the teacher as the student; ``'separate'`` draws its
-            backbone's weights anew, as the released code does by way of ``init_weights``.
+        teacher_init: ``'copy'`` starts the teacher as a copy of the student; ``'separate'``
+            initialises its backbone separately, as the released code does in ``init_weights``.
         teacher_projector: ``'ema'`` averages the projector too; ``'frozen'`` keeps its initial
-            weights for ever, as the released code does.
+            weights, as the released code does.
         channels_last: Keep convolution weights and images channels last in memory, which is
             faster on GPUs with tensor cores and on CPUs.
         compile: Compile the forward of both backbones with ``torch.compile``; a dict holds
-            options of it, such as ``dict(mode='max-autotune-no-cudagraphs')``.
+            its options, such as ``dict(mode='max-autotune-no-cudagraphs')``.
         data_preprocessor: Config; :class:`gersp_mm.PairedDataPreprocessor` by default.
         init_cfg: Initialisation, see :class:`mmengine.model.BaseModule`.
 
@@ -182,13 +182,13 @@ class GeRSP(BaseSelfSupervisor):
 
         Args:
             inputs: Normalised images: ``rs_query`` and ``rs_key``, two views of N remote-sensing
-                images (N×3×H×W each), and ``natural``, M natural images (M×3×H×W). What a branch
-                that is left out would need is ignored.
+                images (N×3×H×W each), and ``natural``, M natural images (M×3×H×W). Inputs of a
+                branch that is left out are ignored.
             data_samples: M samples holding ``gt_label``.
 
         Returns:
-            ``loss_ct`` = L_ct and ``loss_ce`` = α·L_ce, whose sum is trained on; and, for the log
-            alone, ``acc_ct`` and ``acc_ce_top1`` in per cent, ``sim_pos``, ``sim_neg`` in [-1, 1],
+            ``loss_ct`` = L_ct and ``loss_ce`` = α·L_ce, whose sum is minimised. For the log:
+            ``acc_ct`` and ``acc_ce_top1`` in per cent, ``sim_pos`` and ``sim_neg`` in [-1, 1], and
             ``feat_std`` (0: collapsed, about 1: spread over the whole sphere).
 
         Raises:
@@ -211,7 +211,7 @@ class GeRSP(BaseSelfSupervisor):
     def _student_forward(
         self, inputs: Mapping[str, torch.Tensor]
     ) -> tuple[Features | None, Features | None]:
-        """Run the student over the query views and the natural images, whichever are used."""
+        """Return the student's features of the query views and of the natural images."""
         rs_features = natural_features = None
         if self.with_contrastive_branch and self.with_natural_branch and self.joint_forward:
             query, natural = self._laid_out(inputs["rs_query"]), self._laid_out(inputs["natural"])
@@ -229,7 +229,7 @@ class GeRSP(BaseSelfSupervisor):
 
     @torch.no_grad()
     def _teacher_keys(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the teacher's unit keys, N × feat_dim, of the key views, N×3×H×W."""
+        """Return the teacher's keys, N × feat_dim of unit length, for key views, N×3×H×W."""
 
         def encode(images: torch.Tensor) -> torch.Tensor:
             assert self.teacher is not None
@@ -275,7 +275,7 @@ class GeRSP(BaseSelfSupervisor):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Load as usual; a file that holds a student but no teacher starts the teacher as it."""
+        """Load a state; the teacher becomes a copy of the student if the file holds no teacher."""
         if self.teacher is not None:
             state_dict.update(with_teacher(state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -17,9 +17,9 @@ class _QueueInfoNCE(torch.autograd.Function):
     """Mean InfoNCE loss whose gradient is computed in the forward pass.
 
     With s⁺ = q·k⁺ and sᵢ = q·kᵢ, the gradient of one query's loss is
-    (p⁺ - 1)·k⁺/T + Σᵢ pᵢ·kᵢ/T with p = softmax([s⁺, s₁, …]/T). Computing it at once frees the
-    N × queue_len probabilities right away and lets the caller overwrite the queue before the
-    backward pass, so the queue never has to be copied.
+    (p⁺ - 1)·k⁺/T + Σᵢ pᵢ·kᵢ/T with p = softmax([s⁺, s₁, …]/T). Computing it in the forward pass
+    frees the N × queue_len probabilities early and lets the caller overwrite the queue before the
+    backward pass, so that the queue is never copied.
     """
 
     @staticmethod
@@ -65,11 +65,11 @@ class _QueueInfoNCE(torch.autograd.Function):
 class InfoNCEHead(BaseModule):
     """L_ct = -log( exp(q·k⁺/T) / (exp(q·k⁺/T) + Σᵢ exp(q·kᵢ/T)) ), averaged over the queries.
 
-    The same value as the released ``ContrastiveHead`` gives, computed in fp32 (fp64 for fp64
-    input) also under autocast.
+    The value is that of the released ``ContrastiveHead``, computed in fp32 (fp64 for fp64 input)
+    also under autocast.
 
     Args:
-        temperature: T > 0; the released code uses 0.07. The paper's value could not be sourced.
+        temperature: T > 0; the released code uses 0.07. The paper's value was not found.
         init_cfg: See :class:`mmengine.model.BaseModule`.
 
     Raises:
@@ -84,10 +84,10 @@ class InfoNCEHead(BaseModule):
     def loss(
         self, query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Compute the loss and what is worth watching about it.
+        """Return the loss and values that show how the training goes.
 
         Args:
-            query: N × feat_dim, unit length; gradients flow into it alone.
+            query: N × feat_dim, unit length; the only input with a gradient.
             key: N × feat_dim, unit length; row i is the positive of query i.
             queue: The negative keys, queue_len × feat_dim, unit length. May be overwritten as soon
                 as this returns.
@@ -107,7 +107,7 @@ class InfoNCEHead(BaseModule):
 def contrastive_loss(
     head: Any, query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return L_ct and its log values by whichever head there is.
+    """Return L_ct and values for the log, computed by either kind of head.
 
     Args:
         head: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's ``ContrastiveHead``.
@@ -116,10 +116,10 @@ def contrastive_loss(
         queue: The negative keys, queue_len × feat_dim, unit length.
 
     Returns:
-        What the head gives; and ``feat_std``, how far the queries are spread: 0 where they have
-        collapsed, about 1 over the whole sphere.
+        The losses of the head, and ``feat_std``, the spread of the queries: 0 if they have
+        collapsed, about 1 if they cover the whole sphere.
     """
-    if isinstance(head, ContrastiveHead):  # takes similarities and keeps them for backward
+    if isinstance(head, ContrastiveHead):  # It keeps the similarities for the backward pass.
         similarity = (query * key).sum(dim=1, keepdim=True)
         losses = dict(loss_ct=head.loss(similarity, query @ queue.clone().t()))
     else:

@@ -1,9 +1,9 @@
-"""Moving key images and keys between ranks: shuffle-BN without gathering every image everywhere.
+"""Shuffle-BN: exchange of key images and keys between ranks.
 
-MoCo's ``batch_shuffle_ddp`` gathers all ranks' images on every rank and throws all but one rank's
-share away. Here every rank sends each other rank an equal part of its images, picked at random:
-the statistics that normalise a key come from all ranks' images, as there, at 1/world_size of the
-bytes, and no rank has to agree with the others about the order first.
+MoCo's ``batch_shuffle_ddp`` gathers the images of all ranks on every rank and keeps one rank's
+share. Here every rank sends each other rank an equal, random part of its images. The statistics
+that normalise a key come from the images of all ranks in both cases; this exchange sends
+1/world_size of the bytes, and the ranks need not agree on an order.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import distributed
 
 
 def send_away(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Swap images with all other ranks.
+    """Exchange images with all other ranks.
 
     Args:
-        images: N×C×H×W, the same N on every rank. Under autocast they travel in its dtype, which
-            is what the first convolution would turn them into.
+        images: N×C×H×W, the same N on every rank. Under autocast they are sent in its dtype, to
+            which the first convolution would convert them.
 
     Returns:
-        N×C×H×W images, of this rank and of all others, channels last in memory; and the order that
+        N×C×H×W images from all ranks, channels last in memory; and the order that
         :func:`bring_back` needs, N int64.
     """
     dtype = autocast_dtype(images.device.type)
@@ -35,11 +35,11 @@ def bring_back(keys: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Return every key to the rank that sent its image, in the original order.
 
     Args:
-        keys: N×D, row i of the image that :func:`send_away` returned at i.
+        keys: N×D; row i is the key of image i that :func:`send_away` returned.
         order: The order that :func:`send_away` returned.
 
     Returns:
-        N×D, row i of the image that :func:`send_away` was given at i.
+        N×D; row i is the key of image i that :func:`send_away` was given.
     """
     send, receive = _shares(len(keys))
     returned = _exchange(keys.contiguous(), receive, send)
@@ -53,7 +53,7 @@ def gather_keys(keys: torch.Tensor) -> torch.Tensor:
         keys: N×D.
 
     Returns:
-        (world_size·N)×D, the same on every rank; ``keys`` itself on a single one.
+        (world_size·N)×D, the same on every rank; ``keys`` itself on a single rank.
     """
     if get_dist_info()[1] == 1:
         return keys
@@ -63,7 +63,7 @@ def gather_keys(keys: torch.Tensor) -> torch.Tensor:
 
 
 def exchanged_bytes(images: torch.Tensor) -> int:
-    """Bytes of images that this rank sends to others in one call of :func:`send_away`."""
+    """Return the bytes of images that one :func:`send_away` sends to other ranks."""
     rank, world_size = get_dist_info()
     sent = len(images) - _shares(len(images))[0][rank] if world_size > 1 else 0
     dtype = autocast_dtype(images.device.type) or images.dtype
@@ -71,7 +71,7 @@ def exchanged_bytes(images: torch.Tensor) -> int:
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """Return the dtype that autocast computes in on a kind of device, None where it is off."""
+    """Return the dtype of autocast on a kind of device, or None where it is off."""
     try:
         enabled = torch.is_autocast_enabled(device_type)
     except TypeError:  # torch < 2.4
@@ -82,7 +82,7 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 
 
 def _shares(n: int) -> tuple[list[int], list[int]]:
-    """How many of n images this rank sends to and receives from each rank; they differ by 1."""
+    """Return how many of n images this rank sends to and receives from each rank."""
     rank, world_size = get_dist_info()
     share, rest = divmod(n, world_size)
     send = [share + ((other - rank) % world_size < rest) for other in range(world_size)]
@@ -99,7 +99,7 @@ def _exchange(rows: torch.Tensor, send: list[int], receive: list[int]) -> torch.
 def _sendable(rows: torch.Tensor) -> torch.Tensor:
     """Return a view of contiguous rows in a type that the process group can send.
 
-    Gloo of torch 2.1 knows no bfloat16, so its bytes are sent, which changes no value.
+    Gloo of torch 2.1 does not support bfloat16, so its bytes are sent, which changes no value.
     """
     bytewise = rows.dtype == torch.bfloat16 and get_backend() == "gloo"
     return rows.view(torch.uint8) if bytewise else rows

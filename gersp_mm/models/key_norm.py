@@ -1,4 +1,4 @@
-"""How keys are normalised: what keeps BatchNorm from telling which images belong together."""
+"""Ways to normalise keys so that BatchNorm does not reveal which images belong together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Place(NamedTuple):
-    """Where keys are to be normalised.
+    """The processes in which keys are normalised.
 
     Attributes:
         world_size: Number of processes.
@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Why keys cannot be normalised in some place.
+    """A reason why keys cannot be normalised in a given place.
 
     Attributes:
         field: Dotted key of the config.
@@ -45,13 +45,13 @@ class Problem(NamedTuple):
 
 
 class OwnBatch:
-    """Every process normalises its own keys by their own batch."""
+    """Normalisation of a process's keys by their own batch."""
 
     def prepare(self, model: nn.Module) -> None:
         """Change the layers of a model before its training."""
 
     def problems(self, place: Place) -> list[Problem]:
-        """Return what speaks against this way of normalising; nothing where it works."""
+        """Return the reasons why this normalisation does not work in a place."""
         if place.batch_size > 1:
             return []
         text = (
@@ -62,7 +62,7 @@ class OwnBatch:
         return [Problem("train_dataloader.batch_size", 1, text, fix)]
 
     def sent_bytes(self, images: torch.Tensor) -> int:
-        """Return how many bytes of images this process sends to others in one step."""
+        """Return the bytes of images that this process sends to others in one step."""
         return 0
 
     def keys(self, encode: Encode, images: torch.Tensor) -> torch.Tensor:
@@ -76,26 +76,26 @@ class OwnBatch:
 
 
 class ShuffledBatch(OwnBatch):
-    """Processes exchange images, so that keys are normalised among images of all of them."""
+    """Normalisation of keys among images of all processes, which they exchange."""
 
     def problems(self, place: Place) -> list[Problem]:
-        """Return what speaks against shuffling, which a single process cannot do."""
+        """Return the reasons against shuffling, which a single process cannot do."""
         found = super().problems(place)
         if place.world_size == 1:
             text = (
-                "key_bn='shuffle' cannot work with one process: a key's BatchNorm statistics come "
-                "from the images that the query's come from, so a run on one GPU is not the run "
-                "on several"
+                "key_bn='shuffle' has no effect with one process: BatchNorm takes the statistics "
+                "of keys and queries from the same images, so that a run on one GPU differs from a "
+                "run on several"
             )
             found.append(Problem("model.key_bn", "shuffle", text, ""))
         return found
 
     def sent_bytes(self, images: torch.Tensor) -> int:
-        """Return how many bytes of images this process sends to others in one step."""
+        """Return the bytes of images that this process sends to others in one step."""
         return key_exchange.exchanged_bytes(images)
 
     def keys(self, encode: Encode, images: torch.Tensor) -> torch.Tensor:
-        """Return the keys of a batch of images, each normalised where its image was sent."""
+        """Return the keys of a batch of images, each normalised in the process that got it."""
         if get_world_size() == 1:
             return encode(images)
         images, order = key_exchange.send_away(images)
@@ -103,7 +103,7 @@ class ShuffledBatch(OwnBatch):
 
 
 class SyncedBatch(OwnBatch):
-    """Keys, queries and natural images are normalised by the batches of all processes."""
+    """Normalisation of keys, queries and natural images by the batches of all processes."""
 
     def prepare(self, model: nn.Module) -> None:
         """Turn every BatchNorm of the model into SyncBN."""
@@ -111,7 +111,7 @@ class SyncedBatch(OwnBatch):
             setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
 
     def problems(self, place: Place) -> list[Problem]:
-        """Return what speaks against SyncBN, which needs GPUs."""
+        """Return the reasons against SyncBN, which needs GPUs."""
         if place.world_size == 1:
             return super().problems(place)
         if not place.on_cpu:

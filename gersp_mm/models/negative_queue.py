@@ -9,7 +9,7 @@ from gersp_mm.utils.errors import UserError
 
 
 def random_queue(queue_len: int, feat_dim: int) -> torch.Tensor:
-    """Return queue_len × feat_dim random keys of unit length, the queue before the first step."""
+    """Return the queue before the first step: queue_len × feat_dim random keys of unit length."""
     return F.normalize(torch.randn(queue_len, feat_dim), dim=1)
 
 
@@ -17,8 +17,8 @@ def random_queue(queue_len: int, feat_dim: int) -> torch.Tensor:
 def enqueue(queue: torch.Tensor, queue_ptr: torch.Tensor, keys: torch.Tensor) -> None:
     """Replace the oldest keys of the queue in place, wrapping around its end.
 
-    Any number of keys is accepted: of more than ``queue_len`` only the newest stay, exactly as if
-    they had been written one after the other. Nothing here waits for the device.
+    Any number of keys is accepted; of more than ``queue_len`` keys, the newest remain. Nothing
+    here waits for the device.
 
     Args:
         queue: The negative keys, queue_len × feat_dim; row i holds key i.
@@ -31,8 +31,8 @@ def enqueue(queue: torch.Tensor, queue_ptr: torch.Tensor, keys: torch.Tensor) ->
     queue_len, feat_dim = queue.shape
     if keys.shape[1] != feat_dim:
         raise UserError(
-            f"the projector gives keys of dimension {keys.shape[1]} but feat_dim={feat_dim}: "
-            "set feat_dim to the projector's out_channels"
+            f"the projector gives keys of dimension {keys.shape[1]}, but feat_dim={feat_dim}. "
+            "Set feat_dim to the projector's out_channels."
         )
     overwritten = max(len(keys) - queue_len, 0)
     rows = torch.arange(overwritten, len(keys), device=queue.device).add_(queue_ptr)

@@ -28,8 +28,8 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         non_blocking: Copy to the device without waiting, for pinned batches.
 
     Raises:
-        UserError: ``mean`` or ``std`` is not one finite number for each channel, a number of
-            ``std`` is not above 0, or they are made for pixel values of 0 to 1.
+        UserError: ``mean`` or ``std`` is not one finite number per channel, a number of ``std`` is
+            not above 0, or they are meant for pixel values of 0 to 1.
     """
 
     channel_order = CHANNEL_ORDER
@@ -51,7 +51,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
             check_number("std", number, above=0, such_as=list(RGB_STD))
         if max(std) < 1:
             raise UserError(
-                f"std={list(std)} is made for pixel values of 0 to 1, but images have 0 to 255. "
+                f"std={list(std)} is meant for pixel values of 0 to 1, but images have 0 to 255. "
                 "Multiply mean and std by 255."
             )
         super().__init__(non_blocking)
@@ -67,7 +67,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         """Return ``data`` on the device with every image of ``data['inputs']`` as fp32.
 
         Args:
-            data: a batch of :func:`gersp_mm.datasets.collate_pairs`, or of one of MMEngine's
+            data: A batch of :func:`gersp_mm.datasets.collate_pairs`, or of one of MMEngine's
                 collate functions.
             training: Not used.
 
@@ -79,7 +79,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         labels = data.pop("gt_label", None)
         if labels is None:
             data = self.cast_data(data)
-        else:  # the samples hold no tensor of their own
+        else:  # The samples hold no tensors.
             samples = data.pop("data_samples")
             data, labels = self.cast_data((data, labels))
             for sample, label in zip(samples, labels.split(1)):
@@ -106,9 +106,9 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
 
 @MODELS.register_module()
 class TwoViewDataPreprocessor(PairedDataPreprocessor):
-    """The two views of the remote-sensing images as a list, which mmpretrain's algorithms take.
+    """Preprocessor that gives the two remote-sensing views as a list, as mmpretrain expects.
 
-    For BYOL, SimSiam or MoCo v3 on a :class:`gersp_mm.PairedDataset` without natural images.
+    It serves BYOL, SimSiam or MoCo v3 on a :class:`gersp_mm.PairedDataset` without natural images.
     """
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:

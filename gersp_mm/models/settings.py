@@ -1,4 +1,4 @@
-"""The checks of the arguments and inputs of :class:`gersp_mm.GeRSP`."""
+"""Checks of the arguments and inputs of :class:`gersp_mm.GeRSP`."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ def check_parts(
     """Raise a :class:`UserError` unless the parts make at least one whole branch."""
     if (neck is None) != (head is None):
         raise UserError(
-            "the contrastive branch needs both neck and head: give both, or set both to None "
-            "for supervised pre-training on natural images alone"
+            "the contrastive branch needs both neck and head. Give both, or set both to None "
+            "for supervised pre-training on natural images alone."
         )
     if isinstance(neck, dict) and neck.get("out_channels", feat_dim) != feat_dim:
         raise UserError(
-            f"neck.out_channels={neck['out_channels']} but feat_dim={feat_dim}: they must agree"
+            f"neck.out_channels={neck['out_channels']}, but feat_dim={feat_dim}. Make them equal."
         )
     if head is None and natural_head is None:
         raise UserError(
-            "nothing to learn: give neck and head (contrastive branch), natural_head with "
-            "alpha > 0 (natural-image branch), or all of them"
+            "the model has no branch to train. Give neck and head (contrastive branch), "
+            "natural_head with alpha > 0 (natural-image branch), or all of them."
         )
     if not natural_statistics and (joint_forward or head is None):
         raise UserError(
-            "natural_statistics=False needs joint_forward=False and the contrastive branch: "
-            "BatchNorm's running statistics then come from a forward of its own"
+            "natural_statistics=False needs joint_forward=False and the contrastive branch, "
+            "because BatchNorm's running statistics then come from a separate forward pass."
         )
 
 
 def complete_head(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete the config of a classification head: its number of classes and their top-k.
+    """Return the config of a classification head with its number of classes and valid top-k.
 
     Raises:
         UserError: ``num_classes`` is neither a whole number of at least 1 nor ``'auto'``.
@@ -85,7 +85,7 @@ def complete_head(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_inputs(inputs: Mapping[str, Any], contrastive: bool, natural: bool) -> None:
-    """Raise a :class:`UserError` unless the images of every branch are there."""
+    """Raise a :class:`UserError` unless the inputs hold the images of every branch."""
     names = []
     if contrastive:
         names += ["rs_query", "rs_key"]
@@ -94,8 +94,8 @@ def check_inputs(inputs: Mapping[str, Any], contrastive: bool, natural: bool) ->
     for name in names:
         if name not in inputs:
             raise UserError(
-                f"inputs hold {sorted(inputs)} but not {name!r}: check that the dataset gives "
-                "the images of every branch that the model has"
+                f"inputs hold {sorted(inputs)} but not {name!r}. Give the dataset the images of "
+                "every branch of the model."
             )
 
 
@@ -103,6 +103,6 @@ def check_labels(data_samples: Sequence[Any] | None) -> None:
     """Raise a :class:`UserError` unless the samples of the natural images have labels."""
     if not data_samples or "gt_label" not in data_samples[0]:
         raise UserError(
-            "the natural-image branch needs data_samples with gt_label: give PairedDataset a "
-            "labelled `natural` dataset, or set natural_head=None"
+            "the natural-image branch needs data_samples with gt_label. Give PairedDataset a "
+            "labelled `natural` dataset, or set natural_head=None."
         )

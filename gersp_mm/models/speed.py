@@ -1,4 +1,4 @@
-"""What makes a step faster and changes no result: memory layout and compilation."""
+"""Memory layout and compilation, which make a step faster without changing its result."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gersp_mm.utils.errors import UserError
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> torch.memory_format:
-    """Lay out the weights of a model, and return the layout that its images need."""
+    """Set the memory layout of a model's weights, and return the one that its images need."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model.to(memory_format=layout)  # type: ignore[call-overload]
     return layout
 
 
 def compile_forward(modules: Iterable[nn.Module], choice: bool | Mapping[str, Any]) -> None:
-    """Compile the forward of modules in place, so that names in the state dict stay as they are.
+    """Compile the forward of modules in place, which keeps the names in the state dict.
 
     Args:
         modules: Modules to compile.
-        choice: False for none of them, or options of ``torch.compile``.
+        choice: False to compile nothing, True, or options of ``torch.compile``.
 
     Raises:
         UserError: This PyTorch cannot compile modules.
@@ -31,6 +31,8 @@ def compile_forward(modules: Iterable[nn.Module], choice: bool | Mapping[str, An
     if choice is False:
         return
     if not hasattr(nn.Module, "compile"):
-        raise UserError(f"model.compile needs torch >= 2.2, this is {torch.__version__}")
+        raise UserError(
+            f"model.compile needs torch >= 2.2, but this is {torch.__version__}. Set it to False."
+        )
     for module in modules:
         module.compile(**(choice if isinstance(choice, Mapping) else {}))

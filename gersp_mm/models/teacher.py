@@ -13,16 +13,15 @@ from torch import nn
 class Teacher(nn.Module):
     """Exponential moving average of a student backbone and projector.
 
-    Both parts are averaged together, so that neither can be forgotten. BatchNorm running
-    statistics are not averaged: they come from the teacher's own forward passes, as in MoCo and in
-    the released code.
+    BatchNorm's running statistics are not averaged. They come from the teacher's own forward
+    passes, as in MoCo and in the released code.
 
     Args:
-        backbone: The student backbone; copied.
-        neck: The student projector; copied.
-        average_neck: Whether :meth:`update` moves the projector. ``False`` keeps it at its initial
-            weights for ever, as the released code does
-            (``_momentum_update_key_encoder`` in ``mmselfsup/models/algorithms/moco_gersp.py``).
+        backbone: The student backbone, which is copied.
+        neck: The student projector, which is copied.
+        average_neck: Whether :meth:`update` moves the projector. ``False`` keeps its initial
+            weights, as the released code does (``_momentum_update_key_encoder`` in
+            ``mmselfsup/models/algorithms/moco_gersp.py``).
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, average_neck: bool = True) -> None:
@@ -60,11 +59,11 @@ class Teacher(nn.Module):
 
 
 def with_teacher(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return the teacher's entries of a file that holds a student alone, as copies of the student.
+    """Return entries for the teacher, copied from the student of a file without a teacher.
 
     Args:
-        state_dict: Of the file; where it holds a teacher, nothing is returned.
-        prefix: What the names start with.
+        state_dict: State dict of the file. If it holds a teacher, nothing is returned.
+        prefix: Prefix of all names.
     """
     if any(name.startswith(f"{prefix}teacher.") for name in state_dict):
         return {}

@@ -143,13 +143,15 @@ def _page(path: str | os.PathLike) -> str:
 
 
 def write(path: str | os.PathLike, results: str | os.PathLike) -> int:
-    """Fill the tables of a page in place; return their number.
+    """Fill the tables of a page in place, which keeps its line ends; return their number.
 
     Args:
         path: A Markdown file.
         results: Folder of the rows.
     """
     text, count = updated(_page(path), results, str(path))
+    if b"\r\n" in Path(path).read_bytes():
+        text = text.replace("\n", "\r\n")
     write_text(path, text)
     return count
 

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
+from gersp_mm.backbones import verify
 from gersp_mm.backbones.architectures import resnet_shapes
 from gersp_mm.backbones.sources import NAMES
 from gersp_mm.commands import convert as tool
@@ -141,7 +142,7 @@ def test_nothing_is_written_where_anything_fails(released, tmp_path, capsys, mon
         assert stop.value.code == 2
         error = capsys.readouterr().err.strip()
         assert error.startswith("error: ") and reason in error and "\n" not in error
-    monkeypatch.setattr(tool, "require_same_features", lambda conversion: 1 / 0)
+    monkeypatch.setattr(verify, "require_same_features", lambda conversion: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(released, target, "--verify")
     assert target.read_bytes() == b"what was there"

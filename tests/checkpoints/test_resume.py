@@ -83,7 +83,9 @@ def test_another_schedule(first_run, pair_data, tmp_path):
     cfg.param_scheduler = [warm_up, *cfg.param_scheduler]
     assert "param_scheduler: 1 scheduler instead of 2" in refusal(cfg)
     cfg.param_scheduler = [dict(type="PolyLR", power=0.9, end=2)]
-    assert "instead of those of a PolyLR of lr" in refusal(cfg)
+    assert "param_scheduler.0 is a CosineAnnealingLR of lr instead of a PolyLR of lr" in refusal(
+        cfg
+    )
 
 
 def test_an_averaged_model_that_the_file_does_not_have(first_run, pair_data, tmp_path):

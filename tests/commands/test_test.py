@@ -136,6 +136,11 @@ def test_results_are_named_and_appended(classifier, tmp_path, capsys):
     assert first.model_copy(update=dict(seconds=second.seconds)) == second
 
 
+def test_a_folder_for_the_results_is_refused_before_the_test(classifier, tmp_path):
+    with pytest.raises(UserError, match=f"--results: {tmp_path} is a folder. Name a file"):
+        classifier.run("--results", tmp_path)
+
+
 def test_a_changed_option_gives_a_column_of_its_own(classifier, tmp_path, capsys):
     classifier.run("--results", tmp_path / "r.jsonl", "--cfg-options", "test_evaluator.topk=[1,2]",
                    "test_dataloader.num_workers=0")  # fmt: skip
@@ -295,7 +300,7 @@ def test_options_that_lead_nowhere(classifier):
     with pytest.raises(UserError) as error:
         classifier.run("--submission")
     text = str(error.value)
-    assert "small_r18_1x_data.py has no `submission`. Choose one of the configs that have: " in text
+    assert "small_r18_1x_data.py has no `submission`. Choose a config that has: " in text
     named = text.rpartition(": ")[2].split(", ")
     assert "configs/downstream/loveda/psanet_r50-d8_80k_loveda.py" in named
     assert "configs/downstream/dota/oriented-rcnn_le90_r50_fpn_1x_dota-field.py" in named
@@ -461,7 +466,7 @@ def test_dota_submission_is_written_checked_and_replaces_the_old_one_when_it_is_
 def test_dota_of_the_field_has_only_a_submission_and_shows_rotated_boxes(dota, tmp_path, capsys):
     dota.run("--show-dir", tmp_path / "p", "--score-thr", "0.001", "--max-pictures", "1")
     out = capsys.readouterr().out
-    assert "has no test but its submission, so this is --submission" in out
+    assert "can only write a submission, so --submission is assumed" in out
     assert f"to submit: {tmp_path / 'work' / 'submission' / 'Task1' / 'Task1.zip'}\n" in out
     with Image.open(tmp_path / "p" / "P0001__1024__0___0.png") as picture:
         assert picture.size == (128, 64)  # no ground truth: the bare image beside the boxes
@@ -478,7 +483,7 @@ def test_options_of_an_evaluator_leave_a_submission_a_submission(dota, tmp_path,
     out = capsys.readouterr().out
     assert out.count(f"to submit: {tmp_path / 'work' / 'submission' / 'Task1' / 'Task1.zip'}") == 2
     for option, message in {
-        "test_evaluator.outfile_prefix=/tmp/x": "is written elsewhere. Use --submission DIR",
+        "test_evaluator.outfile_prefix=/tmp/x": "does not apply to a submission. Use",
         "test_evaluator.merge_patches=False": "gives no submission.*submission.only=False",
         "submission.only=perhaps": "submission.only cannot be 'perhaps'. Set it to True or False",
     }.items():
@@ -580,9 +585,9 @@ def test_options_reach_the_submission_or_are_refused(loveda, tmp_path):
             "test_dataloader.dataset.data_root=/nowhere",
             "submission.test_dataloader.dataset.data_root=/there",
         )
-    with pytest.raises(UserError, match="test_evaluator.iou_metrics is of the test with labels"):
+    with pytest.raises(UserError, match="test_evaluator.iou_metrics belongs to the test with"):
         submit("test_evaluator.iou_metrics=[mDice]")
-    with pytest.raises(UserError, match="test_evaluator.output_dir: a submission is written"):
+    with pytest.raises(UserError, match="test_evaluator.output_dir does not apply to a submission"):
         submit("submission.test_evaluator.output_dir=elsewhere")
     other = tmp_path / "other" / "img_dir" / "test"
     write_image(other / "9.png", (90, 90, 90))

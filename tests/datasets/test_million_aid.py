@@ -106,7 +106,7 @@ def test_folder_without_images_names_the_endings_looked_for(tmp_path):
     with pytest.raises(UserError, match=r"holds no image \(looked for: .*\.png"):
         MillionAID(str(tmp_path))
     (tmp_path / "list.txt").write_text("\n\n")
-    with pytest.raises(UserError, match=r"list.txt holds no image \(looked for: one path a line\)"):
+    with pytest.raises(UserError, match=r"holds no image \(looked for: one path per line\)"):
         MillionAID(str(tmp_path), ann_file="list.txt")
 
 

@@ -331,14 +331,14 @@ def test_without_any_source_is_refused():
 
 def test_natural_images_without_labels_are_refused(pair_data):
     unlabelled = dict(type="gersp_mm.MillionAID", data_root=str(pair_data / "natural"))
-    with pytest.raises(UserError, match=r"natural images \(MillionAID\) have no gt_label: use"):
+    with pytest.raises(UserError, match=r"natural images \(MillionAID\) have no gt_label. Use"):
         PairedDataset(**config(pair_data, natural=unlabelled))
 
 
 @pytest.mark.parametrize("field", ["remote_sensing", "natural"])
 def test_source_that_is_not_there_names_the_field(pair_data, tmp_path, field):
     missing = dict(type="CustomDataset", data_root=str(tmp_path / "nowhere"))
-    expected = rf"dataset\.{field} cannot be listed \(.*\): check its data_root '.*nowhere'"
+    expected = rf"dataset\.{field} cannot be listed \(.*\). Check its data_root '.*nowhere'"
     with pytest.raises(UserError, match=expected):
         PairedDataset(**config(pair_data, **{field: missing}))
 
@@ -378,7 +378,7 @@ def test_host_transforms_make_rgb_uint8_views(pair_data, pipeline):
 )
 def test_pipeline_that_leaves_something_else_is_refused(pair_data, pipeline, what):
     dataset = PairedDataset(**config(pair_data, natural_pipeline=pipeline))
-    with pytest.raises(UserError, match=rf"dataset\.natural_pipeline leaves {what}; end it with"):
+    with pytest.raises(UserError, match=rf"dataset\.natural_pipeline gives {what}. End it with"):
         dataset[PairIndex(0, 0, seed=0)]
 
 

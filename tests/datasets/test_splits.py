@@ -144,7 +144,7 @@ def test_few_shot_depends_neither_on_the_place_nor_on_the_order():
 @pytest.mark.parametrize("shots", [0, 9])
 def test_few_shot_of_too_few_is_refused(shots):
     names, labels = training_list("")
-    with pytest.raises(UserError, match=f"class 0 has 8 training images: {shots} shots cannot"):
+    with pytest.raises(UserError, match=f"class 0 has 8 training images, so {shots} shots cannot"):
         few_shot(names, labels, shots, 0)
 
 

@@ -111,7 +111,7 @@ def test_mmrotate_leaves_no_class_out_and_says_so(downstream_data, tmp_path):
     cfg = twin(name, downstream_data, tmp_path, SHIPS)
     with pytest.raises(KeyError):
         data_set(cfg)
-    with pytest.raises(UserError, match="'expressway-service-area' is not in.*mmrotate leaves no"):
+    with pytest.raises(UserError, match="'expressway-service-area' is not in.*mmrotate cannot"):
         check_data(cfg)
     # All classes that occur, in an order of one's own: labels follow the names.
     classes = ("ship", "expressway-service-area", "airplane")

@@ -71,5 +71,5 @@ def test_values_out_of_range_are_refused(wrong):
 def test_a_model_without_the_natural_branch_is_refused(pair_data, tmp_path):
     cfg = scheduled(pair_data, tmp_path, start=0, end=1)
     cfg.model.natural_head = None
-    with pytest.raises(UserError, match="nothing to weigh: the model has no natural-image branch"):
+    with pytest.raises(UserError, match="no effect, because the model has no natural-image branch"):
         train(cfg)

@@ -136,7 +136,7 @@ def test_what_8_bits_leave_out_is_said_before_the_first_step(tmp_path):
         return log
 
     (line,) = said("11_bit.png", "16_bit.png", "mask.png")
-    assert line.startswith("1 of 3 remote-sensing images looked at lose something")
+    assert line.startswith("1 of 3 examined remote-sensing images lose information")
     assert "11_bit.png (16-bit, of which only the high byte is used: 8 grey levels remain)" in line
     assert said("16_bit.png", "mask.png", "transparent.png", "missing.png") == []
 

@@ -31,7 +31,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(pair_data, 
     text = str(caught.value)
     assert text.startswith("at iteration 4 {")
     assert "'loss_ct': nan" in text
-    assert "lower optim_wrapper.optimizer.lr, warm it up, or train without --amp" in text
+    assert "Lower optim_wrapper.optimizer.lr, warm it up, or train without --amp" in text
     assert not list(tmp_path.glob("*.pth"))
 
 

@@ -116,4 +116,4 @@ def test_too_many_images_are_refused_before_they_are_read(pair_data, tmp_path):
 def test_other_pipelines_and_data_are_refused(pair_data, tmp_path):
     cfg = demo_config(pair_data, tmp_path / "pipeline", iterations=3)
     cfg.train_dataloader.dataset.natural_pipeline = [dict(type="Resize", scale=(32, 32))]
-    refused(cfg, r"one ViewAugmentation for dataset.natural, this one has \['Resize'\]")
+    refused(cfg, r"one ViewAugmentation for dataset.natural, but it has \['Resize'\]")

@@ -187,7 +187,7 @@ def test_an_evaluation_that_fails_costs_that_evaluation_alone(pair_data, tmp_pat
     with mock.patch.object(runner.logger, "warning") as warning:
         runner.train()
     texts = [c.args[0] for c in warning.call_args_list if "kNN evaluation after" in c.args[0]]
-    assert "epoch 1 failed and has no result; the training goes on" in texts[0]
+    assert "epoch 1 failed and has no result; training continues" in texts[0]
     assert "UserError: x.jpg cannot be read" in texts[0]
     assert "epoch 2" in texts[1] and "RuntimeError: out of memory" in texts[1]
     train(demo_config(pair_data, tmp_path / "without", iterations=1, epochs=2))

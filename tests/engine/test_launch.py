@@ -115,15 +115,15 @@ def test_processes_without_a_launchers_environment_say_what_is_missing(
     for name in (*names, "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     text = (
-        f"--launcher {launcher} without {', '.join(names)}, MASTER_ADDR, MASTER_PORT in the "
-        "environment: start the processes with tools/dist_train.sh or tools/slurm_train.sh"
+        f"--launcher {launcher} needs {', '.join(names)}, MASTER_ADDR, MASTER_PORT in the "
+        "environment. Start the processes with tools/dist_train.sh or tools/slurm_train.sh."
     )
     with pytest.raises(UserError) as caught:
         launch.join_cpu_processes(launcher)
     assert str(caught.value) == text
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv(names[0], "0")
-    with pytest.raises(UserError, match=f"without {names[1]}, MASTER_PORT in the"):
+    with pytest.raises(UserError, match=f"needs {names[1]}, MASTER_PORT in the"):
         launch.join_cpu_processes(launcher)
 
 
@@ -152,7 +152,7 @@ def test_bf16_on_cpus(monkeypatch, precision):
 
 def test_fp16_on_cpus_is_refused(monkeypatch):
     no_gpu(monkeypatch)
-    with pytest.raises(UserError, match="--amp fp16 needs a GPU; on CPUs use --amp bf16"):
+    with pytest.raises(UserError, match="--amp fp16 needs a GPU. Use --amp bf16"):
         launch.use_amp(amp_config(), "fp16")
 
 
@@ -183,9 +183,7 @@ def test_scalars_for_a_package_that_is_not_there_name_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         launch.log_to(Config(), "wandb")
-    assert str(caught.value) == (
-        "--log-to wandb needs a package that is not here: pip install wandb"
-    )
+    assert str(caught.value) == ("--log-to wandb needs a package. Install it: pip install wandb")
 
 
 @pytest.mark.parametrize(

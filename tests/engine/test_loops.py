@@ -164,9 +164,9 @@ def test_epochs_of_another_length_are_refused_within_an_epoch(pair_data, tmp_pat
     with pytest.raises(UserError) as caught:
         train(resumed(cfg, tmp_path / "iter_6.pth"))
     assert str(caught.value) == (
-        "the checkpoint is 2 iterations into an epoch of 4, but an epoch now has 2: resume with "
+        "the checkpoint is 2 iterations into an epoch of 4, but an epoch now has 2. Resume with "
         "the batch size, number of processes and data of the first run, or from a checkpoint "
-        "written at the end of an epoch"
+        "written at the end of an epoch."
     )
 
 
@@ -177,7 +177,7 @@ def test_epochs_of_another_length_are_warned_about_at_an_epochs_end(pair_data, t
         runner.train()
     texts = [call.args[0] for call in warning.call_args_list]
     assert any(
-        "had 4 iterations before and has 2 now; the run goes on at epoch 2" in t for t in texts
+        "had 4 iterations before and has 2 now. The run continues at epoch 2" in t for t in texts
     )
     assert load(tmp_path / "epoch_3.pth")["meta"]["iter"] == 6
 
@@ -300,6 +300,6 @@ def test_too_few_images_for_a_batch_are_refused_with_the_numbers(pair_data, tmp_
     with pytest.raises(UserError) as caught:
         train(cfg)
     assert str(caught.value) == (
-        "an epoch has no iteration: 16 samples make no batch of 17 (17 a process): lower "
-        "train_dataloader.batch_size or add images"
+        "an epoch has no iteration, because 16 samples make no batch of 17 (17 per process). Lower "
+        "train_dataloader.batch_size or add images."
     )

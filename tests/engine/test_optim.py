@@ -71,7 +71,7 @@ def test_paramwise_options_that_change_nothing_leave_one_group(model):
     [
         ("backbne", "'backbne' matches no parameter of the model. .* such as 'backbone'"),
         ("natural_head.fcc", "such as 'natural_head.fc'"),
-        ("teacher", "'teacher' matches frozen parameters alone"),
+        ("teacher", "'teacher' matches only frozen parameters"),
     ],
 )
 def test_custom_keys_that_match_nothing_are_refused(model, key, text):

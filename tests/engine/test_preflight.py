@@ -51,7 +51,7 @@ REFUSALS = {
     ),
     "no teacher hook": (
         drop_teacher_hook,
-        "No hook moves the teacher. Add "
+        "No hook updates the teacher. Add "
         "default_hooks=dict(teacher_update=dict(type='gersp_mm.TeacherUpdateHook')).",
     ),
     "teacher in optimizer": (
@@ -117,7 +117,7 @@ def test_all_errors_are_told_together_in_one_message(pair_data, tmp_path):
     assert lines[0] == "3 errors in the config:"
     assert [line[:5] for line in lines[1:]] == ["  1. ", "  2. ", "  3. "]
     assert "auto_scale_lr.base_batch_size cannot be 0" in lines[1]
-    assert "model.queue_len=3" in lines[2] and "No hook moves" in lines[3]
+    assert "model.queue_len=3" in lines[2] and "No hook updates" in lines[3]
 
 
 def test_more_than_ten_errors_are_counted():
@@ -190,7 +190,7 @@ def test_no_loud_line_when_all_is_well(pair_data, tmp_path, scaling):
 
 def test_shuffling_on_one_process_is_said_not_to_work(pair_data, tmp_path):
     cfg = demo_config(pair_data, tmp_path, iterations=1)
-    assert "key_bn='shuffle' cannot work with one process" in warnings_of(cfg)
+    assert "key_bn='shuffle' has no effect with one process" in warnings_of(cfg)
     cfg.model.key_bn = "none"
     assert "key_bn" not in warnings_of(cfg)
 

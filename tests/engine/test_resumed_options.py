@@ -134,7 +134,7 @@ def test_three_lists():
     assert found.refused == [
         "pretrained=/new/moco.pth (was /old/place/imp.pth)", "randomness.seed=2 (was 1)",
     ]  # fmt: skip
-    with pytest.raises(UserError, match=r"x.pth: a run .* cannot change pretrained.*load_from=x"):
+    with pytest.raises(UserError, match=r"a resumed run cannot change pretrained.*load_from=x"):
         found.refuse("x.pth")
 
 

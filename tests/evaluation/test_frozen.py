@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 from gersp_mm.datasets.splits import few_shot
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
+from gersp_mm.evaluation.frozen import FrozenFeaturesLoop
+from gersp_mm.evaluation.measurement import Measurement
+from gersp_mm.resources import resource
 from gersp_mm.utils.errors import UserError
 from tests.support.downstream import downstream_twin, write_backbone
 
@@ -66,6 +70,27 @@ def test_knn_and_few_shot_equal_a_direct_computation(downstream_data, tmp_path, 
         assert found == pytest.approx(np.mean(scores), abs=1e-4)
         spread = metrics[f"fewshot_{shots}/accuracy/top1_std"]
         assert spread == pytest.approx(np.std(scores, ddof=1), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        (dict(knn=dict(kk=2)), "test_cfg.knn has no kk. Choose among k, temperature."),
+        (dict(fewshot=dict(shot=2)), "test_cfg.fewshot has no shot. Choose among shots, draws."),
+    ],
+)
+def test_an_unknown_option_is_named(options, text):
+    with pytest.raises(UserError) as caught:
+        FrozenFeaturesLoop(None, None, None, "train.txt", **options)
+    assert str(caught.value) == text
+
+
+def test_metrics_that_the_test_does_not_give_are_refused_before_it():
+    cfg = Config.fromfile(resource("configs", "downstream/eurosat/fewshot_r50_eurosat.py"))
+    Measurement(cfg, "fewshot_r50_eurosat.py")
+    cfg.test_cfg.fewshot.shots = (2, 5, 10, 50)
+    with pytest.raises(UserError, match="names 'fewshot_1/accuracy/top1', but .*fewshot_2, fewsh"):
+        Measurement(cfg, "fewshot_r50_eurosat.py")
 
 
 def test_an_incomplete_backbone_is_refused(downstream_data, tmp_path, backbone):

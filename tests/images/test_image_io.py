@@ -376,6 +376,19 @@ def test_bombs_are_refused_from_their_header(tmp_path, decoder, kind, size, limi
     assert words.endswith(limit)
 
 
+def test_a_large_mask_in_group_4_is_read(tmp_path):
+    """Black and white masks take less than a thousandth of a byte per pixel."""
+    mask = Image.new("1", (8_300, 8_300))
+    mask.paste(1, (100, 100, 200, 300))
+    mask.save(tmp_path / "mask.tif", compression="group4")
+    size = (tmp_path / "mask.tif").stat().st_size
+    assert image_io.MAX_PIXELS_PER_BYTE * size < 8_300**2
+    pixels = image_io.load_rgb(str(tmp_path / "mask.tif"))
+    assert pixels.getbbox() == (100, 100, 200, 300) and pixels.getpixel((150, 150)) == (255,) * 3
+    with pytest.raises(image_io.BadImageError, match="limit of 66,400 pixels for each byte"):
+        image_io.check_size(8_300, 8_300, 1_000, group4=True)
+
+
 def test_limits_leave_room_for_real_images():
     image_io.check_size(24_000, 15_900, 40_000_000)  # the largest of Million-AID
     image_io.check_size(8_192, 8_192, 20)  # cheap, whatever is behind it

@@ -274,9 +274,9 @@ class TestRefusals:
             (dict(teacher_init="random"), "teacher_init must be one of 'copy', 'separate'"),
             (dict(teacher_projector="no"), "teacher_projector must be one of 'ema', 'frozen'"),
             (dict(neck=None), "needs both neck and head"),
-            (dict(neck=None, head=None, natural_head=None), "nothing to learn"),
-            (dict(neck=None, head=None, alpha=0), "nothing to learn"),
-            (dict(feat_dim=9), "neck.out_channels=8 but feat_dim=9"),
+            (dict(neck=None, head=None, natural_head=None), "no branch to train"),
+            (dict(neck=None, head=None, alpha=0), "no branch to train"),
+            (dict(feat_dim=9), "neck.out_channels=8, but feat_dim=9"),
         ],
     )
     def test_construction(self, changes, text):

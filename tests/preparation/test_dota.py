@@ -220,8 +220,14 @@ def test_labels_of_any_spacing(tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("1 2 3 4 5 6 7 8 boat 0", r"P1\.txt, line 3: unknown class 'boat': known are plane, base"),
-        ("1 2 3 4 5 6 7 8 helipad 0", "'helipad': this is DOTA v1.5/2.0 labels, v1.0 is needed"),
+        (
+            "1 2 3 4 5 6 7 8 boat 0",
+            r"P1\.txt, line 3: unknown class 'boat'. The known classes are plane",
+        ),
+        (
+            "1 2 3 4 5 6 7 8 helipad 0",
+            "'helipad'. These are labels of DOTA v1.5 or v2.0. Use",
+        ),
         ("1 2 3 4 5 6 7 ship 0", "line 3: '1 2 3 4 5 6 7 ship 0' is not 8 coordinates, a class"),
         ("1 2 3 4 5 6 7 8 storage tank 0", "is not 8 coordinates, a class"),
         ("1 2 3 4 5 6 7 nan ship 0", "is not 8 coordinates, a class"),
@@ -417,7 +423,7 @@ SPOILT = {
     ),
     "later labels": (
         lambda d: write_label(d, "val", "P3", f"{square(1, 2, 3, 4)} container-crane 0"),
-        r"val/labelTxt/P3\.txt, line 3: .*'container-crane': this is DOTA v1\.5/2\.0",
+        r"val/labelTxt/P3\.txt, line 3: .*'container-crane'\. These are labels of DOTA v1\.5",
     ),
     "no box at all": (
         lambda d: [write_label(d, *p) for p in (("train", "P1"), ("val", "P3"))],

@@ -262,7 +262,7 @@ def test_list_names_what_is_wrong(source, tmp_path, capsys):
     twice = said("a/small.jpg 0\na/../a/small.jpg 1\n")
     assert "names a/small.jpg twice" in twice
     assert "../other.jpg is outside of" in said("../other.jpg\n")
-    assert "holds no image (looked for: one path a line)" in said("\n")
+    assert "holds no image (looked for: one path per line)" in said("\n")
     listing.unlink()
     missing = error_of(capsys, source, tmp_path / "dst", "--list", listing)
     assert f"{listing} is no file" in missing

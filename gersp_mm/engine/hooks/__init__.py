@@ -1,4 +1,4 @@
-"""What happens around the training step: teacher, checkpoints, exact resume, monitors, checks."""
+"""Hooks around the training step: teacher, checkpoints, exact resume, monitors, checks."""
 
 from gersp_mm.engine.hooks.alpha_schedule import AlphaScheduleHook
 from gersp_mm.engine.hooks.bad_images import BadImageHook

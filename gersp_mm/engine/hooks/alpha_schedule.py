@@ -13,18 +13,18 @@ from gersp_mm.utils.model import unwrap
 
 @HOOKS.register_module()
 class AlphaScheduleHook(Hook):
-    """Move the model's α along a straight line, in place of one value for the whole run.
+    """Change the model's α linearly during training.
 
-    Ours: the paper and the released code know no schedule of α. The value of every iteration
-    follows from its number, so that a resumed run goes on exactly; it is logged as ``alpha``.
+    This is our addition: α is constant in the paper and in the released code. It depends on the
+    number of the iteration alone, so that a resumed run is exact, and is logged as ``alpha``.
 
     Args:
         start: α of the first iteration, at least 0.
-        end: α of iteration ``iterations`` and of all later ones, at least 0.
-        iterations: how many iterations it takes; the whole run by default.
+        end: α from iteration ``iterations`` on, at least 0.
+        iterations: Length of the change in iterations; the whole run by default.
 
     Raises:
-        UserError: a value is out of its range, or the model has no natural-image branch.
+        UserError: A value is out of its range, or the model has no natural-image branch.
     """
 
     priority = "NORMAL"
@@ -39,11 +39,11 @@ class AlphaScheduleHook(Hook):
         self.iterations = iterations
 
     def before_train(self, runner: Any) -> None:
-        """Check that there is something to weigh."""
+        """Refuse a model without a natural-image branch."""
         if not getattr(unwrap(runner.model), "with_natural_branch", False):
             raise UserError(
-                "AlphaScheduleHook has nothing to weigh: the model has no natural-image branch "
-                "(model.natural_head, with model.alpha above 0)"
+                "AlphaScheduleHook has no effect, because the model has no natural-image branch. "
+                "Set model.natural_head and model.alpha above 0, or remove the hook."
             )
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:

@@ -15,26 +15,28 @@ from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_number, listed
 from gersp_mm.utils.files import append_missing_entries, escape_name
 
-SOURCES = {"remote_sensing": "remote-sensing", "natural": "natural"}  # as datasets, in words
-LOOKED_AT = 8  # images of a source that are looked at before the first step
+SOURCES = {
+    "remote_sensing": "remote-sensing",
+    "natural": "natural",
+}  # names in messages
+EXAMINED = 8  # images per source that are examined before the first step
 _SOURCE = re.compile(rf" \[({'|'.join(SOURCES.values())})\]$")
 
 
 @HOOKS.register_module()
 class BadImageHook(Hook):
-    r"""List every unreadable image once in ``<work_dir>/bad_images.txt`` and stop if they are many.
+    r"""List every unreadable image once in ``<work_dir>/bad_images.txt`` and stop at too many.
 
     The images themselves were replaced by :class:`gersp_mm.PairedDataset`. A line of the list is
     the path, a tab, the reason and the source in brackets; line breaks, tabs and bytes that are not
     UTF-8 are escaped in it (``\n``, ``\xe9``). A resumed run extends the list; a new run
     replaces it.
 
-    Before the first step, some images of each source are looked at, and a warning says what
-    reading them as 8-bit RGB leaves out.
+    Before the first step, some images of each source are examined, and a warning says which
+    information is lost when they are read as 8-bit RGB.
 
     Args:
-        max_share: Stop when more than this share of the images of either source, in [0, 1], turned
-            out to be unreadable.
+        max_share: Largest share of unreadable images of either source, in [0, 1].
 
     Raises:
         UserError: More than ``max_share`` of the images of a source are unreadable.
@@ -55,25 +57,25 @@ class BadImageHook(Hook):
             _listing(runner).unlink(missing_ok=True)
         for name, words in SOURCES.items():
             if source := getattr(runner.train_dataloader.dataset, name, None):
-                self._look(runner, source, words)
+                self._warn_of_losses(runner, source, words)
 
-    def _look(self, runner: Any, source: Any, words: str) -> None:
+    def _warn_of_losses(self, runner: Any, source: Any, words: str) -> None:
         """Warn of grey levels and bands that are not used."""
-        chosen = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).round().astype(int))
+        chosen = np.unique(np.linspace(0, len(source) - 1, EXAMINED).round().astype(int))
         paths = [source.get_data_info(int(index))["img_path"] for index in chosen]
         losses = {path: loss for path in paths if (loss := find_loss(path))}
         if losses:
             path, loss = next(iter(losses.items()))
             runner.logger.warning(
-                f"{len(losses)} of {len(paths)} {words} images looked at lose something when they "
-                f"are read as 8-bit RGB, as {escape_name(path)} ({loss}). Convert them to 8-bit "
-                "RGB with a stretch of your choice."
+                f"{len(losses)} of {len(paths)} examined {words} images lose information when they "
+                f"are read as 8-bit RGB, such as {escape_name(path)} ({loss}). Convert them to "
+                "8-bit RGB with a stretch of your choice."
             )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Collect what the samples of this batch report."""
+        """List the unreadable images that the samples of this batch report."""
         found = {
             path: (SOURCES[source], " ".join(reason.split()))
             for sample in data_batch["data_samples"]
@@ -105,7 +107,7 @@ class BadImageHook(Hook):
             )
 
     def after_train(self, runner: Any) -> None:
-        """Say how many images were replaced in the whole run."""
+        """Log how many images were replaced in the whole run."""
         listing = _listing(runner)
         if listing.exists():
             entries = append_missing_entries(listing, {})

@@ -21,7 +21,7 @@ ATOMIC_BACKEND = "gersp_mm.atomic"
 
 
 class AtomicLocalBackend(LocalBackend):
-    """The local file system, written to by way of a temporary file that is moved into place."""
+    """Local file system whose files are written under a temporary name and moved into place."""
 
     def put(self, obj: bytes, filepath: str) -> None:
         """Write bytes; a reader sees the old content or the new one, never a part."""
@@ -36,14 +36,14 @@ register_backend(ATOMIC_BACKEND, AtomicLocalBackend, force=True)
 class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook`` with checkpoints moved into place when they are complete.
 
-    A run killed while it saves leaves the checkpoints before, all of them readable. A checkpoint
-    from the end of an epoch that is between two optimizer steps also holds the gradients
-    accumulated so far; a checkpoint by iteration waits for the optimizer step, because every rank
-    has gradients of its own and rank 0 alone saves.
+    A run that is killed while it saves keeps all earlier checkpoints readable. A checkpoint at the
+    end of an epoch that lies between two optimizer steps also holds the gradients accumulated so
+    far. A checkpoint by iteration waits for the optimizer step, because every rank has gradients
+    of its own and only rank 0 saves.
 
     Args:
-        **kwargs: as for ``CheckpointHook``. ``max_keep_ckpts`` must not be 1: the old checkpoint
-            is removed before the new one is complete, and a kill between the two would lose both.
+        **kwargs: Arguments of ``CheckpointHook``. ``max_keep_ckpts`` must not be 1, because the
+            old checkpoint is removed before the new one is complete.
 
     Raises:
         UserError: ``max_keep_ckpts`` is 1, or a number is of another type or below its range; the
@@ -63,7 +63,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._due = False
 
     def before_train(self, runner: Any) -> None:
-        """Remove what an earlier run left half-written, and take over its gradients."""
+        """Remove half-written files of an earlier run, and restore its gradients."""
         super().before_train(runner)
         with together():
             if runner.rank == 0 and "://" not in self.out_dir:
@@ -77,7 +77,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._gradients = {}
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Save. Ranks that still accumulate average first, so that rank 0 can save for all."""
+        """Average gradients that are still accumulated over the ranks, and save on rank 0."""
         if get_world_size() > 1 and not runner.optim_wrapper.should_update():
             for gradient in _gradients(runner).values():
                 all_reduce(gradient, "mean")
@@ -86,7 +86,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Save by iteration, at the first optimizer step from then on."""
+        """Save at the first optimizer step after a checkpoint is due."""
         if self.by_epoch:
             return
         last = self.save_last and self.is_last_train_iter(runner)
@@ -97,17 +97,17 @@ class AtomicCheckpointHook(CheckpointHook):
             self._save_checkpoint(runner)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
-        """Save; where rank 0 cannot, all ranks end."""
+        """Save, and end all ranks if rank 0 cannot."""
         with together():
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
-        """Do the same for the best checkpoint."""
+        """Save the best checkpoint, and end all ranks if rank 0 cannot."""
         with together():
             super()._save_best_checkpoint(runner, metrics)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Add the gradients that the next optimizer step is going to use."""
+        """Add the gradients that the next optimizer step will use."""
         if not runner.optim_wrapper.should_update():
             checkpoint["gradients"] = {k: v.cpu() for k, v in _gradients(runner).items()}
 

@@ -1,4 +1,4 @@
-"""Looking at a checkpoint before it is loaded to resume from it, and before it is written."""
+"""Checks of a checkpoint before a run resumes from it, and before it is written."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from gersp_mm.utils.model import unwrap
 
 @HOOKS.register_module()
 class CheckpointCheckHook(Hook):
-    """Refuse a checkpoint that is not of this run, and weights that are not finite.
+    """Refuse to resume another run's checkpoint, and to save weights that are not finite.
 
-    Options that differ from those of the checkpoint are told in the log. The optimizer's and the
-    schedule's are applied after their states are loaded; what cannot be changed is refused.
+    Options that differ from those of the checkpoint are logged. Options of the optimizer and the
+    schedule are applied after their states are loaded; options that cannot change are refused.
 
     Every checkpoint notes the id of its run in ``meta['run_id']``, which a resumed run keeps, and
     how often the run had been resumed in ``meta['attempt']``. The tools of this package add this
-    hook to every run, also to one whose config does not name it.
+    hook to every run.
 
     Raises:
         UserError: A run is resumed from a file whose model, optimizer, schedule or averaged model
@@ -43,12 +43,12 @@ class CheckpointCheckHook(Hook):
     _optimizers: OptimizerChanges | None = None
 
     def before_run(self, runner: Any) -> None:
-        """Draw an id of the run, and note the buffers that hold infinity by design, as masks do."""
+        """Draw the id of the run, and note buffers that hold infinity by design, as masks do."""
         self.run_id = secrets.token_hex(6)
         self._infinite = set(not_finite(dict(unwrap(runner.model).named_buffers())))
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Compare everything that is about to be loaded, if the run is resumed."""
+        """Compare the checkpoint with the run, if the run is resumed."""
         if not runner._resume:
             return
         path = str(runner._load_from or "the checkpoint")
@@ -64,7 +64,7 @@ class CheckpointCheckHook(Hook):
                     schedulers=runner.param_schedulers,
                     averaged=averaged_model(runner),
                 )
-        self.run_id = checkpoint["meta"].get(RUN_ID)  # None before runs had ids
+        self.run_id = checkpoint["meta"].get(RUN_ID)  # None in old checkpoints
         if runner.rank == 0:
             earlier, _ = find_checkpoints(os.path.dirname(path), runner.work_dir)
             own = [e.progress.attempt for e in earlier if e.progress.run_id == self.run_id]
@@ -78,17 +78,17 @@ class CheckpointCheckHook(Hook):
         )
 
     def before_train(self, runner: Any) -> None:
-        """Apply options that the loaded states have replaced, and tell all that differ."""
+        """Apply options that the loaded states have replaced, and log all that differ."""
         if self._options is None or self._optimizers is None:
             return
         self._optimizers.apply(runner.optim_wrapper, runner.param_schedulers)
-        for what, options in (
+        for title, options in (
             ("changed since the checkpoint, in effect from now on", self._options.in_effect),
             ("changed since the checkpoint, applied to its optimizer and schedule",
              self._options.applied),
         ):  # fmt: skip
             if options:
-                runner.logger.info(f"{what}: {listed(options, 20)}")
+                runner.logger.info(f"{title}: {listed(options, 20)}")
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
             runner.logger.warning(
                 "EarlyStoppingHook starts counting again in a resumed run, because checkpoints do "
@@ -105,7 +105,7 @@ class CheckpointCheckHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Look at the weights and the optimizer's state that are about to be written."""
+        """Note the run's id, and refuse weights or an optimizer state that are not finite."""
         if self.run_id is not None:
             checkpoint["meta"][RUN_ID] = self.run_id
         checkpoint["meta"][ATTEMPT] = self.attempt

@@ -1,4 +1,4 @@
-"""Failing early where a file's classes are not the config's."""
+"""A check that annotation files have the classes of the config."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from gersp_mm.registry import HOOKS
 class ClassCheckHook(Hook):
     """Compare the classes of annotation files with the config's before the first iteration.
 
-    mmdet passes over names that a file does not have and numbers the others in the order of the
-    file; this hook stops a run whose labels would be shifted, in whichever tool it was started.
-    Classes that a config leaves out are named and counted in the log. See
-    :func:`gersp_mm.datasets.annotations.check_data`.
+    mmdet skips classes that a file does not have and numbers the others in the order of the file.
+    This hook stops a run whose labels would be shifted. Classes that a config leaves out are named
+    and counted in the log. See :func:`gersp_mm.datasets.annotations.check_data`.
 
     Raises:
-        UserError: classes differ.
+        UserError: The classes differ.
     """
 
     priority = "VERY_HIGH"
 
     def before_run(self, runner: Any) -> None:
-        """Look at the files of the loops that this run has."""
+        """Check the annotation files of every loop of the run."""
         parts = [p for p in PARTS if isinstance(getattr(runner, f"_{p}_loop"), BaseLoop)]
         for note in check_data(runner.cfg, parts):
             runner.logger.warning(note)

@@ -15,20 +15,19 @@ from gersp_mm.utils.model import unwrap
 
 @HOOKS.register_module()
 class CollapseMonitorHook(Hook):
-    """Log the age of the queue and speak up when features collapse or a loss is not finite.
+    """Log the age of the queue, warn when features collapse, and stop at a loss of NaN.
 
     The model itself logs positive and negative similarity, contrastive and natural top-1 and the
     queries' spread (``feat_std``).
 
     Args:
-        interval: iterations between two looks.
-        min_std: warn while ``feat_std`` is below this: 0 means that every image has the same
-            feature, about 1 that features fill the sphere.
-        warmup: iterations before the first warning; random networks start with little spread.
+        interval: Iterations between two checks.
+        min_std: Smallest ``feat_std`` without a warning. At 0 all images have the same feature, at
+            about 1 the features fill the sphere.
+        warmup: Iterations before the first warning; random networks start with little spread.
 
     Raises:
-        UserError: a loss is NaN or infinite; looked at before every checkpoint as well, so that
-            none is written with such weights.
+        UserError: A loss is NaN or infinite, at a check or before a checkpoint is saved.
     """
 
     priority = "ABOVE_NORMAL"
@@ -44,7 +43,7 @@ class CollapseMonitorHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at every ``interval``-th iteration."""
+        """Check every ``interval``-th iteration."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         values = {name: float(v.detach()) for name, v in (outputs or {}).items()}
@@ -62,7 +61,7 @@ class CollapseMonitorHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Refuse to save what a broken step left."""
+        """Refuse to save after a loss that is not finite."""
         if "train/loss" in runner.message_hub.log_scalars:
             loss = runner.message_hub.get_scalar("train/loss").current()
             self._check_finite(runner, runner.iter, {"loss": float(loss)})
@@ -72,7 +71,7 @@ class CollapseMonitorHook(Hook):
         broken = {n: v for n, v in values.items() if "loss" in n and not math.isfinite(v)}
         if broken:
             raise UserError(
-                f"at iteration {iteration} {broken} is not finite: lower "
+                f"at iteration {iteration} {broken} is not finite. Lower "
                 "optim_wrapper.optimizer.lr, warm it up, or train without --amp; the last "
-                f"checkpoint in {runner.work_dir} is from before"
+                f"checkpoint in {runner.work_dir} was saved before"
             )

@@ -1,4 +1,4 @@
-"""Keeping all training images on the training device."""
+"""Training images kept on the training device."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from gersp_mm.utils.model import unwrap
 
 @HOOKS.register_module()
 class DeviceImagesHook(Hook):
-    """Decode every image once, keep all of them on the device and cut the views out there.
+    """Decode every image once, keep all images on the device and cut the views out there.
 
-    For data sets of small images that are gone through many times (EuroSAT and Tiny-ImageNet are
-    2 GB), where reading them anew would keep a GPU waiting. Workers then only draw crops and
-    colours, so two of them are plenty. The same seed gives the same views as without the hook, but
-    for single grey levels. Every process keeps all images of its own.
+    This suits data sets of small images that are read many times, such as EuroSAT with
+    Tiny-ImageNet (2 GB), where decoding would keep a GPU waiting. Workers then only draw crops and
+    colours, so two suffice. The same seed gives the same views as without the hook, up to single
+    grey levels. Every process keeps a copy of all images.
 
     All images of a source must have one size, and its pipeline must be one
     :class:`gersp_mm.datasets.ViewAugmentation`.
 
     Args:
-        max_gib: Refuse sources that need more memory than this, together, in GiB.
+        max_gib: Largest memory of both sources together, in GiB.
 
     Raises:
-        UserError: The dataset, its pipelines, the preprocessor or the images are of another kind,
-            or need more memory.
+        UserError: The dataset, its pipelines, the preprocessor or the images do not have this
+            form, or need more memory.
     """
 
     priority = "LOW"  # after the checks of other hooks
@@ -49,8 +49,8 @@ class DeviceImagesHook(Hook):
         for part, kind in ((dataset, PairedDataset), (preprocessor, PairedDataPreprocessor)):
             if not isinstance(part, kind):
                 raise UserError(
-                    f"DeviceImagesHook needs a {kind.__name__}, this run has "
-                    f"{type(part).__name__}: leave the hook out"
+                    f"DeviceImagesHook needs a {kind.__name__}, but this run has a "
+                    f"{type(part).__name__}. Remove the hook."
                 )
         device = next(model.parameters()).device
         free = self.max_gib

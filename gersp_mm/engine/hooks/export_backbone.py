@@ -1,4 +1,4 @@
-"""Write the downstream file next to the checkpoints."""
+"""Export the backbone next to the checkpoints."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class ExportBackboneHook(Hook):
     when complete.
 
     Args:
-        method: Name of the pre-training that the file carries; by default that of the model's
-            class. Baselines that are made of GeRSP's parts name themselves here.
+        method: Name of the pre-training in the file; by default the model's class. Baselines that
+            are made of GeRSP's parts set it.
         weights: ``'ema'`` for the averaged weights of the run's ``EMAHook``, ``'raw'`` for those
             that the optimizer moves. By default ``'ema'`` where there is an ``EMAHook``, which are
             also the weights that MMEngine writes into the checkpoint. The choice is noted in
@@ -48,7 +48,7 @@ class ExportBackboneHook(Hook):
         self.weights = weights
 
     def before_train(self, runner: Any) -> None:
-        """Refuse at once what could not be exported at the first checkpoint."""
+        """Refuse a run whose backbone cannot be exported."""
         preprocessor = unwrap(runner.model).data_preprocessor
         if Normalisation.of(preprocessor) is None:
             raise UserError(
@@ -66,7 +66,7 @@ class ExportBackboneHook(Hook):
         """Export the weights of the checkpoint that is about to be saved (on rank 0 alone)."""
         model, averaged = unwrap(runner.model), averaged_model(runner)
         weights = self.weights or ("raw" if averaged is None else "ema")
-        # The models themselves: whether the checkpoint's are swapped depends on the hooks' order.
+        # Whether EMAHook has swapped the weights in the checkpoint depends on the hooks' order.
         state = (averaged.module if weights == "ema" else model).state_dict()
         checkpoint["meta"]["weights"] = weights
         scale = Normalisation.of(model.data_preprocessor)

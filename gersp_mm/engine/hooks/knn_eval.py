@@ -19,7 +19,7 @@ from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.model import unwrap
 
-TRIED = 128  # images of a part that are decoded before the first step
+TRIED = 128  # images per part that are decoded before the first step
 
 
 @HOOKS.register_module()
@@ -29,7 +29,7 @@ class KNNEvalHook(Hook):
     The features are those of the student's backbone in eval mode. The result goes to the log and
     to every visualisation backend as ``knn_top1``, in per cent. All ranks share the work. The best
     checkpoint (``default_hooks.checkpoint.save_best='knn_top1'``), an ``EarlyStoppingHook`` and a
-    ``ReduceOnPlateauLR`` can be steered by it.
+    ``ReduceOnPlateauLR`` can follow it.
 
     The evaluation comes after the checkpoint of its epoch. A failed evaluation is
     reported on every rank, and training continues.
@@ -37,10 +37,10 @@ class KNNEvalHook(Hook):
     Args:
         train: Voting images: a folder with one sub-folder per class, or a list of
             ``path label`` lines.
-        test: Images that are classified, likewise; numbered by the classes of ``train``.
+        test: Images to classify, in the same form and with the classes of ``train``.
         interval: Epochs between two evaluations, or -1; the last epoch is always evaluated.
         k: Number of neighbours that vote.
-        temperature: T of their weights exp(similarity / T).
+        temperature: T in the weights exp(similarity / T) of the votes.
         size: Side of the images in pixels.
         batch_size: Images of one forward pass.
         num_workers: Processes that decode images.
@@ -48,7 +48,7 @@ class KNNEvalHook(Hook):
 
     Raises:
         UserError: Before the first step, when a number is of another type or outside its range,
-            when the images are not there, or when all of a class are found unreadable.
+            when the images do not exist, or when all examined images of a class are unreadable.
     """
 
     priority = "LOWEST"  # after the checkpoint hook
@@ -86,21 +86,21 @@ class KNNEvalHook(Hook):
 
     @cached_property
     def images(self) -> dict[str, EvalImages]:
-        """Both parts, listed at their first use."""
+        """The voting and the classified images, listed at their first use."""
         try:
             return read_parts(self.sources, self.size, limit=self.limit, refuse_shared=False)
         except UserError as error:
             raise UserError(f"KNNEvalHook: {error}") from error
 
     def before_train(self, runner: Any) -> None:
-        """Make sure that the images are there and that some of them can be decoded."""
+        """List the images, and leave out those of a sample that cannot be decoded."""
         for images in self.images.values():
             _leave_out_unreadable(images)
         counts = {part: len(images) for part, images in self.images.items()}
         runner.logger.info(f"kNN evaluation every {self.interval} epochs on {counts} images")
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Evaluate when it is time."""
+        """Evaluate after every ``interval``-th epoch and after the last."""
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
         try:
@@ -108,14 +108,14 @@ class KNNEvalHook(Hook):
         except Exception as error:
             runner.logger.warning(
                 f"\n{RULE}\n  The kNN evaluation after epoch {runner.epoch + 1} failed and has no "
-                f"result; the training goes on.\n  {type(error).__name__}: {error}\n{RULE}",
+                f"result; training continues.\n  {type(error).__name__}: {error}\n{RULE}",
                 exc_info=not isinstance(error, UserError),
             )
             return
         _tell(runner, dict(knn_top1=accuracy))
 
     def evaluate(self, runner: Any) -> float:
-        """Evaluate the model, averaged where it is saved so, and return top-1 in per cent."""
+        """Return the top-1 accuracy of the model, or of its averaged weights, in per cent."""
         model = unwrap(runner.model)
         scale = Normalisation.of(model.data_preprocessor)
         if scale is None:
@@ -140,13 +140,13 @@ class KNNEvalHook(Hook):
 
 
 def _tell(runner: Any, metrics: dict[str, float]) -> None:
-    """Give the result to the hooks that act on one, as MMEngine's loop does after a validation.
+    """Give the result to the hooks that act on metrics, as MMEngine does after a validation.
 
-    Other hooks are left out: those that average weights would exchange them, for one.
+    Other hooks are left out, because ``EMAHook`` would swap the weights.
     """
     steered = (CheckpointHook, EarlyStoppingHook, ParamSchedulerHook)
     hooks = [hook for hook in runner.hooks if isinstance(hook, steered)]
-    runner.train_loop._epoch += 1  # which is counted before a validation
+    runner.train_loop._epoch += 1  # MMEngine counts an epoch before its validation.
     try:
         for hook in hooks:
             hook.after_val_epoch(runner, metrics=metrics)
@@ -156,7 +156,7 @@ def _tell(runner: Any, metrics: dict[str, float]) -> None:
 
 @contextlib.contextmanager
 def _averaged_weights(runner: Any) -> Iterator[None]:
-    """Put the averaged weights of an ``EMAHook`` into the model, as for a host's validation."""
+    """Put the averaged weights of an ``EMAHook`` into the model inside the context."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
     for hook in hooks:
         hook.before_val_epoch(runner)
@@ -168,7 +168,7 @@ def _averaged_weights(runner: Any) -> Iterator[None]:
 
 
 def _leave_out_unreadable(images: EvalImages) -> None:
-    """Decode some images, spread evenly over all, and leave out those that cannot be."""
+    """Decode evenly spread images, and leave out those that are unreadable."""
     unreadable = {}
     for index in range(0, len(images), max(len(images) // TRIED, 1)):
         try:

@@ -1,4 +1,4 @@
-"""Making sure that a model really starts from the checkpoint that it names."""
+"""A check that a model really starts from the checkpoint that its config names."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from gersp_mm.utils.model import unwrap
 
 @HOOKS.register_module()
 class PretrainedCheckHook(Hook):
-    """Fail before the first iteration unless all of the weights that a config names were loaded.
+    """Fail before the first iteration unless all weights that a config names were loaded.
 
     MMEngine's ``init_cfg=dict(type='Pretrained', …)`` and ``load_from`` load what fits and only log
-    the rest, so a wrong prefix or another stem trains from scratch without a word. This hook
+    the rest, so that a wrong prefix or another stem silently trains from scratch. This hook
     compares names, shapes and values of tensors with the file, in mmpretrain, mmdet, mmrotate and
-    mmseg alike, and the normalisation of the data preprocessor with that of the file: what its
-    ``meta`` names, or the text of the config in it says. Position embeddings that the host resizes
-    have to be what its own function makes of the file's; the log names them.
+    mmseg alike. It also compares the normalisation of the data preprocessor with the one in the
+    file's ``meta`` or config. Position embeddings that the host resizes are compared after the
+    host's own function has resized those of the file; the log names them.
 
-    With ``init_cfg``, all of ``module`` has to come from the file. With ``load_from`` all of the
-    model has to, but for heads: those that are missing or have another number of classes start from
-    random weights, which a warning names. ``module`` then takes nothing from its own ``init_cfg``,
-    so that the file it names need not be there any more; and likewise when a run is resumed.
+    With ``init_cfg``, all of ``module`` has to come from the file. With ``load_from``, the whole
+    model has to, except heads: a head that is missing or has another number of classes starts from
+    random weights, which a warning names. With ``load_from`` and in a resumed run, the file in
+    ``init_cfg`` of ``module`` is not read and need not exist.
 
     Every checkpoint of the run notes in ``meta['pretrained']`` what it started from: path, sha256,
-    method, arch and epoch of the file, or ``method='random'`` without a file; and in
+    method, arch and epoch of the file, or ``method='random'`` without a file. It notes in
     ``meta['normalisation']`` how its images were normalised.
 
     Args:
@@ -54,15 +54,16 @@ class PretrainedCheckHook(Hook):
 
     Raises:
         UserError: A tensor is missing, unexpected, of another shape or of other values than in the
-            file; or mean, std or channel order differ. With the likely reason. Also if a config of
-            ours was given no weights, or its switches did not reach the model.
+            file, or mean, std or channel order differ; the message gives the likely reason. Also
+            if a config of this package was given no weights, or its switches did not reach the
+            model.
     """
 
-    priority = "VERY_LOW"  # after whatever else may touch the weights
+    priority = "VERY_LOW"  # after all hooks that may change weights
 
     def __init__(self, module: str = "backbone") -> None:
         self.module = module
-        self._file: dict[str, Any] | None = None  # between the two looks
+        self._file: dict[str, Any] | None = None  # between the two checks
         self._loaded: dict[str, torch.Tensor] = {}  # by load_from, until training starts
         self._source: dict[str, Any] | None = None
 
@@ -85,7 +86,7 @@ class PretrainedCheckHook(Hook):
         self._check(runner, values=True)
 
     def before_test(self, runner: Any) -> None:
-        """Do so where a test starts from the file itself (frozen features)."""
+        """Compare values and normalisation where a test starts from the file (frozen features)."""
         starts_here = getattr(runner.test_loop, "starts_from_pretrained", False)
         if starts_here and not (runner._resume or runner._load_from):
             self._check(runner, values=True)

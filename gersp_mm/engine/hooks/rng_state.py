@@ -14,9 +14,9 @@ from gersp_mm.utils.randomness import seed_everything
 class RNGStateHook(Hook):
     """Make the random state of every rank a function of (seed, iteration, rank).
 
-    Nothing has to be stored or gathered, and a run may die at any moment: whichever iteration it
-    resumes from, that iteration sees the random numbers it would have seen. Workers are covered
-    by :class:`gersp_mm.PairedSampler`, which gives every sample a seed of its own.
+    No state has to be stored: whichever iteration a run resumes from, that iteration sees the same
+    random numbers as without the interruption. Worker processes are covered by the samplers, which
+    give every sample a seed of its own.
     """
 
     priority = "VERY_HIGH"

@@ -1,4 +1,4 @@
-"""Noting the losses of every iteration without waiting for the device in every iteration."""
+"""Losses of every iteration, noted without waiting for the device in every iteration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from gersp_mm.registry import HOOKS
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
     """MMEngine's ``RuntimeInfoHook``, reading losses from the device only when they are needed.
 
-    MMEngine's own reads every value in every iteration, and each time the host waits until the
-    device has caught up. Here the values of the iterations between two log lines are kept on the
-    device and read in one go before the line is written, before a checkpoint, and at the end of an
-    epoch. What is logged is the same.
+    MMEngine's hook reads every value in every iteration, and each time the host waits for the
+    device. This hook keeps the values on the device and reads them together before a log line, a
+    checkpoint and the end of an epoch. The logged values are the same.
     """
 
     def __init__(self) -> None:
@@ -25,7 +24,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._interval = 1
 
     def before_train(self, runner: Any) -> None:
-        """Look up how often something is logged."""
+        """Look up the interval of the log."""
         super().before_train(runner)
         loggers = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._interval = min(loggers, default=1)
@@ -33,7 +32,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Keep ``log_vars`` of this iteration; read all that are kept if they are logged now."""
+        """Keep ``log_vars`` of this iteration; read all kept values if they are logged now."""
         if outputs:
             values = [torch.as_tensor(value).detach().double() for value in outputs.values()]
             device = values[0].device
@@ -45,7 +44,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self._read(runner)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Let the checkpoint hold what is known."""
+        """Add the values up to now to the checkpoint."""
         if self._waiting:
             self._read(runner)
             if "message_hub" in checkpoint:

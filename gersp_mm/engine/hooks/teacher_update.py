@@ -1,4 +1,4 @@
-"""Moving the teacher once per optimizer step."""
+"""The update of the teacher, once per optimizer step."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class TeacherUpdateHook(Hook):
     """Call the model's ``update_teacher`` once per optimizer step, also when gradients accumulate.
 
     Args:
-        end_momentum: raise the momentum from the model's ``teacher_momentum`` to this value along
-            half a cosine over the run; constant by default.
-        timing: ``'after_step'``, or ``'before_forward'`` as the released code has it. The two
-            differ in the first step, when teacher and student start apart, and in the teacher
-            that the last checkpoint holds.
+        end_momentum: Momentum at the end of the run, in [0, 1]. It is reached from the model's
+            ``teacher_momentum`` along half a cosine; constant by default.
+        timing: ``'after_step'``, or ``'before_forward'`` as in the released code. The two differ
+            in the first step, if teacher and student start apart, and in the teacher of the last
+            checkpoint.
 
     Raises:
-        UserError: ``timing`` is none of the two, or ``end_momentum`` is out of its range.
+        UserError: ``timing`` is neither of the two, or ``end_momentum`` is out of its range.
     """
 
     priority = "NORMAL"
@@ -38,7 +38,7 @@ class TeacherUpdateHook(Hook):
         self.timing = timing
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Update where the released code does."""
+        """Update at the moment of the released code."""
         if self.timing == "before_forward":
             self._update(runner)
 
@@ -54,7 +54,7 @@ class TeacherUpdateHook(Hook):
         if not runner.optim_wrapper.should_update():
             return
         model = unwrap(runner.model)
-        if not hasattr(model, "update_teacher"):  # mmpretrain's own move theirs themselves
+        if not hasattr(model, "update_teacher"):  # mmpretrain's models do it themselves
             return
         momentum = model.teacher_momentum
         if self.end_momentum is not None:

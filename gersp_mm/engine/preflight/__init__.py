@@ -1,1 +1,1 @@
-"""What can be known before the first step."""
+"""Checks of a run before its first step."""

@@ -1,4 +1,4 @@
-"""The batch against the images, the queue and the learning rate."""
+"""Checks of the batch size against images, queue, BatchNorm and learning rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gersp_mm.utils.model import unwrap
 
 
 def check_queue(runner: Any) -> Iterator[Finding]:
-    """The queue has to take the keys of one step."""
+    """Find a queue that is smaller than the keys of one step."""
     queue = getattr(unwrap(runner.model), "queue", None)
     batch = runner.train_dataloader.batch_size
     if queue is None or not batch:
@@ -32,7 +32,7 @@ def check_queue(runner: Any) -> Iterator[Finding]:
 
 
 def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
-    """A queue that a run never fills keeps the random vectors that it starts with."""
+    """Warn of a queue that a run never fills, because its random start vectors remain."""
     queue = getattr(unwrap(runner.model), "queue", None)
     batch = runner.train_dataloader.batch_size
     if queue is None or not batch:
@@ -51,7 +51,7 @@ def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
 
 
 def check_pooled_norm(runner: Any) -> Iterator[Finding]:
-    """A head that pools an image to one value per channel needs two images for its BatchNorm."""
+    """Find a BatchNorm after global pooling that gets a batch of one image."""
     loader = runner.train_dataloader
     name = _pooled_norm(unwrap(runner.model))
     if name is None or not loader.batch_size:
@@ -73,7 +73,7 @@ def check_pooled_norm(runner: Any) -> Iterator[Finding]:
 
 
 def _pooled_norm(model: nn.Module) -> str | None:
-    """Return the name of a BatchNorm behind a pooling to one value, None if there is none."""
+    """Return the name of a BatchNorm after global pooling, or None."""
     for name, module in model.named_modules():
         if not isinstance(module, nn.Sequential):
             continue
@@ -89,7 +89,7 @@ def _pooled_norm(model: nn.Module) -> str | None:
 
 
 def check_epoch(runner: Any) -> Iterator[Finding]:
-    """An epoch has to hold a batch."""
+    """Find an epoch that is shorter than one batch."""
     loader = runner.train_dataloader
     if not loader.batch_size:
         return
@@ -115,7 +115,7 @@ def check_epoch(runner: Any) -> Iterator[Finding]:
 
 
 def check_accumulation(runner: Any) -> Iterator[Finding]:
-    """A run has to hold an optimizer step."""
+    """Find a run that is shorter than one optimizer step."""
     counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
     if isinstance(counts, int) and counts > runner.max_iters:
         yield Finding(
@@ -128,7 +128,7 @@ def check_accumulation(runner: Any) -> Iterator[Finding]:
 
 
 def check_base_batch_size(runner: Any) -> Iterator[Finding]:
-    """Warn where the learning rate is meant for another batch."""
+    """Warn of a learning rate that is meant for another batch size."""
     scaling = runner.cfg.get("auto_scale_lr") or {}
     base = scaling.get("base_batch_size")
     batch = runner.train_dataloader.batch_size or 0
@@ -148,7 +148,7 @@ def check_base_batch_size(runner: Any) -> Iterator[Finding]:
 
 
 def check_view_sizes(runner: Any) -> Iterator[Finding]:
-    """Views of one forward pass have to be of one size."""
+    """Find views of different sizes in one forward pass."""
     model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
     if not (getattr(model, "joint_forward", False) and model.with_natural_branch):
         return

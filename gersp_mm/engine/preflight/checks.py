@@ -1,4 +1,4 @@
-"""The checks before the first step. Each is quick, takes one subject and gives findings."""
+"""All checks before the first step. Each is quick, takes one subject and yields findings."""
 
 from gersp_mm.engine.preflight import (
     batch,
@@ -12,19 +12,20 @@ from gersp_mm.engine.preflight import (
     values,
 )
 
-# Of a config, before anything is built.
+# Checks of a config, before anything is built.
 CONFIG_CHECKS = (
     names.check_config_names,
     names.check_types,
     values.check_host,
     values.check_values,
     values.check_normalisation,
+    values.check_initialisation,
     values.check_learning_rate,
     values.check_workers,
     classes.check_topk,
     parts.check_parts,
 )
-# Of a runner, when everything is built.
+# Checks of a runner, when everything is built.
 RUN_CHECKS = (
     classes.check_natural_classes,
     classes.check_downstream_classes,
@@ -46,5 +47,5 @@ RUN_CHECKS = (
     schedule.check_checkpoint_counting,
     monitors.check_monitors,
 )
-# Of a runner that only tests.
+# Checks of a runner that only tests.
 TEST_CHECKS = (classes.check_downstream_classes,)

@@ -1,4 +1,4 @@
-"""Classifiers against the classes of the data."""
+"""Checks of classifiers against the classes of the data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADS = (
     "auxiliary_head", "bbox_head", "decode_head", "head", "mask_head", "mask_iou_head",
     "point_head", "query_head",
 )  # fmt: skip
-EDGE_HEADS = ("STDCHead",)  # of mmseg, which learn edges whatever the classes
+EDGE_HEADS = ("STDCHead",)  # heads of mmseg that learn edges
 PARTS = dict(train="training", val="validation", test="test")
 
 
@@ -33,8 +33,8 @@ def fill_class_count(cfg: Config, checkpoint: str | None = None) -> None:
     A run that is resumed or tested keeps the number of its checkpoint.
 
     Args:
-        cfg: A config of pre-training; changed in place. Others are left alone.
-        checkpoint: The checkpoint whose number counts; that of a run that is resumed by default.
+        cfg: A pre-training config, changed in place. Other configs stay as they are.
+        checkpoint: Path of the checkpoint that decides; by default that of a resumed run.
 
     Raises:
         UserError: The natural images cannot be listed, or the checkpoint cannot be read.
@@ -65,8 +65,8 @@ def count_classes(source: Mapping[str, Any]) -> int:
     """Return the number of classes of a labelled data set.
 
     Args:
-        source: Its config. Where the data set counts its classes without listing its images
-            (:class:`gersp_mm.LabelledImages`), they are not listed.
+        source: Config of the data set. :class:`gersp_mm.LabelledImages` counts its classes without
+            listing the images.
     """
     from gersp_mm.datasets.paired import _build_source
     from gersp_mm.datasets.sources import LabelledImages
@@ -119,7 +119,7 @@ def check_downstream_classes(runner: Any) -> Iterator[Finding]:
     """Compare every head of a host's model with the classes of the data of the run's loops."""
     model = unwrap(runner.model)
     if isinstance(model, BaseSelfSupervisor) or hasattr(model, "language_model"):
-        return  # Their outputs are no classes of the data, or follow the text of a prompt.
+        return  # Their outputs are no classes of the data, or follow a text prompt.
     counts = {}
     for part, title in PARTS.items():
         if (dataset := _built_dataset(runner, part)) is not None:
@@ -159,12 +159,12 @@ def check_class_names(runner: Any) -> Iterator[Finding]:
 
 
 def difference_of_classes(known: Sequence[str], given: Sequence[str], dataset: Any) -> str | None:
-    """Say where labels of a data set mean other classes than a model was trained with.
+    """Return the first difference between the classes of a training and of a data set, or None.
 
     Args:
         known: The classes of the training, in the order of their labels.
         given: The classes of the data set.
-        dataset: The data set. Data sets of mmpretrain may have other names altogether.
+        dataset: The data set. In mmpretrain, all names may differ.
     """
     if not known or not given or list(known) == list(given):
         return None
@@ -177,15 +177,15 @@ def difference_of_classes(known: Sequence[str], given: Sequence[str], dataset: A
 
 
 def require_trained_classes(runner: Any, path: str, meta: Mapping[str, Any]) -> None:
-    """Make sure that the labels of a test mean the classes that a checkpoint was trained with.
+    """Refuse a test whose labels mean other classes than the checkpoint was trained with.
 
     Args:
         runner: The built run.
-        path: The checkpoint, for the message.
-        meta: Its meta.
+        path: Path of the checkpoint, for the message.
+        meta: Meta of the checkpoint.
 
     Raises:
-        UserError: They mean others.
+        UserError: The classes differ.
     """
     known = (meta.get("dataset_meta") or {}).get("classes")
     with told_in_one_line(runner.cfg):
@@ -199,7 +199,7 @@ def require_trained_classes(runner: Any, path: str, meta: Mapping[str, Any]) -> 
 
 
 def _built_dataset(runner: Any, part: str) -> Any:
-    """Return the data set of a loop, None where there is no such loop or it is not built yet."""
+    """Return the data set of a loop, or None if the loop does not exist or is not built."""
     loop = getattr(runner, f"_{part}_loop", None)
     return (
         loop.dataloader.dataset
@@ -215,7 +215,7 @@ def _classes_of(dataset: Any) -> tuple[str, ...]:
 
 
 def _has_classes(name: str, module: Any) -> bool:
-    """Whether a part of a model has one output for each class of the data."""
+    """Tell whether a part of a model has one output per class of the data."""
     parts = [part for part in name.split(".") if not part.isdecimal()]
     return (
         bool(parts)
@@ -227,12 +227,12 @@ def _has_classes(name: str, module: Any) -> bool:
 
 
 def _fits(head: Any, needed: int) -> bool:
-    one_output = getattr(head, "out_channels", None) == 1  # tells background and object apart
+    one_output = getattr(head, "out_channels", None) == 1  # background or object
     return head.num_classes == needed or (one_output and needed == 2)
 
 
 def _field_of_head(cfg: Config, name: str) -> str:
-    """Return the key of the config that says how many classes a head has."""
+    """Return the key of the config that sets a head's number of classes."""
     field = f"model.{name}.num_classes"
     if value_at(cfg, field) is None:  # Several heads may be made of one section.
         shared = ".".join(part for part in name.split(".") if not part.isdecimal())
@@ -251,7 +251,7 @@ def _count_of_dataset(dataset: Any) -> tuple[int, bool]:
 def _needed_outputs(dataset: Any) -> int:
     try:
         return int(np.max(dataset.get_gt_labels())) + 1
-    except (AttributeError, KeyError, TypeError, ValueError):  # without labels of whole images
+    except (AttributeError, KeyError, TypeError, ValueError):  # no labels of whole images
         return 0
 
 

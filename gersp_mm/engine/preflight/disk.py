@@ -1,4 +1,4 @@
-"""Whether the disk has room for the checkpoints to come."""
+"""A check that the disk has room for the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from gersp_mm.utils.model import unwrap
 
 
 def check_free_space(runner: Any, hook: Any, folder: str | os.PathLike) -> None:
-    """Compare the free space of a folder with what a run is going to write there.
+    """Compare the free space of a folder with the checkpoints that a run will write.
+
+    A warning is logged if there is room for some of the checkpoints only.
 
     Args:
-        runner: Before its first step.
+        runner: The run before its first step.
         hook: The ``CheckpointHook`` of the run, which says how many checkpoints are kept.
-        folder: Where it writes them.
+        folder: Folder of the checkpoints.
 
     Raises:
-        UserError: There is no room for one checkpoint. Where there is room for some of those to
-            come, a warning says for how many.
+        UserError: There is no room for one checkpoint.
     """
     size = checkpoint_bytes(unwrap(runner.model), runner.optim_wrapper, hook.save_optimizer)
     total, step = (
@@ -58,7 +59,7 @@ def checkpoint_bytes(model: torch.nn.Module, optim_wrapper: Any, with_optimizer:
     """Estimate the size of a checkpoint from the model and the kind of its optimizer.
 
     Args:
-        model: Without wrappers.
+        model: The model without wrappers.
         optim_wrapper: An ``OptimWrapper`` or ``OptimWrapperDict`` of MMEngine.
         with_optimizer: Whether the state of the optimizer is saved.
     """

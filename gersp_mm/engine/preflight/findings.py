@@ -1,4 +1,4 @@
-"""What a check found, and how findings are told."""
+"""Findings of checks, and how they are reported."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Finding(NamedTuple):
 
     Attributes:
         field: Dotted key of the config.
-        value: What the config holds there.
-        problem: What is wrong with it, as a sentence.
-        fix: What to do about it, as a sentence.
+        value: Value of the field.
+        problem: A sentence that says what is wrong.
+        fix: A sentence that says what to do.
         severity: ``'error'`` or ``'warning'``.
     """
 
@@ -38,10 +38,10 @@ Check = Callable[[Any], Iterable[Finding]]
 
 
 def run_checks(checks: Iterable[Check], subject: Any) -> list[Finding]:
-    """Run independent checks of one subject; the same finding of two checks counts once.
+    """Return the findings of independent checks of one subject, without duplicates.
 
     Args:
-        checks: Functions that take the subject. A :class:`UserError` of one is its finding.
+        checks: Functions that take the subject. A :class:`UserError` becomes a finding.
         subject: A config, or a runner.
     """
     found: dict[str, Finding] = {}
@@ -71,11 +71,11 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
 
 
 def warn(findings: Iterable[Finding], say: Callable[[str], Any]) -> None:
-    """Tell all warnings, each in a frame that stands out.
+    """Report each warning in a frame that stands out.
 
     Args:
-        findings: Errors among them are left out.
-        say: Takes one message.
+        findings: Warnings, and errors, which are ignored.
+        say: Function that takes one message.
     """
     for finding in findings:
         if finding.severity == "warning":

@@ -1,4 +1,4 @@
-"""Refusing, before the first step, what cannot work."""
+"""The hook that checks a run before its first step."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ class PreflightHook(Hook):
     told = False
 
     def before_train(self, runner: Any) -> None:
-        """Run every check."""
+        """Run the checks of the config and of the built run."""
         findings = run_checks(CONFIG_CHECKS, runner.cfg) + run_checks(RUN_CHECKS, runner)
         warn(findings, runner.logger.warning)
         refuse_errors(findings)
 
     def before_test(self, runner: Any) -> None:
-        """Check the heads, unless nothing but features is evaluated."""
+        """Check the heads, unless only features are evaluated."""
         if not getattr(runner.test_loop, "starts_from_pretrained", False):
             refuse_errors(run_checks(TEST_CHECKS, runner))
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Say once what shuffling costs."""
+        """Log once how much data shuffling sends."""
         sent = getattr(unwrap(runner.model), "exchanged_bytes", 0)
         if sent and not self.told:
             runner.logger.info(
-                f"key_bn='shuffle' sends {sent / 2**20:.1f} MiB of images a step from each process"
+                f"key_bn='shuffle' sends {sent / 2**20:.1f} MiB of images per step and process"
             )
             self.told = True

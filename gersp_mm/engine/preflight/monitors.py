@@ -1,4 +1,4 @@
-"""Metrics that choose the best checkpoint, end a run or lower its learning rate."""
+"""Checks of metrics that choose the best checkpoint, end a run or lower its learning rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gersp_mm.checkpoints.resume import flat_schedulers
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.utils.errors import listed, nearest
 
-# What the hosts' metrics are called, by class: a pattern, and the names to show.
+# Names of the hosts' metrics by class: a pattern, and the names to show.
 NAMES = {
     "SingleLabelMetric": (
         r"single-label/(precision|recall|f1-score|support)(_\S+)?",
@@ -41,7 +41,7 @@ def check_monitors(runner: Any) -> Iterator[Finding]:
                 name,
                 f"{field}={name!r} monitors a metric, but the run evaluates nothing.",
                 "Add a KNNEvalHook (pre-training) or val_dataloader, val_cfg and val_evaluator, or "
-                "remove it.",
+                "remove the monitor.",
             )
         elif name != "auto":
             close = nearest(name, names, 0.6)
@@ -67,7 +67,7 @@ def _monitored(runner: Any) -> Iterator[tuple[str, str]]:
 
 
 def _accuracies(metric: Any) -> tuple[str, list[str]] | None:
-    """Return what mmpretrain's ``Accuracy`` gives: a name for each of its ``topk``."""
+    """Return a pattern and the names of mmpretrain's ``Accuracy``, one for each of its ``topk``."""
     if type(metric).__name__ != "Accuracy":
         return None
     names = [f"accuracy/top{k}" for k in metric.topk]
@@ -75,7 +75,7 @@ def _accuracies(metric: Any) -> tuple[str, list[str]] | None:
 
 
 def _given(runner: Any) -> list[tuple[str, list[str]]] | None:
-    """Return patterns and examples of all metrics' names, or None where they are not known."""
+    """Return patterns and examples of all metrics' names, or None if they are not known."""
     given = []
     for hook in runner.hooks:
         given += [(re.escape(name), [name]) for name in getattr(hook, "metric_names", ())]

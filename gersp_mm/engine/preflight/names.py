@@ -1,4 +1,4 @@
-"""Option names: what is typed has to change something."""
+"""Checks of option names: an option has to change something."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOP_LEVEL = {
     "efficient_conv_bn_eval", "evaluation", "find_unused_parameters", "frozen",
     "model_wrapper_cfg", "pretrained", "submission", "sync_bn", "work_dir",
 }  # fmt: skip
-# What sections take that name no type, or that are read by MMEngine's builders.
+# Names in sections without a type, and names that MMEngine's builders read.
 SECTIONS: dict[str, set[str]] = {
     "*_dataloader": {
         "batch_sampler", "batch_size", "collate_fn", "dataset", "disable_subprocess_warning",
@@ -57,7 +57,7 @@ DEFAULT_TYPES = {
     "val_cfg": "ValLoop",
     "visualizer": "Visualizer",
 }
-# What builders take from a typed section before they call its class.
+# Names that builders remove from a typed section before they call its class.
 TAKEN: dict[str, set[str]] = {
     "*": {"type", "_scope_", "_delete_"},
     "*norm_cfg": {"requires_grad"},
@@ -67,8 +67,8 @@ TAKEN: dict[str, set[str]] = {
     "param_scheduler*": {"convert_to_iter_based", "epoch_length"},
     "train_cfg": {"by_epoch"},
 }
-GIVEN = {"dataloader", "dataset", "optimizer", "runner", "self"}  # by the builders themselves
-REGISTRIES = {  # by the first name of a key, the likely ones
+GIVEN = {"dataloader", "dataset", "optimizer", "runner", "self"}  # arguments from the builders
+REGISTRIES = {  # likely registries by the first name of a key
     "custom_hooks": ("HOOKS",),
     "default_hooks": ("HOOKS",),
     "log_processor": ("LOG_PROCESSORS",),
@@ -83,7 +83,7 @@ REGISTRIES = {  # by the first name of a key, the likely ones
     "visualizer": ("VISUALIZERS", "VISBACKENDS"),
 }
 DATA_REGISTRIES = ("DATASETS", "TRANSFORMS", "DATA_SAMPLERS", "FUNCTIONS")
-# Sections whose builders take more than the class that they name.
+# Sections whose builders take more names than the class itself.
 LAYERS = ("model.*.conv_cfg", "model.*.dcn", "model.*.plugins*", "model.*.upsample_cfg")
 
 
@@ -95,15 +95,15 @@ def top_level_names() -> set[str]:
 
 
 def check_options(shipped: Config, options: Mapping[str, Any]) -> list[Finding]:
-    """Find the options that change nothing.
+    """Return findings on the options that change nothing.
 
     Args:
-        shipped: The config as its file has it.
+        shipped: The config as its file states it.
         options: Values by dotted key.
     """
     changed = Config(shipped._cfg_dict.to_dict())
     for key, value in options.items():
-        with contextlib.suppress(KeyError, TypeError, AttributeError):  # is told key by key
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # reported key by key
             changed.merge_from_dict({key: value})
     found = []
     for key, value in options.items():
@@ -114,7 +114,7 @@ def check_options(shipped: Config, options: Mapping[str, Any]) -> list[Finding]:
 
 
 def check_config_names(cfg: Config) -> Iterator[Finding]:
-    """Find misspelled names in the config itself: at the top level and in sections without type."""
+    """Find misspelled names in a config, at the top level and in sections without type."""
     known = top_level_names()
     for name in cfg:
         close = nearest(name, known, 0.9) if name not in known else None
@@ -159,7 +159,7 @@ def _check_key(key: str, value: Any, shipped: Config, changed: Config) -> Findin
             continue
         if not isinstance(before, (Mapping, Config, type(None))):
             return Finding(
-                key, value, f"{key} cannot be set: {section} is {before!r}, no section.",
+                key, value, f"{key} cannot be set, because {section} is {before!r}, not a dict.",
                 f"Set {section} itself.",
             )  # fmt: skip
         if depth and (before is None or name not in before):
@@ -250,7 +250,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _check_name(
     key: str, value: Any, section: str, name: str, before: Mapping[str, Any], after: Any
 ) -> Finding | None:
-    """Look at a name that its section does not have yet."""
+    """Check a name that its section does not have yet."""
     if any(fnmatchcase(section, free) for free in FREE):
         return None
     kind = after.get("type") if isinstance(after, (Mapping, Config)) else None
@@ -281,7 +281,7 @@ def _check_name(
         )  # fmt: skip
     if opaque:
         return Finding(
-            key, value, f"{key}: whether {owner} reads {name} cannot be told.",
+            key, value, f"{key}: it is not known whether {owner} reads {name}.",
             "Check that the option has the effect that you want.", "warning",
         )  # fmt: skip
     names = sorted(allowed - TAKEN["*"] - GIVEN)
@@ -362,7 +362,7 @@ def find_types(kind: Any, section: str, cfg: Any = None) -> list[Any]:
 
 
 def _registered(root: Any, scope: str | None, name: str) -> Any:
-    """Look a name up in the registry of a library, or in MMEngine's, without a warning."""
+    """Return the entry of a library's registry, or of MMEngine's, without a warning."""
     if scope:
         with contextlib.suppress(ImportError):
             import_module(f"{scope}.registry")
@@ -371,9 +371,9 @@ def _registered(root: Any, scope: str | None, name: str) -> Any:
 
 
 def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
-    """Return the names that a class or function takes, and whether it may take others too.
+    """Return the argument names of a class or function, and whether it may take others too.
 
-    A ``**kwargs`` of a class is followed along its bases as far as it is handed to them. A class
+    The ``**kwargs`` of a class are followed along its bases as far as they are passed on. A class
     that checks its ``**kwargs`` itself lists their names in ``keyword_names``.
     """
     names = set(getattr(function, "keyword_names", ()))
@@ -388,19 +388,19 @@ def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
     for layer in layers:
         try:
             taken = inspect.signature(layer).parameters.values()
-        except (TypeError, ValueError):  # of a builtin
+        except (TypeError, ValueError):  # Builtins have no signature.
             return names, True
         names |= {p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         others = [p.name for p in taken if p.kind is p.VAR_KEYWORD]
         if not others or is_checked:
             return names, False
-        if not _hands_on(layer, others[0]):
+        if not _passes_on(layer, others[0]):
             return names, True
     return names, bool(layers)
 
 
-def _hands_on(function: Any, keywords: str) -> bool:
-    """Whether an ``__init__`` gives its ``**kwargs`` to the one of its base."""
+def _passes_on(function: Any, keywords: str) -> bool:
+    """Tell whether an ``__init__`` passes its ``**kwargs`` to that of its base."""
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""Training, validation and test data that are the same."""
+"""A check that training, validation and test data differ."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _datasets(cfg: Config, part: str) -> list[Mapping[str, Any]]:
 
 
 def _identity(dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return what tells the images of a data set from others; None where that is not known."""
+    """Return the split and the paths that identify a data set's images, or None."""
     root = str(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix") or ""
     places = list(prefix.values()) if isinstance(prefix, Mapping) else [prefix]

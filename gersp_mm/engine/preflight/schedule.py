@@ -1,4 +1,4 @@
-"""The learning-rate schedule against the length of the run."""
+"""Checks of the learning-rate schedule against the length of the run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mmengine.hooks import CheckpointHook
 from gersp_mm.engine import schedule
 from gersp_mm.engine.preflight.findings import Finding
 
-# A learning rate counts as annealed below this multiple of where the schedule would end.
+# A learning rate counts as annealed below this multiple of the schedule's last rate.
 ANNEALED = 1.3
 TOLERANCE = 0.01  # of the run's length
 
 
 def check_schedule(runner: Any) -> Iterator[Finding]:
-    """Compare a run's schedule with its length, by running the schedulers on paper."""
+    """Compare a run's schedule with its length by simulating the schedulers."""
     yield from compare_schedule(runner.cfg, len(runner.train_dataloader))
 
 
 def compare_schedule(cfg: Config, epoch_length: int) -> Iterator[Finding]:
-    """Say what the learning rate will do where the schedule is made for another length.
+    """Yield a finding on the learning rate if the schedule is made for another length.
 
     Args:
         cfg: A config that trains.

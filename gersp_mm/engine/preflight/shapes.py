@@ -1,4 +1,4 @@
-"""Whether the parts of a model fit each other, tried on one black image."""
+"""A check that the parts of a model fit each other, run on one black image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gersp_mm.utils.model import unwrap
 
 
 def check_shapes(runner: Runner) -> Iterator[Finding]:
-    """Run the backbone on one image, and try what comes after it."""
+    """Run the backbone, the neck and the heads on one image."""
     model: Any = unwrap(runner.model)
     if isinstance(getattr(getattr(model, "head", None), "fc", None), nn.Linear):
         yield from _check_classifier(model)
@@ -46,7 +46,7 @@ def check_shapes(runner: Runner) -> Iterator[Finding]:
 
 
 def _check_classifier(model: Any) -> Iterator[Finding]:
-    """Compare the head of mmpretrain's classifiers with what comes before it."""
+    """Compare the head of mmpretrain's classifiers with the features before it."""
     features, _ = _try(model.backbone, _one_image(model, 224))
     if features is not None and getattr(model, "neck", None) is not None:
         features, _ = _try(model.neck, features)
@@ -75,11 +75,11 @@ def _view_size(dataset: Any) -> int | None:
 
 
 def _try(module: nn.Module, value: Any) -> tuple[Any, str]:
-    """Return what a module makes of a value, and the problem if its shape does not fit.
+    """Return the output of a module, and the problem if the shape does not fit.
 
-    The module is in evaluation mode meanwhile, so nothing is drawn and no statistics change.
+    The module runs in evaluation mode, so that no random state and no statistics change.
     """
-    if getattr(module, "_compiled_call_impl", None) is not None:  # takes minutes
+    if getattr(module, "_compiled_call_impl", None) is not None:  # Compiling takes minutes.
         return None, ""
     modes = [(part, part.training) for part in module.modules()]
     try:

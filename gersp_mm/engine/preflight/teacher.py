@@ -1,4 +1,4 @@
-"""The teacher: moved by a hook, left alone by the optimizer, keys that give nothing away."""
+"""Checks of the teacher: its update, its start, the optimizer and its BatchNorm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gersp_mm.utils.model import unwrap
 
 
 def check_colour(runner: Any) -> Iterator[Finding]:
-    """Colour work that is left to the device needs a preprocessor that does it."""
+    """Find colours that are left to a preprocessor that does not apply them."""
     model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
     for name in ("rs_pipeline", "natural_pipeline"):
         transforms = getattr(getattr(dataset, name, None), "transforms", ())
@@ -32,8 +32,8 @@ def check_colour(runner: Any) -> Iterator[Finding]:
 
 
 def check_teacher_moves(runner: Any) -> Iterator[Finding]:
-    """A hook has to move the teacher."""
-    from gersp_mm.engine.hooks.teacher_update import TeacherUpdateHook  # imports the checks
+    """Find a teacher that no hook updates."""
+    from gersp_mm.engine.hooks.teacher_update import TeacherUpdateHook  # It imports the checks.
 
     if getattr(unwrap(runner.model), "teacher", None) is None:
         return
@@ -41,13 +41,13 @@ def check_teacher_moves(runner: Any) -> Iterator[Finding]:
         yield Finding(
             "default_hooks.teacher_update",
             None,
-            "No hook moves the teacher.",
+            "No hook updates the teacher.",
             "Add default_hooks=dict(teacher_update=dict(type='gersp_mm.TeacherUpdateHook')).",
         )
 
 
 def check_optimizer(runner: Any) -> Iterator[Finding]:
-    """The optimizer may not hold the teacher."""
+    """Find parameters of the teacher in the optimizer."""
     teacher = getattr(unwrap(runner.model), "teacher", None)
     if teacher is None:
         return
@@ -63,7 +63,7 @@ def check_optimizer(runner: Any) -> Iterator[Finding]:
 
 
 def check_teacher_start(runner: Any) -> Iterator[Finding]:
-    """A teacher that is to start as the student has to be its copy."""
+    """Find a teacher that should start as a copy of the student and does not."""
     model = unwrap(runner.model)
     if getattr(model, "teacher", None) is None or model.teacher_init != "copy":
         return
@@ -81,7 +81,7 @@ def check_teacher_start(runner: Any) -> Iterator[Finding]:
 
 
 def check_batch_norm(runner: Any) -> Iterator[Finding]:
-    """BatchNorm may not tell which images belong together."""
+    """Find a BatchNorm whose statistics reveal which images belong together."""
     model = unwrap(runner.model)
     teacher = getattr(model, "teacher", None)
     if teacher is None:

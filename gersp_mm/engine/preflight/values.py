@@ -1,4 +1,4 @@
-"""Types and ranges of values that no class of this package reads."""
+"""Checks of the types and ranges of values that no class of this package reads."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def check_fraction_pair(name: str, value: Any) -> None:
 
 
 def check_interval(name: str, value: Any) -> None:
-    """Raise a :class:`UserError` unless something may be done at this interval."""
-    if value != -1:  # never
+    """Raise a :class:`UserError` unless ``value`` is an interval, or -1 for never."""
+    if value != -1:
         check_number(name, value, 1, whole=True, such_as=1)
 
 
 def check_per_channel(name: str, value: Any) -> None:
-    """Raise a :class:`UserError` unless ``value`` fits pixel values of 0 to 255."""
+    """Raise a :class:`UserError` unless ``value`` is a list of one number per channel."""
     numbers = value if isinstance(value, (list, tuple)) else [value]
     is_std = name.endswith("std")
     example = [58.395, 57.12, 57.375] if is_std else [123.675, 116.28, 103.53]
@@ -64,13 +64,13 @@ def check_log_level(name: str, value: Any) -> None:
 
 
 def check_start_method(name: str, value: Any) -> None:
-    """Raise a :class:`UserError` unless worker processes can be started so."""
+    """Raise a :class:`UserError` unless worker processes can be started by this method."""
     check_choice(name, value, ("fork", "spawn", "forkserver"))
 
 
 count = partial(check_number, low=1, whole=True)
 share = partial(check_number, low=0)
-# The first pattern that matches a key decides. None passes, where MMEngine takes it.
+# The first pattern that matches a key decides. None is allowed.
 RULES: dict[str, Rule] = {
     "model": check_section,
     "*_dataloader": check_section,
@@ -131,7 +131,7 @@ def _matches(key: str, pattern: str) -> bool:
 
 
 def check_normalisation(cfg: Config) -> Iterator[Finding]:
-    """Find a mean and a standard deviation that are made for pixel values of 0 to 1."""
+    """Find a mean and a standard deviation that are meant for pixel values of 0 to 1."""
     model = cfg.get("model")
     preprocessor = model.get("data_preprocessor") if isinstance(model, Mapping) else None
     if not isinstance(preprocessor, Mapping):
@@ -151,10 +151,23 @@ def check_normalisation(cfg: Config) -> Iterator[Finding]:
         yield Finding(
             f"{key}.std",
             std,
-            f"{key}.std={std} is made for pixel values of 0 to 1, but images are normalised with "
-            "values of 0 to 255.",
+            f"{key}.std={std} is meant for pixel values of 0 to 1, but images have values of 0 to "
+            "255.",
             "Multiply mean and std by 255.",
         )
+
+
+def check_initialisation(cfg: Config) -> Iterator[Finding]:
+    """Find an ``init_cfg`` without a type, as an option of one of its keys leaves it."""
+    for key, value in _flat(cfg):
+        is_filled = key.endswith(".init_cfg") and isinstance(value, Mapping) and value
+        if is_filled and "type" not in value:
+            yield Finding(
+                f"{key}.type",
+                None,
+                f"{key} has no type.",
+                f"Add {key}.type=Pretrained, or use pretrained=PATH for a backbone.",
+            )
 
 
 def check_workers(cfg: Config) -> Iterator[Finding]:
@@ -175,7 +188,7 @@ def check_workers(cfg: Config) -> Iterator[Finding]:
 
 
 def check_learning_rate(cfg: Config) -> Iterator[Finding]:
-    """Warn of a learning rate of 0, with which nothing is learnt."""
+    """Warn of a learning rate of 0."""
     wrapper = cfg.get("optim_wrapper")
     optimizer = wrapper.get("optimizer") if isinstance(wrapper, Mapping) else None
     if isinstance(optimizer, Mapping) and optimizer.get("lr") == 0:
