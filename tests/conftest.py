@@ -42,9 +42,10 @@ def unformatted_configs() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def impatient_loaders() -> Iterator[None]:
-    """A loader that is collected as garbage waits 5 s for each of its processes, in vain."""
-    with mock.patch("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2):
+def impatience() -> Iterator[None]:
+    """Look at processes often; a loader collected as garbage waits 5 s for each of its, in vain."""
+    loaders = mock.patch("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    with mock.patch("gersp_mm.engine.runs.POLL", 0.05), loaders:
         yield
 
 
