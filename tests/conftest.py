@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -38,6 +39,21 @@ def unformatted_configs() -> Iterator[None]:
     """MMEngine has every config formatted that it writes, which takes most of a small run."""
     with mock.patch("yapf.yapflib.yapf_api.FormatCode", lambda text, **options: (text, True)):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def impatience() -> Iterator[None]:
+    """Look at processes often; a loader collected as garbage waits 5 s for each of its, in vain."""
+    loaders = mock.patch("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    with mock.patch("gersp_mm.engine.runs.POLL", 0.05), loaders:
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_garbage() -> None:
+    """Let the collector pass over what was imported: MMEngine calls it for each data set."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

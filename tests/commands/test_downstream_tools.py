@@ -11,8 +11,9 @@ import mmdet
 import pytest
 import torch
 
-from tests.commands.test_train import assert_one_error_line, call, environment
+from tests.commands.test_train import TRAIN, assert_one_error_line, call, environment
 from tests.support.downstream import downstream_twin, write_backbone
+from tests.support.forked import run_ranks
 from tests.support.smoke import CONFIGS, ROOT
 
 TEST = str(ROOT / "tools" / "test.py")
@@ -56,14 +57,13 @@ def test_knn_by_train_and_by_test_give_the_same(downstream_data, backbone, tmp_p
 @pytest.mark.dist
 def test_two_processes_train_one_model(downstream_data, backbone, tmp_path):
     config = dumped(FINETUNE, downstream_data, tmp_path)
-    done = subprocess.run(
-        ["bash", str(ROOT / "tools" / "dist_train.sh"), str(config), "2", "--cfg-options",
-         f"pretrained={backbone}"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"318/318 tensors of model.backbone are those of {backbone}" in done.stdout + done.stderr
-    (checkpoint,) = (tmp_path / "work_dirs").rglob("epoch_1.pth")
+    command = (TRAIN, config, "--work-dir", tmp_path / "run", "--launcher", "pytorch")
+    options = ("--cfg-options", f"pretrained={backbone}")
+    ranks = run_ranks(*command, *options, output=tmp_path, env=environment())
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stdout[-3000:]
+    text = f"318/318 tensors of model.backbone are those of {backbone}"
+    assert text in "".join(rank.stdout for rank in ranks)
+    (checkpoint,) = tmp_path.rglob("epoch_1.pth")
     assert torch.load(checkpoint, weights_only=False)["meta"]["pretrained"]["arch"] == "ResNet-50"
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gersp_mm.checkpoints import latest_checkpoint
+from tests.support import dist_worker
 from tests.support.dist_worker import (
     BASELINES,
     GLOBAL_BATCH,
@@ -21,6 +22,7 @@ from tests.support.dist_worker import (
     run,
     without_batch_norm,
 )
+from tests.support.forked import run_ranks
 from tests.support.runs import assert_same, demo_config, load
 from tests.support.smoke import ROOT
 
@@ -36,14 +38,8 @@ def environment() -> dict[str, str]:
 def ranks(pair_data, tmp_path_factory):
     """What rank 0 and rank 1 ended with."""
     out = tmp_path_factory.mktemp("dist")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "tests.support.dist_worker", str(pair_data), str(out),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for done in run_ranks(dist_worker.__file__, pair_data, out, output=out, env=environment()):
+        assert done.returncode == 0, done.stdout[-3000:]
     loaded = [load(out / f"rank{rank}.pt") for rank in (0, 1)]
     shutil.rmtree(out)
     return loaded
@@ -178,9 +174,8 @@ def test_killed_between_two_steps_and_resumed_the_run_ends_the_same(ranks, count
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_dist_train_stops_at_a_signal_and_goes_on(pair_data, tmp_path, number):
-    """The launcher passes the signal on, rank 0 saves, and --resume finishes the run."""
+def test_dist_train_stops_at_signals_and_goes_on(pair_data, tmp_path):
+    """The launcher passes each signal on, rank 0 saves, and --resume finishes the run."""
     cfg = demo_config(pair_data, tmp_path / "unused", iterations=4, epochs=400)
     cfg.train_dataloader.num_workers = 1
     cfg.default_hooks.checkpoint.interval = 1000
@@ -188,20 +183,23 @@ def test_dist_train_stops_at_a_signal_and_goes_on(pair_data, tmp_path, number):
     cfg.pop("work_dir")
     config, work_dir = tmp_path / "small.py", tmp_path / "work"
     cfg.dump(config)
-    with launch(config, work_dir) as process:
+    stopped, newest = dict(epoch=0, iter=0), None
+    for number, resume in ((signal.SIGTERM, ()), (signal.SIGUSR1, ("--resume",))):
         log = []
-        for line in process.stdout:
-            log.append(line)
-            if "Epoch(train)" in line and "[3][" in line:
-                process.send_signal(number)
-                break
-        log += process.communicate(timeout=120)[0].splitlines(keepends=True)
-    text = "".join(log)
-    assert process.returncode != 0
-    newest = latest_checkpoint(work_dir)
-    assert newest is not None and os.path.basename(newest).startswith("iter_"), text
-    stopped = load(newest)["meta"]
-    assert stopped["iter"] < 800
+        with launch(config, work_dir, *resume) as process:
+            for line in process.stdout:
+                log.append(line)
+                if "Epoch(train)" in line and f"[{stopped['epoch'] + 3}][" in line:
+                    process.send_signal(number)
+                    break
+            log += process.communicate(timeout=120)[0].splitlines(keepends=True)
+        text = "".join(log)
+        assert process.returncode != 0
+        before, newest = newest, latest_checkpoint(work_dir)
+        assert newest is not None and os.path.basename(newest).startswith("iter_"), text
+        assert before is None or before in text
+        done, stopped = stopped["iter"], load(newest)["meta"]
+        assert done < stopped["iter"] < 800
 
     epochs = stopped["epoch"] + 1
     start = time.time()

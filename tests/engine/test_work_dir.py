@@ -18,6 +18,7 @@ from gersp_mm.engine.runs import sole_run
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import replacing, save_atomically
 from tests.commands.test_train import assert_one_error_line, call, environment, write_config
+from tests.support.forked import run_ranks
 from tests.support.smoke import ROOT
 
 HOLDER = """
@@ -73,17 +74,13 @@ def test_two_ranks_are_refused_together(pair_data, tmp_path):
     config = write_config(pair_data, tmp_path)
     work_dir = tmp_path / "work"
     with sole_run(work_dir):
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-             str(ROOT / "tools/train.py"), str(config), "--work-dir", str(work_dir),
-             "--launcher", "pytorch"],
-            env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=100,
-        )  # fmt: skip
+        command = (ROOT / "tools/train.py", config, "--work-dir", work_dir, "--launcher", "pytorch")
+        ranks = run_ranks(*command, output=tmp_path, env=environment())
         assert [path.name for path in work_dir.iterdir()] == ["run.lock"]
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and f"process {os.getpid()} on" in lines[0]
-    assert "exitcode  : 2" in done.stderr and "exitcode  : 1 " not in done.stderr
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    text = "".join(rank.stdout for rank in ranks)
+    (line,) = (line for line in text.splitlines() if line.startswith("error: "))
+    assert f"process {os.getpid()} on" in line
 
 
 def test_a_file_in_place_of_the_folder(tmp_path):

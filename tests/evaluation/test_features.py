@@ -152,7 +152,7 @@ def _extract_in_process(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.dist
 def test_two_processes_give_the_whole_in_order(tmp_path: Path):
-    mp.spawn(_extract_in_process, (2, str(tmp_path)), nprocs=2)
+    mp.start_processes(_extract_in_process, (2, str(tmp_path)), nprocs=2, start_method="fork")
     for count in COUNTS:
         expected, labels = extract_features(
             make_backbone(), make_dataset(count), mean=MEAN, std=STD, progress=None

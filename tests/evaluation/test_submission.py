@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from gersp_mm.datasets.dota import DOTA_CLASSES
 from gersp_mm.evaluation import submission
 from gersp_mm.evaluation.submission import check_dota, check_loveda
 from gersp_mm.utils.errors import UserError
+from tests.support.forked import run
 from tests.support.smoke import ROOT
 
 TOOL = ROOT / "tools" / "analysis" / "check_submission.py"
@@ -265,13 +264,6 @@ def test_files_without_any_object_are_a_problem(tmp_path):
 # ----------------------------------------------------------------------------------------- tool
 
 
-def call(*arguments: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
-
-
 def test_tool_lists_problems_and_exits_with_2(tmp_path):
     tiles = tmp_path / "tiles"
     tiles.mkdir()
@@ -279,7 +271,7 @@ def test_tool_lists_problems_and_exits_with_2(tmp_path):
         Image.new("RGB", (8, 8)).save(tiles / name)
     lines = f"P0001 0.5 {BOX}\nP0002 7 {BOX}\n"
     bad = write_dota(tmp_path / "bad.zip", **{"Task1_ship.txt": lines})
-    done = call("dota", bad, "--images", tiles)
+    done = run(TOOL, "dota", bad, "--images", tiles, output=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert f"error: {bad} is not fit to submit:" in done.stderr

@@ -210,7 +210,7 @@ def train(dtype: str, steps: int) -> Recorder:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "steps", "first", "every"),
-    [("float64", 20, 1e-12, 1e-10), ("float32", 10, 1e-5, 1e-4)],
+    [("float64", 20, 1e-12, 1e-10), ("float32", 4, 1e-5, 1e-4)],
 )
 def test_losses(dtype: str, steps: int, first: float, every: float) -> None:
     expected, trained = REFERENCE["training"][dtype], train(dtype, steps).steps

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -16,6 +14,7 @@ from gersp_mm.results import Pretraining, Row, SplitRef, statistics, store, tabl
 from gersp_mm.results.paper import FIELDS, PaperValue, read_paper
 from gersp_mm.results.protocol import Detection, FrozenKNN, ImageInput
 from gersp_mm.utils.errors import UserError
+from tests.support.forked import run
 from tests.support.smoke import ROOT
 
 TOOL = ROOT / "tools" / "benchmarks" / "table.py"
@@ -288,8 +287,7 @@ def test_the_tool_refuses_what_it_would_ignore(given, text, capsys):
 def test_the_tool_writes_three_files(tmp_path):
     store.append_rows(tmp_path / "a.jsonl", ROWS[:5])
     store.append_rows(tmp_path / "b.jsonl", ROWS[5:])
-    command = [sys.executable, "-W", "ignore", str(TOOL), "a.jsonl", "b.jsonl", "--out", "t"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = run(TOOL, "a.jsonl", "b.jsonl", "--out", "t", cwd=tmp_path, output=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "10 rows, 1 columns, 4 pre-trainings" in done.stdout
     lines = list(csv.DictReader((tmp_path / "t" / "table.csv").open()))

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -102,6 +103,44 @@ def run(script: str | Path, *arguments: object, output: Path, **options: object)
     child = Forked(script, *arguments, output=files[0], errors=files[1], **options)
     code = child.wait(300)
     return subprocess.CompletedProcess([script, *arguments], code, *(f.read_text() for f in files))
+
+
+def run_ranks(script: str | Path, *arguments: object, output: Path, env: Mapping[str, str]):
+    """Run a script to its end in two processes that join each other, as torchrun starts them.
+
+    Args:
+        script: Python file that is run as ``__main__``.
+        *arguments: Its arguments.
+        output: Folder for what they print.
+        env: Their environment but for what says who they are.
+
+    Returns:
+        What each of them, the first rank first, ended with and printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2")
+    files = [output / f"rank{rank}.log" for rank in range(2)]
+    ranks = [
+        Forked(
+            script,
+            *arguments,
+            output=file,
+            env={**env, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, file in enumerate(files)
+    ]
+    try:
+        codes = [rank.wait(300) for rank in ranks]
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.kill()
+    return [
+        subprocess.CompletedProcess([script, *arguments], code, file.read_text())
+        for code, file in zip(codes, files)
+    ]
 
 
 def _run(command, streams, cwd, env, new_session) -> None:

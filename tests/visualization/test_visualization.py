@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from PIL import Image
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization import curves
 from gersp_mm.visualization import pairs as browse_pairs
+from tests.support.forked import run
 from tests.support.smoke import ROOT, smoke_twin
 
 FOLDER = ROOT / "tools" / "visualization"
@@ -166,7 +165,6 @@ def test_browse_pairs_without_a_batch(pair_data: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["curves", "browse_pairs"])
-def test_help_has_examples(name: str):
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_help_has_examples(name: str, tmp_path: Path):
+    done = run(FOLDER / f"{name}.py", "--help", output=tmp_path)
     assert done.returncode == 0 and "Examples:" in done.stdout
