@@ -23,6 +23,7 @@ from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
+VERSION = runpy.run_path(str(ROOT / "gersp_mm" / "version.py"))
 SHIPPED = (
     "configs", "tools", "demo", "requirements", "model-index.yml", "results/paper.csv",
     "results/paper.yml",
@@ -39,6 +40,12 @@ def requirements(name: str) -> list[str]:
     lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     stripped = (line.split("#", 1)[0].strip() for line in lines)
     return [line for line in stripped if line]
+
+
+def openmmlab(*modules: str) -> list[str]:
+    """Exact versions of the maintained forks, from `requirements/stacks.json`."""
+    rows = (VERSION["STACKS"]["forks"]["packages"][module] for module in modules)
+    return [f"{row['names'][0]}=={row['tested']}" for row in rows]
 
 
 def shipped_files() -> list[Path]:
@@ -149,7 +156,7 @@ class EditableWheel(editable_wheel):
 readme = ROOT / "README.md"
 setup(
     name="gersp_mm",
-    version=runpy.run_path(str(ROOT / "gersp_mm" / "version.py"))["__version__"],
+    version=VERSION["__version__"],
     description="GeRSP: generic knowledge boosted pre-training for remote sensing images, "
     "as an MMEngine plugin",
     long_description=readme.read_text(encoding="utf-8") if readme.is_file() else "",
@@ -188,8 +195,10 @@ setup(
     package_data={"gersp_mm": ["py.typed", "results/templates/*.j2"]},
     install_requires=requirements("runtime"),
     extras_require={
-        "openmmlab": requirements("mminstall"),
-        "downstream": requirements("mminstall") + requirements("downstream"),
+        # No hard dependencies: "mmengine or onedl-mmengine" cannot be written down for pip, and
+        # both names installed together overwrite each other's files.
+        "openmmlab": openmmlab("mmengine", "mmcv", "mmpretrain"),
+        "downstream": openmmlab("mmengine", "mmcv", "mmpretrain", "mmdet", "mmrotate", "mmseg"),
         "demo": requirements("demo"),
         "tests": requirements("tests"),
         "docs": requirements("docs"),

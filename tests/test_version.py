@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gersp_mm
-from gersp_mm.version import CORE, DISTRIBUTIONS, SUPPORTED, version_key
+from gersp_mm.version import CORE, DISTRIBUTIONS, STACKS, SUPPORTED, version_key
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,17 +41,20 @@ def test_one_version_number_everywhere() -> None:
     assert f"\n## {gersp_mm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_requirements_repeat_the_supported_versions() -> None:
-    pins = {**listed("mminstall"), **listed("downstream")}
-    for module in set(SUPPORTED) - {"torch", "torchvision"}:
-        assert pins.pop(DISTRIBUTIONS[module][0]) == f"=={SUPPORTED[module][1]}", module
-    assert not pins
+def test_requirements_and_table_agree() -> None:
     for module in ("torch", "torchvision"):
         assert listed("runtime")[module] == f">={SUPPORTED[module][0]}"
+    for stack in STACKS.values():
+        assert set(stack["packages"]) | set(stack.get("absent", {})) == set(SUPPORTED)
+        for row in stack["packages"].values():
+            assert version_key(row["oldest"]) <= version_key(row["tested"])
+            assert row["why"]
+    assert DISTRIBUTIONS["mmcv"] == ("onedl-mmcv", "mmcv", "mmcv-lite")
+    assert SUPPORTED["mmengine"] == ("0.10.0", "0.10.12")
 
 
 def test_every_bound_states_its_reason() -> None:
-    for file in ("runtime", "mminstall", "downstream", "demo", "docs"):
+    for file in ("runtime", "demo", "docs"):
         for line in (ROOT / "requirements" / f"{file}.txt").read_text().splitlines():
             if line and not line.startswith("#"):
                 assert re.search(r"# \S", line), f"{file}.txt: {line}"
@@ -137,3 +140,18 @@ def test_original_distribution_names_are_recognised(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gersp_mm.metadata, "version", version)
     assert gersp_mm._installed_version("mmcv") == "2.1.0"
     assert gersp_mm._installed_version("mmengine") is None
+
+
+def test_the_installation_page_shows_the_table() -> None:
+    lines = []
+    for module in SUPPORTED:
+        cells = [module]
+        for stack in STACKS.values():
+            row = stack["packages"].get(module)
+            cells += [row["oldest"], f"{row['names'][0]} {row['tested']}"] if row else ["–", "–"]
+        lines.append(f"| {' | '.join(cells)} |")
+    pythons = [", ".join(sorted(s["pythons"], key=version_key)) for s in STACKS.values()]
+    lines.append(f"| Python | {pythons[0]} | 3.11 | {pythons[1]} | 3.11 |")
+    page = (ROOT / "docs" / "guide" / "install.md").read_text()
+    table = page.partition("|---|---|---|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == lines

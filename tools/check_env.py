@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Print what is installed, which tasks can run, and the command that mends each gap.
+"""Print what is installed, what each task lacks, and the one command that completes it.
 
-Runs under any Python >= 3.9 with nothing installed. It examines the interpreter that runs it.
+Runs under any Python >= 3.9 with nothing installed. It examines the interpreter that runs it, by
+the table requirements/stacks.json.
 
 Examples:
   python tools/check_env.py             # everything; exit code 1 if pre-training cannot run
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import platform
 import re
@@ -23,39 +25,23 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent  # the checkout, or gersp_mm/.mim in an installed wheel
-
-# task -> (requirement files, host libraries to import beyond the core, needs mmcv's compiled ops)
+ROOT = Path(__file__).resolve().parent.parent  # the checkout, or gersp_mm/.mim of a wheel
+CHECKOUT = (ROOT / "setup.py").is_file()
+NAMES = runpy.run_path(str((ROOT / "gersp_mm" if CHECKOUT else ROOT.parent) / "version.py"))
+STACKS, RULES, key = NAMES["STACKS"], NAMES["RULES"], NAMES["version_key"]
+COMPARE = {"==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le,
+           ">": operator.gt, "<": operator.lt}  # fmt: skip
+CORE = (*NAMES["CORE"], "numpy", "PIL", "gersp_mm")
+# task -> (label, what it imports, requirement files, option of setup_env.sh)
 TASKS = {
-    "pretraining": (("runtime", "mminstall"), (), False),
-    "detection": (("runtime", "mminstall"), ("mmdet",), True),
-    "rotated": (("runtime", "mminstall"), ("mmdet", "mmrotate"), True),
-    "segmentation": (("runtime", "mminstall"), ("mmseg",), True),
-    "demo": (("runtime", "mminstall", "demo"), (), False),
-    "tests": (("runtime", "mminstall", "tests"), (), False),
-    "docs": (("docs",), (), False),
+    "pretraining": ("pre-training, classification", CORE, ("runtime",), ""),
+    "detection": ("object detection", (*CORE, "mmdet"), ("runtime",), "--downstream"),
+    "rotated": ("rotated detection", (*CORE, "mmdet", "mmrotate"), ("runtime",), "--downstream"),
+    "segmentation": ("semantic segmentation", (*CORE, "mmseg"), ("runtime",), "--downstream"),
+    "demo": ("quickstart", CORE, ("runtime", "demo"), "--demo"),
+    "tests": ("test suite", CORE, ("runtime", "tests"), "--tests"),
+    "docs": ("documentation build", (), ("docs",), "--docs"),
 }
-LABELS = {
-    "pretraining": "pre-training, classification",
-    "detection": "object detection",
-    "rotated": "rotated detection",
-    "segmentation": "semantic segmentation",
-    "demo": "quickstart",
-    "tests": "test suite",
-    "docs": "documentation build",
-}
-CORE_IMPORTS = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "PIL",
-    "mmengine",
-    "mmcv",
-    "mmpretrain",
-    "gersp_mm",
-)
-OPS = "mmcv._ext"
 
 # Runs in a fresh interpreter, one line of JSON per module, so that a crash tells where it happened.
 _PROBE = r"""
@@ -63,331 +49,214 @@ import importlib, json, os, sys, warnings
 warnings.simplefilter("ignore")
 out = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
 for name in sys.argv[1:]:
-    row = {"name": name}
+    row = {"name": name, "note": ""}
     try:
-        if name == "mmcv._ext":
-            import torch
         module = importlib.import_module(name)
         row["version"] = getattr(module, "__version__", None)
         if name == "torch":
-            cuda = module.cuda.is_available()
-            row["devices"] = [module.cuda.get_device_name(i)
-                              for i in range(module.cuda.device_count())] if cuda else []
-            row["numpy bridge"] = module.ones(1).numpy().tolist()
-        if name == "torchvision":
+            gpus = range(module.cuda.device_count() if module.cuda.is_available() else 0)
+            row["devices"] = [module.cuda.get_device_name(i) for i in gpus]
+            module.ones(1).numpy()
+        elif name == "torchvision":
             import torch
             module.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+        elif name == "mmcv":
+            try:
+                import torch, mmcv._ext
+            except ImportError:
+                row["note"] = "without compiled operators"
     except BaseException as error:
-        row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        row["absent"] = isinstance(error, ModuleNotFoundError) and error.name == name
+        absent = isinstance(error, ModuleNotFoundError) and error.name == name
+        row["state"] = "missing" if absent else "broken"
+        row["note"] = "" if absent else f"{type(error).__name__}: {error}".splitlines()[0][:300]
     print(json.dumps(row), file=out, flush=True)
 """
 
 
-def load_versions() -> dict:
-    """The names defined in gersp_mm/version.py, read by path: the package may not be importable."""
-    for path in (ROOT / "gersp_mm" / "version.py", ROOT.parent / "version.py"):
-        if path.is_file():
-            return runpy.run_path(str(path))
-    raise SystemExit(
-        f"check_env: gersp_mm/version.py is missing beside {HERE}; "
-        "this copy of gersp_mm is incomplete"
-    )
+def requirement_lines(file: str) -> list[str]:
+    """Return the lines of ``requirements/<file>.txt`` without comments."""
+    lines = (ROOT / "requirements" / f"{file}.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in (line.split("#", 1)[0].strip() for line in lines) if line]
 
 
-def read_requirements(name: str) -> list[tuple[str, str]]:
-    """(distribution, specifier) pairs of requirements/<name>.txt; extras are dropped."""
-    rows = []
-    for line in (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
-        match = re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([<>=!~].*)?$", line.split("#", 1)[0].strip())
-        if match:
-            rows.append((match.group(1), (match.group(2) or "").replace(" ", "")))
-    return rows
+def name_of(requirement: str) -> str:
+    """Return the distribution that a requirement names, spelt as pip compares names."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
 
 
-def satisfies(version: str, specifier: str, key) -> bool:
-    """Whether `version` meets e.g. `'>=1.6,<2'`; compares release numbers only."""
-    compare = {
-        "==": lambda a, b: a == b,
-        ">=": lambda a, b: a >= b,
-        "<=": lambda a, b: a <= b,
-        ">": lambda a, b: a > b,
-        "<": lambda a, b: a < b,
-        "!=": lambda a, b: a != b,
+def satisfies(version: str, requirement: str) -> bool:
+    """Whether ``version`` meets e.g. ``'numpy>=1.22,<2'``; compares release numbers only."""
+    bounds = re.findall(r"([<>=!]=|[<>])([\w.]+)", requirement)
+    return all(COMPARE[sign](key(version), key(bound)) for sign, bound in bounds)
+
+
+def installed(paths: list[str] | None = None) -> dict[str, str]:
+    """Return name -> version of the distributions of this Python or of the folders ``paths``."""
+    items = metadata.distributions(**({} if paths is None else {"path": paths}))
+    return {name_of(i.metadata["Name"]): i.version for i in items if i.metadata["Name"]}
+
+
+def families(found: dict[str, str]) -> dict[str, list[str]]:
+    """Return stack -> distributions of OpenMMLab that ``found`` holds of it, where it has any."""
+    ours = {
+        stack: [n for m, row in table["packages"].items() if m[:2] == "mm" for n in row["names"]]
+        for stack, table in STACKS.items()
     }
-    return all(
-        compare[operator](key(version), key(bound))
-        for operator, bound in re.findall(r"([<>=!]=|[<>])([\w.]+)", specifier)
-    )
+    return {
+        stack: held for stack, names in ours.items() if (held := [n for n in names if n in found])
+    }
 
 
-def distribution_version(names: tuple[str, ...]) -> str | None:
-    """Version of the first of `names` that is installed."""
-    for name in names:
-        try:
-            found = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if found:
-            return found
-    return None
+def own() -> Path:
+    """Return the environment of this checkout."""
+    return Path(os.path.abspath(os.environ.get("GERSP_VENV") or ROOT / ".venv"))
 
 
 def probe(modules: list[str]) -> dict[str, dict]:
-    """Import modules in a fresh interpreter: name -> row with `version`, or `error` and `absent`.
+    """Import modules in a fresh interpreter: name -> row with ``version``, ``state``, ``note``.
 
-    A module that brings the interpreter down is reported as broken and the rest is tried again
-    without it.
+    A module that brings the interpreter down is broken; the rest is tried again without it.
     """
     rows: dict[str, dict] = {}
-    waiting = list(modules)
     with tempfile.TemporaryDirectory() as folder:  # elsewhere: the checkout is importable by chance
-        while waiting:
-            done = subprocess.run(
-                [sys.executable, "-c", _PROBE, *waiting],
-                cwd=folder,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-            for line in done.stdout.splitlines():
-                row = json.loads(line)
-                rows[row.pop("name")] = row
-            waiting = [name for name in waiting if name not in rows]
-            if waiting:
-                rows[waiting[0]] = {
-                    "error": f"importing it ended Python (exit {done.returncode})",
-                    "absent": False,
-                }
-                waiting = waiting[1:]
+        while waiting := [name for name in modules if name not in rows]:
+            command = [sys.executable, "-c", _PROBE, *waiting]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            rows |= {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
+            for crashed in [name for name in waiting if name not in rows][:1]:
+                note = f"importing it ended Python (exit {done.returncode})"
+                rows[crashed] = {"name": crashed, "state": "broken", "note": note}
     return rows
 
 
-class Report:
-    """Collects rows (what was found) and, per task, the commands that mend what is not right."""
+def judge(module: str, row: dict, table: dict, found: dict[str, str]) -> dict:
+    """Complete the row of an imported module by its ``state``, and ``pin``, which mends it."""
+    known, tested = table["packages"].get(module, {}), NAMES["SUPPORTED"].get(module, ("", ""))[1]
+    names = known.get("names") or [{"PIL": "pillow", "gersp_mm": "gersp-mm"}.get(module, module)]
+    version = row.get("version") or next((found[name] for name in names if name in found), None)
+    # mmcv-lite, the last name, is mmcv without operators.
+    row = {**row, "version": version, "pin": names[-1] + (f"=={known['tested']}" if known else "")}
+    for rule in RULES:
+        met = module != name_of(rule["then"]) or not version or satisfies(version, rule["then"])
+        if not met and satisfies(found.get(name_of(rule["if"]), "99"), rule["if"]):
+            note = f"needs {rule['then']}: {rule['why']}"
+            return {**row, "state": "wrong", "note": note, "pin": rule["then"]}
+    if "state" in row:
+        return row
+    if known and version and key(version) < key(known["oldest"]):
+        return {**row, "state": "old", "note": f"needs {known['oldest']} or newer"}
+    if tested and version and key(version) > key(tested):
+        row["note"] = f"newer than {tested}, the newest tested"
+    return {**row, "state": "ok"}
 
-    def __init__(self) -> None:
-        self.names = load_versions()
-        self.key = self.names["version_key"]
-        self.rows: list[dict] = []
-        self.problems: dict[str, dict] = {}  # item -> {'text', 'fix'}
-        self.tasks: dict[str, dict] = {}
-        self.devices: list[str] = []
-        own = Path(os.environ.get("GERSP_VENV") or ROOT / ".venv")
-        setup = HERE / "setup_env.sh"
-        self.by_setup = (
-            setup.is_file()
-            and (ROOT / "setup.py").is_file()
-            and own.exists()
-            and own.resolve() == Path(sys.prefix).resolve()
-        )
-        self.setup = setup
 
-    # commands ------------------------------------------------------------------------------------
-    def setup_command(self, option: str = "") -> str:
-        """Return the command that runs the installer with ``option``."""
-        path = os.path.relpath(self.setup)
-        prefix = ""
-        if os.environ.get("GERSP_VENV"):
-            prefix = f"GERSP_VENV={os.environ['GERSP_VENV']} "
-        return f"{prefix}bash {path if not path.startswith('..') else self.setup} {option}".strip()
+def examine(tasks: list[str]) -> dict:
+    """Return what is there and what each task lacks, as plain data."""
+    found = installed()
+    present = families(found)
+    stack = next(iter(present or STACKS))
+    table, absent = STACKS[stack], STACKS[stack].get("absent", {})
+    modules = list(dict.fromkeys(name for task in tasks for name in TASKS[task][1]))
+    rows = probe([name for name in modules if name not in absent])
+    devices = rows.get("torch", {}).get("devices", [])
+    rows = {name: judge(name, row, table, found) for name, row in rows.items()}
+    for name in set(absent) & set(modules):
+        rows[name] = {"name": name, "version": None, "state": "absent", "note": absent[name]}
+    needs = {task: list(TASKS[task][1]) for task in tasks}
+    if len(present) > 1:
+        note = f"two families overwrite each other's files: {present}"
+        rows["OpenMMLab"] = {"name": "OpenMMLab", "version": None, "state": "mixed", "note": note}
+        needs = {task: [*names, "OpenMMLab"] for task, names in needs.items()}
+    for task, line in [
+        (t, line) for t in tasks for f in TASKS[t][2] for line in requirement_lines(f)
+    ]:
+        name, version = name_of(line), found.get(name_of(line))
+        if name in ("torch", "torchvision", "numpy", "pillow"):  # judged by importing
+            continue
+        state = "missing" if not version else "ok" if satisfies(version, line) else "old"
+        note = f"needs {line}" if state == "old" else ""
+        row = {"name": name, "version": version, "state": state, "note": note, "pin": line}
+        rows.setdefault(name, row)
+        needs[task].append(name)
+    lacks = {
+        t: [n for n in dict.fromkeys(names) if rows[n]["state"] != "ok"]
+        for t, names in needs.items()
+    }
+    return {
+        "gersp_mm": NAMES["__version__"],
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "cuda_devices": devices,
+        "stack": stack,
+        "packages": [
+            {k: row.get(k) for k in ("name", "version", "state", "note")} for row in rows.values()
+        ],
+        "tasks": {
+            task: {"usable": not names, "blocked_by": names} for task, names in lacks.items()
+        },
+        "command": command(
+            stack, {t: [p for n in ns if (p := rows[n].get("pin"))] for t, ns in lacks.items()}
+        ),
+    }
 
-    def pip_command(self, *requirements: str, options: str = "") -> str:
-        """Return the command that installs ``requirements`` into this Python."""
-        quoted = " ".join(f'"{item}"' for item in requirements)
-        return f"{sys.executable} -m pip install {options}{quoted}"
 
-    def ops_command(self) -> str:
-        """Return the command that compiles mmcv with its operators."""
-        pin = f"{self.names['DISTRIBUTIONS']['mmcv'][0]}=={self.names['SUPPORTED']['mmcv'][1]}"
-        return (
-            f'{sys.executable} -m pip install "setuptools>=80,<82" wheel ninja && '
-            f"CFLAGS='-g0 -O2' MMCV_WITH_OPS=1 MAX_JOBS={os.cpu_count()} "
-            + self.pip_command(
-                pin, options="--no-build-isolation --no-deps --force-reinstall --no-cache-dir "
-            )
-        )
+def command(stack: str, pins: dict[str, list[str]]) -> str:
+    """Return the one command that installs the ``pins`` that each task lacks; empty if none."""
+    tasks = [task for task, lacking in pins.items() if lacking]
+    if not CHECKOUT and tasks:
+        names = dict.fromkeys(f'"{pin}"' for task in tasks for pin in pins[task])
+        return f"{sys.executable} -m pip install {' '.join(names)}"
+    inside = sys.prefix != sys.base_prefix or Path(sys.prefix, "conda-meta").is_dir()
+    venv = Path(sys.prefix) if inside else own()
+    where = "" if venv.resolve() == (ROOT / ".venv").resolve() else f"GERSP_VENV={venv} "
+    options = ["" if stack == next(iter(STACKS)) else f"--stack {stack}"]
+    options += dict.fromkeys(TASKS[task][3] for task in tasks)
+    words = [f"{where}bash {ROOT}/tools/setup_env.sh", *options]
+    return " ".join(word for word in words if word) if tasks else ""
 
-    # what is there -------------------------------------------------------------------------------
-    def imported(self, module: str, row: dict) -> None:
-        """Judge one imported module."""
-        names = self.names
-        distribution = {"PIL": "pillow"}.get(module, module)
-        oldest, tested = names["SUPPORTED"].get(module, (None, None))
-        known = names["DISTRIBUTIONS"].get(module, (distribution,))
-        version = row.get("version") or distribution_version(known)
-        found = {"name": module, "version": version, "state": "ok", "note": ""}
-        pin = f"{known[0]}=={tested}" if tested else known[0]
-        fix = self.pip_command(pin)
-        if module == "gersp_mm":
-            if (ROOT / "setup.py").is_file():
-                fix = f'{sys.executable} -m pip install --no-deps -e "{ROOT}"'
-        elif module == OPS:
-            fix = self.ops_command()
-        option = "--downstream" if module in ("mmdet", "mmrotate", "mmseg", OPS) else ""
-        if self.by_setup:
-            fix = self.setup_command(option)
-        if row.get("error"):
-            found["state"] = "missing" if row["absent"] else "broken"
-            found["note"] = "" if row["absent"] else row["error"]
-            if found["state"] == "broken" and not self.by_setup and module not in (OPS, "gersp_mm"):
-                fix = self.pip_command(pin, options="--force-reinstall --no-deps ")
-        elif oldest and version and self.key(version) < self.key(oldest):
-            found.update(state="old", note=f"needs {oldest} or newer")
-        elif tested and version and self.key(version) > self.key(tested):
-            found["note"] = f"newer than {tested}, the newest tested"
-        self.rows.append(found)
-        if found["state"] != "ok":
-            label = "compiled operators of mmcv" if module == OPS else module
-            self.problems[module] = {
-                "text": f"{label} {found['state']}"
-                + (f" ({found['note']})" if found["note"] else ""),
-                "fix": fix,
-            }
 
-    def listed(self, file: str) -> list[str]:
-        """Judge the distributions of a requirement file by metadata; returns the names at fault."""
-        at_fault = []
-        skip = set(CORE_IMPORTS) | {"pillow"}
-        skip.update(name for names in self.names["DISTRIBUTIONS"].values() for name in names)
-        for name, specifier in read_requirements(file):
-            if name in skip:  # judged by importing
-                continue
-            version = distribution_version((name,))
-            good = version is not None and satisfies(version, specifier, self.key)
-            if not any(row["name"] == name for row in self.rows):
-                self.rows.append(
-                    {
-                        "name": name,
-                        "version": version,
-                        "state": "ok" if good else "old" if version else "missing",
-                        "note": "" if good or not version else f"needs {specifier}",
-                    }
-                )
-            if not good:
-                option = f"--{file}" if file in ("demo", "tests", "docs") else ""
-                self.problems[name] = {
-                    "text": f"{name} "
-                    + (f"{version} does not meet {specifier}" if version else "missing"),
-                    "fix": (
-                        self.setup_command(option)
-                        if self.by_setup
-                        else self.pip_command(name + specifier)
-                    ),
-                }
-                at_fault.append(name)
-        return at_fault
-
-    def run(self, tasks: list[str]) -> None:
-        """Look at everything that `tasks` need."""
-        modules: list[str] = []
-        for task in tasks:
-            files, hosts, ops = TASKS[task]
-            core = CORE_IMPORTS if "mminstall" in files else ()
-            modules += [
-                name for name in (*core, *((OPS,) if ops else ()), *hosts) if name not in modules
-            ]
-        rows = probe(modules)
-        self.devices = rows.get("torch", {}).get("devices", [])
-        for module in modules:
-            self.imported(module, rows[module])
-        for task in tasks:
-            files, hosts, ops = TASKS[task]
-            needed = [
-                *(CORE_IMPORTS if "mminstall" in files else ()),
-                *hosts,
-                *((OPS,) if ops else ()),
-            ]
-            blocked = [name for name in needed if name in self.problems]
-            for file in files:
-                blocked += [name for name in self.listed(file) if name not in blocked]
-            self.tasks[task] = {"usable": not blocked, "blocked_by": blocked}
-
-    # output --------------------------------------------------------------------------------------
-    def as_dict(self) -> dict:
-        """Return the findings as plain data, which ``--json`` prints."""
-        return {
-            "gersp_mm": self.names["__version__"],
-            "python": platform.python_version(),
-            "executable": sys.executable,
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "cuda_devices": self.devices,
-            "packages": self.rows,
-            "tasks": self.tasks,
-            "problems": self.problems,
-        }
-
-    def text(self) -> str:
-        """Return the findings as text for people."""
-        lines = [
-            f"gersp_mm {self.names['__version__']}   Python {platform.python_version()} "
-            f"({sys.executable})",
-            f"{platform.platform()}, {os.cpu_count()} CPUs, "
-            + (f"GPU: {', '.join(self.devices)}" if self.devices else "no CUDA GPU"),
-            "",
-        ]
-        for row in self.rows:
-            name = "mmcv operators" if row["name"] == OPS else row["name"]
-            version = row["version"] or ("yes" if row["state"] == "ok" else "-")
-            lines.append(f"  {row['state']:8}{name:18}{version:14}{row['note']}".rstrip())
-        lines.append("")
-        for task, result in self.tasks.items():
-            state = "usable" if result["usable"] else "NOT usable"
-            because = f"   ({', '.join(result['blocked_by'])})" if result["blocked_by"] else ""
-            lines.append(f"  {LABELS[task]:30}{state}{because}")
-        if self.problems:
-            simple = self.pip_command()  # one command for all plain installs
-            fixes: dict[str, list[str]] = {}
-            for problem in self.problems.values():
-                fixes.setdefault(problem["fix"], []).append(problem["text"])
-            plain = [fix for fix in fixes if fix.startswith(f'{simple}"') and "&&" not in fix]
-            if len(plain) > 1:
-                joined = simple + " ".join(fix[len(simple) :] for fix in plain)
-                fixes = {
-                    joined: [text for fix in plain for text in fixes[fix]],
-                    **{fix: texts for fix, texts in fixes.items() if fix not in plain},
-                }
-            lines += ["", "To mend it:"]
-            for fix, texts in fixes.items():
-                lines += [f"  # {'; '.join(texts)}", f"  {fix}"]
-            own = ROOT / ".venv" / "bin" / "python"
-            if not self.by_setup and own.is_file() and (ROOT / "setup.py").is_file():
-                lines += [
-                    "",
-                    f"This is not the environment of tools/setup_env.sh; that one is "
-                    f"examined by: {own} {HERE / 'check_env.py'}",
-                ]
-        return "\n".join(lines)
+def as_text(report: dict) -> str:
+    """Return the findings as text for people."""
+    gpus = ", ".join(report["cuda_devices"])
+    lines = [
+        f"gersp_mm {report['gersp_mm']}   Python {report['python']} ({sys.executable})",
+        f"{report['platform']}, {report['cpus']} CPUs, {'GPU: ' + gpus if gpus else 'no CUDA GPU'}",
+        f"OpenMMLab: {STACKS[report['stack']]['title']}\n",
+    ]
+    for row in report["packages"]:
+        version = row["version"] or "-"
+        lines.append(f"  {row['state']:8}{row['name']:18}{version:14}{row['note']}".rstrip())
+    lines.append("")
+    for task, result in report["tasks"].items():
+        lacks = f"NOT usable   (lacks {', '.join(result['blocked_by'])})"
+        lines.append(f"  {TASKS[task][0]:30}{'usable' if result['usable'] else lacks}")
+    if report["command"]:
+        lines.append(f"\nTo complete it:\n  {report['command']}")
+    if CHECKOUT and (own() / "bin").is_dir() and own().resolve() != Path(sys.prefix).resolve():
+        lines.append(f"\nThis Python is outside {own()}; enter it: source {own()}/bin/activate")
+    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check the environment; return 1 where a required task cannot run."""
+    head, _, tail = (__doc__ or "").partition("\nExamples:")
+    raw = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.RawTextHelpFormatter,
-        epilog=(__doc__ or "").split("\n\n", 2)[2],
+        description=head, formatter_class=raw, epilog="Examples:" + tail
     )
-    parser.add_argument(
-        "--require",
-        action="append",
-        choices=sorted(TASKS),
-        metavar="TASK",
-        help="exit with 1 unless TASK can run; may be repeated; one of\n"
-        f"{', '.join(TASKS)}\n(default: pretraining)",
-    )
-    parser.add_argument(
-        "--only-required",
-        action="store_true",
-        help="look at nothing but the required tasks (quicker)",
-    )
+    say = f"exit with 1 unless TASK can run; may be repeated; one of\n{', '.join(TASKS)}"
+    parser.add_argument("--require", action="append", choices=sorted(TASKS), metavar="TASK",
+                        help=f"{say}\n(default: pretraining)")  # fmt: skip
+    parser.add_argument("--only-required", action="store_true",
+                        help="look at nothing but the required tasks (quicker)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     required = args.require or ["pretraining"]
-    report = Report()
-    report.run(required if args.only_required else list(TASKS))
-    print(json.dumps(report.as_dict(), indent=2) if args.json else report.text())
-    return 0 if all(report.tasks[task]["usable"] for task in required) else 1
+    report = examine(required if args.only_required else list(TASKS))
+    print(json.dumps(report, indent=2) if args.json else as_text(report))
+    return int(any(not report["tasks"][task]["usable"] for task in required))
 
 
 if __name__ == "__main__":

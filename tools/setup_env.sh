@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Builds the Python environment of this checkout; `--help` lists the options.
-# This file only finds a Python; tools/setup_env.py does the work.
+# This file finds a Python and takes a lock; tools/setup_env.py does the work.
 set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-# The tested version first, then the others for which torch has wheels, then whatever there is.
-candidates=(python3.11 python3.12 python3.10 python3.13 python3 python)
-[ -n "${GERSP_PYTHON:-}" ] && candidates=("$GERSP_PYTHON")
-for python in "${candidates[@]}"; do
-    if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' \
-            >/dev/null 2>&1; then
-        exec "$python" "$here/setup_env.py" "$@"
-    fi
+lock=${GERSP_VENV:-$here/../.venv}.lock
+mkdir -p "$(dirname "$lock")" && exec 9>"$lock" || exit 1
+# A pip that outlives a killed run keeps the lock, too.
+if command -v flock >/dev/null && ! flock -n 9; then
+    echo "another run is working on ${lock%.lock}, waiting for it" && flock 9
+fi
+for python in ${GERSP_PYTHON:-python3.11 python3.12 python3.10 python3.13 python3 python}; do
+    fits='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'
+    "$python" -c "$fits" >/dev/null 2>&1 && exec "$python" "$here/setup_env.py" "$@"
 done
 echo "setup_env: no Python >= 3.10 with the venv module found${GERSP_PYTHON:+ (GERSP_PYTHON=$GERSP_PYTHON)};" \
     "install one (e.g. apt-get install python3 python3-venv) or name it: GERSP_PYTHON=/path/to/python" >&2

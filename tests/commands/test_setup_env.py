@@ -1,13 +1,12 @@
-"""tools/setup_env.sh: repairs, its lock, the choice of an mmcv, and its one-line errors."""
+"""tools/setup_env.sh: what it keeps, what it refuses to mix, repairs, and its one-line errors."""
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
-import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,14 +14,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "setup_env.sh"
+ORIGINAL = {"torch": "2.1.2", "torchvision": "0.16.2", "numpy": "1.26.4", "mmengine": "0.10.7",
+            "mmcv": "2.1.0", "mmpretrain": "1.2.0", "mmdet": "3.3.0", "mmsegmentation": "1.2.2",
+            }  # fmt: skip
+FORKS = {"torch": "2.11.0", "torchvision": "0.26.0", "onedl-mmengine": "0.10.12",
+         "onedl-mmcv": "2.3.6", "onedl-mmpretrain": "1.3.6"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def module():
+    sys.path.insert(0, str(ROOT / "tools"))
     spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
     assert spec is not None and spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
+    sys.path.remove(str(ROOT / "tools"))
     return loaded
 
 
@@ -35,6 +41,29 @@ def start(*arguments: str, **env: str) -> subprocess.CompletedProcess:
     )
 
 
+def environment(folder: Path, packages: dict[str, str], note: str = "") -> Path:
+    """A folder of packages as pip lists them; there is nothing in them."""
+    site = folder / "lib" / "python3.11" / "site-packages"
+    for name, version in packages.items():
+        write_distribution(site, name, (f"{name}/a.py",), version)
+    if note:
+        (folder / "gersp_setup.txt").write_text(note)
+    return folder
+
+
+def write_distribution(site: Path, name: str, files: tuple[str, ...], version: str = "1.0") -> Path:
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    for file in files:
+        (site / file).parent.mkdir(parents=True, exist_ok=True)
+        (site / file).write_text("")
+    listed = [*files, f"{name}/__pycache__/a.cpython-311.pyc"]  # byte code may come and go
+    (info / "RECORD").write_text("".join(f"{file},sha256=x,0\n" for file in listed))
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "INSTALLER").write_text("pip\n")
+    return info
+
+
 @pytest.mark.parametrize("script", ["setup_env.sh", "run_tests.sh", "dist_train.sh"])
 def test_shell_scripts_parse(script: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "tools" / script)], check=True)
@@ -43,7 +72,8 @@ def test_shell_scripts_parse(script: str) -> None:
 def test_help_lists_options_and_examples() -> None:
     done = start("--help")
     assert done.returncode == 0
-    for word in ("--downstream", "--tests", "--demo", "--docs", "GERSP_VENV", "Examples:"):
+    for word in ("--downstream", "--tests", "--demo", "--docs", "--stack {forks,original}",
+                 "--compile-ops", "GERSP_VENV", "Examples:"):  # fmt: skip
         assert word in done.stdout
     usage = subprocess.run(
         ["bash", str(ROOT / "tools" / "run_tests.sh"), "--help"], capture_output=True, text=True
@@ -51,8 +81,8 @@ def test_help_lists_options_and_examples() -> None:
     assert 'bash tools/run_tests.sh -m "not slow"' in usage.stdout
 
 
-def test_no_python_is_one_line() -> None:
-    done = start(GERSP_PYTHON="/nowhere/python3")
+def test_no_python_is_one_line(tmp_path: Path) -> None:
+    done = start(GERSP_PYTHON="/nowhere/python3", GERSP_VENV=str(tmp_path / "venv"))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("setup_env: no Python >= 3.10 with the venv module found")
@@ -63,225 +93,221 @@ def test_a_folder_of_the_user_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     done = start(GERSP_VENV=str(tmp_path))
     assert done.returncode == 1
-    assert f"{tmp_path} exists and is no Python environment" in done.stderr
+    assert f"{tmp_path} is no Python environment" in done.stderr
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
 @pytest.mark.slow
-def test_without_network_broken_environment_gives_one_line(tmp_path: Path) -> None:
+def test_without_network_a_broken_environment_gets_its_python_back(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").symlink_to("/nowhere/python3")  # its Python was removed
     done = start(
-        GERSP_VENV=str(venv),
-        PIP_INDEX_URL="http://127.0.0.1:9/simple",
-        PIP_EXTRA_INDEX_URL="",
-        PIP_FIND_LINKS="",
-        PIP_CONFIG_FILE=os.devnull,
-        PIP_NO_CACHE_DIR="1",
-        PIP_RETRIES="0",
-    )
+        GERSP_VENV=str(venv), PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_EXTRA_INDEX_URL="",
+        PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull, PIP_NO_CACHE_DIR="1", PIP_RETRIES="0",
+    )  # fmt: skip
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "the package index could not be reached" in line
-    assert "build tools" in line and str(tmp_path / "venv.log") in line
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("setup_env: installing failed, its message stands above;")
+    assert "ERROR: No matching distribution found for torch==2.11.0" in done.stderr
     subprocess.run([str(venv / "bin" / "python"), "-m", "pip", "--version"], check=True)
 
 
-def write_distribution(site: Path, name: str, files: tuple[str, ...]) -> Path:
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    for file in files:
-        (site / file).parent.mkdir(parents=True, exist_ok=True)
-        (site / file).write_text("")
-    listed = [*files, f"{name}/__pycache__/a.cpython-311.pyc"]  # byte code may come and go
-    (info / "RECORD").write_text("".join(f"{file},sha256=x,0\n" for file in listed))
-    (info / "METADATA").write_text("")
-    (info / "INSTALLER").write_text("pip\n")
-    return info
+def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    (venv / "precious.txt").write_text("")  # it stops there, once it has the lock
+    with open(tmp_path / "venv.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            ["bash", str(SCRIPT)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "GERSP_PYTHON": sys.executable, "GERSP_VENV": str(venv)},
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"another run is working on {venv}, waiting for it\n"
+        time.sleep(0.3)
+        assert process.poll() is None
+    assert "is no Python environment" in process.communicate(timeout=60)[1]
 
 
 def test_damaged_distributions(module, tmp_path: Path) -> None:
-    write_distribution(tmp_path, "whole", ("whole/a.py", "whole/b.py"))
-    gone = write_distribution(tmp_path, "gone", ("gone/a.py", "gone/b.py"))
-    (tmp_path / "gone" / "b.py").unlink()
-    cut = write_distribution(tmp_path, "cut", ("cut/a.py",))
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    write_distribution(site, "whole", ("whole/a.py", "whole/b.py"))
+    write_distribution(site, "gone", ("gone/a.py", "gone/b.py"))
+    (site / "gone" / "b.py").unlink()
+    cut = write_distribution(site, "cut", ("cut/a.py",), "2.1+cpu")
     (cut / "RECORD").unlink()
-    unfinished = write_distribution(tmp_path, "unfinished", ("unfinished/a.py",))
-    (unfinished / "INSTALLER").unlink()
-    left = tmp_path / "~orch"
-    left.mkdir()
-    assert set(module.damaged_distributions(tmp_path)) == {gone, cut, unfinished, left}
+    other = write_distribution(site, "of_conda", ())  # neither pip's nor uv's: not ours to repair
+    (other / "RECORD").unlink()
+    (other / "INSTALLER").write_text("conda")
+    checkout = write_distribution(site, "checkout", ("x.pth",))
+    (checkout / "direct_url.json").write_text("{}")
+    (site / "x.pth").unlink()
+    assert set(module.damaged_distributions(tmp_path)) == {"gone==1.0", "cut==2.1+cpu"}
+    assert not cut.exists() and other.exists()
 
 
 @pytest.mark.parametrize(
-    ("log", "said"),
+    ("there", "note", "asked", "stack"),
     [
-        (
-            "WARNING: Retrying ... NewConnectionError\nERROR: No matching distribution found for x",
-            "the package index could not be reached",
-        ),
-        ("OSError: [Errno 28] No space left on device", "the disk is full"),
-        ("Collecting x\nERROR: x has a problem\nnotice: hm", "ERROR: x has a problem"),
-        ("nothing useful", "the command ended with status 7"),
+        ({}, "", None, "forks"),
+        ({}, "", "original", "original"),
+        ({"torch": "2.14.1", "torchvision": "0.29.1"}, "", None, "forks"),
+        (FORKS, "", None, "forks"),
+        (ORIGINAL, "", "original", "original"),
+        (ORIGINAL, "original abc", None, "original"),  # made here, and run again
     ],
 )
-def test_diagnose(module, log: str, said: str) -> None:
-    assert module.diagnose(log.splitlines(), 7).startswith(said)
+def test_the_family_that_is_there_goes_on(module, tmp_path, there, note, asked, stack) -> None:
+    setup = module.Setup(environment(tmp_path, there, note), asked, ["pretraining"])
+    assert setup.stack == stack
 
 
-def test_failed_step_names_itself_and_the_log(module, tmp_path: Path) -> None:
-    setup = module.Setup(tmp_path / "venv", downstream=False, extras=[])
-    setup.step = "step 2/5 (build tools)"
-    code = "print('ERROR: no such package'); raise SystemExit(3)"
+@pytest.mark.parametrize(
+    ("there", "asked", "said"),
+    [
+        (ORIGINAL, None, ["holds the original releases of OpenMMLab (mmengine mmcv mmpretrain "
+                          "mmdet mmsegmentation)", "nothing is replaced", "--stack original",
+                          "GERSP_VENV=.venv-forks bash tools/setup_env.sh"]),
+        (FORKS, "original", ["holds the maintained forks", "--stack forks"]),
+        ({**FORKS, "mmcv-lite": "2.1.0"}, None,
+         ["mixes two families", "pip uninstall -y mmcv-lite)"]),
+    ],
+)  # fmt: skip
+def test_families_are_never_mixed(module, tmp_path, there, asked, said) -> None:
+    venv = environment(tmp_path, there)
+    before = sorted(venv.rglob("*"))
     with pytest.raises(module.SetupError) as caught:
-        setup.run([sys.executable, "-c", code])
-    log = tmp_path / "venv.log"
-    assert str(caught.value) == (
-        f"step 2/5 (build tools) failed: ERROR: no such package   [log: {log}]"
-    )
-    assert "ERROR: no such package" in log.read_text()
+        module.Setup(venv, asked, ["pretraining"])
+    for words in said:
+        assert words in str(caught.value)
+    assert sorted(venv.rglob("*")) == before
 
 
-def test_sign_of_life_during_a_silent_command(
-    module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("there", "note", "stack", "wheel", "pins"),
+    [
+        # on a bare machine, with and without a compiled wheel
+        ({}, "", "forks", False, FORKS),
+        ({}, "", "original", True, {k: v for k, v in ORIGINAL.items() if k not in
+                                    ("numpy", "mmdet", "mmsegmentation")}),
+        ({}, "", "original", False,
+         {"torch": "2.1.2", "torchvision": "0.16.2", "mmengine": "0.10.7", "mmcv-lite": "2.1.0",
+          "mmpretrain": "1.2.0"}),
+        # what works is kept
+        ({"torch": "2.14.1", "torchvision": "0.29.1"}, "", "forks", False,
+         {**FORKS, "torch": "2.14.1", "torchvision": "0.29.1"}),
+        ({"torch": "2.14.1", "torchvision": "0.29.1"}, "forks", "forks", False,
+         {**FORKS, "torch": "2.14.1", "torchvision": "0.29.1"}),
+        ({**FORKS, "onedl-mmcv": "2.3.5"}, "", "forks", False, {**FORKS, "onedl-mmcv": "2.3.5"}),
+        # an environment made here follows the table
+        ({**FORKS, "onedl-mmcv": "2.3.5"}, "forks abc", "forks", False, FORKS),
+        # too old
+        ({**FORKS, "onedl-mmengine": "0.10.7"}, "", "forks", False, FORKS),
+    ],
+)  # fmt: skip
+def test_pins(module, tmp_path, monkeypatch, there, note, stack, wheel, pins) -> None:
+    setup = module.Setup(environment(tmp_path, there, note), stack, ["pretraining"])
+    monkeypatch.setattr(setup, "has_wheel", lambda pin: wheel)
+    assert setup.pins() == [f"{name}=={version}" for name, version in pins.items()]
+
+
+def test_the_partner_of_a_torch_that_stays(module, tmp_path, monkeypatch) -> None:
+    setup = module.Setup(environment(tmp_path, {"torch": "2.14.1"}), None, ["pretraining"])
+    monkeypatch.setattr(setup, "has_wheel", lambda pin: False)
+    assert setup.pins()[:2] == ["torch==2.14.1", "torchvision"]
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_torch_that_is_too_old_is_replaced_only_if_it_is_broken(
+    module, tmp_path, monkeypatch, works: bool
 ) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT", 1)
-    setup = module.Setup(tmp_path / "venv", downstream=False, extras=[])
-    code = "import time; print('Downloading big.whl', flush=True); time.sleep(2.5)"
-    assert setup.run([sys.executable, "-c", code]) == ["Downloading big.whl"]
-    shown = capsys.readouterr().out.splitlines()
-    assert len(shown) >= 1
-    assert all(line.strip().endswith("s  Downloading big.whl") for line in shown)
+    setup = module.Setup(environment(tmp_path, {"torch": "2.1.2"}), None, ["pretraining"])
+    monkeypatch.setattr(setup, "has_wheel", lambda pin: False)
+    monkeypatch.setattr(setup, "ask", lambda code: "2.1.2" if works and "torch" in code else "")
+    if works:
+        with pytest.raises(
+            module.SetupError, match=r"has torch 2\.1\.2, too old .*--stack original"
+        ):
+            setup.pins()
+    else:
+        assert setup.pins()[0] == "torch==2.11.0"
 
 
-def test_stamp_counts_only_for_the_same_requirements(
-    module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    setup = module.Setup(tmp_path, downstream=True, extras=["demo"])
-    assert setup.tasks() == ["pretraining", "detection", "rotated", "segmentation", "demo"]
-    assert setup.stamped() == set()
-    stamp = {"fingerprint": setup.fingerprint(), "tasks": ["pretraining"]}
-    (tmp_path / module.STAMP).write_text(json.dumps(stamp))
-    assert setup.stamped() == {"pretraining"}
-    assert not setup.ready()  # detection is not installed yet
-    (tmp_path / module.STAMP).write_text("{half a fi")
-    assert setup.stamped() == set()
-    (tmp_path / module.STAMP).write_text(json.dumps(stamp))
-    monkeypatch.setattr(module.platform, "python_version", lambda: "3.99.0")
-    assert setup.stamped() == set()
+def test_rotated_detection_is_left_out_where_the_family_has_none(module, tmp_path) -> None:
+    setup = module.Setup(tmp_path, "original", ["pretraining", "detection", "rotated"])
+    assert setup.tasks == ["pretraining", "detection"]
 
 
-def test_second_run_waits_for_the_first(
-    module, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    order = []
+class Recorder:
+    """Stands in for everything that a Setup starts."""
 
-    def first() -> None:
-        with module.exclusive(tmp_path / "venv"):
-            order.append("first in")
-            time.sleep(1.5)
-            order.append("first out")
+    def __init__(self, module, folder: Path, monkeypatch, stack: str, tasks: list[str]) -> None:
+        self.setup = module.Setup(folder, stack, tasks)
+        self.started: list[tuple[list[str], dict[str, str]]] = []
+        self.works = {module.PAIR, module.PYTHON}
+        monkeypatch.setattr(self.setup, "ask", lambda code: "3.11" if code in self.works else "")
+        monkeypatch.setattr(self.setup, "run", self.run)
+        monkeypatch.delenv("CFLAGS", raising=False)
+        monkeypatch.setattr(module.shutil, "which", lambda name: None)
 
-    thread = threading.Thread(target=first)
-    thread.start()
-    while not order:
-        time.sleep(0.01)
-    with module.exclusive(tmp_path / "venv"):
-        order.append("second in")
-    thread.join()
-    assert order == ["first in", "first out", "second in"]
-    assert f"another run is working on {tmp_path / 'venv'}, waiting" in capsys.readouterr().out
+    def run(self, *command: object, quiet: bool = False, **env: str) -> bool:
+        self.started.append(([str(part) for part in command], env))
+        return "download" not in command  # no wheel of mmcv
 
 
-def test_killed_run_leaves_the_lock_to_its_command(module, tmp_path: Path) -> None:
-    """An orphaned pip must be over before the next run starts."""
-    child = (
-        f"import time; open({str(tmp_path / 'started')!r}, 'w').close(); time.sleep(3); "
-        f"open({str(tmp_path / 'ended')!r}, 'w').close()"
-    )
-    holder = (
-        "import sys\n"
-        f"sys.path.insert(0, {str(ROOT / 'tools')!r})\n"
-        "from pathlib import Path\n"
-        "import setup_env\n"
-        f"venv = Path({str(tmp_path / 'venv')!r})\n"
-        "with setup_env.exclusive(venv) as lock:\n"
-        f"    setup_env.Setup(venv, False, [], lock).run([sys.executable, '-c', {child!r}])\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", holder])
-    while not (tmp_path / "started").exists():
-        time.sleep(0.02)
-        assert process.poll() is None
-    process.kill()
-    process.wait()
-    with module.exclusive(tmp_path / "venv"):
-        assert (tmp_path / "ended").exists()
+def test_steps_of_an_installation(module, tmp_path, monkeypatch) -> None:
+    recorder = Recorder(module, tmp_path, monkeypatch, "forks", ["pretraining", "demo"])
+    recorder.setup.install(compile_ops=False)
+    installs = [words for words, _ in recorder.started if "install" in words]
+    first, fast, cam, package = installs
+    files = [str(ROOT / "requirements" / f"{name}.txt") for name in ("runtime", "demo")]
+    for word in ("torch==2.11.0", "onedl-mmcv==2.3.6", "setuptools>=80,<82", "-r", *files):
+        assert word in first
+    assert "torch==2.11.0" in fast and "--only-binary=:all:" in fast
+    # grad-cam asks for another OpenCV, whose files overwrite those of mmcv's
+    assert cam[-1].endswith("cam.txt") and "--no-deps" in cam
+    assert package[-2:] == ["-e", str(ROOT)] and "--no-deps" in package
+    assert not [words for words, _ in recorder.started if "--no-binary=onedl-mmcv" in words]
 
 
-class FakeMMCV:
-    """Stands in for pip: writes wheels, and says whether the installed one has operators."""
-
-    def __init__(self, module, tmp_path: Path, monkeypatch, output: list[str], works: list[bool]):
-        self.setup = module.Setup(tmp_path / "venv", downstream=True, extras=[])
-        self.folder = tmp_path / "wheels"
-        self.built: list[list[str]] = []
-        self.installed: list[str] = []
-        answers = iter([False, *works])
-        monkeypatch.setattr(self.setup, "has_ops", lambda: next(answers))
-        monkeypatch.setattr(self.setup, "wheel_folder", lambda: self.folder)
-
-        def run(command: list, env: dict) -> list[str]:
-            self.built.append([str(part) for part in command])
-            self.env = env
-            (self.folder / f"onedl_mmcv-{len(self.built)}.whl").write_text("")
-            return output if len(self.built) == 1 else ["Building wheel for onedl-mmcv"]
-
-        monkeypatch.setattr(self.setup, "run", run)
-        monkeypatch.setattr(
-            self.setup, "pip", lambda *arguments: self.installed.append(arguments[-1].name)
-        )
+def test_operators_are_compiled_on_request_alone(module, tmp_path, monkeypatch) -> None:
+    recorder = Recorder(module, tmp_path, monkeypatch, "original", ["pretraining"])
+    recorder.setup.install(compile_ops=True)
+    (build,) = [s for s in recorder.started if "--no-binary=mmcv" in s[0]]
+    assert "mmcv==2.1.0" in build[0] and "--no-build-isolation" in build[0]
+    assert "--no-cache-dir" in build[0]
+    assert build[1] == {"MMCV_WITH_OPS": "1", "CFLAGS": "-g0 -O2", "CUDA_VISIBLE_DEVICES": ""}
+    assert any(words[-2:] == ["-y", "mmcv-lite"] for words, _ in recorder.started)
 
 
-def test_prebuilt_mmcv_replaces_one_without_operators(module, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("PIP_FIND_LINKS", "/some/links")
-    monkeypatch.delenv("MAX_JOBS", raising=False)
-    fake = FakeMMCV(module, tmp_path, monkeypatch, ["Saved onedl_mmcv.whl"], [True])
-    fake.setup.install_ops()
-    assert fake.installed == ["onedl_mmcv-1.whl"]
-    (command,) = fake.built
-    assert "--no-build-isolation" in command and "--no-cache-dir" in command
-    assert "onedl-mmcv==2.3.6" in command
-    assert fake.env["MMCV_WITH_OPS"] == "1" and fake.env["CFLAGS"] == "-g0 -O2"
-    assert fake.env["MAX_JOBS"] == str(os.cpu_count())
-    assert fake.env["PIP_FIND_LINKS"] == f"/some/links {fake.folder}"
+def test_a_finished_environment_is_left_alone(module, tmp_path, monkeypatch) -> None:
+    checks = []
+    monkeypatch.setenv("GERSP_VENV", str(tmp_path))
+    monkeypatch.setattr(module.Setup, "check", lambda self, quiet=False: checks.append(1) or True)
+    monkeypatch.setattr(module.Setup, "install", lambda self, ops: pytest.fail("installs"))
+    setup = module.Setup(environment(tmp_path, FORKS), None, [])
+    (tmp_path / "gersp_setup.txt").write_text(f"forks {setup.fingerprint()}")
+    assert module.main(["--downstream"]) == 0
+    assert checks == [1]
 
 
-def test_prebuilt_mmcv_of_another_torch_is_compiled_anew(module, tmp_path, monkeypatch) -> None:
-    fake = FakeMMCV(module, tmp_path, monkeypatch, ["Saved onedl_mmcv.whl"], [False, True])
-    fake.setup.install_ops()
-    assert "--no-binary=onedl-mmcv" not in fake.built[0]
-    assert "--no-binary=onedl-mmcv" in fake.built[1]
-    assert [path.name for path in fake.folder.glob("*.whl")] == ["onedl_mmcv-2.whl"]
+def test_uv_takes_the_settings_of_pip(module, tmp_path, monkeypatch) -> None:
+    recorder = Recorder(module, tmp_path, monkeypatch, "forks", ["pretraining"])
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
+    recorder.setup.pip("numpy")
+    ((words, env),) = recorder.started
+    assert words == ["uv", "pip", "install", "--python", str(tmp_path / "bin" / "python"), "numpy"]
+    assert env["UV_FIND_LINKS"] == "/wheels"
 
 
-def test_compiled_mmcv_that_does_not_load_is_an_error(module, tmp_path, monkeypatch) -> None:
-    fake = FakeMMCV(module, tmp_path, monkeypatch, ["Building wheel for onedl-mmcv"], [False])
-    with pytest.raises(module.SetupError, match="operators do not load; see: "):
-        fake.setup.install_ops()
-    assert len(fake.built) == 1  # compiling for 20 minutes once more would change nothing
-    assert not list(fake.folder.glob("*.whl"))
-
-
-def test_steps_follow_the_options(module, tmp_path: Path) -> None:
-    def names(**options) -> list[str]:
-        return [name for name, _ in module.Setup(tmp_path, **options).plan()]
-
-    core = names(downstream=False, extras=[])
-    assert core[0] == "environment" and core[-1] == "gersp_mm" and len(core) == 5
-    full = names(downstream=True, extras=["demo", "tests"])
-    assert [name for name in full if name not in core] == [
-        "compiled operators of mmcv",
-        "mmdet, mmrotate, mmsegmentation",
-        "demo and tests",
-    ]
+def test_what_failed_is_said_in_one_line(module, tmp_path, monkeypatch) -> None:
+    recorder = Recorder(module, tmp_path, monkeypatch, "forks", ["pretraining"])
+    monkeypatch.setattr(recorder.setup, "run", lambda *command, **options: False)
+    with pytest.raises(module.SetupError, match="its message stands above; the same command"):
+        recorder.setup.pip("numpy")
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(module.SetupError, match="the disk is full"):
+        recorder.setup.pip("numpy")

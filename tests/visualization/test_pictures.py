@@ -25,7 +25,6 @@ from gersp_mm.visualization import neighbours
 from gersp_mm.visualization import projection as tsne
 from gersp_mm.visualization.features import class_names, follow_classes, labelled_images
 from tests.support.smoke import write_classes, write_images
-from tests.visualization.test_visualization import load_tool
 
 CONFIG = (
     "model = dict(type='gersp_mm.GeRSP', backbone=dict(type='ResNet', depth=18, base_channels=8, "
@@ -436,18 +435,3 @@ def test_more_classes_than_colours(tmp_path: Path):
     names = {label: f"class_{label}" for label in range(count)}
     tsne.draw({"a\nkNN 1 %": points}, labels, names, tmp_path / "many.png")
     assert Image.open(tmp_path / "many.png").width > 500
-
-
-# --------------------------------------------------------------------------------- installation
-
-
-def test_grad_cam_is_installed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module = load_tool("../setup_env")
-    setup = module.Setup(tmp_path, downstream=False, extras=["demo"])
-    calls = []
-    monkeypatch.setattr(setup, "constraints", list)
-    monkeypatch.setattr(setup, "pip", lambda *arguments: calls.append([str(a) for a in arguments]))
-    setup.install_extras()
-    assert [call[-1].rpartition("/")[2] for call in calls] == ["demo.txt", "cam.txt"]
-    assert "--no-deps" not in calls[0] and "--no-deps" in calls[1]
-    assert any(line.startswith("grad-cam>=") for line in module.requirement_lines("cam"))
