@@ -1,0 +1,22 @@
+"""Every operator that we have, by its name in ``mmcv._ext``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gersp_mm.ops import focal_loss, nms, roi_align
+
+_MODULES: dict[Any, tuple[str, ...]] = {
+    nms: ("nms", "softnms", "nms_match"),
+    focal_loss: (
+        "sigmoid_focal_loss_forward", "sigmoid_focal_loss_backward",
+        "softmax_focal_loss_forward", "softmax_focal_loss_backward",
+    ),
+    roi_align: ("roi_align_forward", "roi_align_backward"),
+}  # fmt: skip
+
+#: Functions with the arguments of mmcv's C++ ones: results go into tensors that the caller made.
+OPERATORS: dict[str, Callable[..., Any]] = {
+    name: getattr(module, name) for module, names in _MODULES.items() for name in names
+}
