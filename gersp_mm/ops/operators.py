@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gersp_mm.ops import focal_loss, nms, roi_align
+from gersp_mm.ops import (
+    deform_conv,
+    focal_loss,
+    nms,
+    psa_mask,
+    roi_align,
+    roi_align_rotated,
+    rotated_boxes,
+)
 
 _MODULES: dict[Any, tuple[str, ...]] = {
     nms: ("nms", "softnms", "nms_match"),
@@ -14,6 +22,13 @@ _MODULES: dict[Any, tuple[str, ...]] = {
         "softmax_focal_loss_forward", "softmax_focal_loss_backward",
     ),
     roi_align: ("roi_align_forward", "roi_align_backward"),
+    roi_align_rotated: ("roi_align_rotated_forward", "roi_align_rotated_backward"),
+    rotated_boxes: ("box_iou_rotated", "box_iou_quadri", "nms_rotated", "nms_quadri"),
+    deform_conv: (
+        "modulated_deform_conv_forward", "modulated_deform_conv_backward", "deform_conv_forward",
+        "deform_conv_backward_input", "deform_conv_backward_parameters",
+    ),
+    psa_mask: ("psamask_forward", "psamask_backward"),
 }  # fmt: skip
 
 #: Functions with the arguments of mmcv's C++ ones: results go into tensors that the caller made.
