@@ -11,8 +11,7 @@ from gersp_mm.ops.sampling import Bags, corners, spread_bags, sum_bags
 
 def _bags(
     rois: Tensor,
-    height: int,
-    width: int,
+    shape: torch.Size,
     pooled_height: int,
     pooled_width: int,
     spatial_scale: float,
@@ -25,6 +24,7 @@ def _bags(
     Places are computed in the precision of the regions and in the order of mmcv's arithmetic: a
     sample may lie on the line from which on it counts as outside.
     """
+    height, width = shape[2:]
     center = rois[:, 1:3] * spatial_scale - (0.5 if aligned else 0.0)
     sides = rois[:, 3:5] * spatial_scale
     if not aligned:
@@ -89,7 +89,7 @@ def roi_align_rotated_forward(
     (rois,) = as_torchvision_takes(rois.to(input))
     (features,) = wide(input)
     bags = _bags(
-        rois, *input.shape[2:], pooled_height, pooled_width, spatial_scale, sampling_ratio,
+        rois, input.shape, pooled_height, pooled_width, spatial_scale, sampling_ratio,
         aligned, clockwise,
     )  # fmt: skip
     pooled = sum_bags(features, bags).view(len(rois), pooled_height, pooled_width, -1)
@@ -113,7 +113,7 @@ def roi_align_rotated_backward(
     (rois,) = as_torchvision_takes(rois.to(grad_output))
     (gradient,) = wide(grad_output)
     bags = _bags(
-        rois, *grad_input.shape[2:], pooled_height, pooled_width, spatial_scale, sampling_ratio,
+        rois, grad_input.shape, pooled_height, pooled_width, spatial_scale, sampling_ratio,
         aligned, clockwise,
     )  # fmt: skip
     gradient = gradient.permute(0, 2, 3, 1).reshape(-1, gradient.shape[1])
