@@ -14,6 +14,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
+from .ops.install import install as _install_operators
 from .version import CORE, DISTRIBUTIONS, SUPPORTED, __version__, version_key
 
 # Public names that are no registered types, with the module of each.
@@ -91,3 +92,4 @@ def __dir__() -> list[str]:
 
 
 _check_neighbours()
+_install_operators()

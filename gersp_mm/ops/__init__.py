@@ -1,0 +1,1 @@
+"""mmcv's compiled operators, written in torch and torchvision for where nobody compiled them."""

@@ -1,0 +1,232 @@
+"""Deformable convolution, with and without modulation, by torchvision's kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from gersp_mm.ops.precision import as_torchvision_takes
+
+
+def _gradients(
+    gradient: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    geometry: tuple[int, ...],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients by the input, the weight, the offset and the mask.
+
+    Args:
+        gradient: Of the output.
+        input: Of shape (n, channels, height, width).
+        weight: Of shape (outputs, channels / groups, height, width).
+        offset: Rows and columns in turn, of shape (n, 2 x groups of offsets x taps, ...).
+        mask: Of shape (n, groups of offsets x taps, ...), or None.
+        geometry: Stride, padding and dilation, each first down and then across, groups, groups
+            of offsets.
+    """
+    has_mask = mask is not None
+    if mask is None:
+        mask = input.new_zeros(len(input), 1)
+    bias = weight.new_zeros(len(weight))
+    tensors = as_torchvision_takes(gradient, input, weight, offset, mask, bias)
+    gradients = torch.ops.torchvision._deform_conv2d_backward(*tensors, *geometry, has_mask)
+    by_input, by_weight, by_offset, by_mask, _ = gradients
+    edge = _on_the_edge(offset, weight.shape[2:], geometry)
+    return by_input, by_weight, by_offset.masked_fill(edge, 0), by_mask
+
+
+def _on_the_edge(offset: Tensor, kernel: torch.Size, geometry: tuple[int, ...]) -> Tensor:
+    """Whether samples lie just one pixel before the image, where mmcv's gradient is 0.
+
+    Offsets of 0 put the taps at the padding there. torchvision's gradient is the one-sided one.
+    """
+    axes = []
+    for axis in (0, 1):
+        stride, pad, dilation = geometry[axis], geometry[2 + axis], geometry[4 + axis]
+        outputs = torch.arange(offset.shape[2 + axis], device=offset.device) * stride - pad
+        axes.append(outputs + torch.arange(kernel[axis], device=offset.device)[:, None] * dilation)
+    places = offset.unflatten(1, (-1, kernel[0], kernel[1], 2))
+    before = (places[:, :, :, :, 0] + axes[0][:, None, :, None] == -1) | (
+        places[:, :, :, :, 1] + axes[1][:, None, :] == -1
+    )
+    return before.unsqueeze(4).expand_as(places).flatten(1, 4)
+
+
+def _convolved(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: tuple[int, ...],
+) -> Tensor:
+    """Return the convolution; the arguments are those of :func:`_gradients`."""
+    given = [input, offset, weight, *(t for t in (bias, mask) if t is not None)]
+    input, offset, weight, *others = as_torchvision_takes(*given)
+    return torchvision.ops.deform_conv2d(
+        input,
+        offset,
+        weight,
+        others.pop(0) if bias is not None else None,
+        geometry[0:2],
+        geometry[2:4],
+        geometry[4:6],
+        others.pop(0) if mask is not None else None,
+    )
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Write the modulated deformable convolution (DCNv2) into ``output``.
+
+    Args:
+        input: Of shape (n, channels, height, width).
+        weight: Of shape (outputs, channels / group, kernel_h, kernel_w).
+        bias: Of shape (outputs,).
+        ones: Not used.
+        offset: Rows and columns in turn, of shape (n, 2 x deformable_group x taps, ...).
+        mask: Factors of the taps, of shape (n, deformable_group x taps, ...).
+        output: Of shape (n, outputs, ...).
+        columns: Not used.
+        kernel_h: Taps from top to bottom.
+        kernel_w: Taps from left to right.
+        stride_h: Rows between two outputs.
+        stride_w: Columns between two outputs.
+        pad_h: Rows of zeros above and below.
+        pad_w: Columns of zeros left and right.
+        dilation_h: Rows between two taps.
+        dilation_w: Columns between two taps.
+        group: Groups of channels.
+        deformable_group: Groups of channels with offsets of their own.
+        with_bias: Whether the bias counts.
+    """
+    geometry = (
+        stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
+    )  # fmt: skip
+    output.copy_(_convolved(input, weight, offset, mask, bias if with_bias else None, geometry))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Write the gradients of :func:`modulated_deform_conv_forward` into the tensors named so."""
+    geometry = (
+        stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
+    )  # fmt: skip
+    gradients = _gradients(grad_output, input, weight, offset, mask, geometry)
+    for target, gradient in zip((grad_input, grad_weight, grad_offset, grad_mask), gradients):
+        target.copy_(gradient)
+    if with_bias:
+        grad_bias.copy_(grad_output.sum((0, 2, 3)))
+
+
+def _geometry(sizes: dict[str, Any]) -> tuple[int, ...]:
+    names = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
+    return tuple(sizes[name] for name in names)
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **sizes: int,
+) -> None:
+    """Write the deformable convolution (DCNv1) into ``output``.
+
+    Args:
+        input: As of :func:`modulated_deform_conv_forward`.
+        weight: Likewise.
+        offset: Likewise.
+        output: Likewise.
+        columns: Not used.
+        ones: Not used.
+        **sizes: ``kW``, ``kH`` and ``im2col_step``, which are not used, ``dW`` and ``dH`` of the
+            stride, ``padW``, ``padH``, ``dilationW``, ``dilationH``, ``group`` and
+            ``deformable_group``.
+    """
+    output.copy_(_convolved(input, weight, offset, None, None, _geometry(sizes)))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradInput: Tensor,
+    gradOffset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    **sizes: int,
+) -> None:
+    """Write the gradients of :func:`deform_conv_forward` by the input and the offset."""
+    gradients = _gradients(gradOutput, input, weight, offset, None, _geometry(sizes))
+    gradInput.copy_(gradients[0])
+    gradOffset.copy_(gradients[2])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradWeight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    scale: float,
+    **sizes: int,
+) -> None:
+    """Add the gradient of :func:`deform_conv_forward` by the weight, times a scale."""
+    shape = gradWeight.shape
+    group = sizes["group"]
+    weight = input.new_zeros(shape[0], input.shape[1] // group, *shape[2:])
+    gradient = _gradients(gradOutput, input, weight, offset, None, _geometry(sizes))[1]
+    gradWeight.add_(gradient.to(gradWeight.dtype), alpha=scale)

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from mmcv.ops import deform_conv2d, modulated_deform_conv2d
+from torch.nn import functional as F
+
+from gersp_mm.ops.swap import our_operators
+from tests.ops.support import assert_as_compiled, beside_compiled, values
+
+
+def inputs(groups: int, offsets: int, dtype: torch.dtype = torch.float32, shift: float = 2.0):
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
+
+    x, weight, bias = random(2, 4, 7, 6), random(6, 4 // groups, 3, 2), random(6)
+    taps = offsets * 6
+    offset, mask = random(2, 2 * taps, 4, 4) * shift, random(2, taps, 4, 4).sigmoid()
+    return x, offset.detach().requires_grad_(), mask.detach().requires_grad_(), weight, bias
+
+
+SHAPE = (2, 1, (1, 1))  # stride, padding, dilation
+
+
+@beside_compiled
+@pytest.mark.parametrize("groups, offsets", [(1, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("shift", [2.0, 0.0, 1e4])
+def test_as_compiled(groups, offsets, shift):
+    x, offset, mask, weight, bias = inputs(groups, offsets, shift=shift)
+    size = dict(rtol=1e-5, atol=2e-5)  # sums of up to 72 products
+    for b in (bias, None):
+        assert_as_compiled(
+            lambda *t: modulated_deform_conv2d(*t, 2, 1, (1, 1), groups, offsets),
+            x, offset, mask, weight, b, **size,
+        )  # fmt: skip
+    assert_as_compiled(
+        lambda *t: deform_conv2d(*t, 2, 1, (1, 1), groups, offsets), x, offset, weight, **size
+    )
+
+
+@beside_compiled
+def test_halves_are_as_compiled():
+    assert_as_compiled(
+        lambda *t: modulated_deform_conv2d(*t, 2, 1, (1, 1), 1, 1),
+        *inputs(1, 1, torch.float16), rtol=1e-2, atol=1e-2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_without_offsets_it_is_a_convolution(groups):
+    x, offset, mask, weight, bias = inputs(groups, 1)
+    nothing, half = torch.zeros_like(offset), torch.full_like(mask, 0.5)
+    with our_operators():
+        modulated = values(
+            lambda x, w, b: modulated_deform_conv2d(x, nothing, half, w, b, 2, 1, 1, groups, 1),
+            x, weight, bias,
+        )  # fmt: skip
+        plain = values(lambda x, w: deform_conv2d(x, nothing, w, 2, 1, 1, groups, 1), x, weight)
+    halved = values(
+        lambda x, w, b: F.conv2d(x, w / 2, b, 2, 1, groups=groups), x, weight, bias
+    )  # fmt: skip
+    whole = values(lambda x, w: F.conv2d(x, w, None, 2, 1, groups=groups), x, weight)
+    for found, expected in ((modulated, halved), (plain, whole)):
+        for a, b in zip(found, expected):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
+
+
+def test_bfloat16_is_rounded_float32():
+    tensors = [t.detach().bfloat16() for t in inputs(1, 1)]
+    with our_operators():
+        low = modulated_deform_conv2d(*tensors, *SHAPE, 1, 1)
+        high = modulated_deform_conv2d(*(t.float() for t in tensors), *SHAPE, 1, 1)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low, high.bfloat16())
+
+
+def test_gradcheck():
+    x, offset, mask, weight, bias = inputs(1, 1, torch.float64, shift=0.7)
+    with our_operators():
+        assert torch.autograd.gradcheck(
+            lambda *t: modulated_deform_conv2d(*t, 2, 1, 1, 1, 1),
+            (x, offset, mask, weight, bias), fast_mode=True,
+        )  # fmt: skip
+        assert torch.autograd.gradcheck(
+            lambda *t: deform_conv2d(*t, 2, 1, 1, 1, 1), (x, offset, weight), fast_mode=True
+        )
