@@ -205,7 +205,7 @@ def export_backbone(
     config: str | None = None,
     source_sha256: str | None = None,
     backbone: Mapping[str, Any] | None = None,
-    **facts: str | int | None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Write ``{'state_dict': {'backbone.…': tensor}, 'meta': {plain Python}}``.
 
@@ -224,8 +224,8 @@ def export_backbone(
         source_sha256: Hash of the file that the weights were taken from, None for a run's own.
         backbone: Config of the backbone, from which the file's network is built later. It is left
             out where it is more than plain data.
-        **facts: More for ``meta``, such as ``iterations``, ``frozen``, ``run_id`` and ``weights``;
-            None is left out.
+        **facts: More for ``meta``, such as ``iterations``, ``frozen``, ``run_id``, ``weights`` and
+            ``pixel_scale``; None is left out.
 
     Returns:
         The ``meta`` that was written.
@@ -248,7 +248,7 @@ def export_backbone(
             f"{path} was not written, because NaN or infinity is in {listed(broken)}. Export an "
             "earlier checkpoint"
         )
-    facts = dict(facts, backbone=plain_config(backbone))  # type: ignore[arg-type]
+    facts = dict(facts, backbone=plain_config(backbone))
     meta = describe_backbone(
         tensors, arch, method, mean, std, epoch, config, source_sha256, **facts
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -69,11 +70,11 @@ class PairedDataset(Dataset):
         self.natural = _build_source("natural", natural)
         self.rs_pipeline = _build_pipeline(rs_pipeline)
         self.natural_pipeline = _build_pipeline(natural_pipeline)
-        self._cached: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._cached: OrderedDict[tuple[int, str], torch.Tensor] = OrderedDict()
         self.cache_images = cache_images
         # What gives the images of each source; :class:`gersp_mm.DeviceImagesHook` puts others here.
         self.readers: dict[str, Any] = {
-            name: DecodedImages(name, source, self._decode)
+            name: DecodedImages(name, source, functools.partial(self._decode, source))
             for name, source in self._sources()
             if source is not None
         }
@@ -139,13 +140,14 @@ class PairedDataset(Dataset):
     def _sources(self) -> tuple[tuple[str, Any], ...]:
         return ("remote_sensing", self.remote_sensing), ("natural", self.natural)
 
-    def _decode(self, path: str) -> torch.Tensor:
-        if path in self._cached:
-            self._cached.move_to_end(path)
-            return self._cached[path]
-        image = load_pixels(path)
+    def _decode(self, source: Any, path: str) -> torch.Tensor:
+        key = id(source), path  # two sources may read a raster by two scales
+        if key in self._cached:
+            self._cached.move_to_end(key)
+            return self._cached[key]
+        image = load_pixels(path, scale=getattr(source, "pixel_scale", None))
         if self.cache_images:
-            self._cached[path] = image
+            self._cached[key] = image
             if len(self._cached) > self.cache_images:
                 self._cached.popitem(last=False)
         return image

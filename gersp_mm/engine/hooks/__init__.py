@@ -9,6 +9,7 @@ from gersp_mm.engine.hooks.collapse_monitor import CollapseMonitorHook
 from gersp_mm.engine.hooks.device_images import DeviceImagesHook
 from gersp_mm.engine.hooks.export_backbone import ExportBackboneHook
 from gersp_mm.engine.hooks.knn_eval import KNNEvalHook
+from gersp_mm.engine.hooks.pixel_scale import PixelScaleHook
 from gersp_mm.engine.hooks.pretrained_check import PretrainedCheckHook
 from gersp_mm.engine.hooks.rng_state import RNGStateHook
 from gersp_mm.engine.hooks.runtime_info import DeferredRuntimeInfoHook
@@ -26,6 +27,7 @@ __all__ = [
     "DeviceImagesHook",
     "ExportBackboneHook",
     "KNNEvalHook",
+    "PixelScaleHook",
     "PreflightHook",
     "PretrainedCheckHook",
     "RNGStateHook",

@@ -7,16 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.hooks import Hook
 
-from gersp_mm.images.decode import find_loss
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_number, listed
 from gersp_mm.utils.files import append_missing_entries, escape_name
 
 SOURCES = {"remote_sensing": "remote-sensing", "natural": "natural"}  # as datasets, in words
-LOOKED_AT = 8  # images of a source that are looked at before the first step
 _SOURCE = re.compile(rf" \[({'|'.join(SOURCES.values())})\]$")
 
 
@@ -28,9 +25,6 @@ class BadImageHook(Hook):
     the path, a tab, the reason and the source in brackets; line breaks, tabs and bytes that are not
     UTF-8 are escaped in it (``\n``, ``\xe9``). A resumed run extends the list; a new run
     replaces it.
-
-    Before the first step, some images of each source are looked at, and a warning says what
-    reading them as 8-bit RGB leaves out.
 
     Args:
         max_share: Stop when more than this share of the images of either source, in [0, 1], turned
@@ -53,22 +47,6 @@ class BadImageHook(Hook):
             return
         if runner.iter == 0:
             _listing(runner).unlink(missing_ok=True)
-        for name, words in SOURCES.items():
-            if source := getattr(runner.train_dataloader.dataset, name, None):
-                self._look(runner, source, words)
-
-    def _look(self, runner: Any, source: Any, words: str) -> None:
-        """Warn of grey levels and bands that are not used."""
-        chosen = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).round().astype(int))
-        paths = [source.get_data_info(int(index))["img_path"] for index in chosen]
-        losses = {path: loss for path in paths if (loss := find_loss(path))}
-        if losses:
-            path, loss = next(iter(losses.items()))
-            runner.logger.warning(
-                f"{len(losses)} of {len(paths)} {words} images looked at lose something when they "
-                f"are read as 8-bit RGB, as {escape_name(path)} ({loss}). Convert them to 8-bit "
-                "RGB with a stretch of your choice."
-            )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
