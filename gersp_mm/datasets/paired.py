@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,11 @@ class PairedDataset(Dataset):
         self.cache_images = cache_images
         # What gives the images of each source; :class:`gersp_mm.DeviceImagesHook` puts others here.
         self.readers: dict[str, Any] = {
-            name: DecodedImages(name, source, functools.partial(self._decode, source))
+            name: DecodedImages(
+                name,
+                source,
+                getattr(source, "read_window", functools.partial(self._decode, source)),
+            )
             for name, source in self._sources()
             if source is not None
         }
@@ -123,6 +127,8 @@ class PairedDataset(Dataset):
         if self.remote_sensing is not None:
             results = self.readers["remote_sensing"].read(rs_index, bad)
             views["rs_query"] = _view("rs_pipeline", self.rs_pipeline, results)
+            if "key_img" in results:  # of a window close by
+                results["img"] = results.pop("key_img")
             views["rs_key"] = _view("rs_pipeline", self.rs_pipeline, results)
             sample.set_field(results["img_path"], "rs_path", field_type="metainfo")
         if self.natural is not None:
@@ -140,17 +146,22 @@ class PairedDataset(Dataset):
     def _sources(self) -> tuple[tuple[str, Any], ...]:
         return ("remote_sensing", self.remote_sensing), ("natural", self.natural)
 
-    def _decode(self, source: Any, path: str) -> torch.Tensor:
+    def _reader(self, source: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """Return what gives the image of a source: windows of scenes are read by the source."""
+        return getattr(source, "read_window", functools.partial(self._decode, source))
+
+    def _decode(self, source: Any, info: dict[str, Any]) -> dict[str, Any]:
+        path = info["img_path"]
         key = id(source), path  # two sources may read a raster by two scales
         if key in self._cached:
             self._cached.move_to_end(key)
-            return self._cached[key]
+            return dict(img=self._cached[key])
         image = load_pixels(path, scale=getattr(source, "pixel_scale", None))
         if self.cache_images:
             self._cached[key] = image
             if len(self._cached) > self.cache_images:
                 self._cached.popitem(last=False)
-        return image
+        return dict(img=image)
 
 
 def _build_source(name: str, cfg: dict | None) -> Any:

@@ -174,6 +174,13 @@ class PixelScale:
         return band
 
 
+def is_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Return where all bands (the first axis) have the value that stands for no data."""
+    if nodata is None:
+        return np.zeros(values.shape[1:], bool)
+    return (values == nodata).all(axis=0)
+
+
 def _levels(values: np.ndarray, limits: Limits) -> np.ndarray:
     """Scale bands×… values to uint8: the lowest limit becomes 0, the highest 255."""
     levels = np.empty(values.shape, np.uint8)

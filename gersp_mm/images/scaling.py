@@ -10,7 +10,7 @@ import numpy as np
 from gersp_mm.images import rasters
 from gersp_mm.images.bands import is_raster
 from gersp_mm.images.packed import is_local_file, open_file, read_file
-from gersp_mm.images.pixels import BandsError, PixelScale
+from gersp_mm.images.pixels import BandsError, PixelScale, is_nodata
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
@@ -23,7 +23,12 @@ SPOTS, SPOT_SIDE = 8, 16  # along each side, pixels a side
 
 
 def find_scale(
-    name: str, count: int, path_of: Callable[[int], str], scale: PixelScale
+    name: str,
+    count: int,
+    path_of: Callable[[int], str],
+    scale: PixelScale,
+    everything: bool = False,
+    nodata: Callable[[int], float | None] = lambda index: None,
 ) -> PixelScale:
     """Find the limits of a pixel scale on a sample of a source.
 
@@ -35,6 +40,9 @@ def find_scale(
         count: Number of its images.
         path_of: Gives the path of the image with a number.
         scale: What is asked for.
+        everything: Whether photographs are read as rasters too.
+        nodata: Gives the value that stands for no data in the image with a number, where its file
+            does not say so.
 
     Returns:
         ``scale`` with the limits and fill values of every kind of raster in the sample; the same
@@ -48,12 +56,14 @@ def find_scale(
     refused: Counter[str] = Counter()
     first: dict[str, str] = {}
     with progress_bar(f"pixel values of {name}", "image", len(chosen)) as bar:
-        for path in (path_of(int(index)) for index in chosen):
+        for index in map(int, chosen):
+            path = path_of(index)
             try:
                 with open_file(path) as file:
-                    raster = is_raster(file)
+                    raster = everything or is_raster(file)
                 if raster:
                     kind, values = _sample(raster_source(path), scale)
+                    values = values[:, ~is_nodata(values, nodata(index))]
                     samples.setdefault(kind, []).append(values)
             except BandsError as error:
                 refused[str(error)] += 1
