@@ -105,10 +105,15 @@ def opened(source: str | bytes) -> Iterator[Any]:
         warnings.simplefilter("ignore")  # of files without georeference
         if isinstance(source, bytes):
             driver = _driver(source[:16])
-            with rasterio.MemoryFile(source) as memory, memory.open(driver=driver) as dataset:
+            with (
+                rasterio.MemoryFile(source) as memory,
+                memory.open(driver=driver) as dataset,
+                _errors_end_with(dataset),
+            ):
                 yield dataset
         else:
-            yield _handles.get(source)
+            with _errors_end_with(dataset := _handles.get(source)):
+                yield dataset
 
 
 def describe(dataset: Any) -> RasterInfo:
@@ -171,7 +176,7 @@ def read(
         RasterError: The pixels are damaged.
     """
     rasterio = import_rasterio()
-    from rasterio.enums import Resampling
+    from rasterio.enums import MaskFlags, Resampling
     from rasterio.windows import Window
 
     area = None
@@ -184,8 +189,16 @@ def read(
     resampling = Resampling.average if smooth else Resampling.nearest
     with rasterio.Env(**OPTIONS), _reasons():
         values = dataset.read(wanted, window=area, out_shape=shape, resampling=resampling)
-        masks = dataset.read_masks(wanted, window=area, out_shape=shape)
-    valid = (masks != 0).all(axis=0)
+        flags = {flag for band in wanted for flag in dataset.mask_flag_enums[band - 1]}
+        if MaskFlags.per_dataset in flags:  # of an alpha or mask band
+            masks = dataset.read_masks(wanted[0], window=area, out_shape=shape and shape[1:])
+            valid = masks != 0
+        else:
+            valid = np.ones(values.shape[1:], bool)
+    for band, number in zip(values, wanted):
+        nodata = dataset.nodatavals[number - 1]
+        if nodata is not None and not np.isnan(nodata):
+            valid &= band != nodata
     if np.issubdtype(values.dtype, np.floating):
         valid &= np.isfinite(values).all(axis=0)
     scales = np.array([dataset.scales[b - 1] for b in wanted], np.float32)
@@ -236,13 +249,25 @@ def _pixel_size(dataset: Any) -> float | None:
 @contextlib.contextmanager
 def _reasons() -> Iterator[None]:
     """Turn the errors of rasterio and GDAL into :class:`RasterError`."""
-    from rasterio.errors import RasterioError
-
     try:
         yield
-    except RasterioError as error:
+    except Exception as error:
+        if not type(error).__module__.startswith("rasterio."):  # its public and its inner errors
+            raise
         cause = error.__cause__ or error
         raise RasterError(" ".join(str(cause).split())) from error
+
+
+@contextlib.contextmanager
+def _errors_end_with(dataset: Any) -> Iterator[None]:
+    """Keep an error of one file from being reported again by the next call, as GDAL's list does."""
+    try:
+        yield
+    except Exception:
+        for _ in range(3):
+            with contextlib.suppress(Exception):
+                dataset.colorinterp  # noqa: B018
+        raise
 
 
 class _Handles(threading.local):

@@ -1,7 +1,6 @@
 """Rasters as 8-bit RGB: the values of the file, stretched as stated, in the chosen bands."""
 
 import itertools
-import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from gersp_mm.images.pixels import BandsError, PixelScale
 from gersp_mm.images.rasters import describe, opened, read
 from gersp_mm.images.scaling import find_scale
 from gersp_mm.utils.errors import UserError
+from tests.support.rasters import surface, write
 
 rasterio = pytest.importorskip("rasterio")
 
@@ -25,25 +25,6 @@ LAYOUTS = {
     "zstd": dict(compress="zstd", tiled=True, blockxsize=16, blockysize=16),
     "big": dict(BIGTIFF="YES", compress="lzw"),
 }
-
-
-def surface(bands: int, seed: int = 0) -> np.ndarray:
-    """Smooth bands×H×W values of which each band fills the range from 0 to 1."""
-    steps = np.random.default_rng(seed).standard_normal((bands, HEIGHT, WIDTH))
-    values = steps.cumsum(1).cumsum(2)
-    low, high = (f(values, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
-    return (values - low) / (high - low)
-
-
-def write(path, values: np.ndarray, **profile) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files without georeference
-        with rasterio.open(
-            path, "w", driver=profile.pop("driver", "GTiff"), count=len(values), dtype=values.dtype,
-            height=values.shape[1], width=values.shape[2], **profile,
-        ) as file:  # fmt: skip
-            file.write(values)
-    return str(path)
 
 
 def stretched(values: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ default_hooks = dict(
     teacher_update=dict(type="gersp_mm.TeacherUpdateHook"),
     export_backbone=dict(type="gersp_mm.ExportBackboneHook"),
     bad_images=dict(type="gersp_mm.BadImageHook", max_share=0.05),
+    census=dict(type="gersp_mm.CensusHook"),
     collapse_monitor=dict(type="gersp_mm.CollapseMonitorHook"),
 )
 env_cfg = dict(

@@ -2,6 +2,7 @@
 
 from gersp_mm.engine.hooks.alpha_schedule import AlphaScheduleHook
 from gersp_mm.engine.hooks.bad_images import BadImageHook
+from gersp_mm.engine.hooks.census import CensusHook
 from gersp_mm.engine.hooks.checkpoint import AtomicCheckpointHook
 from gersp_mm.engine.hooks.checkpoint_check import CheckpointCheckHook
 from gersp_mm.engine.hooks.class_check import ClassCheckHook
@@ -20,6 +21,7 @@ __all__ = [
     "AlphaScheduleHook",
     "AtomicCheckpointHook",
     "BadImageHook",
+    "CensusHook",
     "CheckpointCheckHook",
     "ClassCheckHook",
     "CollapseMonitorHook",
