@@ -2,6 +2,7 @@
 
 from gersp_mm.augmentation.view import ViewAugmentation
 from gersp_mm.datasets.collate import collate_pairs
+from gersp_mm.datasets.loading import LoadImage
 from gersp_mm.datasets.paired import PairedDataset
 from gersp_mm.datasets.sampler import PairedSampler, PairIndex
 from gersp_mm.datasets.scenes import Scenes
@@ -11,6 +12,7 @@ from gersp_mm.images.decode import BadImageError, load_pixels, load_rgb
 __all__ = [
     "BadImageError",
     "LabelledImages",
+    "LoadImage",
     "MillionAID",
     "PairIndex",
     "PairedDataset",

@@ -90,7 +90,7 @@ class PixelScale:
             values = np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)
             if values.shape[1] == 0:
                 continue
-            found = self._given(kind) or tuple(
+            found = self.given_limits(kind) or tuple(
                 _spread(*np.percentile(band, PERCENTILES)) for band in values
             )
             limits[kind] = found
@@ -111,7 +111,7 @@ class PixelScale:
         Raises:
             BandsError: No limits are known for this kind.
         """
-        limits = self._given(kind) or self.limits.get(kind)
+        limits = self.given_limits(kind) or self.limits.get(kind)
         if limits is None:
             known = ", ".join(self.limits) or "none"
             raise BandsError(f"{kind}: no pixel scale is known for this kind of raster ({known})")
@@ -154,7 +154,7 @@ class PixelScale:
         except (KeyError, TypeError, AttributeError, UserError):
             return None
 
-    def _given(self, kind: str) -> Limits | None:
+    def given_limits(self, kind: str) -> Limits | None:
         """Return the limits that need no sample; None where they have to be found."""
         if self.scale == NONE or kind.endswith(EIGHT_BITS):
             return ((0.0, 255.0),) * 3

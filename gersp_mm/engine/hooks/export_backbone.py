@@ -12,8 +12,8 @@ from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints.find import RUN_ID
+from gersp_mm.datasets.loading import PIXEL_SCALE
 from gersp_mm.engine.hooks.checkpoint_check import averaged_model
-from gersp_mm.engine.hooks.pixel_scale import PIXEL_SCALE
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_choice
 from gersp_mm.utils.model import unwrap

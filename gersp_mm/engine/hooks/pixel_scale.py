@@ -9,13 +9,12 @@ from typing import Any
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 
+from gersp_mm.datasets.loading import PIXEL_SCALE
 from gersp_mm.engine.hooks.bad_images import SOURCES
 from gersp_mm.images.pixels import PixelScale
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import write_text
-
-PIXEL_SCALE = "pixel_scale"  # key of a checkpoint's and an export's meta
 
 
 @HOOKS.register_module()
