@@ -22,6 +22,7 @@ from gersp_mm.checkpoints.compare import not_finite
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint, require_finite, tensors_of
 from gersp_mm.constants import CHANNEL_ORDER, PREFIX, RGB_MEAN, RGB_STD
+from gersp_mm.images.pixels import PixelScale
 from gersp_mm.results.row import RANDOM
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import file_sha256, save_atomically
@@ -59,6 +60,11 @@ class BackboneMeta:
             raise UserError("the meta of the backbone has no mean and std. Export it again")
         method, hashed = stored.get("method"), stored.get("weights_sha256")
         return cls(str(stored["arch"]), method, scale, stored.get("epoch"), hashed, stored)
+
+    @property
+    def pixel_scale(self) -> PixelScale | None:
+        """How rasters were read in the pre-training; None where it was on photographs."""
+        return PixelScale.stored(self.stored.get("pixel_scale"))
 
 
 class ExportedBackbone:

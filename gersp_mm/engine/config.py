@@ -161,9 +161,7 @@ def apply_switches(cfg: Config) -> None:
 def _load_as_trained(cfg: Config) -> None:
     """Have downstream images loaded by the pixel scale of the weights, where those have one."""
     if "evaluation" in cfg and stored_pixel_scale(cfg.pretrained):
-        for name, part in cfg.items():
-            if name.endswith(("_pipeline", "_dataloader")):
-                use_pixel_scale(part, cfg.pretrained)
+        use_pixel_scale(cfg, cfg.pretrained)
 
 
 def require_weights(cfg: Config) -> None:
