@@ -94,8 +94,9 @@ class KNNEvalHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Make sure that the images are there and that some of them can be decoded."""
+        loader = getattr(runner, "train_dataloader", None)
+        source = getattr(getattr(loader, "dataset", None), "remote_sensing", None)
         for images in self.images.values():
-            source = getattr(runner.train_dataloader.dataset, "remote_sensing", None)
             images.pixel_scale = getattr(source, "pixel_scale", None)
             _leave_out_unreadable(images)
         counts = {part: len(images) for part, images in self.images.items()}
