@@ -30,7 +30,10 @@ DATA_SAMPLERS = Registry(
     "data sampler", parent=ROOT_DATA_SAMPLERS, scope=SCOPE, locations=["gersp_mm.datasets"]
 )
 TRANSFORMS = Registry(
-    "transform", parent=ROOT_TRANSFORMS, scope=SCOPE, locations=["gersp_mm.augmentation"]
+    "transform",
+    parent=ROOT_TRANSFORMS,
+    scope=SCOPE,
+    locations=["gersp_mm.augmentation", "gersp_mm.datasets"],
 )
 FUNCTIONS = Registry(
     "function", parent=ROOT_FUNCTIONS, scope=SCOPE, locations=["gersp_mm.datasets"]

@@ -18,6 +18,7 @@ from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_num
 
 # `released`: configs/selfsup/GeRSP/GeRSP.py of the released code, for both of its branches; what
 # the paper's Figure 3 shows could not be sourced. `mocov2`: MoCo v2 (arXiv:2003.04297).
+# `overhead`: ours, for images without an up side and with stretched values, not measured yet.
 PRESETS: dict[str, dict[str, Any]] = {
     "released": dict(
         scale=(0.2, 1.0),
@@ -41,6 +42,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         vertical_flip_prob=0.0,
         quarter_turns=False,
     ),
+    "overhead": dict(
+        scale=(0.3, 1.0),
+        grayscale_prob=0.1,
+        grayscale_first=False,
+        jitter=(0.2, 0.2, 0.2, 0.02),
+        jitter_prob=0.8,
+        blur_prob=0.2,
+        horizontal_flip_prob=0.5,
+        vertical_flip_prob=0.5,
+        quarter_turns=True,
+    ),
 }
 
 
@@ -58,7 +70,8 @@ class ViewAugmentation:
     kernel where numba is installed and with PIL elsewhere. The images come out the same.
 
     Args:
-        preset: ``'released'`` or ``'mocov2'``.
+        preset: ``'released'``, ``'mocov2'``, or ``'overhead'``, for images from above: quarter
+            turns, both flips and milder colours.
         size: Side of the square view in pixels.
         colour: Where colours, blur and flips are done: ``'device'``, ``'workers'``, or ``'auto'``
             for the device if there is an accelerator.

@@ -22,6 +22,7 @@ from gersp_mm.checkpoints.compare import not_finite
 from gersp_mm.checkpoints.integrity import weights_sha256
 from gersp_mm.checkpoints.read import CONVERTER, read_checkpoint, require_finite, tensors_of
 from gersp_mm.constants import CHANNEL_ORDER, PREFIX, RGB_MEAN, RGB_STD
+from gersp_mm.images.pixels import PixelScale
 from gersp_mm.results.row import RANDOM
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import file_sha256, save_atomically
@@ -59,6 +60,11 @@ class BackboneMeta:
             raise UserError("the meta of the backbone has no mean and std. Export it again")
         method, hashed = stored.get("method"), stored.get("weights_sha256")
         return cls(str(stored["arch"]), method, scale, stored.get("epoch"), hashed, stored)
+
+    @property
+    def pixel_scale(self) -> PixelScale | None:
+        """How rasters were read in the pre-training; None where it was on photographs."""
+        return PixelScale.stored(self.stored.get("pixel_scale"))
 
 
 class ExportedBackbone:
@@ -206,7 +212,7 @@ def export_backbone(
     config: str | None = None,
     source_sha256: str | None = None,
     backbone: Mapping[str, Any] | None = None,
-    **facts: str | int | None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Write ``{'state_dict': {'backbone.…': tensor}, 'meta': {plain Python}}``.
 
@@ -225,8 +231,8 @@ def export_backbone(
         source_sha256: Hash of the file that the weights were taken from, None for a run's own.
         backbone: Config of the backbone, from which the file's network is built later. It is left
             out where it is more than plain data.
-        **facts: More for ``meta``, such as ``iterations``, ``frozen``, ``run_id`` and ``weights``;
-            None is left out.
+        **facts: More for ``meta``, such as ``iterations``, ``frozen``, ``run_id``, ``weights`` and
+            ``pixel_scale``; None is left out.
 
     Returns:
         The ``meta`` that was written.
@@ -249,7 +255,7 @@ def export_backbone(
             f"{path} was not written, because NaN or infinity is in {listed(broken)}. Export an "
             "earlier checkpoint"
         )
-    facts = dict(facts, backbone=plain_config(backbone))  # type: ignore[arg-type]
+    facts = dict(facts, backbone=plain_config(backbone))
     meta = describe_backbone(
         tensors, arch, method, mean, std, epoch, config, source_sha256, **facts
     )

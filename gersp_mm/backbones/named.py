@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gersp_mm.backbones.exported import ExportedBackbone
+from gersp_mm.images.pixels import PixelScale
 from gersp_mm.results.row import RANDOM
 from gersp_mm.utils.errors import UserError
 
@@ -23,12 +24,14 @@ class Backbone(NamedTuple):
         network: The network, in eval mode.
         mean: Mean of its input per channel, RGB, 0 to 255.
         std: Standard deviation of its input per channel, RGB, 0 to 255.
+        pixel_scale: How it reads rasters; None stretches each by itself.
     """
 
     name: str
     network: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_scale: PixelScale | None = None
 
 
 def load_backbones(
@@ -61,14 +64,15 @@ def load_backbones(
     for name, path in pairs:
         if path == RANDOM:
             drawn = ExportedBackbone.random(first.architecture, seed + draws)
-            network, scale = drawn.build(device), first.meta.normalisation
+            network, meta = drawn.build(device), first.meta
             draws += 1
             name = name or RANDOM
         else:
-            network, scale = files[path].build(device), files[path].meta.normalisation
-            method = files[path].meta.method
+            network, meta = files[path].build(device), files[path].meta
+            method = meta.method
             name = name or (method if method and methods.count(method) == 1 else Path(path).stem)
-        backbones.append(Backbone(name, network, scale.mean, scale.std))
+        mean, std, _ = meta.normalisation
+        backbones.append(Backbone(name, network, mean, std, meta.pixel_scale))
     names = [backbone.name for backbone in backbones]
     for name in names:
         if names.count(name) > 1:

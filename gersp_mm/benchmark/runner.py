@@ -139,7 +139,10 @@ class Runner:
         before = weights_sha256({n: t.cpu() for n, t in backbone.state_dict().items()})
         mean, std, _ = job.backbone.meta.normalisation
         arch = job.backbone.architecture.config
+        pixels = job.backbone.meta.pixel_scale
         key = [before, arch, lists_sha256(data.parts), data.size, data.resize, mean, std]
+        if pixels is not None:
+            key.append(pixels.as_dict())
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
         path = self.plan.work_dir / "features" / f"{digest}.pt"
         with _claimed(path.with_suffix(".lock"), wait=True):
@@ -148,7 +151,7 @@ class Runner:
                 backbone.to(self.device)
                 found = {}
                 for part, entries in data.parts.items():
-                    images = EvalImages(entries, data.size, data.resize)
+                    images = EvalImages(entries, data.size, data.resize, pixel_scale=pixels)
                     extracted = extract_features(
                         backbone,
                         images,

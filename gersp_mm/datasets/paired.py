@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,11 +70,15 @@ class PairedDataset(Dataset):
         self.natural = _build_source("natural", natural)
         self.rs_pipeline = _build_pipeline(rs_pipeline)
         self.natural_pipeline = _build_pipeline(natural_pipeline)
-        self._cached: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._cached: OrderedDict[tuple[int, str], torch.Tensor] = OrderedDict()
         self.cache_images = cache_images
         # The readers of both sources, which DeviceImagesHook replaces.
         self.readers: dict[str, Any] = {
-            name: DecodedImages(name, source, self._decode)
+            name: DecodedImages(
+                name,
+                source,
+                getattr(source, "read_window", functools.partial(self._decode, source)),
+            )
             for name, source in self._sources()
             if source is not None
         }
@@ -121,6 +126,8 @@ class PairedDataset(Dataset):
         if self.remote_sensing is not None:
             results = self.readers["remote_sensing"].read(rs_index, bad)
             views["rs_query"] = _view("rs_pipeline", self.rs_pipeline, results)
+            if "key_img" in results:  # of a window close by
+                results["img"] = results.pop("key_img")
             views["rs_key"] = _view("rs_pipeline", self.rs_pipeline, results)
             sample.set_field(results["img_path"], "rs_path", field_type="metainfo")
         if self.natural is not None:
@@ -138,16 +145,22 @@ class PairedDataset(Dataset):
     def _sources(self) -> tuple[tuple[str, Any], ...]:
         return ("remote_sensing", self.remote_sensing), ("natural", self.natural)
 
-    def _decode(self, path: str) -> torch.Tensor:
-        if path in self._cached:
-            self._cached.move_to_end(path)
-            return self._cached[path]
-        image = load_pixels(path)
+    def _reader(self, source: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """Return what gives the image of a source: windows of scenes are read by the source."""
+        return getattr(source, "read_window", functools.partial(self._decode, source))
+
+    def _decode(self, source: Any, info: dict[str, Any]) -> dict[str, Any]:
+        path = info["img_path"]
+        key = id(source), path  # two sources may read a raster by two scales
+        if key in self._cached:
+            self._cached.move_to_end(key)
+            return dict(img=self._cached[key])
+        image = load_pixels(path, scale=getattr(source, "pixel_scale", None))
         if self.cache_images:
-            self._cached[path] = image
+            self._cached[key] = image
             if len(self._cached) > self.cache_images:
                 self._cached.popitem(last=False)
-        return image
+        return dict(img=image)
 
 
 def _build_source(name: str, cfg: dict | None) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from gersp_mm.images.decode import BadImageError
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
@@ -25,10 +23,13 @@ class DecodedImages:
     Args:
         name: ``'remote_sensing'`` or ``'natural'``.
         source: A dataset of mmpretrain's kind.
-        decode: Function that returns the 3×H×W uint8 RGB tensor of a path.
+        decode: Function that returns, for what the source knows of an image, ``img``, its 3×H×W
+            uint8 RGB tensor, and whatever else belongs to it.
     """
 
-    def __init__(self, name: str, source: Any, decode: Callable[[str], torch.Tensor]) -> None:
+    def __init__(
+        self, name: str, source: Any, decode: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
         self.name = name
         self.source = source
         self.decode = decode
@@ -53,7 +54,7 @@ class DecodedImages:
             number = (index + offset) % size
             info = self.source.get_data_info(number)
             try:
-                return {**info, "img": self.decode(info["img_path"]), "number": number}
+                return {**info, **self.decode(info), "number": number}
             except BadImageError as error:
                 bad.append((self.name, info["img_path"], str(error)))
         _, path, reason = bad[-1]

@@ -109,6 +109,11 @@ def _read_all(
     reader: DecodedImages, free: float, max_gib: float, progress: bool
 ) -> tuple[torch.Tensor, ResidentImages]:
     name, count = reader.name, len(reader.source)
+    if hasattr(reader.source, "read_window"):
+        raise UserError(
+            f"DeviceImagesHook keeps images, and {name} are windows that are drawn anew each time. "
+            "Leave the hook out, or cut the scenes into tiles first"
+        )
     images: torch.Tensor | None = None
     usable, bad = np.arange(count), {}
     for index in console.progress(range(count), f"keeping {name}", "image", shown=progress):

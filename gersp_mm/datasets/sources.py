@@ -23,6 +23,8 @@ from gersp_mm.images.listing import (
     require_entries,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING
+from gersp_mm.images.pixels import PERCENTILE, PixelScale, Scale
+from gersp_mm.images.scaling import find_scale
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.errors import UserError, listed
 
@@ -45,10 +47,14 @@ class MillionAID(CustomDataset):
         ann_file: Text file with one image path per line, relative to ``data_root`` (or to
             ``data_prefix`` inside it). A relative ``ann_file`` lies in ``data_root``.
         extensions: File-name endings to look for, in any case.
+        scale: How the values of rasters become grey levels, see
+            :class:`gersp_mm.images.pixels.PixelScale`. Photographs are used as they are.
+        bands: Bands of rasters that become red, green and blue, likewise.
         **kwargs: Further arguments of mmpretrain's ``CustomDataset``.
 
     Raises:
-        UserError: The folder or list does not exist or holds no image.
+        UserError: The folder or list does not exist or holds no image, or ``scale`` or ``bands``
+            is wrong.
     """
 
     ann_file: str
@@ -61,15 +67,39 @@ class MillionAID(CustomDataset):
         data_root: str,
         ann_file: str = "",
         extensions: Sequence[str] = IMAGE_EXTENSIONS,
+        scale: Scale = PERCENTILE,
+        bands: Sequence[int | str] | int | str | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs["with_label"] = self.labelled
+        self.asked_scale = PixelScale(scale, bands)  # type: ignore[arg-type]
+        self._pixel_scale: PixelScale | None = None
         super().__init__(data_root=data_root, ann_file=ann_file, extensions=extensions, **kwargs)
 
     @property
     def folder(self) -> str:
         """The folder that the paths of the images are relative to."""
         return self.img_prefix or self.data_root
+
+    @property
+    def pixel_scale(self) -> PixelScale:
+        """The pixel scale of the rasters, found on a sample of the images when it is first needed.
+
+        Raises:
+            UserError: See :func:`gersp_mm.images.scaling.find_scale`.
+        """
+        if self._pixel_scale is None:
+            self._pixel_scale = find_scale(
+                self.folder,
+                len(self),
+                lambda index: self.get_data_info(index)["img_path"],
+                self.asked_scale,
+            )
+        return self._pixel_scale
+
+    @pixel_scale.setter
+    def pixel_scale(self, found: PixelScale) -> None:
+        self._pixel_scale = found
 
     def load_data_list(self) -> list[str]:
         """Return the path of every image, relative to :attr:`folder`."""
@@ -148,7 +178,7 @@ class LabelledImages(MillionAID):
         data_root: Folder of the images.
         ann_file: List of the images, see :class:`MillionAID`.
         extensions: File-name endings to look for, in any case.
-        **kwargs: Further arguments of mmpretrain's ``CustomDataset``.
+        **kwargs: Further arguments of :class:`MillionAID` and of mmpretrain's ``CustomDataset``.
 
     Raises:
         UserError: The folder or list does not exist or holds no image, or a line has no label.

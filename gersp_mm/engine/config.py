@@ -12,6 +12,7 @@ from mmengine.utils import import_modules_from_strings
 
 from gersp_mm.checkpoints.read import config_values
 from gersp_mm.datasets.annotations import leaves
+from gersp_mm.datasets.loading import stored_pixel_scale, use_pixel_scale
 from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.engine.preflight.names import check_options
@@ -150,10 +151,17 @@ def apply_switches(cfg: Config) -> None:
             backbone.init_cfg = dict(
                 type="Pretrained", checkpoint=str(cfg.pretrained), prefix=prefix
             )
+            _load_as_trained(cfg)
     if "frozen" in cfg:
         check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))
         if cfg.model.backbone.get("frozen_stages") != FROZEN_STAGES[cfg.frozen]:
             cfg.model.backbone.frozen_stages = FROZEN_STAGES[cfg.frozen]
+
+
+def _load_as_trained(cfg: Config) -> None:
+    """Have downstream images loaded by the pixel scale of the weights, where those have one."""
+    if "evaluation" in cfg and stored_pixel_scale(cfg.pretrained):
+        use_pixel_scale(cfg, cfg.pretrained)
 
 
 def require_weights(cfg: Config) -> None:

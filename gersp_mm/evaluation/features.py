@@ -21,6 +21,7 @@ from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.images.duplicates import Entry, check_parts
 from gersp_mm.images.listing import ImageList, find_classes
+from gersp_mm.images.pixels import PixelScale
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name
@@ -58,6 +59,7 @@ class EvalImages(Dataset):
             antialiasing); ``size`` by default, so that nothing but the ends of the longer side is
             cut off.
         limit: Use only this many images, spread evenly over the list.
+        pixel_scale: How rasters are read; None stretches each by itself.
 
     Attributes:
         samples: Path and label of each image.
@@ -74,7 +76,9 @@ class EvalImages(Dataset):
         size: int = 224,
         resize: int | None = None,
         limit: int | None = None,
+        pixel_scale: PixelScale | None = None,
     ) -> None:
+        self.pixel_scale = pixel_scale
         resize = size if resize is None else resize
         if resize < size:
             raise UserError(f"resize must be at least the size {size} of the crop, got {resize}")
@@ -105,7 +109,7 @@ class EvalImages(Dataset):
         """
         path, label = self.samples[index]
         try:
-            return self.transform(load_rgb(path)), label
+            return self.transform(load_rgb(path, scale=self.pixel_scale)), label
         except BadImageError as error:
             raise UnreadableImage(path, str(error)) from None
 

@@ -1,90 +1,65 @@
-"""Which bands and number types an image file holds, and what 8-bit RGB leaves of them."""
+"""Which bands and number types an image file holds, by its header alone."""
 
 from __future__ import annotations
 
-import io
+import re
 import struct
 import warnings
-from collections.abc import Callable
+from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import TiffImagePlugin
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG2000_STARTS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+NETCDF_STARTS = (b"CDF\1", b"CDF\2", b"CDF\5")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NUMBERS = {1: "uint", 2: "int", 3: "float", 5: "complex int", 6: "complex float"}
-BITS, PHOTOMETRIC, BANDS, EXTRA, FORMAT, NODATA = 258, 262, 277, 338, 339, 42113  # tags
+BITS, COMPRESSION, PHOTOMETRIC, BANDS, EXTRA, FORMAT = 258, 259, 262, 277, 338, 339  # tags
 DATA_SIZES = (279, 325)  # tags: bytes of each strip, of each tile
 CMYK = 5  # as the photometric interpretation
 ALPHA = (1, 2)  # kinds of extra band that mean transparency
-FEW_LEVELS = 128  # of 256; an ordinary image has more
-LOOKED_AT = 2048  # rows and columns of a large image, evenly spread
+_PNM = re.compile(rb"P[56]\s(?:\s*#[^\n]*\n)*\s*\d+\s+\d+\s+(\d+)\s")
 
 
-def describe_tiff(content: bytes) -> str | None:
-    """Say the bands of a TIFF: ``4 bands x uint16``, ``1 band x int16, nodata -9999``.
+def is_raster(file: BinaryIO) -> bool:
+    """Tell whether a file holds other pixels than a photograph has.
+
+    A photograph has values of at most 8 bits in one band or three, or four of CMYK, with or
+    without transparency, compressed in a way that Pillow knows. Everything else is read by
+    :mod:`gersp_mm.images.rasters`.
 
     Args:
-        content: The bytes of a file of any kind.
-
-    Returns:
-        The words, or None if the file is no TIFF or its header is damaged.
+        file: A file of any kind, opened for reading; its position is changed.
     """
-    tags = _tags(content)
+    start = file.read(256)
+    if start.startswith((*JPEG2000_STARTS, *NETCDF_STARTS)):
+        return True
+    if start.startswith(PNG_START):
+        return start[24:25] == b"\x10"  # bits of a value
+    if found := _PNM.match(start):
+        return int(found[1]) > 255
+    tags = _tags(file) if start.startswith(TIFF_STARTS) else None
     if tags is None:
-        return None
+        return False
     bands, bits, number = _layout(tags)
-    words = f"{bands} band{'s' if bands > 1 else ''} x {number}{bits}"
-    nodata = str(tags.get(NODATA, "")).strip("\0 ")
-    return f"{words}, nodata {nodata}" if nodata else words
+    extra = tags.get(EXTRA, ())
+    transparent = sum(kind in ALPHA for kind in (extra if isinstance(extra, tuple) else (extra,)))
+    colours = 4 if tags.get(PHOTOMETRIC) == CMYK else 3
+    return (
+        bits > 8
+        or number != "uint"
+        or bands - transparent not in (1, colours)
+        or tags.get(COMPRESSION, 1) not in TiffImagePlugin.COMPRESSION_INFO
+    )
 
 
-def name_loss(content: bytes, decode: Callable[[], np.ndarray]) -> str | None:
-    """Say what 8-bit RGB leaves out of a file: grey levels of 16 bits, or a fourth band.
-
-    Transparency is no loss, and the lower halves of 16-bit values that use their range are none.
-
-    Args:
-        content: The bytes of an image file.
-        decode: Gives what is read from it, H×W×3 uint8; called where the header asks for it.
-
-    Returns:
-        The words, or None if nothing is lost.
-    """
-    tags = _tags(content)
-    extra = tags.get(EXTRA, ()) if tags else ()
-    bands, bits, _ = _layout(tags) if tags else (0, 0, "")
-    transparent = any(kind in ALPHA for kind in (extra if isinstance(extra, tuple) else (extra,)))
-    colours = 4 if tags and tags.get(PHOTOMETRIC) == CMYK else 3
-    if bits == 8 and bands > colours and not transparent:
-        return f"{bands} bands x uint8, of which only the first {colours} are used"
-    is_png = content.startswith(PNG_START) and content[24:25] == b"\x10"
-    if not (is_png or bits > 8):
-        return None
-    pixels = decode()
-    step = max(1, max(pixels.shape) // LOOKED_AT)
-    left = max(len(np.unique(pixels[::step, ::step, band])) for band in range(3))
-    if left >= FEW_LEVELS or left >= _grey_levels(content, step):
-        return None
-    kind = describe_tiff(content) or "16-bit"
-    return f"{kind}, of which only the high byte is used: {left} grey levels remain"
-
-
-def _grey_levels(content: bytes, step: int) -> float:
-    """Return how many values a greyscale image has; infinity for other images."""
-    with Image.open(io.BytesIO(content)) as image:
-        if not image.mode.startswith("I"):
-            return np.inf
-        return len(np.unique(np.asarray(image)[::step, ::step]))
-
-
-def _tags(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
-    if not content.startswith(TIFF_STARTS):
-        return None
+def _tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
+    """Return the tags of a TIFF, None where they are damaged."""
     try:
-        header = content[:16] if content[2] == 43 or content[3] == 43 else content[:8]
+        file.seek(0)
+        start = file.read(16)
+        header = start if start[2] == 43 or start[3] == 43 else start[:8]
         directory = TiffImagePlugin.ImageFileDirectory_v2(header)
-        file = io.BytesIO(content)
         file.seek(directory.next)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata, or a cut, which is looked for below

@@ -17,8 +17,11 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.io import decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
-from gersp_mm.images.bands import TIFF_STARTS, describe_tiff, name_loss
+from gersp_mm.images.bands import TIFF_STARTS, is_raster
 from gersp_mm.images.packed import read_file
+from gersp_mm.images.pixels import BandsError, PixelScale
+from gersp_mm.images.rasters import RasterError
+from gersp_mm.images.scaling import raster_to_rgb
 from gersp_mm.utils.errors import UserError
 
 try:
@@ -41,9 +44,6 @@ _DAMAGE = re.compile(r"(Corrupt JPEG data: |Premature end of JPEG file)[^\n]*")
 _TRUNCATED = "Image is incomplete or truncated"  # torchvision's words for the latter
 _stderr_lock = threading.Lock()
 
-CONVERT = "convert it to 8-bit RGB, for example with gdal_translate -ot Byte -scale -b 1"
-MORE_BANDS = " -b 2 -b 3"
-
 # What the EXIF orientation tag asks for. PIL's own `exif_transpose` also rewrites the other tags,
 # and fails on those that are malformed.
 ORIENTATION_TAG = 0x0112
@@ -62,65 +62,51 @@ class BadImageError(OSError):
     """An image file that cannot be used; the message is the reason."""
 
 
-def load_rgb(path: str, backend_args: dict | None = None) -> Image.Image:
+def load_rgb(
+    path: str, backend_args: dict | None = None, scale: PixelScale | None = None
+) -> Image.Image:
     """Decode one image file to 8-bit RGB.
 
-    Greyscale, palette, CMYK, RGBA and 16-bit greyscale images are converted (transparency is
-    dropped, 16 bit are scaled to 8) and EXIF rotation is applied. The size may be up to
+    Photographs keep their values: greyscale, palette, CMYK and RGBA images are converted
+    (transparency is dropped) and EXIF rotation is applied. Rasters (more than 8 bits, or other
+    bands than a photograph has) go through a pixel scale. The size may be up to
     :data:`MAX_PIXELS`: Million-AID holds an image of 381 million pixels.
 
     Args:
-        path: a file of any storage that ``mmengine.fileio`` reads, or an entry of an LMDB
+        path: A file of any storage that ``mmengine.fileio`` reads, or an entry of an LMDB
             database, see :func:`gersp_mm.images.packed.read_file`.
-        backend_args: see ``mmengine.fileio.get``.
+        backend_args: See ``mmengine.fileio.get``.
+        scale: Bands and limits of rasters; None stretches each by the 0.5 and 99.5 per cent points
+            of its own values.
 
     Raises:
-        BadImageError: the file is missing, empty, truncated or damaged, no image, of a kind
-            without a defined 8-bit meaning (floating point), or needs more memory than there is;
-            or its header claims more pixels than :data:`MAX_PIXELS`, or more than the bytes behind
-            it can hold.
+        BadImageError: The file is missing, empty, truncated or damaged, no image, of bands of
+            which none are chosen, or needs more memory than there is; or its header claims more
+            pixels than :data:`MAX_PIXELS`, or more than the bytes behind it can hold.
+        UserError: A raster is met and rasterio is not installed.
     """
-    return _decode(_read(path, backend_args))
+    return _decode(_read(path, backend_args), scale)
 
 
-def load_pixels(path: str, backend_args: dict | None = None) -> torch.Tensor:
+def load_pixels(
+    path: str, backend_args: dict | None = None, scale: PixelScale | None = None
+) -> torch.Tensor:
     """Decode one image file as :func:`load_rgb` does, to a 3×H×W uint8 RGB tensor.
 
     Args:
-        path: see :func:`load_rgb`.
-        backend_args: see :func:`load_rgb`.
+        path: See :func:`load_rgb`.
+        backend_args: See :func:`load_rgb`.
+        scale: See :func:`load_rgb`.
 
     Raises:
-        BadImageError: see :func:`load_rgb`.
+        BadImageError: See :func:`load_rgb`.
+        UserError: See :func:`load_rgb`.
     """
-    decoded = _decode(_read(path, backend_args), as_tensor=True)
+    decoded = _decode(_read(path, backend_args), scale, as_tensor=True)
     return decoded if isinstance(decoded, torch.Tensor) else pil_to_tensor(decoded)
 
 
-def find_loss(
-    path: str, backend_args: dict | None = None, image: Image.Image | None = None
-) -> str | None:
-    """Say what :func:`load_rgb` leaves out of an image file: grey levels, or a fourth band.
-
-    Args:
-        path: see :func:`load_rgb`.
-        backend_args: see :func:`load_rgb`.
-        image: What :func:`load_rgb` gave for the file; decoded here by default.
-
-    Returns:
-        The words; None if nothing is left out, or the file cannot be read.
-    """
-    try:
-        content = _read(path, backend_args)
-        if content.startswith(JPEG_START):
-            return None
-        with unlimited_image_size():
-            return name_loss(content, lambda: np.asarray(image or _decode(content)))
-    except Exception:  # whether it can be read is not asked here
-        return None
-
-
-def _decode(content: bytes, as_tensor: bool = False) -> Any:
+def _decode(content: bytes, scale: PixelScale | None, as_tensor: bool = False) -> Any:
     """Decode an image to a PIL image or, at the decoder's choice, to a 3×H×W tensor.
 
     JPEGs are decoded by simplejpeg where it is installed and by torchvision elsewhere, which give
@@ -137,6 +123,9 @@ def _decode(content: bytes, as_tensor: bool = False) -> Any:
             if pixels is not None:
                 image = Image.fromarray(pixels.contiguous().numpy())
                 return _upright(image, content) if turned else image
+        if is_raster(io.BytesIO(content)):
+            levels = _decode_raster(content, scale)
+            return torch.from_numpy(levels) if as_tensor else _to_image(levels)
         return _decode_with_pil(content)
     except MemoryError as error:
         raise BadImageError("not enough memory to decode it") from error
@@ -254,6 +243,17 @@ def _read(path: str, backend_args: dict | None) -> bytes:
     return content
 
 
+def _decode_raster(content: bytes, scale: PixelScale | None) -> np.ndarray:
+    try:
+        return raster_to_rgb(content, scale, check_size)
+    except (RasterError, BandsError) as error:
+        raise BadImageError(str(error)) from error
+
+
+def _to_image(levels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
+
+
 def _decode_with_pil(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings(), unlimited_image_size():
@@ -262,35 +262,19 @@ def _decode_with_pil(content: bytes) -> Image.Image:
                 group4 = image.info.get("compression") == "group4"
                 check_size(*image.size, len(content), group4)
                 image.load()
-                return _turned(_to_rgb(image, content), image)
+                return _turned(_to_rgb(image), image)
     except (BadImageError, MemoryError):
         raise
-    except UnidentifiedImageError as error:  # its own text holds a memory address
-        kind = describe_tiff(content)
-        if kind is None:
-            damaged = content.startswith(TIFF_STARTS)
-            said = "TIFF, damaged or cut off" if damaged else "not an image of a known format"
-            raise BadImageError(said) from error
-        more = "" if kind.startswith(("1 ", "2 ")) else MORE_BANDS
-        raise BadImageError(f"a TIFF of {kind}, which is not read; {CONVERT}{more}") from error
     except Exception as error:  # decoders raise nearly every type on damaged files
+        if isinstance(error, UnidentifiedImageError):  # its own text holds a memory address
+            tiff = content.startswith(TIFF_STARTS)
+            said = "TIFF, damaged or cut off" if tiff else "not an image of a known format"
+            raise BadImageError(said) from error
         raise BadImageError(f"{type(error).__name__}: {error}") from error
 
 
-def _to_rgb(image: Image.Image, content: bytes) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit greyscale, which PIL may hold in 32 bits
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise BadImageError(
-                f"{describe_tiff(content) or 'integer image'} with values from {values.min()} to "
-                f"{values.max()}; {CONVERT}"
-            )
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise BadImageError(f"{describe_tiff(content) or 'floating-point image'}; {CONVERT}")
-    elif image.mode == "P":
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
 
 
 def _upright(pixels: Image.Image, content: bytes) -> Image.Image:

@@ -17,7 +17,7 @@ from gersp_mm.utils.files import escape_name, write_text
 
 # What image folders are searched for; the content decides how a file is decoded, not its name.
 IMAGE_EXTENSIONS = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp",
+    ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2",
 )  # fmt: skip
 
 # What desktops, network drives and archives leave in folders, in lower case. Names that begin with

@@ -6,11 +6,12 @@ database that its parent opened, which LMDB forbids.
 
 from __future__ import annotations
 
+import io
 import os
 import os.path as osp
 import re
 import threading
-from typing import Any
+from typing import Any, BinaryIO
 
 from mmengine import fileio
 
@@ -36,17 +37,30 @@ def read_file(path: str, backend_args: dict | None = None) -> bytes:
         UserError: the path is inside a database and the package ``lmdb`` is not installed.
         FileNotFoundError: there is no such database, or no such entry in it.
     """
+    if is_local_file(path, backend_args):  # what fileio does, with less around it
+        with open(path, "rb") as file:
+            return file.read()
     inside = _INSIDE.fullmatch(path) if ".lmdb" in path else None
     if inside is None:
-        if backend_args is None and "://" not in path:  # what fileio does, with less around it
-            with open(path, "rb") as file:
-                return file.read()
         return fileio.get(path, backend_args=backend_args)
     with _database(inside["database"]).begin() as transaction:
         content = transaction.get(os.fsencode(inside["key"]))
     if content is None:
         raise FileNotFoundError(f"no entry {inside['key']!r} in {inside['database']}")
     return content
+
+
+def open_file(path: str, backend_args: dict | None = None) -> BinaryIO:
+    """Open a file for reading, of which a local one is not read whole; see :func:`read_file`."""
+    if is_local_file(path, backend_args):
+        return open(path, "rb")
+    return io.BytesIO(read_file(path, backend_args))
+
+
+def is_local_file(path: str, backend_args: dict | None = None) -> bool:
+    """Tell whether a path is one of the file system, and not inside a database."""
+    inside_database = ".lmdb" in path and _INSIDE.fullmatch(path) is not None
+    return backend_args is None and "://" not in path and not inside_database
 
 
 def import_lmdb() -> Any:

@@ -41,7 +41,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from gersp_mm.images.decode import find_loss, load_rgb
+from gersp_mm.images.bands import is_raster
+from gersp_mm.images.decode import load_rgb
 from gersp_mm.images.listing import (
     IMAGE_EXTENSIONS,
     ImageList,
@@ -50,10 +51,11 @@ from gersp_mm.images.listing import (
     write_list,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
+from gersp_mm.images.scaling import check_raster
 from gersp_mm.preparation.common import SHARED_OPTIONS, write_reasons
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import escape_name, remove_temporaries, replacing
+from gersp_mm.utils.files import remove_temporaries, replacing
 
 FOLDER = "images"
 PROGRESS = "progress.jsonl"
@@ -68,7 +70,7 @@ class Packed(NamedTuple):
     """Result of packing one image."""
 
     name: str
-    kind: str  # "shrunk", "copied", "bad", or "failed": could not be written
+    kind: str  # "shrunk", "copied", "raster", "bad", or "failed": could not be written
     before: int = 0  # bytes
     after: int = 0
     reason: str = ""
@@ -160,15 +162,16 @@ class Packer(Dataset):
     def __getitem__(self, name: str) -> Packed:
         path = self.source / name
         try:
-            image = load_rgb(str(path))
             original = path.read_bytes()
+            if is_raster(io.BytesIO(original)):  # whose values and bands are kept
+                check_raster(original)
+                content, kind = original, "raster"
+            else:
+                content = self.shrink(load_rgb(str(path))) or original
+                kind = "copied" if content is original else "shrunk"
         except OSError as error:  # BadImageError is one
             return Packed(name, "bad", reason=" ".join(str(error).split()))
-        content = self.shrink(image)
-        kind = "copied" if content is None else "shrunk"
-        content = content or original
-        loss = find_loss(str(path), image=image) if kind == "shrunk" else None
-        packed = Packed(name, kind, len(original), len(content), loss or "")
+        packed = Packed(name, kind, len(original), len(content))
         if self.target is None:
             return packed._replace(content=content)
         try:
@@ -341,7 +344,7 @@ def write_lists(
 def count_table(packed: Sequence[Packed]) -> str:
     """Return the numbers of images and their sizes before and after, by what became of them."""
     lines: list[Sequence[object]] = []
-    for kind in ("shrunk", "copied", "bad", "all"):
+    for kind in ("shrunk", "copied", "raster", "bad", "all"):
         rows = [row for row in packed if kind in (row.kind, "all")]
         sizes = (sum(float(row[column]) for row in rows) / 1e6 for column in (2, 3))
         lines.append((kind, len(rows), *(f"{size:,.1f}" for size in sizes)))
@@ -451,10 +454,9 @@ def run(args: argparse.Namespace) -> None:
         args.workers,
     )  # fmt: skip
     print(count_table(list(packed.values())))
-    losses = [row for row in packed.values() if row.kind == "shrunk" and row.reason]
-    if losses:
+    if rasters := sum(row.kind == "raster" for row in packed.values()):
         print(
-            f"WARNING: {len(losses)} images lost something when they were shrunk to 8-bit RGB, the "
-            f"first being {escape_name(losses[0].name)} ({losses[0].reason})"
+            f"{rasters} rasters (more than 8 bits, or bands of their own) were stored as they are: "
+            "their values and bands are chosen at training"
         )
     print(f"wrote {args.target / LISTING}")

@@ -210,6 +210,7 @@ def look(
     classes, numbers = labels.unique(return_inverse=True)
     weight, bias, accuracy = fit_probe(features, numbers, args.seed)
     model = Probed(backbone, weight, bias).to(args.device)
+    images.pixel_scale = backbone.pixel_scale
     pixels = torch.stack([images[number][0] for number in range(len(images))]).to(args.device)
     with torch.no_grad():
         scores = torch.cat([model(part.float()) for part in pixels.split(args.batch_size)])

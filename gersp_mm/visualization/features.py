@@ -67,6 +67,7 @@ def features_of(
     Raises:
         UserError: The network fails, as transformers do on sizes that they are not made for.
     """
+    images.pixel_scale = backbone.pixel_scale
     try:
         return extract_features(
             backbone.network,

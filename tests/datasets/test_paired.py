@@ -240,9 +240,9 @@ def test_plain_numbers_are_pairs_of_the_same_number(tmp_path):
 def test_each_file_is_decoded_once(pair_data, monkeypatch):
     opened = Counter()
 
-    def counting(path, *args):
+    def counting(path, **kwargs):
         opened[path] += 1
-        return load_pixels(path, *args)
+        return load_pixels(path, **kwargs)
 
     load_pixels = paired.load_pixels
     monkeypatch.setattr(paired, "load_pixels", counting)
@@ -459,9 +459,9 @@ def test_how_many_in_a_row_depends_on_the_size_of_the_source(tmp_path, monkeypat
 def test_cached_images_are_decoded_once_and_the_oldest_forgotten(pair_data, monkeypatch):
     opened = Counter()
 
-    def counting(path, *args):
+    def counting(path, **kwargs):
         opened[path] += 1
-        return load_pixels(path, *args)
+        return load_pixels(path, **kwargs)
 
     load_pixels = paired.load_pixels
     plain = PairedDataset(**config(pair_data))

@@ -6,11 +6,9 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
-from PIL import Image
 
 from gersp_mm.engine.hooks.bad_images import BadImageHook
 from gersp_mm.utils.errors import UserError
@@ -117,33 +115,6 @@ def test_each_source_is_counted_by_itself(tmp_path, bad, expected):
     else:
         with pytest.raises(UserError, match=f"^{expected}, more than the allowed share of 5%"):
             hook.after_train_iter(runner, 0, together)
-
-
-def test_what_8_bits_leave_out_is_said_before_the_first_step(tmp_path):
-    ramp = np.linspace(0, 2047, 32 * 32).reshape(32, 32).astype(np.uint16)
-    Image.fromarray(ramp).save(tmp_path / "11_bit.png")
-    Image.fromarray(ramp * 32).save(tmp_path / "16_bit.png")
-    Image.fromarray((ramp // 512) * 16000).save(tmp_path / "mask.png")
-    Image.new("RGBA", (8, 8)).save(tmp_path / "transparent.png")
-
-    def said(*names: str) -> list[str]:
-        _, runner, log = process(tmp_path)
-        infos = [dict(img_path=str(tmp_path / name)) for name in names]
-        source = Source(infos)
-        dataset = SimpleNamespace(sizes=(len(infos), 0), remote_sensing=source, natural=None)
-        runner.train_dataloader.dataset = dataset
-        BadImageHook().before_train(runner)
-        return log
-
-    (line,) = said("11_bit.png", "16_bit.png", "mask.png")
-    assert line.startswith("1 of 3 examined remote-sensing images lose information")
-    assert "11_bit.png (16-bit, of which only the high byte is used: 8 grey levels remain)" in line
-    assert said("16_bit.png", "mask.png", "transparent.png", "missing.png") == []
-
-
-class Source(list):
-    def get_data_info(self, index: int) -> dict:
-        return self[index]
 
 
 def batch(*paths: str, source: str = "natural") -> dict:

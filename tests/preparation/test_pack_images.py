@@ -66,9 +66,9 @@ def source(tmp_path_factory) -> Path:
 
 
 BAD = {"a/truncated.jpg", "b class/empty.png"}
-SMALL = {"a/small.jpg", "a/exact.png", "b class/turned small.jpg"}
+SMALL = {"a/small.jpg", "a/exact.png", "b class/turned small.jpg", "b class/grey16.png"}
 SHRUNK = {
-    "a/large.jpg", "a-1/cmyk.jpg", "a-1/palette.png", "b class/grey16.png", "b class/turned.jpg",
+    "a/large.jpg", "a-1/cmyk.jpg", "a-1/palette.png", "b class/turned.jpg",
 }  # fmt: skip
 
 
@@ -358,16 +358,18 @@ def test_system_folders_and_circles_of_links_are_not_packed(tmp_path):
     assert (tmp_path / "dst/bad_images.txt").read_text() == ""
 
 
-def test_grey_levels_that_are_lost_are_said(tmp_path, capsys):
+def test_rasters_keep_their_values(tmp_path, capsys):
     folder = tmp_path / "src"
     folder.mkdir()
     values = np.linspace(0, 2047, 100 * 100).reshape(100, 100).astype(np.uint16)
     Image.fromarray(values).save(folder / "11 bit.png")
+    (folder / "cut.png").write_bytes((folder / "11 bit.png").read_bytes()[:500])
     arguments = [str(folder), str(tmp_path / "dst"), "--shorter-side", "50", "--workers", "1"]
-    for _ in range(2):  # also where it was done before
-        tool.run(tool.parse_args(arguments))
-        printed = capsys.readouterr().out
-        assert "WARNING: 1 images lost something" in printed and "8 grey levels remain" in printed
+    tool.run(tool.parse_args(arguments))
+    assert "1 rasters (more than 8 bits" in capsys.readouterr().out
+    stored = tmp_path / "dst" / "images" / "11 bit.png"
+    assert stored.read_bytes() == (folder / "11 bit.png").read_bytes()
+    assert (tmp_path / "dst" / "bad_images.txt").read_text().startswith("cut.png")
 
 
 @pytest.mark.parametrize(

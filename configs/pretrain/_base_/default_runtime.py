@@ -8,12 +8,14 @@ default_hooks = dict(
     checkpoint=dict(type="gersp_mm.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
     checkpoint_check=dict(type="gersp_mm.CheckpointCheckHook"),
     preflight=dict(type="gersp_mm.PreflightHook"),
+    pixel_scale=dict(type="gersp_mm.PixelScaleHook"),
     # for a start from other weights: --cfg-options pretrained=PATH
     pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),
     rng_state=dict(type="gersp_mm.RNGStateHook"),
     teacher_update=dict(type="gersp_mm.TeacherUpdateHook"),
     export_backbone=dict(type="gersp_mm.ExportBackboneHook"),
     bad_images=dict(type="gersp_mm.BadImageHook", max_share=0.05),
+    census=dict(type="gersp_mm.CensusHook"),
     collapse_monitor=dict(type="gersp_mm.CollapseMonitorHook"),
 )
 env_cfg = dict(

@@ -7,19 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.hooks import Hook
 
-from gersp_mm.images.decode import find_loss
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_number, listed
 from gersp_mm.utils.files import append_missing_entries, escape_name
 
-SOURCES = {
-    "remote_sensing": "remote-sensing",
-    "natural": "natural",
-}  # names in messages
-EXAMINED = 8  # images per source that are examined before the first step
+SOURCES = {"remote_sensing": "remote-sensing", "natural": "natural"}  # names in messages
 _SOURCE = re.compile(rf" \[({'|'.join(SOURCES.values())})\]$")
 
 
@@ -31,9 +25,6 @@ class BadImageHook(Hook):
     the path, a tab, the reason and the source in brackets; line breaks, tabs and bytes that are not
     UTF-8 are escaped in it (``\n``, ``\xe9``). A resumed run extends the list; a new run
     replaces it.
-
-    Before the first step, some images of each source are examined, and a warning says which
-    information is lost when they are read as 8-bit RGB.
 
     Args:
         max_share: Largest share of unreadable images of either source, in [0, 1].
@@ -55,22 +46,6 @@ class BadImageHook(Hook):
             return
         if runner.iter == 0:
             _listing(runner).unlink(missing_ok=True)
-        for name, words in SOURCES.items():
-            if source := getattr(runner.train_dataloader.dataset, name, None):
-                self._warn_of_losses(runner, source, words)
-
-    def _warn_of_losses(self, runner: Any, source: Any, words: str) -> None:
-        """Warn of grey levels and bands that are not used."""
-        chosen = np.unique(np.linspace(0, len(source) - 1, EXAMINED).round().astype(int))
-        paths = [source.get_data_info(int(index))["img_path"] for index in chosen]
-        losses = {path: loss for path in paths if (loss := find_loss(path))}
-        if losses:
-            path, loss = next(iter(losses.items()))
-            runner.logger.warning(
-                f"{len(losses)} of {len(paths)} examined {words} images lose information when they "
-                f"are read as 8-bit RGB, such as {escape_name(path)} ({loss}). Convert them to "
-                "8-bit RGB with a stretch of your choice."
-            )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None

@@ -12,6 +12,7 @@ from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints.find import RUN_ID
+from gersp_mm.datasets.loading import PIXEL_SCALE
 from gersp_mm.engine.hooks.checkpoint_check import averaged_model
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_choice
@@ -87,6 +88,7 @@ class ExportBackboneHook(Hook):
             frozen=getattr(model.backbone, "frozen_stages", None),
             run_id=checkpoint["meta"].get(RUN_ID),
             weights=weights,
+            pixel_scale=_pixel_scale(runner),
         )
         self.path = path
 
@@ -97,6 +99,13 @@ class ExportBackboneHook(Hook):
                 "backbone for downstream configs: "
                 f"init_cfg=dict(type='Pretrained', checkpoint='{self.path}', prefix='backbone.')"
             )
+
+
+def _pixel_scale(runner: Any) -> dict[str, Any] | None:
+    """Return how rasters among the remote-sensing images were read; None where there are none."""
+    source = getattr(runner.train_dataloader.dataset, "remote_sensing", None)
+    scale = getattr(source, PIXEL_SCALE, None)
+    return scale.as_dict() if scale is not None and scale.limits else None
 
 
 def config_name(runner: Any) -> str:

@@ -94,7 +94,10 @@ class KNNEvalHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """List the images, and leave out those of a sample that cannot be decoded."""
+        loader = getattr(runner, "train_dataloader", None)
+        source = getattr(getattr(loader, "dataset", None), "remote_sensing", None)
         for images in self.images.values():
+            images.pixel_scale = getattr(source, "pixel_scale", None)
             _leave_out_unreadable(images)
         counts = {part: len(images) for part, images in self.images.items()}
         runner.logger.info(f"kNN evaluation every {self.interval} epochs on {counts} images")
@@ -172,7 +175,7 @@ def _leave_out_unreadable(images: EvalImages) -> None:
     unreadable = {}
     for index in range(0, len(images), max(len(images) // TRIED, 1)):
         try:
-            load_rgb(images.samples[index][0])
+            load_rgb(images.samples[index][0], scale=images.pixel_scale)
         except BadImageError as error:
             unreadable[index] = str(error)
     images.leave_out(unreadable)

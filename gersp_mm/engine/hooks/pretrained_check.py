@@ -21,6 +21,7 @@ from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.backbones.resized import resized_by_host
 from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.checkpoints.read import tensors_of
+from gersp_mm.datasets.loading import require_same_scale
 from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.config import require_weights
 from gersp_mm.engine.preflight.findings import RULE
@@ -54,9 +55,9 @@ class PretrainedCheckHook(Hook):
 
     Raises:
         UserError: A tensor is missing, unexpected, of another shape or of other values than in the
-            file, or mean, std or channel order differ; the message gives the likely reason. Also
-            if a config of this package was given no weights, or its switches did not reach the
-            model.
+            file, or mean, std, channel order or the pixel scale of rasters differ; the message
+            gives the likely reason. Also if a config of this package was given no weights, or its
+            switches did not reach the model.
     """
 
     priority = "VERY_LOW"  # after all hooks that may change weights
@@ -106,6 +107,8 @@ class PretrainedCheckHook(Hook):
         own = model.state_dict()
         random = require_loadable_model(path, own, given, self.module)
         require_same_input(path, meta, model.data_preprocessor, getattr(model, self.module, None))
+        if warning := require_same_scale(runner.cfg, meta, path):
+            runner.logger.warning(warning)
         self._loaded = {
             name: tensor
             for name, tensor in given.items()
@@ -152,6 +155,8 @@ class PretrainedCheckHook(Hook):
         meta = checkpoint.get("meta") or {}
         self._source = origin_of(path, meta)
         require_same_input(path, meta, model.data_preprocessor, part)
+        if warning := require_same_scale(runner.cfg, meta, path):
+            runner.logger.warning(warning)
         for note in resized:
             runner.logger.info(f"model.{self.module}: {note}")
         runner.logger.info(

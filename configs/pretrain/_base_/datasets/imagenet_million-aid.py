@@ -15,7 +15,7 @@ train_dataloader = dict(
         remote_sensing=dict(type="gersp_mm.MillionAID", data_root="data/million_aid/test"),
         # labels are the sorted folder names' numbers: for ImageNet the usual 0 to 999
         natural=dict(type="gersp_mm.LabelledImages", data_root="data/ImageNet/train"),
-        # preset: "released" (both branches of the released code) or "mocov2"
+        # preset: "released" (both branches of the released code), "mocov2" or "overhead"
         rs_pipeline=[dict(type="gersp_mm.ViewAugmentation", preset="released", size=224)],
         natural_pipeline=[dict(type="gersp_mm.ViewAugmentation", preset="released", size=224)],
     ),

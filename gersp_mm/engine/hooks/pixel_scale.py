@@ -1,0 +1,81 @@
+"""Finding the pixel scale of rasters before the first step, and keeping it with the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import broadcast_object_list
+from mmengine.hooks import Hook
+
+from gersp_mm.datasets.loading import PIXEL_SCALE
+from gersp_mm.engine.hooks.bad_images import SOURCES
+from gersp_mm.images.pixels import PixelScale
+from gersp_mm.registry import HOOKS
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import write_text
+
+
+@HOOKS.register_module()
+class PixelScaleHook(Hook):
+    """Find how the values of rasters become grey levels, before the first step.
+
+    The first rank looks at a sample of each source, and all ranks use what it found. It is logged,
+    written to ``<work_dir>/pixel_scale.json``, kept in ``meta['pixel_scale']`` of every checkpoint
+    and used again when the run is resumed. That of the remote-sensing images goes into the exported
+    backbone. A run on photographs alone has none of it.
+
+    Raises:
+        UserError: The rasters need a choice of bands; or the run is resumed with another scale
+            or other bands.
+    """
+
+    priority = "ABOVE_NORMAL"  # before whatever reads an image
+
+    def __init__(self) -> None:
+        self._kept: dict[str, PixelScale] = {}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Take what the run used before."""
+        if runner._resume:
+            stored = checkpoint["meta"].get(PIXEL_SCALE) or {}
+            found = {name: PixelScale.stored(content) for name, content in stored.items()}
+            self._kept = {name: scale for name, scale in found.items() if scale is not None}
+
+    def before_train(self, runner: Any) -> None:
+        """Find the scale of each source and tell it."""
+        dataset = runner.train_dataloader.dataset
+        for name, words in SOURCES.items():
+            source: Any = getattr(dataset, name, None)
+            if not hasattr(source, PIXEL_SCALE):
+                continue
+            if name in self._kept:
+                _require_same(name, self._kept[name], source.asked_scale)
+                source.pixel_scale = self._kept[name]
+            else:
+                found = [source.pixel_scale if runner.rank == 0 else None]
+                broadcast_object_list(found)
+                source.pixel_scale = found[0]
+            if source.pixel_scale.limits:
+                self._kept[name] = source.pixel_scale
+                for line in source.pixel_scale.describe():
+                    runner.logger.info(f"pixel scale of the {words} images: {line}")
+        if self._kept and runner.rank == 0:
+            content = {name: scale.as_dict() for name, scale in self._kept.items()}
+            write_text(Path(runner.work_dir) / "pixel_scale.json", json.dumps(content, indent=2))
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Keep the scales with the checkpoint."""
+        if self._kept:
+            content = {name: scale.as_dict() for name, scale in self._kept.items()}
+            checkpoint["meta"][PIXEL_SCALE] = content
+
+
+def _require_same(name: str, kept: PixelScale, asked: PixelScale) -> None:
+    if (kept.scale, kept.bands) != (asked.scale, asked.bands):
+        raise UserError(
+            f"train_dataloader.dataset.{name}: the run used scale={kept.scale!r} and "
+            f"bands={kept.bands}, and the config asks for scale={asked.scale!r} and "
+            f"bands={asked.bands}. Resume with the former, or start a new run with load_from"
+        )

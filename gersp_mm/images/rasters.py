@@ -1,0 +1,298 @@
+"""Reading rasters (GeoTIFF, JPEG2000, 16-bit PNG) as they are, with rasterio: values and validity.
+
+The only file that imports rasterio, and only once a raster is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gersp_mm.images.bands import JPEG2000_STARTS, NETCDF_STARTS, PNG_START, TIFF_STARTS
+from gersp_mm.utils.errors import UserError
+
+# The formats that are read, by GDAL's names. VRT is not among them: it is text that names other
+# files.
+STARTS = {
+    "GTiff": TIFF_STARTS,
+    "JP2OpenJPEG": JPEG2000_STARTS,
+    "PNG": (PNG_START,),
+    "PNM": (b"P5", b"P6"),
+    "netCDF": NETCDF_STARTS,
+}
+CACHE_MB = 64  # of GDAL's blocks, in each process
+MAX_OPEN = 16  # files that a thread keeps open
+OPTIONS = dict(GDAL_CACHEMAX=CACHE_MB)
+
+
+class RasterError(OSError):
+    """A raster that cannot be read; the message is the reason."""
+
+
+class RasterInfo(NamedTuple):
+    """What the header of a raster says.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        dtype: Name of the values' type, such as ``uint16``.
+        bands: Numbers of the bands that hold an image, from 1; a transparency band is left out.
+        names: A name for each of ``bands``: the file's own or the colour that it stands for;
+            empty where the file says nothing.
+        nodata: The value that stands for no data, None where no value does.
+        scales: Factor of each of ``bands``, 1 where the file has none.
+        offsets: Summand of each of ``bands`` after the factor, 0 where the file has none.
+        crs: Reference system of the coordinates as text, empty where there is none.
+        pixel_size: Side of a pixel in metres; None where it is not known.
+    """
+
+    width: int
+    height: int
+    dtype: str
+    bands: tuple[int, ...]
+    names: tuple[str, ...]
+    nodata: float | None
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    crs: str
+    pixel_size: float | None
+
+    @property
+    def kind(self) -> str:
+        """Number of bands and their type in words: ``4 bands x uint16``."""
+        count = len(self.bands)
+        return f"{count} band{'s' if count > 1 else ''} x {self.dtype}"
+
+    def describe(self) -> str:
+        """Return the bands in words: ``4 bands x uint16 (1 blue, 2 green, 3 red, 4 nir)``."""
+        named = [f"{b} {name}".strip() for b, name in zip(self.bands, self.names)]
+        words = f"{self.kind} ({', '.join(named)})" if any(self.names) else self.kind
+        return words if self.nodata is None else f"{words}, nodata {self.nodata:g}"
+
+
+class Raster(NamedTuple):
+    """Pixels of a raster.
+
+    Attributes:
+        values: Bands×H×W, in the file's own type, or float32 where the file scales its values.
+        valid: H×W, False where any of the bands has no data.
+    """
+
+    values: np.ndarray
+    valid: np.ndarray
+
+
+@contextlib.contextmanager
+def opened(source: str | bytes) -> Iterator[Any]:
+    """Open a raster for a while.
+
+    Args:
+        source: Path of a local file, or the bytes of a file.
+
+    Raises:
+        UserError: rasterio is not installed.
+        RasterError: The file is damaged, or of no format in :data:`STARTS`.
+    """
+    rasterio = import_rasterio()
+    with rasterio.Env(**OPTIONS), _reasons(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files without georeference
+        if isinstance(source, bytes):
+            driver = _driver(source[:16])
+            with (
+                rasterio.MemoryFile(source) as memory,
+                memory.open(driver=driver) as dataset,
+                _errors_end_with(dataset),
+            ):
+                yield dataset
+        else:
+            with _errors_end_with(dataset := _handles.get(source)):
+                yield dataset
+
+
+def describe(dataset: Any) -> RasterInfo:
+    """Return what the header of an opened raster says.
+
+    Raises:
+        RasterError: The bands have several types, or complex numbers.
+    """
+    from rasterio.enums import ColorInterp
+
+    colours = dict(zip(dataset.indexes, dataset.colorinterp))
+    bands = tuple(b for b in dataset.indexes if colours[b] != ColorInterp.alpha)
+    types = {dataset.dtypes[b - 1] for b in bands}
+    if len(types) != 1 or not np.issubdtype(np.dtype(dtype := types.pop()), np.number):
+        raise RasterError(f"{len(bands)} bands of several types: {', '.join(dataset.dtypes)}")
+    if np.issubdtype(np.dtype(dtype), np.complexfloating):
+        count = f"{len(bands)} band{'s' if len(bands) > 1 else ''}"
+        raise RasterError(
+            f"{count} x {dtype}: complex numbers are no picture. Store their magnitude, for SAR "
+            "in dB"
+        )
+    plain = (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
+    names = tuple(
+        dataset.descriptions[b - 1] or ("" if colours[b] in plain else colours[b].name)
+        for b in bands
+    )
+    return RasterInfo(
+        width=dataset.width,
+        height=dataset.height,
+        dtype=dtype,
+        bands=bands,
+        names=names,
+        nodata=dataset.nodata,
+        scales=tuple(dataset.scales[b - 1] for b in bands),
+        offsets=tuple(dataset.offsets[b - 1] for b in bands),
+        crs=dataset.crs.to_string() if dataset.crs else "",
+        pixel_size=_pixel_size(dataset),
+    )
+
+
+def read(
+    dataset: Any,
+    bands: tuple[int, ...],
+    window: tuple[int, int, int, int] | None = None,
+    size: tuple[int, int] | None = None,
+    smooth: bool = True,
+) -> Raster:
+    """Read some bands of an opened raster, and where they have data.
+
+    Args:
+        dataset: What :func:`opened` gives.
+        bands: Numbers of the bands, from 1; a number may occur more than once.
+        window: Top, left, height and width in pixels; the whole raster by default.
+        size: Height and width of the result. GDAL reads an overview where the file has one that
+            is fine enough; the window's own size by default.
+        smooth: Whether pixels are averaged where the result is smaller than the window; otherwise
+            single pixels are taken, which keeps the spread of values.
+
+    Raises:
+        RasterError: The pixels are damaged.
+    """
+    rasterio = import_rasterio()
+    from rasterio.enums import MaskFlags, Resampling
+    from rasterio.windows import Window
+
+    area = None
+    if window is not None:
+        top, left, height, width = window
+        area = Window(left, top, width, height)
+    wanted = sorted(set(bands))
+    order = [wanted.index(band) for band in bands]
+    shape = None if size is None else (len(wanted), *size)
+    resampling = Resampling.average if smooth else Resampling.nearest
+    with rasterio.Env(**OPTIONS), _reasons():
+        values = dataset.read(wanted, window=area, out_shape=shape, resampling=resampling)
+        flags = {flag for band in wanted for flag in dataset.mask_flag_enums[band - 1]}
+        if MaskFlags.per_dataset in flags:  # of an alpha or mask band
+            masks = dataset.read_masks(wanted[0], window=area, out_shape=shape and shape[1:])
+            valid = masks != 0
+        else:
+            valid = np.ones(values.shape[1:], bool)
+    for band, number in zip(values, wanted):
+        nodata = dataset.nodatavals[number - 1]
+        if nodata is not None and not np.isnan(nodata):
+            valid &= band != nodata
+    if np.issubdtype(values.dtype, np.floating):
+        valid &= np.isfinite(values).all(axis=0)
+    scales = np.array([dataset.scales[b - 1] for b in wanted], np.float32)
+    offsets = np.array([dataset.offsets[b - 1] for b in wanted], np.float32)
+    if (scales != 1).any() or (offsets != 0).any():
+        values = values.astype(np.float32) * scales[:, None, None] + offsets[:, None, None]
+    return Raster(values[order], valid)
+
+
+def import_rasterio() -> Any:
+    """Return the module ``rasterio``.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        import rasterio
+    except ImportError:
+        raise UserError(
+            "Rasters (GeoTIFF, JPEG2000, more than 8 bits or 3 bands) are read by a package that "
+            "is not installed: pip install rasterio"
+        ) from None
+    return rasterio
+
+
+def _driver(start: bytes) -> str:
+    for driver, starts in STARTS.items():
+        if start.startswith(starts):
+            return driver
+    raise RasterError("not a raster of a known format")
+
+
+def _pixel_size(dataset: Any) -> float | None:
+    crs = dataset.crs
+    if not crs or dataset.transform.is_identity:
+        return None
+    across, down = dataset.res
+    if crs.is_projected:
+        return float((across * down) ** 0.5 * crs.linear_units_factor[1])
+    if crs.is_geographic:
+        bounds = dataset.bounds
+        north = np.deg2rad((bounds.top + bounds.bottom) / 2)
+        degree = 111_320.0  # metres at the equator
+        return float((across * np.cos(north) * down) ** 0.5 * degree)
+    return None
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn the errors of rasterio and GDAL into :class:`RasterError`."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("rasterio."):  # its public and its inner errors
+            raise
+        cause = error.__cause__ or error
+        raise RasterError(" ".join(str(cause).split())) from error
+
+
+@contextlib.contextmanager
+def _errors_end_with(dataset: Any) -> Iterator[None]:
+    """Keep an error of one file from being reported again by the next call, as GDAL's list does."""
+    try:
+        yield
+    except Exception:
+        for _ in range(3):
+            with contextlib.suppress(Exception):
+                dataset.colorinterp  # noqa: B018
+        raise
+
+
+class _Handles(threading.local):
+    """The rasters that a thread has open, the least recently used of which is closed first."""
+
+    def __init__(self) -> None:
+        self.opened: OrderedDict[str, Any] = OrderedDict()
+
+    def get(self, path: str) -> Any:
+        if path in self.opened:
+            self.opened.move_to_end(path)
+            return self.opened[path]
+        with open(path, "rb") as file:
+            driver = _driver(file.read(16))
+        dataset = import_rasterio().open(path, driver=driver)
+        self.opened[path] = dataset
+        if len(self.opened) > MAX_OPEN:
+            self.opened.popitem(last=False)[1].close()
+        return dataset
+
+    def forget(self) -> None:
+        """Leave a forked child without its parent's files, whose positions the two would share."""
+        self.opened = OrderedDict()
+
+
+_handles = _Handles()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_handles.forget)

@@ -1,0 +1,147 @@
+"""Pixel scales of whole sources, and rasters as the 8-bit RGB that they give."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from gersp_mm.images import rasters
+from gersp_mm.images.bands import is_raster
+from gersp_mm.images.packed import is_local_file, open_file, read_file
+from gersp_mm.images.pixels import BandsError, PixelScale, is_nodata
+from gersp_mm.utils.console import progress_bar
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import escape_name
+
+SAMPLED_FILES = 256  # of a source, evenly spread over its sorted paths
+SAMPLED_SIDE = 128  # pixels a side that are taken of each, evenly spread over it
+# A larger raster without overviews is not decoded whole for it: spots of it are read instead.
+WHOLE_SIDE = 4096
+SPOTS, SPOT_SIDE = 8, 16  # along each side, pixels a side
+
+
+def find_scale(
+    name: str,
+    count: int,
+    path_of: Callable[[int], str],
+    scale: PixelScale,
+    everything: bool = False,
+    nodata: Callable[[int], float | None] = lambda index: None,
+) -> PixelScale:
+    """Find the limits of a pixel scale on a sample of a source.
+
+    The sample is the same for the same paths: :data:`SAMPLED_FILES` files, spread evenly, of each
+    of which :data:`SAMPLED_SIDE`² pixels are taken. Files that cannot be read are left out.
+
+    Args:
+        name: The source in words, for messages.
+        count: Number of its images.
+        path_of: Gives the path of the image with a number.
+        scale: What is asked for.
+        everything: Whether photographs are read as rasters too.
+        nodata: Gives the value that stands for no data in the image with a number, where its file
+            does not say so.
+
+    Returns:
+        ``scale`` with the limits and fill values of every kind of raster in the sample; the same
+        object where the sample holds none.
+
+    Raises:
+        UserError: More rasters than not need a choice of bands, or rasterio is not installed.
+    """
+    chosen = np.unique(np.linspace(0, count - 1, SAMPLED_FILES).round().astype(int))
+    samples: dict[str, list[np.ndarray]] = {}
+    refused: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    with progress_bar(f"pixel values of {name}", "image", len(chosen)) as bar:
+        for index in map(int, chosen):
+            path = path_of(index)
+            try:
+                with open_file(path) as file:
+                    raster = everything or is_raster(file)
+                if raster:
+                    kind, values = _sample(raster_source(path), scale)
+                    values = values[:, ~is_nodata(values, nodata(index))]
+                    samples.setdefault(kind, []).append(values)
+            except BandsError as error:
+                refused[str(error)] += 1
+                first.setdefault(str(error), path)
+            except OSError:  # replaced and counted when it is its turn
+                pass
+            bar.advance()
+    if refused and refused.total() > sum(map(len, samples.values())):
+        reason, _ = refused.most_common(1)[0]
+        raise UserError(
+            f"{refused.total()} of {len(chosen)} images of {name} that were looked at cannot be "
+            f"used, such as {escape_name(first[reason])}: {reason}"
+        )
+    return scale.find(samples) if samples else scale
+
+
+def raster_to_rgb(
+    content: bytes, scale: PixelScale | None, check_size: Callable[[int, int, int], None]
+) -> np.ndarray:
+    """Read a whole raster as 8-bit RGB.
+
+    Args:
+        content: The bytes of a file.
+        scale: Bands and limits; None stretches the image by its own values.
+        check_size: Gets the width and height in pixels and the length of the file in bytes, and
+            refuses what is too large.
+
+    Returns:
+        3×H×W uint8.
+
+    Raises:
+        RasterError: It cannot be read.
+        BandsError: Its bands do not fit the choice of bands, or no limits are known for its kind.
+        UserError: rasterio is not installed.
+    """
+    with rasters.opened(content) as dataset:
+        info = rasters.describe(dataset)
+        check_size(info.width, info.height, len(content))
+        raster = rasters.read(dataset, (scale or PixelScale()).choose(info))
+    if scale is None:
+        scale = PixelScale().find({info.kind: [raster.values[:, raster.valid]]})
+    return scale.to_rgb(raster, info.kind)
+
+
+def check_raster(content: bytes) -> None:
+    """Decode a raster to see that it can be read.
+
+    Raises:
+        RasterError: It cannot.
+    """
+    with rasters.opened(content) as dataset:
+        rasters.read(dataset, rasters.describe(dataset).bands)
+
+
+def raster_source(path: str) -> str | bytes:
+    """Return what :func:`gersp_mm.images.rasters.opened` takes for a file of any storage."""
+    return path if is_local_file(path) else read_file(path)
+
+
+def _sample(source: str | bytes, scale: PixelScale) -> tuple[str, np.ndarray]:
+    """Return the kind of a raster and some valid pixels of its chosen bands, 3×N."""
+    with rasters.opened(source) as dataset:
+        info = rasters.describe(dataset)
+        bands = scale.choose(info)
+        overviews = dataset.overviews(bands[0])
+        if max(info.height, info.width) > WHOLE_SIDE and not overviews:
+            parts = [
+                rasters.read(dataset, bands, (top, left, SPOT_SIDE, SPOT_SIDE))
+                for top in _spots(info.height)
+                for left in _spots(info.width)
+            ]
+        else:
+            size = min(info.height, SAMPLED_SIDE), min(info.width, SAMPLED_SIDE)
+            parts = [rasters.read(dataset, bands, size=size, smooth=False)]
+    return info.kind, np.concatenate([part.values[:, part.valid] for part in parts], axis=1)
+
+
+def _spots(side: int) -> list[int]:
+    """Return where the spots begin along one side of a large raster."""
+    spots = min(SPOTS, side // SPOT_SIDE)
+    return np.linspace(0, side - SPOT_SIDE, spots).round().astype(int).tolist()
