@@ -1,4 +1,4 @@
-"""Which bands and number types an image file holds, and what 8-bit RGB leaves of them."""
+"""Bands and number types of image files, and the information that 8-bit RGB loses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BITS, PHOTOMETRIC, BANDS, EXTRA, FORMAT, NODATA = 258, 262, 277, 338, 339, 42113
 DATA_SIZES = (279, 325)  # tags: bytes of each strip, of each tile
 CMYK = 5  # as the photometric interpretation
 ALPHA = (1, 2)  # kinds of extra band that mean transparency
-FEW_LEVELS = 128  # of 256; an ordinary image has more
-LOOKED_AT = 2048  # rows and columns of a large image, evenly spread
+FEW_LEVELS = 128  # grey levels of 256; ordinary images have more
+EXAMINED = 2048  # evenly spread rows and columns of a large image
 
 
 def describe_tiff(content: bytes) -> str | None:
-    """Say the bands of a TIFF: ``4 bands x uint16``, ``1 band x int16, nodata -9999``.
+    """Return the bands of a TIFF in words, such as ``1 band x int16, nodata -9999``.
 
     Args:
         content: The bytes of a file of any kind.
@@ -40,13 +40,14 @@ def describe_tiff(content: bytes) -> str | None:
 
 
 def name_loss(content: bytes, decode: Callable[[], np.ndarray]) -> str | None:
-    """Say what 8-bit RGB leaves out of a file: grey levels of 16 bits, or a fourth band.
+    """Return what a file loses as 8-bit RGB, in words: grey levels of 16 bits, or a fourth band.
 
-    Transparency is no loss, and the lower halves of 16-bit values that use their range are none.
+    Transparency is no loss, nor are the lower bytes of 16-bit values that use their whole range.
 
     Args:
         content: The bytes of an image file.
-        decode: Gives what is read from it, H×W×3 uint8; called where the header asks for it.
+        decode: Function that returns the decoded image, H×W×3 uint8; called only if the header
+            requires it.
 
     Returns:
         The words, or None if nothing is lost.
@@ -62,7 +63,7 @@ def name_loss(content: bytes, decode: Callable[[], np.ndarray]) -> str | None:
     if not (is_png or bits > 8):
         return None
     pixels = decode()
-    step = max(1, max(pixels.shape) // LOOKED_AT)
+    step = max(1, max(pixels.shape) // EXAMINED)
     left = max(len(np.unique(pixels[::step, ::step, band])) for band in range(3))
     if left >= FEW_LEVELS or left >= _grey_levels(content, step):
         return None
@@ -71,7 +72,7 @@ def name_loss(content: bytes, decode: Callable[[], np.ndarray]) -> str | None:
 
 
 def _grey_levels(content: bytes, step: int) -> float:
-    """Return how many values a greyscale image has; infinity for other images."""
+    """Return the number of different values of a greyscale image, infinity for other images."""
     with Image.open(io.BytesIO(content)) as image:
         if not image.mode.startswith("I"):
             return np.inf
@@ -87,7 +88,7 @@ def _tags(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
         file = io.BytesIO(content)
         file.seek(directory.next)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata, or a cut, which is looked for below
+            warnings.simplefilter("ignore")  # Odd metadata; a truncated file is found below.
             directory.load(file)
         _layout(directory)
         return directory if any(tag in directory for tag in DATA_SIZES) else None
