@@ -6,8 +6,8 @@ dist_usage() {
     cat <<USAGE
 Usage: bash tools/dist_${script%.py}.sh CONFIG$between GPUS [arguments of tools/$script]
 
-GPUS is the number of processes on this machine: one a GPU where there are GPUs, else CPU processes
-that talk over gloo (give each its share of the cores with OMP_NUM_THREADS).
+GPUS is the number of processes on this machine: one per GPU, or without GPUs CPU processes that
+communicate over gloo (OMP_NUM_THREADS sets the cores of each).
 
 One machine:      bash tools/dist_${script%.py}.sh CONFIG$between 8
 Two machines:     on each, with NODE_RANK=0 and NODE_RANK=1,
@@ -47,7 +47,7 @@ import torch
 from torch.distributed import run
 print(torch.cuda.device_count(), "signals_to_handle" in vars(run.get_args_parser().parse_args(["-"])))')
     if [ "$present" -gt 0 ] && [ "$gpus" -gt "$present" ]; then
-        echo "error: $gpus GPUs were asked for, this machine has $present" >&2
+        echo "error: $gpus GPUs were requested, but this machine has $present" >&2
         return 2
     fi
     if [ "$present" -eq 0 ]; then
@@ -75,8 +75,8 @@ print(torch.cuda.device_count(), "signals_to_handle" in vars(run.get_args_parser
     dist_forward "${launch[@]}" "${started[@]}"
 }
 
-# The signals that torchrun has to pass on to the ranks: by itself it dies of USR1, and listens to
-# HUP also under nohup. A signal that is ignored from the start is shown as trapped, and left out.
+# The signals that torchrun has to pass on to the ranks: by default it dies of USR1, and reacts to
+# HUP even under nohup. Signals that were ignored from the start appear as trapped; they are omitted.
 dist_signals() {
     local heard="" name
     for name in TERM INT HUP QUIT USR1; do
@@ -85,7 +85,7 @@ dist_signals() {
     echo "$heard"
 }
 
-# For releases of torchrun that cannot pass USR1 on: TERM asks the ranks for the same.
+# For releases of torchrun that cannot pass USR1 on; TERM has the same effect on the ranks.
 dist_forward() {
     local child code=0
     "$@" &
@@ -94,7 +94,7 @@ dist_forward() {
     trap 'kill -INT "$child"' INT
     trap 'kill -HUP "$child"' HUP
     wait "$child" || code=$?
-    while kill -0 "$child" 2>/dev/null; do  # a signal ends a wait
+    while kill -0 "$child" 2>/dev/null; do  # A signal ends `wait` early.
         code=0
         wait "$child" || code=$?
     done

@@ -6,8 +6,8 @@
 set -eu
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# Wrong arguments are better told before the installation than after it. The module checks them
-# without anything else of the package; from .mim of an editable install it is two folders up.
+# Report wrong arguments before the installation. The module checks them without the rest of the
+# package; from .mim of an editable install it is two folders up.
 module=$here/../gersp_mm/commands/demo_detection.py
 [ -f "$module" ] || module=$here/../../commands/demo_detection.py
 for python in python3 python; do

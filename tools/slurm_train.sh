@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train under Slurm, one task a GPU (or a CPU process where the partition has no GPU).
+# Train under Slurm with one task per GPU (or CPU processes in a partition without GPUs).
 set -euo pipefail
 
 if [ $# -lt 3 ] || [ "${1:-}" = -h ] || [ "${1:-}" = --help ]; then
@@ -10,7 +10,7 @@ Usage: [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=8] [SRUN_ARGS="..."] \
   GPUS=16 bash tools/slurm_train.sh gpu gersp configs/pretrain/gersp_r50.py --amp bf16
   GPUS=4 GPUS_PER_NODE=0 bash tools/slurm_train.sh cpu gersp-demo configs/pretrain/gersp_r18_demo.py
 
-GPUS is the number of tasks in all; GPUS_PER_NODE=0 asks for no GPU.
+GPUS is the total number of tasks; GPUS_PER_NODE=0 requests no GPU.
 SIGUSR1 (#SBATCH --signal=USR1@120) lets the run save and end with exit code 138, for requeueing:
 docs/guide/pretraining.md, "Requeueing under Slurm".
 USAGE
@@ -39,7 +39,7 @@ python=${PYTHON:-${GERSP_VENV:-$(dirname "$tools")/.venv}/bin/python}
 [ -x "$python" ] || python=$(command -v python3 || command -v python)
 
 export MASTER_PORT=${MASTER_PORT:-$((20000 + (${SLURM_JOB_ID:-$$} + RANDOM) % 40000))}
-# The first node of the allocation is known on the nodes alone, so each task looks it up there.
+# The first node of the allocation is only known on the nodes, so each task looks it up.
 # shellcheck disable=SC2086,SC2016
 exec srun -p "$partition" --job-name="$job" "${resources[@]}" ${SRUN_ARGS:-} bash -c '
     if [ -z "${MASTER_ADDR:-}" ]; then

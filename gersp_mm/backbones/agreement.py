@@ -1,4 +1,4 @@
-"""Whether a module and a file agree: the one check for every way in which weights come in."""
+"""The check that a module and a file agree, for every way of loading weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gersp_mm.checkpoints.read import config_values, require_finite
 from gersp_mm.constants import PREFIX
 from gersp_mm.utils.errors import UserError
 
-TOLERANCE = 1e-2  # of mean and std, which configs round
-SAMPLE = 20  # names that a prefix is looked for with
+TOLERANCE = 1e-2  # largest difference of mean and std, which configs round
+SAMPLE = 20  # number of names by which a prefix is searched
 
 State = Mapping[str, torch.Tensor]
 
 
 def require_same_tensors(
-    what: str,
+    title: str,
     path: str,
     own: State,
     given: State,
@@ -32,19 +32,19 @@ def require_same_tensors(
     extra: bool = True,
     advice: str | None = None,
 ) -> None:
-    """Make sure that a file holds exactly the tensors of a module.
+    """Refuse a file that does not hold exactly the tensors of a module.
 
     Args:
-        what: The module in words, such as ``model.backbone``.
+        title: Name of the module in messages, such as ``model.backbone``.
         path: Path of the file.
         own: State dict of the module.
         given: Tensors of the file by the module's names.
         values: Whether the module has to hold the file's values already.
         extra: Whether tensors that the module does not have are an error.
-        advice: The reason and what to do, sentences; guessed by default.
+        advice: Sentences with the reason and the fix; guessed by default.
 
     Raises:
-        UserError: They differ, with the reason; or a tensor holds NaN or infinity.
+        UserError: The tensors differ, or one holds NaN or infinity.
     """
     _require_finite(path, own, given)
     found = compare(given, own, values=values)
@@ -53,7 +53,7 @@ def require_same_tensors(
     if found:
         verb = "was not" if values else "cannot be"
         advice = advice or likely_reason(own, given)
-        raise UserError(f"{what} {verb} loaded from {path}: {found}. {advice}")
+        raise UserError(f"{title} {verb} loaded from {path}: {found}. {advice}")
 
 
 def below(state: State, prefix: str) -> dict[str, torch.Tensor]:
@@ -67,12 +67,12 @@ def without_module(state: State) -> dict[str, torch.Tensor]:
 
 
 def in_head(name: str) -> bool:
-    """Return whether a tensor of a model is one of a head, which depends on the classes."""
+    """Tell whether a tensor belongs to a head, which depends on the classes."""
     return any(part.endswith("head") for part in name.split("."))
 
 
 def require_whole_model(path: str, own: State, given: State, config: str) -> None:
-    """Make sure that every tensor of a model comes from a file, and none is left over.
+    """Refuse a file that does not hold exactly the tensors of a whole model.
 
     Args:
         path: Path of the file.
@@ -81,7 +81,8 @@ def require_whole_model(path: str, own: State, given: State, config: str) -> Non
         config: Config of the model, for the message.
 
     Raises:
-        UserError: They differ, with the likely reason; or a tensor holds NaN or infinity.
+        UserError: The tensors differ, or one holds NaN or infinity. The message gives the likely
+            reason.
     """
     _require_finite(path, own, given)
     if found := compare(given, own):
@@ -101,7 +102,7 @@ def require_whole_model(path: str, own: State, given: State, config: str) -> Non
 def require_loadable_model(
     path: str, own: State, given: State, part: str = "backbone"
 ) -> list[str]:
-    """Make sure that ``load_from`` gives a model all of its weights but those of its heads.
+    """Refuse a file for ``load_from`` that lacks weights of a model outside its heads.
 
     Args:
         path: Path of the file.
@@ -110,12 +111,12 @@ def require_loadable_model(
         part: The part of the model that has to have the same tensors as the file.
 
     Returns:
-        What is left as it is initialised, in words: heads' tensors that are missing in the file or
-        have another shape there.
+        Phrases on the tensors of heads that keep their initial values, because they are missing in
+        the file or have another shape there.
 
     Raises:
-        UserError: Anything else is missing or of another shape, the file has more in ``part``, or a
-            tensor holds NaN or infinity.
+        UserError: Another tensor is missing or of another shape, ``part`` has more tensors in the
+            file, or a tensor holds NaN or infinity.
     """
     _require_finite(path, own, given)
     found = compare(given, own)
@@ -147,7 +148,7 @@ def require_loadable_model(
 
 
 def _require_finite(path: str, own: State, given: State) -> None:
-    """Refuse NaN and infinity in what is loaded, but where the module itself starts with them."""
+    """Refuse NaN and infinity in loaded tensors, except where the module starts with them."""
     used = {name: tensor for name, tensor in given.items() if name in own}
     bad = not_finite(used)
     if bad:
@@ -166,16 +167,16 @@ def _prefix_advice(own: State, given: State, reader: str) -> str | None:
 
 
 def require_same_input(path: str, meta: Any, preprocessor: Any, part: Any = None) -> None:
-    """Make sure that a model prepares its images as the file's network had them.
+    """Refuse a model that prepares its images in another way than the file's network.
 
     Args:
         path: Path of the file.
-        meta: ``meta`` of the file; what it does not say is not looked at.
+        meta: ``meta`` of the file; facts that it lacks are not compared.
         preprocessor: The model's data preprocessor.
-        part: The backbone, for its style; None to leave that out.
+        part: The backbone, whose style is compared, or None.
 
     Raises:
-        UserError: Mean, std, channel order or the place of the strides differ.
+        UserError: Mean, std, channel order or the style (the place of the strides) differ.
     """
     if not isinstance(meta, Mapping):
         return
@@ -220,12 +221,12 @@ def _stored_style(meta: Mapping[str, Any]) -> str | None:
 
 
 def likely_reason(own: State, stored: State, prefix: str = "") -> str:
-    """Guess why a file does not fit, in one sentence with the fix.
+    """Return the likely reason why a file does not fit, and the fix, in one sentence.
 
     Args:
         own: State dict of the module.
         stored: Tensors of the file by its own names.
-        prefix: What ``init_cfg`` says that the module's names start with in the file.
+        prefix: Prefix of the module's names in the file, according to ``init_cfg``.
     """
     names = list(stored)
     given = below(stored, prefix)
@@ -267,7 +268,7 @@ def likely_reason(own: State, stored: State, prefix: str = "") -> str:
 
 
 def _prefix_in(own: State, names: list[str]) -> str | None:
-    """Return what a file's names have in front of the module's, None if they hold none of them."""
+    """Return the prefix of the module's names in a file, or None if the file has none of them."""
     wanted = [name for name in own if not name.endswith(COUNTER)][:SAMPLE]
     starts = Counter(
         stored[: -len(name)]

@@ -1,4 +1,4 @@
-"""What kind of network a backbone is, and whether tensors are a whole ResNet."""
+"""The architecture of a backbone, and the check that tensors are a whole ResNet."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Architecture:
 
     Attributes:
         name: The network in words, such as ``ResNet-50``.
-        config: What mmpretrain builds it from; None where only the name is known.
-        where: Where it is named, the start of messages; by default the name.
+        config: Config from which mmpretrain builds it; None where only the name is known.
+        where: Place that names it, with which messages begin; by default the name.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Architecture:
 
     @classmethod
     def parse(cls, given: str | Mapping[str, Any], where: str = "") -> Architecture:
-        """Return the architecture that a name or a config means.
+        """Return the architecture of a name or a config.
 
         Args:
-            given: ``resnet50``, ``ResNet-50``, any other name, of which no config is known, or the
-                config of a backbone.
-            where: Where it is named, for messages.
+            given: ``resnet50``, ``ResNet-50``, another name (without a known config), or the config
+                of a backbone.
+            where: Place that names it, for messages.
         """
         if not isinstance(given, str):
             name = _named(str(given["type"]).rpartition(".")[2], given.get("depth"), given)

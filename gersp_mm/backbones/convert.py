@@ -1,4 +1,4 @@
-"""Turning a public checkpoint into a backbone file of this package: one path for all sources."""
+"""Conversion of a public checkpoint of any known source to a backbone file of this package."""
 
 from __future__ import annotations
 
@@ -208,11 +208,11 @@ def _unwrap(path: Path, data: Mapping[str, Any]) -> tuple[Mapping[str, Any], lis
 def _exported_weights(
     data: Mapping[str, Any], state: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], str | None]:
-    """Return the weights that were exported next to a checkpoint with averaged weights, and which.
+    """Return the weights that were exported with a checkpoint of ``EMAHook``, and their kind.
 
     MMEngine's ``EMAHook`` swaps both: ``state_dict`` holds the averaged weights, and
-    ``ema_state_dict`` those that the optimizer moves. Of other files the state is returned as it
-    is, with None.
+    ``ema_state_dict`` those that the optimizer moves. For other files, the state is returned
+    unchanged, with None.
     """
     other, meta = data.get("ema_state_dict"), data.get("meta")
     if not isinstance(other, Mapping) or "state_dict" not in data or not isinstance(meta, Mapping):
@@ -227,7 +227,7 @@ def _exported_weights(
 def _exported(
     path: Path, data: Mapping[str, Any], tensors: Tensors, arch: str, teacher: bool
 ) -> Conversion | None:
-    """Return what this package exported or converted before as it is; None for other files."""
+    """Return a file that this package wrote before without changes, or None for other files."""
     meta, named, stale = data.get("meta"), tensors, ""
     if not isinstance(meta, Mapping) and _side_file(path).is_file():
         named = {PREFIX + name: tensor for name, tensor in tensors.items()}
@@ -267,7 +267,7 @@ def _exported(
 
 
 def _plain(value: Any, name: str, unread: list[str]) -> Any:
-    """Return plain Python for a written ``meta``, without stand-ins, whose places are noted."""
+    """Return ``meta`` as plain Python without stand-ins; their keys are added to ``unread``."""
     if isinstance(value, Mapping):
         kept = {k: v for k, v in value.items() if not _left_out(k, v, f"{name}.{k}", unread)}
         return {
@@ -379,7 +379,7 @@ def _cleaned(path: Path, tensors: Tensors, depth: int) -> tuple[Tensors, list[st
         target = torch.int64 if counter else torch.float32
         clean[PREFIX + name] = tensor.detach().to(target).contiguous().clone()
     require_finite(path, clean)
-    return clean, [f"{number} {what}" for what, number in changed.items()]
+    return clean, [f"{number} {change}" for change, number in changed.items()]
 
 
 def _counts(
@@ -399,11 +399,11 @@ def _counts(
 
 
 def _group(name: str) -> str:
-    return next((group for group, what in GROUPS.items() if re.match(what, name)), "other")
+    return next((group for group, pattern in GROUPS.items() if re.match(pattern, name)), "other")
 
 
 def _config_facts(meta: Any) -> dict[str, Any]:
-    """Read what the config in an mmengine or mmcv checkpoint says of the model, not running it."""
+    """Return the facts about the model in the config of a checkpoint, without running it."""
     text = (meta.get("cfg") or meta.get("config_text")) if isinstance(meta, Mapping) else None
     values = config_values(text)
     model, facts = _table(values.get("model")), dict[str, Any](config=text) if values else {}

@@ -1,4 +1,4 @@
-"""The backbone alone, as downstream configs load it."""
+"""Exported backbones: files with a backbone's weights and the facts about them."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class BackboneMeta:
     Attributes:
         arch: The network in words, such as ``ResNet-50``.
         method: The pre-training, such as ``GeRSP``; ``random`` for random weights; None if unknown.
-        normalisation: Of the images that it takes.
-        epoch: Epochs trained, None where that is not known.
+        normalisation: Normalisation of its input images.
+        epoch: Epochs trained, None if unknown.
         weights_sha256: Hash of names, types, shapes and values of the tensors in the file.
-        stored: All that the file holds next to the tensors, plain Python.
+        stored: The whole ``meta`` of the file, plain Python.
     """
 
     arch: str
@@ -54,7 +54,7 @@ class BackboneMeta:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> BackboneMeta:
-        """Return what the ``meta`` of a file says, which has an arch and a normalisation."""
+        """Return the facts in the ``meta`` of a file, which has an arch and a normalisation."""
         scale = Normalisation.stored(stored)
         if scale is None:
             raise UserError("the meta of the backbone has no mean and std. Export it again")
@@ -68,11 +68,11 @@ class BackboneMeta:
 
 
 class ExportedBackbone:
-    """One backbone: exported or converted weights of a file, or random ones.
+    """One backbone: exported or converted weights of a file, or random weights.
 
     Attributes:
         meta: Facts about the backbone.
-        path: Its file, None where it was not read from one.
+        path: Path of the file, None if there is none.
     """
 
     def __init__(
@@ -97,33 +97,33 @@ class ExportedBackbone:
 
         Args:
             path: Path of the file.
-            architecture: The network that it is of; by default what the file says.
+            architecture: Architecture of the network; by default that in the file.
 
         Raises:
-            UserError: The file cannot be read, is something else, holds NaN or infinity, or takes
-                other images than RGB.
+            UserError: The file cannot be read, is no exported backbone, holds NaN or infinity, or
+                takes other images than RGB.
         """
         tensors, meta = _read(path)
         return cls(meta, architecture, Path(path), tensors)
 
     @classmethod
     def random(cls, architecture: Architecture, seed: int) -> ExportedBackbone:
-        """Return an untrained backbone, whose weights are drawn with a seed."""
+        """Return an untrained backbone with random weights of a seed."""
         scale = Normalisation(RGB_MEAN, RGB_STD, CHANNEL_ORDER)
         return cls(BackboneMeta(architecture.name, RANDOM, scale), architecture, seed=seed)
 
     @functools.cached_property
     def architecture(self) -> Architecture:
-        """The network that it is of.
+        """The architecture of the network.
 
         Raises:
-            UserError: The config in the file is not taken.
+            UserError: The config in the file is not accepted.
         """
         return self._architecture or Architecture.stored(self.meta.stored, self.path or "this file")
 
     @functools.cached_property
     def sha256(self) -> str | None:
-        """Hash of the file, None where there is none."""
+        """SHA-256 of the file, None if there is none."""
         return None if self.path is None else file_sha256(self.path)
 
     @property
@@ -131,7 +131,7 @@ class ExportedBackbone:
         """The tensors by their names in the backbone, read again after :meth:`release`.
 
         Raises:
-            UserError: The file was replaced meanwhile.
+            UserError: The file was replaced since it was read first.
         """
         if self._tensors is None:
             if self.path is None:  # random weights
@@ -165,7 +165,7 @@ class ExportedBackbone:
             try:
                 # Not strict, because old files lack counters of batches.
                 network.load_state_dict(dict(self.tensors), strict=False)
-            except RuntimeError as error:  # of a network's own hooks
+            except RuntimeError as error:  # Some networks check states in hooks of their own.
                 raise UserError(f"{path} cannot be loaded: {error}") from error
         network.eval()  # returns None in mmpretrain
         return network.to(device)
@@ -221,18 +221,18 @@ def export_backbone(
 
     Args:
         state_dict: State dict of the whole model; the student's ``backbone.`` entries are taken.
-        path: Where to write.
+        path: Path of the file to write.
         arch: The backbone in words, such as ``ResNet-50``.
         method: The pre-training, such as ``GeRSP``; None if unknown.
         mean: Mean of the input per channel, RGB, range 0 to 255.
         std: Standard deviation of the input per channel, RGB, range 0 to 255.
         epoch: Epochs trained.
         config: Text of the training config.
-        source_sha256: Hash of the file that the weights were taken from, None for a run's own.
-        backbone: Config of the backbone, from which the file's network is built later. It is left
-            out where it is more than plain data.
-        **facts: More for ``meta``, such as ``iterations``, ``frozen``, ``run_id``, ``weights`` and
-            ``pixel_scale``; None is left out.
+        source_sha256: Hash of the file that the weights were taken from, None for a run.
+        backbone: Config from which the network is built later. It is only stored if it is plain
+            data.
+        **facts: Further entries of ``meta``, such as ``iterations``, ``frozen``, ``run_id``,
+            ``weights`` and ``pixel_scale``; None is left out.
 
     Returns:
         The ``meta`` that was written.
@@ -278,14 +278,14 @@ def describe_backbone(
 
     Args:
         tensors: Tensors that are written, by their names in the file.
-        arch: See :func:`export_backbone`, as for those that follow.
-        method: The pre-training.
-        mean: Per channel.
-        std: Per channel.
+        arch: The backbone in words, such as ``ResNet-50``.
+        method: The pre-training, such as ``GeRSP``.
+        mean: Mean of the input per channel, RGB, range 0 to 255.
+        std: Standard deviation of the input per channel, RGB, range 0 to 255.
         epoch: Epochs trained.
         config: Text of the training config.
         source_sha256: Hash of the file that the weights were taken from.
-        **facts: More, plain Python; None is left out.
+        **facts: Further entries, plain Python; None is left out.
     """
     return dict(
         arch=arch,

@@ -1,4 +1,4 @@
-"""Backbones that a command line names, to look at one next to the other."""
+"""Backbones that a command line names, for pictures and tables that compare them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gersp_mm.utils.errors import UserError
 
 
 class Backbone(NamedTuple):
-    """A network with what its input needs.
+    """A network with the normalisation of its input.
 
     Attributes:
         name: Its name in pictures and tables.
@@ -39,12 +39,12 @@ def load_backbones(
 ) -> list[Backbone]:
     """Build the networks of ``NAME=FILE``, ``FILE``, ``NAME=random`` or ``random``.
 
-    A file without a name is called after its method, and after the file where two have the same.
+    A file without a name is named after its method, or after the file if two have the same method.
     ``random`` is the network of the first file at random initialisation, with its normalisation.
 
     Args:
-        specs: At least one; one of them has to name a file.
-        device: Where the networks are put.
+        specs: The texts, at least one of which has to name a file.
+        device: Device of the networks.
         seed: Seed of the random initialisation; a second ``random`` gets ``seed + 1``, and so on.
 
     Raises:

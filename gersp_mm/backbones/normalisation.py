@@ -1,4 +1,4 @@
-"""How the images that a network takes are normalised, in whatever way that is written down."""
+"""The normalisation of a network's input images, read from modules, configs and files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gersp_mm.constants import CHANNEL_ORDER
 
 
 class Normalisation(NamedTuple):
-    """How the images that a network takes are normalised.
+    """The normalisation of a network's input images.
 
     Attributes:
         mean: For each channel, in the network's channel order, range 0 to 255.

@@ -20,8 +20,8 @@ SENTINEL_2 = (
     "Sentinel-2 bands B4, B3, B2, stretched linearly from their quantiles (0-129, 2-103, 3-88) to "
     "0-255, then mean and std"
 )
-# What a ResNet's tensors are called, without prefix: by attribute, and (some of them) by position
-# in nn.Sequential(*resnet.children()).
+# Names of a ResNet's tensors without prefix: by attribute, and (some of them) by position in
+# nn.Sequential(*resnet.children()).
 BY_NAME = re.compile(r"(conv|bn|norm|layer|res)\d\.|stem\.")
 BY_POSITION = re.compile(r"[4-9]\.\d+\.(conv|bn)\d\.")
 POSITIONS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -44,12 +44,12 @@ class Layout(NamedTuple):
     by_position: bool = False
 
     def holds(self, names: Iterable[str], prefix: str) -> bool:
-        """Say whether a backbone's tensors are below this prefix."""
+        """Tell whether a backbone's tensors are below this prefix."""
         pattern = BY_POSITION if self.by_position else BY_NAME
         return any(n.startswith(prefix) and pattern.match(n, len(prefix)) for n in names)
 
     def words(self) -> str:
-        """Describe the names in a part of a sentence."""
+        """Return a phrase that describes the names."""
         example = f"{self.student}{'4' if self.by_position else 'layer1'}.0.conv1.weight"
         return f"its names are like {example!r}"
 
@@ -88,13 +88,13 @@ class Source(NamedTuple):
         name: The value of ``--source``.
         method: Goes into ``meta['method']``; empty where the file's config names it.
         layouts: Names of :data:`LAYOUTS` that its files have.
-        sign: Pattern of a line of :func:`inventory` that tells its files from others.
+        sign: Pattern of a line of :func:`inventory` that only its files have.
         has: Pattern of a line that all of its files have.
-        file: Pattern of its files' names, in lower case, for what the content leaves open.
+        file: Pattern of its files' names, in lower case, for files whose content is ambiguous.
         mean: Mean of the input per channel, RGB, 0 to 255.
         std: Standard deviation of the input per channel, RGB, 0 to 255.
         first_epoch: Number to add to its ``epoch`` entry for the number of epochs done.
-        images: How its images became RGB with values from 0 to 255, where that is unusual.
+        images: How its images became RGB with values from 0 to 255, if that is unusual.
         quirk: A caveat for its users.
     """
 
@@ -211,9 +211,9 @@ class Recognition(NamedTuple):
     """The pre-training that a file was taken for.
 
     Attributes:
-        source: a row of :data:`SOURCES`; one made up of several where the file leaves it open.
-        reasons: Why, parts of a sentence.
-        warnings: Possible faults, sentences.
+        source: A row of :data:`SOURCES`, or a mixture of several for an ambiguous file.
+        reasons: Phrases with the reasons.
+        warnings: Sentences on possible faults.
     """
 
     source: Source
@@ -222,9 +222,10 @@ class Recognition(NamedTuple):
 
 
 def inventory(file_name: str, beside: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> str:
-    """List a file in lines.
+    """Return the content of a file as lines.
 
-    ``file NAME``, ``/key`` for each entry next to the tensors, ``name 64x3x7x7`` for each tensor.
+    The lines are ``file NAME``, ``/key`` for each entry next to the tensors, and
+    ``name 64x3x7x7`` for each tensor.
     """
     lines = [f"file {file_name}", *(f"/{key}" for key in beside)]
     lines += [f"{name} {'x'.join(map(str, t.shape))}" for name, t in tensors.items()]
@@ -245,12 +246,12 @@ def find_layout(names: Iterable[str], teacher: bool = False) -> tuple[Layout, st
 
 
 def recognise(layout: Layout, lines: str, file_name: str, wanted: str = "auto") -> Recognition:
-    """Say which pre-training a file holds, and why.
+    """Return the pre-training that a file holds, with the reasons.
 
     Args:
         layout: Layout of the file's tensors.
-        lines: The :func:`inventory`.
-        file_name: Decides where content does not.
+        lines: The :func:`inventory` of the file.
+        file_name: Name of the file, which decides if the content does not.
         wanted: Name of a source, or ``'auto'``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Comparing the network that a checkpoint was made for with the converted one."""
+"""The comparison of a converted network with the network of its source."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ TOLERANCE = 1e-6
 def feature_difference(conversion: Conversion, size: int = 224) -> float:
     """Return the largest difference of features, relative to the largest feature.
 
-    The source's network is torchvision's ResNet, or the ``nn.Sequential`` of its parts where the
-    file numbers them, with the tensors by the names that the file has; the other is mmpretrain's
-    ResNet with the converted ones. Both get the same fixed image of ``size`` × ``size`` pixels.
+    The source's network is torchvision's ResNet, or the ``nn.Sequential`` of its parts if the file
+    numbers them, with the tensors by the file's names. The other is mmpretrain's ResNet with the
+    converted tensors. Both get the same fixed image of ``size`` × ``size`` pixels.
 
     Raises:
         UserError: The backbone is no ResNet that torchvision has.
@@ -29,7 +29,7 @@ def feature_difference(conversion: Conversion, size: int = 224) -> float:
 
     if conversion.depth is None:
         raise UserError(f"--verify is for standard ResNets, this is {conversion.meta['arch']}")
-    with torch.device("meta"):  # all weights come from the file
+    with torch.device("meta"):  # All weights come from the file.
         network = getattr(torchvision.models, f"resnet{conversion.depth}")()
     if conversion.by_position:
         network = nn.Sequential(*list(network.children())[:-1], nn.Flatten())

@@ -1,4 +1,4 @@
-"""One comparison of two sets of tensors, and one text for what differs."""
+"""The comparison of two sets of tensors, and its result in words."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 
 from gersp_mm.utils.errors import listed
 
-# PyTorch before 0.4.1 had no counters of batches, and no result depends on them.
+# BatchNorm's counter of batches, which old files lack and no result depends on.
 COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
 class StateDifference:
-    """How a set of tensors differs from the one that is expected.
+    """The differences between given and expected tensors.
 
     Attributes:
         missing: Names that are expected and not given.
         unexpected: Names that are given and not expected.
-        reshaped: Names of both with their shapes, given first and expected second.
-        retyped: Names of both with their types, given first and expected second.
-        changed: Names of both that have the same shape and type and other values.
+        reshaped: Given and expected shape, by name.
+        retyped: Given and expected type, by name.
+        changed: Names of the same shape and type, but of other values.
     """
 
     missing: tuple[str, ...] = ()
@@ -32,13 +32,13 @@ class StateDifference:
     changed: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether anything differs."""
+        """Tell whether anything differs."""
         return bool(
             self.missing or self.unexpected or self.reshaped or self.retyped or self.changed
         )
 
     def sentences(self, most: int = 5) -> list[str]:
-        """Return one part of a sentence for each kind of difference, ``most`` names each."""
+        """Return a phrase for each kind of difference, each with at most ``most`` names."""
         shapes = [f"{n} is {_text(a)} instead of {_text(b)}" for n, (a, b) in self.reshaped.items()]
         types = [f"{n} is {a} instead of {b}" for n, (a, b) in self.retyped.items()]
         kinds = [
@@ -62,14 +62,14 @@ def compare(
     types: bool = False,
     optional: Collection[str] = (),
 ) -> StateDifference:
-    """Compare two state dicts by name and shape, and by type or values where that is asked for.
+    """Compare two state dicts by name and shape, and on request by type or values.
 
     Args:
         given: Tensors of a file.
         expected: Tensors of a module, an optimizer or another file.
-        values: Whether values are compared, bit by bit but for the type.
+        values: Whether values are compared exactly, after conversion to one type.
         types: Whether types are compared.
-        optional: Names that may be missing. The counters of batches always may.
+        optional: Names that may be missing, like BatchNorm's counters of batches.
     """
     shared = [name for name in expected if name in given]
     reshaped = {
@@ -102,7 +102,7 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
         name
         for name, tensor in tensors.items()
         if tensor.is_floating_point()
-        # A finite sum has finite terms only, and takes a tenth of the time.
+        # A finite sum has only finite terms, and takes a tenth of the time.
         and not bool(torch.isfinite(tensor.sum()))
         and not bool(torch.isfinite(tensor).all())
     ]

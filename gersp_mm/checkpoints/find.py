@@ -19,7 +19,7 @@ CONVERTED = "Resume it with the program that wrote it, or start a new run from i
 
 
 class Progress(NamedTuple):
-    """How far a checkpoint is, and whose it is.
+    """The progress of a checkpoint, and its run.
 
     Attributes:
         resumable: Whether it holds an optimizer.
@@ -39,8 +39,8 @@ class Progress(NamedTuple):
     def order(self) -> tuple[bool, int, int, int]:
         """Sort key, greater for a checkpoint further in training.
 
-        A run that is resumed from an earlier checkpoint, or with another batch size, counts its
-        epochs and iterations from there, so the last attempt comes before them.
+        The attempt decides before epoch and iteration, because a run that is resumed from an
+        earlier checkpoint, or with another batch size, counts from there.
         """
         return self.resumable, self.attempt, self.epoch, self.iteration
 
@@ -55,16 +55,15 @@ class Found(NamedTuple):
 def latest_checkpoint(
     *folders: str | os.PathLike, warn: Callable[[str], object] = warnings.warn
 ) -> str | None:
-    """Return the whole checkpoint that is furthest in training, or None where there is none.
+    """Return the undamaged checkpoint that is furthest in training, or None if there is none.
 
-    The epoch and the iteration in the files themselves decide. Times are lost when a folder is
-    copied, names may be changed, and MMEngine's ``last_checkpoint`` note is left empty or behind
-    by a run that is killed at the wrong moment. Checkpoints without an optimizer, such as
-    MMEngine's ``best_*.pth``, come after those with one.
+    The epoch and the iteration inside the files decide, because times are lost when a folder is
+    copied, files may be renamed, and a killed run may leave MMEngine's ``last_checkpoint`` empty or
+    outdated. Checkpoints without an optimizer, such as MMEngine's ``best_*.pth``, come last.
 
     Args:
         folders: Folders of the checkpoints of one run.
-        warn: Called with one sentence about each file that is further in training and unreadable.
+        warn: Called with a sentence about each unreadable file that is further in training.
 
     Raises:
         UserError: Every checkpoint is unreadable, or there are checkpoints of several runs.
@@ -95,21 +94,20 @@ def latest_checkpoint(
 
 
 def find_checkpoints(*folders: str | os.PathLike) -> tuple[list[Found], list[str]]:
-    """Return the checkpoints of trainings in some folders, and what cannot be read there.
+    """Return the checkpoints of trainings in some folders, and the unreadable files.
 
     Args:
-        folders: May not exist; one that is named twice is read once.
+        folders: Folders, which need not exist.
 
     Returns:
-        The checkpoints by path, without exported backbones; and a text about each file whose
-        content is not known.
+        The checkpoints by path, without exported backbones; and a text about each unreadable file.
     """
     found, unread = [], []
     for folder in dict.fromkeys(Path(folder) for folder in folders):
         for path in sorted(folder.glob("*.pth")):
             try:
                 progress = read_progress(path)
-            except Exception as error:  # of files, zip archives and pickles
+            except Exception as error:  # Damaged archives and pickles may raise anything.
                 unread.append(f"{path} ({type(error).__name__}: {error})")
                 continue
             if progress is not None:
@@ -118,9 +116,9 @@ def find_checkpoints(*folders: str | os.PathLike) -> tuple[list[Found], list[str
 
 
 def by_run(found: Iterable[Found]) -> dict[str | None, list[Found]]:
-    """Return checkpoints by the id of their run, each run's in the order of training.
+    """Return checkpoints by the id of their run, in the order of training.
 
-    Weights without an optimizer and without an id, such as published ones, are of no run.
+    Weights without an optimizer and without an id, such as published ones, belong to no run.
     """
     runs: dict[str | None, list[Found]] = {}
     for entry in sorted(found, key=lambda entry: entry.progress.order[1:]):
@@ -130,7 +128,7 @@ def by_run(found: Iterable[Found]) -> dict[str | None, list[Found]]:
 
 
 def describe_runs(runs: Mapping[str | None, list[Found]]) -> str:
-    """Say which runs these are, and how far each of them is."""
+    """Return a text with the id and the progress of each run."""
     texts = []
     for run_id, entries in runs.items():
         names = list(dict.fromkeys(entry.path.name for entry in entries))
@@ -151,10 +149,9 @@ def _refuse_several_runs(found: Iterable[Found], folders: tuple[str | os.PathLik
 
 
 def read_progress(path: str | os.PathLike) -> Progress | None:
-    """Return how far a checkpoint is.
+    """Return the progress of a checkpoint.
 
-    The names in the file are read and its tensors are not, so that this is quick. No code of the
-    file runs.
+    This is quick, because the tensors are not read. No code of the file runs.
 
     Args:
         path: A file of ``torch.save``.
@@ -183,7 +180,7 @@ def read_progress(path: str | os.PathLike) -> Progress | None:
 
 
 def read_outline(path: str | os.PathLike) -> Any:
-    """Return what a file of ``torch.save`` holds, with empty stand-ins for all but plain Python.
+    """Return the content of a file of ``torch.save`` with stand-ins for all but plain Python.
 
     Raises:
         Exception: The file is empty, cut off or something else.
@@ -195,7 +192,7 @@ def read_outline(path: str | os.PathLike) -> Any:
 
 
 class _Outline(pickle.Unpickler):
-    """Reads plain Python alone; everything else becomes an empty stand-in."""
+    """Unpickler of plain Python, in which everything else becomes an empty stand-in."""
 
     def find_class(self, module: str, name: str) -> Any:
         return type(name.rpartition(".")[2], (StandIn,), {})

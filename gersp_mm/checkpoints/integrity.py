@@ -1,4 +1,4 @@
-"""Whether the bytes of a file are those that were written."""
+"""Checks that the bytes of a file are those that were written."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gersp_mm.utils.files import file_sha256
 BLOCK = 2**22  # bytes
 SETTLED = 2.0  # seconds
 Identity = tuple[str, int, int, int]
-# torchvision's and OpenMMLab's files are called after the start of their hash.
+# The names of torchvision's and OpenMMLab's files hold the start of their hash.
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")
 
 
 def weights_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """Hash names, types, shapes and values of CPU tensors, whatever file they are stored in."""
+    """Return a hash of names, types, shapes and values of CPU tensors."""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
         tensor = state_dict[name]
@@ -33,15 +33,15 @@ def weights_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:
 def verify_records(archive: zipfile.ZipFile) -> bool:
     """Read all records of a zip file of ``torch.save`` and compare them with their CRCs.
 
-    PyTorch writes CRCs and does not look at them when it reads.
+    PyTorch writes CRCs, but does not check them when it reads.
 
     Returns:
-        Whether there are any; ``torch.serialization.set_crc32_options(False)`` leaves them out.
+        Whether the file has CRCs; ``torch.serialization.set_crc32_options(False)`` omits them.
 
     Raises:
-        zipfile.BadZipFile: A record is not what its CRC says.
+        zipfile.BadZipFile: A record does not match its CRC.
     """
-    # Without CRCs all of them are 0, as that of an empty record always is.
+    # A file without CRCs has zeros, and so has an empty record.
     checked = [entry for entry in archive.infolist() if entry.CRC]
     for entry in checked:
         with archive.open(entry) as record:
@@ -51,9 +51,9 @@ def verify_records(archive: zipfile.ZipFile) -> bool:
 
 
 def identity(path: Path) -> Identity | None:
-    """Return what tells the content of a file from that of others; None if it may still change.
+    """Return path, inode, size and time of a file, or None if it changed a moment ago.
 
-    Times of files are too coarse to tell two writes of the same moment apart.
+    The times of files are too coarse to distinguish two writes within a moment.
     """
     state = path.stat()
     settled = time.time() - state.st_mtime > SETTLED

@@ -1,4 +1,4 @@
-"""The note in a run of the file that it starts from."""
+"""The note about the file that a run starts from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gersp_mm.utils.files import file_sha256
 
 
 def origin_of(path: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run notes of the file that it starts from.
+    """Return the facts about the file that a run starts from, for the run's checkpoints.
 
     Args:
-        path: The file; its hash is None where it lies in another storage than the file system.
+        path: Path of the file; the hash is None for a file in another storage.
         meta: The file's ``meta``.
     """
     sha256 = file_sha256(path) if os.path.isfile(path) else None

@@ -1,4 +1,4 @@
-"""Reading checkpoint files of unknown origin without running code that they may hold."""
+"""Reading checkpoint files of unknown origin without running code from them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from gersp_mm.checkpoints.integrity import (
 )
 from gersp_mm.utils.errors import UserError, counted, listed
 
-# Plain data of well-known libraries, which training checkpoints hold next to their tensors. Like
-# all classes that are not in REAL they are read as stand-ins, but without --trust.
+# Plain data of well-known libraries that training checkpoints hold next to their tensors. They are
+# read as stand-ins, like all classes that are not in REAL, but do not need --trust.
 HARMLESS = {
     "argparse.Namespace", "builtins.object", "pathlib.Path", "pathlib.PosixPath",
     "pathlib.WindowsPath", "yacs.config.CfgNode",
@@ -48,13 +48,13 @@ REAL: dict[str, Any] = {
 
 
 class _Log(HistoryBuffer):
-    """A log buffer while it is read: it takes no functions from a file, and then is MMEngine's."""
+    """A log buffer that takes no functions from a file and becomes MMEngine's once it is read."""
 
     def __setstate__(self, state: Any) -> None:
-        """Leave out the functions that MMEngine's class would use from then on."""
+        """Set the state without the functions that MMEngine's class would call."""
         self.__dict__.update({k: v for k, v in state.items() if k != "statistics_methods"})
         self.__class__ = HistoryBuffer
-        self._set_default_statistics()  # of the class, which no buffer may have been made of yet
+        self._set_default_statistics()  # Otherwise only the first buffer of a process sets them.
 
 
 # MMEngine's log buffers, and the numpy scalars and arrays in them.
@@ -79,7 +79,7 @@ WEB_PAGE = (
     "is a web page (HTML), which Google Drive, Baidu and Hugging Face give in place of a file: "
     "download it with a browser or with gdown"
 )
-STARTS = {  # what a file that is not PyTorch's starts with
+STARTS = {  # first bytes of files that are not PyTorch's
     b"version https://git-lfs": "is a Git LFS pointer, not the file: run `git lfs pull`",
     b"<": WEB_PAGE,
     b"{": "is JSON text, such as a server's error message: open it and download again",
@@ -97,15 +97,15 @@ STARTS = {  # what a file that is not PyTorch's starts with
 
 
 class UntrustedError(UserError):
-    """A whole file holds objects of classes that are not read without ``trust``."""
+    """A file holds objects of classes that are not read without ``trust``."""
 
 
 class Content(NamedTuple):
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         data: The outermost dict; the text of a config is ``data['meta']['config_text']``.
-        stand_ins: Names of the classes whose objects are empty stand-ins in it.
+        stand_ins: Names of the classes whose objects are empty stand-ins.
     """
 
     data: Mapping[str, Any]
@@ -113,30 +113,30 @@ class Content(NamedTuple):
 
 
 def read_checkpoint(path: str | os.PathLike, trust: bool = False, remedy: str = TRUST) -> Content:
-    """Read a checkpoint file and make sure that its bytes are those that were written.
+    """Read a checkpoint file and check that its bytes are those that were written.
 
-    ``torch.load(weights_only=True)`` reads what it can, with MMEngine's log buffers and numpy's
-    scalars allowed. Where that refuses, objects of all classes but those, tensors and plain Python
-    become empty stand-ins, and nothing is imported. So no code of the file runs, whatever
-    ``trust`` is, and Lightning's files can be read where Lightning is not installed.
+    The file is read with ``torch.load(weights_only=True)``, MMEngine's log buffers and numpy's
+    scalars being allowed. If that fails, objects of all other classes become empty stand-ins, and
+    nothing is imported. No code of the file runs, whatever ``trust`` is, and Lightning's files can
+    be read without Lightning.
 
     ``meta['config']``, which ``Runner.resume`` of MMEngine would run, becomes
     ``meta['config_text']``.
 
-    The bytes are held to the checksums of the zip file and to ``meta['weights_sha256']``; of a file
-    that has neither this is said once, in the log.
+    The bytes are compared with the checksums of the zip file and with ``meta['weights_sha256']``.
+    The log says once if a file has neither.
 
     Args:
         path: A file of ``torch.save`` (zip or older format), or safetensors.
         trust: Also accept a file with stand-ins for other classes than those in ``HARMLESS``.
-        remedy: What to do where ``trust`` is missing, a sentence without its full stop.
+        remedy: What to do if ``trust`` is missing, a sentence without its full stop.
 
     Raises:
         UserError: The file is something else, damaged, or needs ``trust``.
     """
     path = Path(path)
     try:
-        known = path.is_file() and identity(path) in _verified  # read before by this process
+        known = path.is_file() and identity(path) in _verified  # This process has read it before.
         verified = _refuse_what_is_no_checkpoint(path, known)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). Check its rights") from error
@@ -147,7 +147,7 @@ def read_checkpoint(path: str | os.PathLike, trust: bool = False, remedy: str = 
         try:
             with _logs_allowed():
                 data = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of zip files, pickles and storages
+        except Exception as error:  # Damaged archives and pickles may raise anything.
             data, stand_ins = _read_with_stand_ins(path, error)
             _refuse_untrusted(path, stand_ins, trust, remedy)
             if isinstance(data, Exception):
@@ -155,8 +155,8 @@ def read_checkpoint(path: str | os.PathLike, trust: bool = False, remedy: str = 
                     f"{path} cannot be read ({_first_line(data)}): was its download complete?"
                 ) from error
     if not isinstance(data, Mapping):
-        what = type(data).__name__
-        whole = f"a whole pickled {what}" if isinstance(data, StandIn) else f"a {what}"
+        kind = type(data).__name__
+        whole = f"a whole pickled {kind}" if isinstance(data, StandIn) else f"a {kind}"
         raise UserError(f"{path} holds {whole}, no dict of weights: save its state_dict() instead")
     data = _without_code(data)
     if known or _has_stored_hash(path, data) or verified or named_after_its_hash(path):
@@ -171,11 +171,11 @@ def tensors_of(path: str | os.PathLike, data: Mapping[str, Any]) -> dict[str, to
     """Return the tensors that MMEngine loads: those below ``state_dict``, or of the file itself.
 
     Args:
-        path: Of the file, for messages.
-        data: What :func:`read_checkpoint` gives.
+        path: Path of the file, for messages.
+        data: The data of :func:`read_checkpoint`.
 
     Raises:
-        UserError: There are none; with what the file holds.
+        UserError: There are no tensors; the message says what the file holds.
     """
     state = data.get("state_dict", data)
     found = _tensors(state)
@@ -205,7 +205,7 @@ def require_finite(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor])
 
 
 class Unread:
-    """Stands for a value of a config that is no plain data; false."""
+    """A false stand-in for a value of a config that is no plain data."""
 
     def __bool__(self) -> bool:
         """Return False, so that ``value or default`` gives the default."""
@@ -219,11 +219,11 @@ def config_values(text: Any) -> dict[str, Any]:
     """Return the variables of a config's text without running it.
 
     Args:
-        text: What ``meta['cfg']`` or ``meta['config_text']`` holds.
+        text: The text in ``meta['cfg']`` or ``meta['config_text']``.
 
     Returns:
-        Values by name, nested dicts and lists included; ``UNREAD`` in place of an expression that
-        is more than plain data. Empty if this is no config.
+        Values by name, with nested dicts and lists; an expression that is more than plain data is
+        ``UNREAD``. The dict is empty if the text is no config.
     """
     try:
         statements = ast.parse(text).body if isinstance(text, str) else []
@@ -272,7 +272,7 @@ def _without_code(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_stored_hash(path: Path, data: Mapping[str, Any]) -> bool:
-    """Compare with the hash in the file, if there is one, and say whether."""
+    """Compare the weights with the hash in the file; return whether there is one."""
     meta = data.get("meta")
     stored = meta.get("weights_sha256") if isinstance(meta, Mapping) else None
     if not isinstance(stored, str):
@@ -285,7 +285,7 @@ def _has_stored_hash(path: Path, data: Mapping[str, Any]) -> bool:
     return True
 
 
-_verified: set[Identity | None] = set()  # as `identity` gives them
+_verified: set[Identity | None] = set()
 _unverified: set[Path] = set()
 
 
@@ -300,7 +300,7 @@ def _say_unverified(path: Path) -> None:
 
 
 def _log_method(owner: Any, name: str) -> Any:
-    """Take the place of ``getattr`` in a file, for the methods of a log buffer alone."""
+    """Replace ``getattr`` in a file; only the methods of a log buffer are given."""
     if owner is _Log and name in METHODS:
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f"builtins.getattr of {name!r}")
@@ -312,14 +312,14 @@ def _logs_allowed() -> Iterator[None]:
     context: Any
     try:
         context = torch.serialization.safe_globals([*entries, (_log_method, "builtins.getattr")])
-    except (TypeError, AttributeError):  # torch < 2.6 has no names of one's own
+    except (TypeError, AttributeError):  # torch < 2.6 does not take names.
         context = contextlib.nullcontext()
     with context:
         yield
 
 
 class StandIn:
-    """Takes the place of an object whose class is not read: accepts everything, holds nothing."""
+    """An empty replacement for an object whose class is not read, which accepts everything."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:
         """Ignore the arguments."""
@@ -329,7 +329,7 @@ class StandIn:
         """Ignore the arguments."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> StandIn:
-        """Stand in for what a stand-in for a function would return."""
+        """Return a stand-in for the result of a function."""
         return StandIn()
 
     def __setstate__(self, state: Any) -> None:
@@ -389,7 +389,7 @@ def _refuse_untrusted(path: Path, stand_ins: tuple[str, ...], trust: bool, remed
 
 
 def _refuse_what_is_no_checkpoint(path: Path, known: bool) -> bool:
-    """Return whether the bytes were held to checksums of the file, now or before."""
+    """Return whether the bytes match checksums of the file, checked now or before."""
     if not path.exists():
         raise UserError(f"there is no file {path}")
     if path.is_dir():
@@ -401,9 +401,9 @@ def _refuse_what_is_no_checkpoint(path: Path, known: bool) -> bool:
         return False
     with open(path, "rb") as file:
         head = file.read(512)
-    for start, what in STARTS.items():
+    for start, problem in STARTS.items():
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
-            raise UserError(f"{path} ({size:,} bytes) {what}")
+            raise UserError(f"{path} ({size:,} bytes) {problem}")
     if head.startswith(b"PK"):
         return _verify_zip(path, known)
     if tarfile.is_tarfile(path):
@@ -431,7 +431,7 @@ def _verify_zip(path: Path, known: bool) -> bool:
             return known or verify_records(archive)
     except UserError:
         raise
-    except Exception as error:  # of the archive, its records and how they are packed
+    except Exception as error:  # Damaged archives may raise anything.
         raise UserError(
             f"{path} is damaged or cut off ({_first_line(error)}): was its download complete?"
         ) from error
@@ -450,7 +450,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} is a safetensors file: pip install safetensors") from None
     try:
         return load_file(path)
-    except Exception as error:  # of the Rust library, or of the disk
+    except Exception as error:  # The Rust library raises a type of its own.
         raise UserError(
             f"{path} cannot be read ({_first_line(error)}): was its download complete?"
         ) from error

@@ -1,4 +1,4 @@
-"""Whether a checkpoint continues a run: everything is compared before anything is loaded."""
+"""Checks that a checkpoint belongs to a run, before any of it is loaded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gersp_mm.checkpoints.compare import compare, not_finite
 from gersp_mm.checkpoints.read import config_values
 from gersp_mm.utils.errors import UserError, counted, listed
 
-# What a checkpoint of a training holds and a file of weights does not.
+# Parts that a training checkpoint has and a file of weights lacks.
 TRAINING_PARTS = ("state_dict", "optimizer", "message_hub")
-# Options that tell the kinds of optimizers apart. Others come and go with PyTorch's versions.
+# Options that distinguish kinds of optimizers. Others depend on PyTorch's version.
 OPTIMIZER_OPTIONS = {"momentum", "betas", "alpha", "rho", "lr_decay", "lambd", "etas"}
-# What optimizers keep for each parameter in the parameter's own shape.
+# Entries of an optimizer's state that have the shape of their parameter.
 PARAMETER_SHAPED = {
     "momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg",
     "grad_avg", "sum", "acc_delta", "ax", "prev", "step_size",
@@ -24,7 +24,7 @@ PARAMETER_SHAPED = {
 
 
 def require_training_state(checkpoint: Mapping[str, Any], path: str) -> None:
-    """Refuse a file that holds weights and nothing to continue a training with.
+    """Refuse a file that only holds weights, from which a training cannot be resumed.
 
     Args:
         checkpoint: Content of the file.
@@ -56,7 +56,7 @@ def require_same_run(
     schedulers: Any = None,
     averaged: torch.nn.Module | None = None,
 ) -> None:
-    """Refuse a checkpoint whose model, optimizer or schedule is not the one of the run.
+    """Refuse a checkpoint whose model, optimizer or schedule differs from the run's.
 
     PyTorch's fused optimizers read and write past the end of a state of another shape, so this
     comparison has to come before ``load_state_dict``.
@@ -67,11 +67,11 @@ def require_same_run(
         model: The model without wrappers.
         optim_wrapper: An ``OptimWrapper`` or ``OptimWrapperDict`` of MMEngine.
         schedulers: Parameter schedulers of the run: a list, or a dict of lists, or None.
-        averaged: The averaged model of an ``EMAHook``, None where the run has none.
+        averaged: The averaged model of an ``EMAHook``, or None.
 
     Raises:
-        UserError: Something differs by name, shape, type or number; all kinds of differences are
-            listed. Or the weights hold NaN or infinity.
+        UserError: Names, shapes, types or numbers differ, of which the message lists all, or the
+            weights hold NaN or infinity.
     """
     require_training_state(checkpoint, path)
     parts = {
@@ -170,11 +170,9 @@ def _compare_schedulers(checkpoint: Mapping[str, Any], own: Any) -> list[str]:
     if len(flat) != len(mine):
         return [f"{counted(len(flat), 'scheduler')} instead of {len(mine)}"]
     configs = config_values(checkpoint["meta"].get("cfg")).get("param_scheduler")
-    known = isinstance(configs, list) and len(configs) == len(flat)
+    known: list[Any] = configs if isinstance(configs, list) and len(configs) == len(flat) else []
     found = []
-    for number, (state, scheduler, config) in enumerate(
-        zip(flat, mine, configs if known else flat)
-    ):
+    for number, (state, scheduler, config) in enumerate(zip(flat, mine, known or flat)):
         names = [_public(side) for side in (state, scheduler.state_dict())]
         if names[0] != names[1] or state.get("param_name") != scheduler.param_name:
             kind = config.get("type") if known and isinstance(config, Mapping) else None
@@ -198,7 +196,7 @@ def _compare_averaged(given: Any, averaged: torch.nn.Module | None) -> list[str]
 def states_of_optimizers(
     state: Mapping[str, Any], optim_wrapper: Any
 ) -> list[tuple[Mapping[str, Any], torch.optim.Optimizer]]:
-    """Return each optimizer of a wrapper, behind its part of the wrapper's state."""
+    """Return pairs of an optimizer's state and the optimizer, for each one in a wrapper."""
     if isinstance(optim_wrapper, OptimWrapperDict):
         return [(state[name], wrapper.optimizer) for name, wrapper in optim_wrapper.items()]
     return [(state, optim_wrapper.optimizer)]
@@ -207,7 +205,7 @@ def states_of_optimizers(
 def _states(
     state: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: torch.nn.Module
 ) -> Iterator[tuple[str, torch.nn.Parameter, Mapping[str, Any]]]:
-    """Give the name, the parameter and the state of each parameter of an optimizer."""
+    """Yield the name, the parameter and the state of each parameter of an optimizer."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -221,7 +219,7 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def flat_schedulers(schedulers: Any) -> list[Any]:
-    """Return schedulers, or their states, as one list, those of several optimizers in order."""
+    """Return schedulers, or their states, as one list, sorted by optimizer if there are several."""
     if isinstance(schedulers, Mapping):
         return [entry for name in sorted(schedulers) for entry in schedulers[name]]
     return list(schedulers or [])

@@ -1,4 +1,4 @@
-"""From a file to the pixels that a network takes."""
+"""Reading of image files, from the list of paths to the pixels."""
 
 from gersp_mm.images.decode import BadImageError, load_pixels, load_rgb
 

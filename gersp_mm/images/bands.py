@@ -62,7 +62,7 @@ def _tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
         directory = TiffImagePlugin.ImageFileDirectory_v2(header)
         file.seek(directory.next)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata, or a cut, which is looked for below
+            warnings.simplefilter("ignore")  # Odd metadata; a truncated file is found below.
             directory.load(file)
         _layout(directory)
         return directory if any(tag in directory for tag in DATA_SIZES) else None

@@ -1,4 +1,4 @@
-"""Reading any ordinary image file as 8-bit RGB, strictly: a damaged file is an error."""
+"""Strict reading of image files as 8-bit RGB: a damaged file is an error."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ except ImportError:  # an optional extra
 
 JPEG_START = b"\xff\xd8\xff"
 
-# A header that claims more pixels is not believed. Million-AID's largest image has 381 million.
+# Largest number of pixels. Million-AID's largest image has 381 million.
 MAX_PIXELS = 2**29
-# Below this number of pixels (200 MB when decoded) a claim is cheap to try in any case.
+# Images of fewer pixels (200 MB when decoded) are decoded whatever the size of their file.
 CHEAP_PIXELS = 2**26
 # Deflate packs at most 1,032 bytes into one, so that 8-bit PNG and TIFF images of one constant
 # colour stay below this; JPEGs do too, with at least one bit for each block of 64 pixels.
 MAX_PIXELS_PER_BYTE = 1_100
 
-# What libjpeg says of damaged pixels. Its other warnings are about odd headers.
+# libjpeg's messages about damaged pixels. Its other warnings are about odd headers.
 _DAMAGE = re.compile(r"(Corrupt JPEG data: |Premature end of JPEG file)[^\n]*")
 _TRUNCATED = "Image is incomplete or truncated"  # torchvision's words for the latter
 _stderr_lock = threading.Lock()
 
-# What the EXIF orientation tag asks for. PIL's own `exif_transpose` also rewrites the other tags,
-# and fails on those that are malformed.
+# Transposition for each value of the EXIF orientation. PIL's `exif_transpose` also rewrites the
+# other tags and fails on malformed ones.
 ORIENTATION_TAG = 0x0112
 ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -99,7 +99,7 @@ def load_pixels(
         scale: See :func:`load_rgb`.
 
     Raises:
-        BadImageError: See :func:`load_rgb`.
+        BadImageError: The file cannot be used, see :func:`load_rgb`.
         UserError: See :func:`load_rgb`.
     """
     decoded = _decode(_read(path, backend_args), scale, as_tensor=True)
@@ -107,11 +107,11 @@ def load_pixels(
 
 
 def _decode(content: bytes, scale: PixelScale | None, as_tensor: bool = False) -> Any:
-    """Decode an image to a PIL image or, at the decoder's choice, to a 3×H×W tensor.
+    """Decode an image to a PIL image or, where the decoder gives one, to a 3×H×W tensor.
 
-    JPEGs are decoded by simplejpeg where it is installed and by torchvision elsewhere, which give
-    PIL's values to the last bit and, unlike PIL, say what is wrong with a file. PIL decodes the
-    kinds of JPEG that they do not (CMYK).
+    JPEGs are decoded by simplejpeg where it is installed and by torchvision elsewhere. They give
+    PIL's values to the last bit and, unlike PIL, report damaged files. PIL decodes other kinds of
+    JPEG (CMYK).
     """
     try:
         if content.startswith(JPEG_START):
@@ -135,8 +135,8 @@ def check_size(width: int, height: int, size: int, group4: bool = False) -> None
     """Refuse an image whose header claims more pixels than there can be.
 
     Args:
-        width: In pixels, as the header says.
-        height: In pixels, as the header says.
+        width: Width in pixels according to the header.
+        height: Height in pixels according to the header.
         size: Length of the file in bytes.
         group4: Whether it is a Group 4 TIFF, which takes at least one bit for each line.
 
@@ -154,7 +154,7 @@ def check_size(width: int, height: int, size: int, group4: bool = False) -> None
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int]:
-    """Return the width and height that a JPEG's header claims; (0, 0) where it has none."""
+    """Return the width and height in a JPEG's header, or (0, 0) if it has none."""
     at = 2
     while at + 9 < len(content) and content[at] == 0xFF:
         marker = content[at + 1]
@@ -171,7 +171,7 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
 
 
 def _decode_jpeg(content: bytes) -> torch.Tensor | None:
-    """Decode a greyscale or RGB JPEG to H×W×3; give None for any other kind.
+    """Return a greyscale or RGB JPEG as H×W×3, or None for any other kind.
 
     Raises:
         BadImageError: libjpeg found the pixels damaged.
@@ -204,16 +204,16 @@ def _refuse_damage(message: str) -> None:
 
 @contextlib.contextmanager
 def _decoder_messages() -> Iterator[list[str]]:
-    """Collect the warnings that libjpeg writes to the standard error, and nothing else.
+    """Collect the warnings that libjpeg writes to the standard error.
 
-    One thread at a time: the descriptor belongs to the process. What others write in the meantime
-    is passed on.
+    The descriptor belongs to the process, so only one thread may do this at a time. Other output is
+    passed on.
     """
     said: list[str] = []
     with _stderr_lock:
         try:
             kept = os.dup(2)
-        except OSError:  # closed: nobody hears the warnings
+        except OSError:  # The standard error is closed.
             yield said
             return
         reader, writer = os.pipe()
@@ -257,7 +257,7 @@ def _to_image(levels: np.ndarray) -> Image.Image:
 def _decode_with_pil(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings(), unlimited_image_size():
-            warnings.simplefilter("ignore")  # odd metadata does not make an image unusable
+            warnings.simplefilter("ignore")  # Odd metadata do not matter.
             with Image.open(io.BytesIO(content)) as image:
                 group4 = image.info.get("compression") == "group4"
                 check_size(*image.size, len(content), group4)
@@ -279,7 +279,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _upright(pixels: Image.Image, content: bytes) -> Image.Image:
     with contextlib.suppress(Exception), unlimited_image_size(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # malformed metadata says nothing about the pixels
+        warnings.simplefilter("ignore")  # Malformed metadata do not affect the pixels.
         with Image.open(io.BytesIO(content)) as source:
             return _turned(pixels, source)
     return pixels
@@ -294,7 +294,7 @@ def _turned(pixels: Image.Image, source: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def unlimited_image_size() -> Iterator[None]:
-    """Lift PIL's limit on the number of pixels, which reading and cropping check, for a moment."""
+    """Lift PIL's limit on the number of pixels inside the context."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield

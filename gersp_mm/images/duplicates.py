@@ -1,4 +1,4 @@
-"""Whether two parts of a data set hold the same pictures."""
+"""Checks that two parts of a data set do not share pictures."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Entry = tuple[str, int]  # path and label
 
 TAIL = 256  # bytes at the end of a file that are compared before the whole is hashed
 THUMBNAIL = 16  # pixels a side
-# Thumbnails of one picture differ by at most so many grey levels in the mean, and by so small a
-# share of their standard deviation: lossy compression changes them by less, and tiles of water or
-# sand, which are all alike, are far from it.
+# Largest mean difference between two thumbnails of one picture, in grey levels and as a share of
+# their standard deviation. Lossy compression changes them by less, and similar tiles of water or
+# sand differ by much more.
 CLOSE, SHARE = 4.0, 1 / 16
-TRIED = 50  # pairs of one name and one format that are looked at first
-MAX_SHARED = 0.05  # of a part; beyond it results are not believed
+TRIED = 50  # pairs of one name and one format that are compared first
+MAX_SHARED = 0.05  # largest share of a part that may also be in another
 
 
 def second_copies(paths: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the files of one folder that have the same name but for its ending.
+    """Return the files of one folder whose names only differ in the ending.
 
     Args:
         paths: Relative or absolute paths.
 
     Returns:
-        For each file that another one precedes, the first one and this one.
+        Pairs of the first file of a name and each further file of that name.
     """
     first: dict[str, str] = {}
     found = []
@@ -50,10 +50,10 @@ def second_copies(paths: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def refuse_second_copies(paths: Sequence[str], where: str | os.PathLike) -> None:
-    """Refuse a data set that has images twice, in two formats.
+    """Refuse a data set that has images in two formats.
 
     Raises:
-        UserError: There are such images; the message has their number.
+        UserError: Images appear twice; the message gives their number.
     """
     found = second_copies(paths)
     if not found:
@@ -71,10 +71,9 @@ def refuse_second_copies(paths: Sequence[str], where: str | os.PathLike) -> None
 def shared_images(one: Sequence[Entry], other: Sequence[Entry]) -> list[tuple[str, str]]:
     """Return the pictures of ``other`` that are also in ``one``, as pairs of their paths.
 
-    A picture is the same if the bytes of its files are, or if class and file name (without the
-    ending) are and the pixels agree but for what lossy compression changes. Images of one colour
-    are only the same if they are one file: two places may look so. Files that cannot be read are
-    left out.
+    Two files hold the same picture if their bytes are equal, or if class and file name (without the
+    ending) are equal and the pixels agree up to lossy compression. Images of one colour only count
+    if they are one file, because two places may look alike. Unreadable files are ignored.
 
     Args:
         one: Path and label of each image of a part.
@@ -93,7 +92,7 @@ def shared_images(one: Sequence[Entry], other: Sequence[Entry]) -> list[tuple[st
             for match in named.get((label, PurePath(path).stem.casefold()), ()):
                 one_format = _suffix(path) == _suffix(match)
                 alike[one_format].append((match, path))
-    # Data sets may number the images of each part anew, so that all names are there twice.
+    # Some data sets number the images of each part from 1, so that all names appear twice.
     step = max(1, len(alike[True]) // TRIED)
     if not any(_same_pixels(*pair) for pair in alike[True][::step]):
         alike[True] = []
@@ -106,13 +105,13 @@ def shared_images(one: Sequence[Entry], other: Sequence[Entry]) -> list[tuple[st
 def check_parts(
     parts: Mapping[str, Sequence[Entry]], where: str | os.PathLike, refuse: bool = True
 ) -> None:
-    """Say how many pictures two parts of a data set share.
+    """Warn of pictures that two parts of a data set share, or refuse them.
 
     Args:
-        parts: Path and label of each image, for each part; the later ones are tested on.
+        parts: Path and label of each image, by part; the later parts are tested on.
         where: Name of the data set, for the message.
-        refuse: Whether more than :data:`MAX_SHARED` of a part is an error; fewer are a warning,
-            as published data sets have some.
+        refuse: Whether more than :data:`MAX_SHARED` of a part is an error. A smaller share is a
+            warning, because published data sets have some.
 
     Raises:
         UserError: More than :data:`MAX_SHARED` of a part are also in an earlier one.
@@ -178,12 +177,12 @@ def _digest(path: str) -> bytes:
 
 
 def _content(path: str) -> bytes:
-    """Return the content of a file, also one in a database; nothing if it cannot be read."""
+    """Return the content of a file, also inside a database, or nothing if it is unreadable."""
     try:
         return read_file(path)
     except UserError:
         raise
-    except Exception:  # storage backends raise errors of their own
+    except Exception:  # Storage backends raise types of their own.
         return b""
 
 

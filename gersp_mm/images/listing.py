@@ -1,4 +1,4 @@
-"""Which files are images, in which order, and how lists of them are read and written."""
+"""The rule for which files are images, and the reader and writer of lists of images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, write_text
 
-# What image folders are searched for; the content decides how a file is decoded, not its name.
+# File names that folders are searched for. Decoding depends on the content, not on the name.
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2",
 )  # fmt: skip
 
-# What desktops, network drives and archives leave in folders, in lower case. Names that begin with
-# a dot (.ipynb_checkpoints, .Trash-1000, ._x.jpg, .DS_Store) are passed over as well.
+# Names that desktops, network drives and archives leave in folders, in lower case. Names that begin
+# with a dot (.ipynb_checkpoints, .Trash-1000, ._x.jpg, .DS_Store) are skipped as well.
 SYSTEM_NAMES = frozenset({
     "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "__macosx", "thumbs.db",
     "ehthumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "recycler", "recycled",
@@ -41,7 +41,7 @@ def is_passed_over(name: str) -> bool:
 
 
 def is_image_name(name: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
-    """Tell whether a file of this name is taken for an image.
+    """Tell whether a file of this name counts as an image.
 
     Args:
         name: The last component of a path.
@@ -58,9 +58,9 @@ def find_images(
 ) -> list[str]:
     """List the images at any depth below a folder, as sorted relative paths with ``/``.
 
-    Hidden and system files and folders are passed over, and the log says once how many. Linked
-    folders are followed; a folder that several paths lead to is listed once, by the path without
-    links where there is one, so that circles of links come to an end.
+    Hidden and system files and folders are skipped, and the log says once how many. Linked folders
+    are followed. A folder that several paths lead to is listed once, if possible by the path
+    without links, so that circular links end.
 
     Args:
         folder: A local folder, or one of any storage that ``mmengine.fileio`` lists.
@@ -86,9 +86,9 @@ def find_classes(
 ) -> dict[str, list[str]]:
     """List the images of each class of a folder that has one sub-folder per class.
 
-    The classes come in the order of their labels, which is that of their sorted names, and the
-    images of a class sorted by their paths: the numbers and the order of mmpretrain's
-    ``CustomDataset``, apart from the hidden and system folders that it takes for classes.
+    The classes are sorted by name, which is the order of their labels, and the images of a class by
+    path. Both are as in mmpretrain's ``CustomDataset``, which also takes hidden and system folders
+    for classes.
 
     Args:
         folder: See :func:`find_images`.
@@ -133,7 +133,7 @@ def _remote_images(folder: str, extensions: Sequence[str]) -> list[str]:
 
 
 class _Walk:
-    """One pass over a folder: images, and what was passed over.
+    """One pass over a folder, with the images and the skipped files that it finds.
 
     Args:
         folder: The folder, which has to be a local one.
@@ -227,7 +227,7 @@ class _Walk:
         return real in self.seen or f"{self.root}{os.sep}".startswith(real.rstrip(os.sep) + os.sep)
 
     def tell(self) -> None:
-        """Log what was passed over, once for each folder."""
+        """Log the skipped files, once for each folder."""
         parts = []
         if self.hidden:
             kinds = sorted(set(self.hidden))
@@ -249,7 +249,7 @@ def _some(names: Sequence[str]) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # The entry is a link to itself.
         return False
 
 
@@ -274,12 +274,13 @@ MARKS = (
 
 @dataclass(frozen=True)
 class ImageList:
-    """Images in an order, with their labels.
+    """An ordered list of images, with or without labels.
 
     Attributes:
         paths: Paths of the images, as they are written.
-        labels: Their labels; None for a list of paths alone.
-        oddities: What other readers would stumble over: a byte-order mark, UTF-16, backslashes.
+        labels: Label of each image; None for a list of paths only.
+        oddities: Features that other readers do not support: a byte-order mark, UTF-16,
+            backslashes.
     """
 
     paths: list[str]
@@ -293,13 +294,13 @@ class ImageList:
         r"""Read a text file with a line ``path label`` or ``path`` per image.
 
         UTF-8, with a byte-order mark or without, and UTF-16 are read, with any kind of line end.
-        ``\`` in paths becomes ``/`` where the files exist so, or no path of the list has a ``/``.
+        ``\`` in paths becomes ``/`` if the files exist by that name, or no path has a ``/``.
 
         Args:
             path: The list, in any storage that ``mmengine.fileio`` reads.
             root: Folder that the paths are relative to.
-            labelled: Whether lines have labels; None where the list decides: it is labelled if
-                every line ends with a whole number.
+            labelled: Whether lines have labels; with None, they have if every line ends with a
+                whole number.
 
         Raises:
             UserError: The file does not exist, is no text, or has a line without a label.
@@ -345,7 +346,7 @@ class ImageList:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """Return path and label of a line; an empty label where there is none."""
+    """Return path and label of a line; without a label, an empty one."""
     path, _, label = line.rpartition(" ")
     if not (path and label.isdecimal()):
         path, _, label = line.replace("\t", " ").rpartition(" ")
@@ -355,9 +356,9 @@ def _split(line: str) -> tuple[str, str]:
 def require_entries(
     path: str | os.PathLike, entries: Sequence[str], root: str | os.PathLike
 ) -> None:
-    r"""Look at some entries of a list, and refuse it if none of them is there.
+    r"""Refuse a list if none of a sample of its entries exists.
 
-    Single files that are missing are left to those that read them.
+    Single missing files are reported when they are read.
 
     Args:
         path: The list, for the message.
@@ -365,8 +366,9 @@ def require_entries(
         root: Folder that they are relative to.
 
     Raises:
-        UserError: None of them exists; with the likely reason (the folder is not there, it is
-            named twice or left out, ``\`` separates folders, or paths are of another machine).
+        UserError: No entry of the sample exists. The message gives the likely reason: the folder
+            does not exist, is named twice or missing in the paths, ``\`` separates folders, or
+            the paths are those of another machine.
     """
     root = os.fspath(root)
     if "://" in root or not entries:
@@ -382,7 +384,7 @@ def require_entries(
 
 
 def _why_missing(entry: str, root: str) -> str:
-    """Say why an entry of a list is not found, and what to do."""
+    """Return why an entry of a list is not found, and what to do, as sentences."""
     folder = root or "."
     if osp.isabs(entry):
         return "Its paths are absolute and of another place: write them relative to data_root."
@@ -432,7 +434,7 @@ def read_text(path: str | os.PathLike) -> tuple[str, tuple[str, ...]]:
     """Read a text file in UTF-8, or in UTF-16 or UTF-32 where a byte-order mark says so.
 
     Returns:
-        The text, and what other readers would stumble over.
+        The text, and the features of the file that other readers do not support.
 
     Raises:
         UserError: The file cannot be read or is no text.

@@ -1,7 +1,7 @@
-"""Reading files that lie inside LMDB databases: ``images.lmdb/a/b.jpg`` is its entry ``a/b.jpg``.
+"""Reading files inside LMDB databases: ``images.lmdb/a/b.jpg`` is the entry ``a/b.jpg``.
 
-MMEngine's own ``LmdbBackend`` takes ASCII keys alone and goes on using, in a forked worker, the
-database that its parent opened, which LMDB forbids.
+MMEngine's ``LmdbBackend`` only takes ASCII keys, and a forked worker keeps using the database that
+its parent opened, which LMDB forbids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmengine import fileio
 
 from gersp_mm.utils.errors import UserError
 
-DATABASE = "images.lmdb"  # what tools/dataset_converters/pack_images.py writes
+DATABASE = "images.lmdb"  # written by tools/dataset_converters/pack_images.py
 LISTING, LABELLED_LISTING = "images.txt", "labelled.txt"
 
 _INSIDE = re.compile(r"(?P<database>.*?\.lmdb)[/\\]+(?P<key>.+)", re.DOTALL)
@@ -31,11 +31,11 @@ def read_file(path: str, backend_args: dict | None = None) -> bytes:
     Args:
         path: ``<folder>/images.lmdb/<key>``, where any component that ends with ``.lmdb`` is the
             database, or a file of any storage that ``mmengine.fileio`` reads.
-        backend_args: see ``mmengine.fileio.get``; of no account for databases.
+        backend_args: See ``mmengine.fileio.get``; not used for databases.
 
     Raises:
-        UserError: the path is inside a database and the package ``lmdb`` is not installed.
-        FileNotFoundError: there is no such database, or no such entry in it.
+        UserError: The path is inside a database and the package ``lmdb`` is not installed.
+        FileNotFoundError: The database or the entry does not exist.
     """
     if is_local_file(path, backend_args):  # what fileio does, with less around it
         with open(path, "rb") as file:
@@ -67,7 +67,7 @@ def import_lmdb() -> Any:
     """Return the module ``lmdb``.
 
     Raises:
-        UserError: it is not installed.
+        UserError: The package is not installed.
     """
     try:
         import lmdb
@@ -79,7 +79,7 @@ def import_lmdb() -> Any:
 
 
 def _database(path: str) -> Any:
-    """Open a database once in every process, which is what LMDB asks for."""
+    """Open a database once per process, as LMDB requires."""
     lmdb = import_lmdb()
     with _lock:
         if path not in _opened:
@@ -87,7 +87,7 @@ def _database(path: str) -> Any:
             if not osp.isdir(real):
                 raise FileNotFoundError(f"there is no database {path}")
             if real not in _opened:
-                # No read-ahead: training reads in random order, mostly more than fits in memory.
+                # Training reads in random order, so that read-ahead would not help.
                 _opened[real] = lmdb.open(
                     real, readonly=True, lock=False, readahead=False, create=False
                 )
@@ -96,9 +96,9 @@ def _database(path: str) -> Any:
 
 
 def _forget_databases() -> None:
-    """Leave a forked child with none of its parent's databases."""
+    """Close the databases of the parent in a forked child."""
     global _lock
-    _lock = threading.Lock()  # another thread of the parent may have held it
+    _lock = threading.Lock()  # Another thread of the parent may have held the old one.
     for database in _opened.values():
         database.close()
     _opened.clear()

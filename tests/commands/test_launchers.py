@@ -80,7 +80,7 @@ def test_bad_number_of_gpus(call, gpus):
 def test_more_gpus_than_there_are(call):
     done = call("dist_train.sh", CONFIG, "4", FAKE_GPUS="2")
     assert done.returncode == 2
-    assert "error: 4 GPUS were asked for, this machine has 2".lower() in done.stderr.lower()
+    assert "error: 4 GPUS were requested, but this machine has 2".lower() in done.stderr.lower()
 
 
 def test_one_machine_command(call):
