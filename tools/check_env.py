@@ -63,7 +63,7 @@ for name in sys.argv[1:]:
         elif name == "mmcv":
             try:
                 import torch, mmcv._ext
-            except ImportError:
+            except ModuleNotFoundError:
                 row["note"] = "without compiled operators"
     except BaseException as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == name

@@ -42,6 +42,7 @@ PYTHON = "import sys, pip._internal.cli.main; print('%d.%d' % sys.version_info[:
 TORCH = "import torch; torch.ones(1).numpy(); print(torch.__version__)"
 PAIR = TORCH + "; import torchvision as t; t.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)"
 OPERATORS = "import torch, mmcv._ext; print('yes')"
+ABSENT = "try: import torch, mmcv._ext\nexcept ModuleNotFoundError as e: print(e.name[:9])"
 
 
 class SetupError(Exception):
@@ -189,8 +190,11 @@ class Setup:
         self.pip(*pins, "wheel", *(word for file in files for word in ("-r", file)))
         if not self.ask(PAIR):  # there, but damaged or not fitting together
             self.pip("--force-reinstall", "--no-deps", *pins[:2])
-        if compile_ops and not self.ask(OPERATORS):
-            self.compile(next(pin for pin in pins if "mmcv" in pin))
+        missing = not self.ask(OPERATORS)
+        if missing and (compile_ops or not self.ask(ABSENT)):  # or made for another torch
+            self.rebuild_mmcv(
+                next(pin for pin in pins if "mmcv" in pin).split("==")[1], compile_ops
+            )
         if not self.pip("--only-binary=:all:", "-r", folder / "fast.txt", *pins, quiet=True):
             print("going on without fast.txt: slower on CPUs, no packed image folders")
         for alone in [("mim", "tests"), ("cam", "demo")]:
@@ -202,17 +206,21 @@ class Setup:
         if self.noted:
             self.note.write_text(f"{self.stack} {self.fingerprint()}")
 
-    def compile(self, pin: str) -> None:
-        """Compile mmcv with its operators. A build in isolation would see no torch."""
-        name = self.packages["mmcv"]["names"][0]
-        self.run(self.python, "-m", "pip", "uninstall", "-y", pin.split("==")[0])
+    def rebuild_mmcv(self, version: str, operators: bool) -> None:
+        """Compile mmcv with its operators, or install it without them."""
+        names = self.packages["mmcv"]["names"]
+        self.run(self.python, "-m", "pip", "uninstall", "-q", "-y", *names)
+        # Not the cache: it may hold a wheel of this version of the other kind. A build in isolation
+        # sees no torch and leaves the operators out; mmcv-lite, the last name, has none.
+        options = ["--no-deps", "--no-cache-dir", f"--no-binary={names[0]}"]
+        if not operators:
+            self.pip(f"{names[-1]}=={version}", *options)
+            return
         self.pip("ninja", "wheel", *self.table["limits"])
         env = {"MMCV_WITH_OPS": "1", "CFLAGS": os.environ.get("CFLAGS", "-g0 -O2")}
         if not shutil.which("nvcc") and "CUDA_HOME" not in os.environ:
             env["CUDA_VISIBLE_DEVICES"] = ""  # no CUDA compiler: operators for the CPU
-        # Not the cache: it may hold a wheel of this version that was built without operators.
-        options = ("--no-deps", "--no-cache-dir", "--no-build-isolation", f"--no-binary={name}")
-        self.pip(f"{name}=={pin.split('==')[1]}", *options, **env)
+        self.pip(f"{names[0]}=={version}", *options, "--no-build-isolation", **env)
 
 
 def damaged_distributions(venv: Path) -> list[str]:

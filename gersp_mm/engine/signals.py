@@ -83,8 +83,10 @@ class StopRequest:
 
     def arrived(self) -> bool:
         """Return whether this process, or another one of the group, was asked to stop."""
-        if not self.number and self._store is not None and self._store.check(["request"]):
-            self.number = int(self._store.get("request").decode().split()[1])
+        if self.number or self._store is None:
+            return bool(self.number)
+        request = self._store.compare_set("request", "", "")  # reads; torch 2.1 has no `check`
+        self.number = int(request.split()[1]) if request else 0
         return bool(self.number)
 
     def leave(self, save: Callable[[], Any]) -> None:

@@ -371,7 +371,16 @@ HANDLED: dict[str, tuple[bytes, str]] = {  # content, a note
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", HANDLED)
+# torch 2.1 always writes the checksums, and its `weights_only` reads no sets.
+OLD_TORCH = pytest.mark.skipif(
+    not hasattr(torch.serialization, "set_crc32_options"), reason="torch is too old"
+)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=OLD_TORCH) if c == "with hashes left out" else c for c in HANDLED],
+)
 def test_handled_and_said(case, tmp_path):
     content, note = HANDLED[case]
     (tmp_path / "file.pth").write_bytes(content if isinstance(content, bytes) else content())
@@ -472,7 +481,10 @@ def odd_meta(form: str, path: Path) -> Any:
     return objects[form]
 
 
-@pytest.mark.parametrize("form", ["training", "exported", "keys", "table", "space", "date"])
+@pytest.mark.parametrize(
+    "form",
+    ["training", pytest.param("exported", marks=OLD_TORCH), "keys", "table", "space", "date"],
+)
 def test_any_plain_object_in_meta_is_survived(form, tmp_path):
     meta = odd_meta(form, tmp_path / "exported.pth")
     state = {n: v.contiguous() for n, v in STATE.items()}

@@ -245,7 +245,7 @@ class Recorder:
     def __init__(self, module, folder: Path, monkeypatch, stack: str, tasks: list[str]) -> None:
         self.setup = module.Setup(folder, stack, tasks)
         self.started: list[tuple[list[str], dict[str, str]]] = []
-        self.works = {module.PAIR, module.PYTHON}
+        self.works = {module.PAIR, module.PYTHON, module.ABSENT}
         monkeypatch.setattr(self.setup, "ask", lambda code: "3.11" if code in self.works else "")
         monkeypatch.setattr(self.setup, "run", self.run)
         monkeypatch.delenv("CFLAGS", raising=False)
@@ -278,7 +278,19 @@ def test_operators_are_compiled_on_request_alone(module, tmp_path, monkeypatch) 
     assert "mmcv==2.1.0" in build[0] and "--no-build-isolation" in build[0]
     assert "--no-cache-dir" in build[0]
     assert build[1] == {"MMCV_WITH_OPS": "1", "CFLAGS": "-g0 -O2", "CUDA_VISIBLE_DEVICES": ""}
-    assert any(words[-2:] == ["-y", "mmcv-lite"] for words, _ in recorder.started)
+    assert any(words[-2:] == ["mmcv", "mmcv-lite"] and "uninstall" in words
+               for words, _ in recorder.started)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stack", "pin"), [("forks", "onedl-mmcv==2.3.6"), ("original", "mmcv-lite==2.1.0")]
+)
+def test_operators_that_do_not_load_are_left_out(module, tmp_path, monkeypatch, stack, pin) -> None:
+    recorder = Recorder(module, tmp_path, monkeypatch, stack, ["pretraining"])
+    recorder.works.remove(module.ABSENT)  # there is a file, made for another torch
+    recorder.setup.install(compile_ops=False)
+    (again,) = [words for words, _ in recorder.started if any("--no-binary" in w for w in words)]
+    assert pin in again and "--no-build-isolation" not in again
 
 
 def test_a_finished_environment_is_left_alone(module, tmp_path, monkeypatch) -> None:

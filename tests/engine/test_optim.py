@@ -10,6 +10,7 @@ from torch import nn
 
 from gersp_mm.engine.optim import BFloat16OptimWrapper, has_fused_form
 from gersp_mm.utils.errors import UserError
+from gersp_mm.version import version_key
 from tests.support.runs import demo_config
 
 
@@ -124,6 +125,7 @@ def step_with(model, gradients, **optimizer):
     return wrapper, [p.detach().clone() for p in trainable(model)]
 
 
+@pytest.mark.skipif(version_key(torch.__version__) < (2, 4), reason="fused on CPUs from torch 2.4")
 def test_optimizer_is_fused_unless_told_otherwise_and_steps_alike(model):
     model = model.to(memory_format=torch.channels_last)
     gradients = [torch.randn_like(p) for p in trainable(model)]
@@ -135,6 +137,7 @@ def test_optimizer_is_fused_unless_told_otherwise_and_steps_alike(model):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.skipif(version_key(torch.__version__) < (2, 4), reason="fused on CPUs from torch 2.4")
 def test_optimizers_without_a_fused_form_are_left_alone(model):
     assert "fused" not in build(model, optimizer=dict(type="RMSprop", lr=0.1)).optimizer.defaults
     assert has_fused_form("AdamW", model) and not has_fused_form("LBFGS", model)
