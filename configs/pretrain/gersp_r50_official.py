@@ -1,4 +1,4 @@
-# What the released code does, its slips included, for comparison with gersp_r50.py.
+# The behaviour of the released code, including its mistakes, for comparison with gersp_r50.py.
 # docs/guide/differences.md explains each of these lines.
 _base_ = "./gersp_r50.py"
 

@@ -250,5 +250,5 @@ def test_slurm_bad_numbers(slurm, variables):
 def test_slurm_help(call):
     done = call("slurm_train.sh", "--help")
     assert done.returncode == 0
-    assert "GPUS_PER_NODE=0 asks for no GPU" in done.stdout
+    assert "GPUS_PER_NODE=0 requests no GPU" in done.stdout
     assert sys.executable not in done.stdout

@@ -132,7 +132,7 @@ def test_launcher_pytorch_without_torchrun_is_one_error_on_gpus_too(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(UserError, match="--launcher pytorch without RANK, WORLD_SIZE in the"):
+    with pytest.raises(UserError, match="--launcher pytorch needs RANK, WORLD_SIZE in the"):
         load(DEMO, "--launcher", "pytorch")
 
 

@@ -1,4 +1,4 @@
-# What mmrotate's two R-CNNs of a rotated RPN, le90_r50_fpn_1x_dota, share; without frozen stages.
+# Common part of mmrotate's two R-CNNs with a rotated RPN (le90_r50_fpn_1x_dota); no frozen stages.
 # The number of classes is the data set's.
 model = dict(
     type="mmdet.FasterRCNN",

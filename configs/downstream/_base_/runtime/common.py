@@ -1,7 +1,7 @@
-# What all downstream runs share. The weights that a run starts from, one of them has to be given:
+# Common part of all downstream runs. One of these has to give the weights that a run starts from:
 #   --cfg-options pretrained=PATH   or   GERSP_CHECKPOINT=PATH in the environment
 #   --cfg-options pretrained=None   for a start from scratch
-# and the part of the backbone that stays as it is:
+# and the part of the backbone that is frozen:
 #   --cfg-options frozen=stem_and_stage1   as the released ImageNet baselines had it
 #   --cfg-options frozen=none              as the released GeRSP runs had it
 pretrained = "{{$GERSP_CHECKPOINT:not-given}}"
@@ -15,7 +15,7 @@ default_hooks = dict(
     # stops at once if a checkpoint to resume is of another run; keeps NaN out of checkpoints
     checkpoint_check=dict(type="gersp_mm.CheckpointCheckHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
-    # stops at once where config, data and model do not fit each other
+    # stops at once if config, data and model do not fit each other
     preflight=dict(type="gersp_mm.PreflightHook"),
     # stops at once unless all of the backbone came from the file, normalisation included
     pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),

@@ -3,7 +3,7 @@
 #   --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images \
 #       train_dataloader.dataset.natural.data_root=/my/classes
 train_dataloader = dict(
-    batch_size=32,  # pairs a process; 8 processes make the released code's batch of 256
+    batch_size=32,  # pairs per process; 8 processes make the released code's batch of 256
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,

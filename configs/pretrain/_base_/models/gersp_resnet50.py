@@ -1,5 +1,5 @@
 # Student, teacher, queue and losses as in the released code (mmselfsup/models/algorithms/
-# moco_gersp.py and configs/selfsup/GeRSP/GeRSP.py), with two of its slips mended: the teacher's
+# moco_gersp.py and configs/selfsup/GeRSP/GeRSP.py), with two corrections: the teacher's
 # projector is averaged too, and the teacher starts as a copy of the student.
 model = dict(
     type="gersp_mm.GeRSP",
