@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 
 from gersp_mm.commands.options import add_common_arguments, run_tool
-from gersp_mm.engine.launch import load_config
 from gersp_mm.utils.errors import UserError
 
 
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     from gersp_mm.engine.resume import choose_checkpoint
     from gersp_mm.engine.runs import sole_run
 
-    cfg = load_config(args)
+    cfg = launch.load_config(args)
     if not cfg.get("train_cfg"):
         require_weights(cfg)
         check_data(cfg, ["test"])
