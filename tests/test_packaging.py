@@ -207,21 +207,23 @@ def test_editable_install_links_and_follows_the_checkout(
     assert "gersp_mm/.mim/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["wheel", "editable"])
-def test_mim_train_by_name(
-    kind: str,
-    wheel_python: Path,
-    editable: tuple[Path, Path],
-    pair_data: Path,
-    tmp_path: Path,
+MIM_TRAIN = ("-W", "ignore", "-m", "mim", "train", "gersp_mm", "gersp_r18_demo",
+             "--launcher", "none")  # fmt: skip
+
+
+def test_mim_finds_config_and_tool_of_an_editable_install(
+    editable: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    python = wheel_python if kind == "wheel" else editable[1]
-    config = CONFIGS_ROOT / "gersp_r18_demo.py"
-    assert config.is_file()
+    command = [editable[1], *MIM_TRAIN, "--no-such-option"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "train.py: error: unrecognized arguments: --no-such-option" in done.stderr
+
+
+@pytest.mark.slow
+def test_mim_train_by_name(wheel_python: Path, pair_data: Path, tmp_path: Path) -> None:
+    assert (CONFIGS_ROOT / "gersp_r18_demo.py").is_file()
     output = run(
-        python, "-W", "ignore", "-m", "mim", "train", "gersp_mm", "gersp_r18_demo",
-        "--launcher", "none", "--work-dir", tmp_path / "run", "--cfg-options",
+        wheel_python, *MIM_TRAIN, "--work-dir", tmp_path / "run", "--cfg-options",
         "train_dataloader.batch_size=4", "train_dataloader.num_workers=0",
         "train_dataloader.persistent_workers=False", "model.queue_len=32",
         "train_cfg.max_epochs=1", "train_dataloader.dataset.remote_sensing.indices=8",

@@ -139,17 +139,19 @@ class ViewAugmentation:
         if not isinstance(image, torch.Tensor):
             image = pil_to_tensor(image)
         draw = draw_view(image.shape[1], image.shape[2], self.parts)
-        view = self._resize(image, draw)
-        if draw["turns"]:
-            view = torch.rot90(view, int(draw["turns"]), (1, 2))
+        _, *crop, turns = draw.item()[:6]
+        view = self._resize(image, *crop)
+        if turns:
+            view = torch.rot90(view, turns, (1, 2))
             view = view.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # channels last again
         if self.on_device:
             return {**results, "img": view, "draw": pack(draw)}
         return {**results, "img": self._finish(view, draw)}
 
-    def _resize(self, image: torch.Tensor, draw: np.void) -> torch.Tensor:
+    def _resize(
+        self, image: torch.Tensor, top: int, left: int, height: int, width: int
+    ) -> torch.Tensor:
         """Cut out and resize with antialiasing, as 3×size×size."""
-        _, top, left, height, width, *_ = draw.item()
         # Channels last with a batch dimension is the layout that torch has a fast kernel for.
         part = image.permute(1, 2, 0)[None, top : top + height, left : left + width]
         if self.engine == "pil":
