@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from statistics import fmean
 
@@ -265,3 +266,18 @@ def test_the_claims_of_the_study_hold():
     assert all(gap(BOTH, "GeRSP", column) > 0 for column in NINE)
     assert [c for c in NINE if p(BOTH, "GeRSP", c) < 0.05] == [EUROSAT[0], RESISC[0], RESISC[2]]
     assert [c for c in NINE if p(SYMMETRIC, "GeRSP", c) < 0.05] == [EUROSAT[0]]
+
+
+def test_what_the_study_says_of_its_natural_branch_is_in_its_log_lines():
+    text = " ".join((ROOT / "docs/results/mini.md").read_text(encoding="utf-8").split())
+    runs = json.loads((ROOT / "results/mini_cpu_pretraining.json").read_text(encoding="utf-8"))
+    ranges = []
+    for row in ("GeRSP, 2,400 updates", "GeRSP"):
+        found = [run["last"]["acc_ce_top1"] for run in runs if run["row"] == row]
+        assert len(found) == 3
+        ranges.append(f"{min(found):.1f} to {max(found):.1f} %")
+    long, short = ranges
+    assert f"branch has {long} of them right (200 classes), against {short} after 600" in text
+    assert f"learns too little** ({short} of training images right," in text
+    other = [(run["seed"], run["updates"]) for run in runs if run["updates"] not in (600, 2400)]
+    assert other == [(0, 590)] and "590 in seed 0 of IMP" in text

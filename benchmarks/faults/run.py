@@ -198,10 +198,12 @@ def summary(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
         noticed = good if side == "ours" else named
         if side != "ours":
             early = [row for row in named if row["when"] == "before"]
-        share = 100 * len(early) / len(ran)
+        share = f"{100 * len(early) / len(ran):.0f} %"
+        if side == "ours" and (count := sum(row["outcome"] == "harmless" for row in early)):
+            share += f"; {count} of them harmless"
         yield (
             f"{title}: {len(noticed)} of {len(ran)} faults noticed, {len(early)} before step 1 "
-            f"({share:.0f} %), {len(ran) - len(noticed)} never"
+            f"({share}), {len(ran) - len(noticed)} never"
         )
     healthy = [row for (_, of), row in rows.items() if of == HEALTHY]
     alarms = [row["fault"] for row in healthy if row["outcome"] == "alarm"]

@@ -6,8 +6,9 @@ last layer; then the library grad-cam makes the map of the last stage for the cl
 has, or, with --target predicted and where the class is not known, for the predicted class. Every
 map is scaled to its own largest value: colours compare places within a map, not maps.
 
-Below each map is the predicted class with its probability; above each column the probe's accuracy
-on the part of --train that it was not fitted on.
+Below each map is the predicted class with its probability, and the class of the map where that is
+another; above each column the probe's accuracy and the number of images that it is of, a fifth of
+--train that the probe was not fitted on when its strength was chosen.
 
 Checkpoints are exported backbones of any architecture whose output is a map; `random` is the
 first one's network at random initialisation. Images are files, a folder with one sub-folder per
@@ -25,6 +26,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,16 +102,20 @@ class Seen(NamedTuple):
     """Maps and predictions of one network.
 
     Attributes:
-        maps: N×H×W, 0 to 1.
+        maps: N×H×W, 0 to 1; all 0 where nothing speaks for the class.
+        targets: N labels, the classes of the maps.
         predicted: N labels.
         probabilities: N, of the predicted labels.
         accuracy: Accuracy of the probe in per cent.
+        held_out: Number of images that the accuracy is of.
     """
 
     maps: np.ndarray
+    targets: list[int]
     predicted: list[int]
     probabilities: list[float]
     accuracy: float
+    held_out: int
 
 
 def fit_probe(
@@ -221,7 +227,26 @@ def look(
         for guess, label in zip(guesses.tolist(), images.labels.tolist())
     ]
     maps = activation_maps(model, pixels, targets, args.method)
-    return Seen(maps, classes[guesses.cpu()].tolist(), best.tolist(), accuracy)
+    return Seen(
+        maps,
+        classes[targets].tolist(),
+        classes[guesses.cpu()].tolist(),
+        best.tolist(),
+        accuracy,
+        math.ceil(0.2 * len(labels)),  # as linear_probe splits them
+    )
+
+
+def caption(seen: Seen, row: int, names: dict[int, str]) -> str:
+    """Return the prediction, the map's class where that is another, and whether a map is empty."""
+    guess, target = seen.predicted[row], seen.targets[row]
+    text = f"{spaced(names[guess])} {100 * seen.probabilities[row]:.0f} %"
+    lines = [text if guess == target else f"predicted {text}"]
+    if guess != target:
+        lines.append(f"map of {spaced(names[target])}")
+    if not seen.maps[row].any():
+        lines.append("(no evidence for it)")
+    return "\n".join(lines)
 
 
 def draw(
@@ -243,7 +268,7 @@ def draw(
 
     paint = plt.get_cmap("jet")
     rows, columns = len(images), 1 + len(seen)
-    width, height = (CELL + 0.12) * columns + 0.1, (CELL + 0.3) * rows + 0.5
+    width, height = (CELL + 0.12) * columns + 0.9, (CELL + 0.45) * rows + 0.5
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
     )
@@ -256,7 +281,7 @@ def draw(
             colours = paint(result.maps[row])[..., :3]
             axis.imshow((1 - overlay) * picture + overlay * colours, interpolation="nearest")
             guess = result.predicted[row]
-            text = f"{spaced(names[guess])} {100 * result.probabilities[row]:.0f} %"
+            text = caption(result, row, names)
             right = "#444444" if label == UNKNOWN else "#1a7a3c" if guess == label else "#c0271d"
             axis.set_xlabel(text, fontsize=7.5, color=right)
         for axis in axes[row]:
@@ -266,7 +291,10 @@ def draw(
             axis.xaxis.labelpad = 2
     axes[0, 0].set_title("image", fontsize=9)
     for axis, (name, result) in zip(axes[0, 1:], seen.items()):
-        axis.set_title(f"{name}\nprobe {result.accuracy:.1f} % on a fifth of --train", fontsize=9)
+        axis.set_title(f"{name}\nprobe {result.accuracy:.1f} % of {result.held_out}", fontsize=9)
+    bar = figure.colorbar(plt.cm.ScalarMappable(cmap=paint), ax=axes, aspect=40, pad=0.01)
+    bar.set_label("evidence, as a share of the largest in the map", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     save_figure(figure, out)
     plt.close(figure)
 

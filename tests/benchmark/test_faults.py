@@ -162,7 +162,7 @@ def test_summary_counts_what_was_noticed(tool):
     rows["a", tool.HEALTHY] = dict(fault="a", outcome="alarm")
     rows["b", tool.HEALTHY] = dict(fault="b", outcome="quiet")
     assert list(tool.summary(rows)) == [
-        "gersp_mm: 3 of 4 faults noticed, 2 before step 1 (50 %), 1 never",
+        "gersp_mm: 3 of 4 faults noticed, 2 before step 1 (50 %; 1 of them harmless), 1 never",
         "mmpretrain: 4 of 4 faults noticed, 3 before step 1 (75 %), 0 never",
         "lightly: nothing was run",
         "false alarms: 1 of 2 healthy runs and shipped configs: a",

@@ -224,3 +224,24 @@ def test_a_queue_that_is_never_full_is_said(pair_data, tmp_path):
         "model.queue_len=17: the queue is never full, because all 4 iterations give 16 keys; the "
         "rest stay random vectors. Lower model.queue_len, or train for longer."
     )
+
+
+@pytest.mark.parametrize(("symmetric", "keys"), [(False, 24), (True, 48)])
+def test_a_queue_of_more_than_one_pass_is_said(pair_data, tmp_path, symmetric, keys):
+    cfg = demo_config(pair_data, tmp_path, iterations=7)  # of 4 images, of 24
+    cfg.model.symmetric = symmetric
+    found = {}
+    for length, iterations in ((keys, 7), (keys + 1, 6), (keys + 1, 7)):
+        cfg.model.queue_len = length
+        cfg.train_cfg.max_iters = iterations
+        runner = build(cfg)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        found[length, iterations] = list(batch.check_queue_repeats(runner))
+    assert not found[keys, 7] and not found[keys + 1, 6]
+    (finding,) = found[keys + 1, 7]
+    assert finding.severity == "warning"
+    assert finding.text == (
+        f"model.queue_len={keys + 1} is more than the {keys} keys of one pass over the 24 "
+        "remote-sensing images: older keys of an image are among its own negatives. "
+        f"Lower model.queue_len to at most {keys}, or add images."
+    )

@@ -296,6 +296,17 @@ def test_grad_cam_of_a_probe_is_the_weighted_sum_of_channels():
     assert np.corrcoef(centres.ravel(), expected.numpy().ravel())[0, 1] > 0.97
 
 
+def test_a_map_is_told_by_its_own_class():
+    maps = np.zeros((3, 2, 2))
+    maps[:2] = 1
+    seen = cam_grid.Seen(maps, [0, 1, 1], [0, 0, 0], [0.9, 0.8, 0.7], 50.0, 4)
+    assert [cam_grid.caption(seen, row, {0: "SeaLake", 1: "Pasture"}) for row in range(3)] == [
+        "sea lake 90 %",
+        "predicted sea lake 80 %\nmap of pasture",
+        "predicted sea lake 70 %\nmap of pasture\n(no evidence for it)",
+    ]
+
+
 def test_cam_grid_is_the_same_each_time(data: Path, tmp_path: Path, capsys):
     arguments = (data / "images", "--train", data / "images", "--rows", 2)
     first = run(cam_grid, data, *arguments, out=tmp_path / "1.png", checkpoints=("a.pth", "b.pth"))

@@ -50,6 +50,28 @@ def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
         )
 
 
+def check_queue_repeats(runner: Any) -> Iterator[Finding]:
+    """A queue of more than one pass over the images has keys of the query's image as negatives."""
+    model = unwrap(runner.model)
+    queue = getattr(model, "queue", None)
+    batch = runner.train_dataloader.batch_size
+    images = getattr(runner.train_dataloader.dataset, "sizes", (0,))[0]
+    if queue is None or not batch or not images:
+        return
+    views = 2 if model.symmetric else 1
+    seen = batch * get_world_size() * runner.max_iters
+    if len(queue) > images * views and seen > images:
+        yield Finding(
+            "model.queue_len",
+            len(queue),
+            f"model.queue_len={len(queue)} is more than the {images * views} keys of one pass over "
+            f"the {images} remote-sensing images: older keys of an image are among its own "
+            "negatives.",
+            f"Lower model.queue_len to at most {images * views}, or add images.",
+            "warning",
+        )
+
+
 def check_pooled_norm(runner: Any) -> Iterator[Finding]:
     """Find a BatchNorm after global pooling that gets a batch of one image."""
     loader = runner.train_dataloader
