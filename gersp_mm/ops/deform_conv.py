@@ -81,6 +81,23 @@ def _convolved(
     )
 
 
+def _read(values: Tensor, outputs: torch.Size) -> Tensor:
+    """Return offsets or masks for an output of some size, read as they lie in memory.
+
+    So does mmcv, and DyHead gives the offsets of a level to the coarser one, which has fewer.
+    """
+    if values.shape[2:] == outputs:
+        return values
+    count = values.shape[1] * outputs.numel()
+    return values.flatten(1)[:, :count].reshape(*values.shape[:2], *outputs)
+
+
+def _write(target: Tensor, values: Tensor) -> None:
+    """Write what belongs to the elements that :func:`_read` returned."""
+    values = values.flatten(1)
+    target.view(len(target), -1)[:, : values.shape[1]] = values
+
+
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -128,6 +145,7 @@ def modulated_deform_conv_forward(
     geometry = (
         stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
     )  # fmt: skip
+    offset, mask = (_read(values, output.shape[2:]) for values in (offset, mask))
     output.copy_(_convolved(input, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -161,9 +179,10 @@ def modulated_deform_conv_backward(
     geometry = (
         stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
     )  # fmt: skip
+    offset, mask = (_read(values, grad_output.shape[2:]) for values in (offset, mask))
     gradients = _gradients(grad_output, input, weight, offset, mask, geometry)
     for target, gradient in zip((grad_input, grad_weight, grad_offset, grad_mask), gradients):
-        target.copy_(gradient)
+        _write(target, gradient)
     if with_bias:
         grad_bias.copy_(grad_output.sum((0, 2, 3)))
 

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 NAME = "mmcv._ext"
+_asked: set[str] = set()  # what mmcv looked for and we do not have
 
 
 class MissingOperatorError(NotImplementedError):
@@ -60,6 +61,7 @@ class _Finder(MetaPathFinder):
 def _missing(name: str) -> _Missing:
     if name.startswith("__"):
         raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
+    _asked.add(name)
     return _Missing(name)
 
 
@@ -86,11 +88,11 @@ def description() -> str:
     )
 
 
-def missing_operators(names: Sequence[str]) -> list[str]:
-    """Return those of the operators that nobody has here.
+def known_operators() -> set[str]:
+    """Return the names of all functions that mmcv expects in ``mmcv._ext``."""
+    return {name for name in vars(sys.modules[NAME]) if not name.startswith("_")} | _asked
 
-    Args:
-        names: Functions of ``mmcv._ext``.
-    """
-    extension = importlib.import_module(NAME)
-    return [name for name in names if isinstance(getattr(extension, name, None), _Missing)]
+
+def missing_operators() -> set[str]:
+    """Return the operators that mmcv expects and nobody has here."""
+    return set(_asked)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 PAIRS_AT_ONCE = 1 << 15  # what stays in the cache of a CPU core
+SAME = 1e-8  # squared distance up to which two points are one
 PARALLEL = 1e-14  # two edges with a smaller cross product have no intersection
 
 
@@ -55,29 +56,60 @@ def _shared_area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
     ])  # fmt: skip
     valid &= valid.sum(0) > 2
     pair, point = valid.t().nonzero(as_tuple=True)
-    area = _polygon_areas(px[point, pair].double(), py[point, pair].double(), pair, x1.shape[1])
-    return area.to(x1.dtype)
+    areas = x1.new_zeros(x1.shape[1])
+    if len(pair):
+        pairs, counts = pair.unique_consecutive(return_counts=True)
+        place = torch.arange(len(pair), device=pair.device)
+        place -= (counts.cumsum(0) - counts).repeat_interleave(counts)
+        column = torch.arange(len(pairs), device=pair.device).repeat_interleave(counts)
+        x, y = (x1.new_full((int(counts.max()), len(pairs)), math.inf) for _ in range(2))
+        x[place, column], y[place, column] = px[point, pair], py[point, pair]
+        areas[pairs] = _hull_areas(x, y, counts)
+    return areas
 
 
-def _polygon_areas(x: Tensor, y: Tensor, polygon: Tensor, count: int) -> Tensor:
-    """Return the areas of convex polygons whose corners come in no order.
+def _hull_areas(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
+    """Return the areas of convex hulls, by Graham's scan of all of them at once.
 
     Args:
-        x: Corners of all polygons, of shape (n,), in float64.
-        y: Of shape (n,).
-        polygon: Number of the polygon of each corner, ascending.
-        count: Number of polygons.
+        x: Points, one hull in each column, of shape (k, n); infinite beyond the last.
+        y: Of shape (k, n).
+        counts: Points of each hull, of shape (n,), at least 3.
     """
-    zeros = x.new_zeros(count)
-    corners = torch.bincount(polygon, minlength=count)
-    for_mean = corners.clamp(min=1)
-    x = x - (zeros.index_add(0, polygon, x) / for_mean)[polygon]
-    y = y - (zeros.index_add(0, polygon, y) / for_mean)[polygon]
-    order = (torch.atan2(y, x) + polygon * (4 * math.pi)).argsort()
-    x, y = x[order], y[order]
-    following = torch.arange(1, len(x) + 1, device=x.device)
-    ends = corners.cumsum(0)
-    held = corners > 0
-    following[ends[held] - 1] = (ends - corners)[held]
-    twice = x * y[following] - x[following] * y
-    return zeros.index_add(0, polygon, twice).abs() / 2
+    # Around the lowest point, and of several the leftmost, by angle and then by distance.
+    lowest = y.amin(0)
+    leftmost = torch.where(y == lowest, x, math.inf).amin(0)
+    x, y = x - leftmost, y - lowest
+    held = torch.arange(len(x), device=x.device)[:, None] < counts
+    distance = torch.where(held, x * x + y * y, math.inf)
+    order = distance.argsort(dim=0, stable=True)
+    x, y = x.gather(0, order), y.gather(0, order)
+    # The rounding makes points on one line equal, of which the nearest comes first.
+    angle = (torch.atan2(y.double(), x.double()) * 1e9).round()
+    order = torch.where(held, angle, math.inf).argsort(dim=0, stable=True)
+    x, y = x.gather(0, order), y.gather(0, order)
+    apart = held & (x * x + y * y > SAME)
+    # The stack begins with the lowest point, at 0, and the first that lies apart from it.
+    first = apart.int().argmax(0)
+    hull_x, hull_y = torch.zeros_like(x), torch.zeros_like(y)
+    hull_x[1], hull_y[1] = (t.gather(0, first[None])[0] for t in (x, y))
+    height = torch.full_like(counts, 2)
+    columns = torch.arange(len(counts), device=x.device)
+    for number in range(2, len(x)):
+        new = held[number] & (number > first)
+        while True:
+            top, below = height - 1, (height - 2).clamp(min=0)
+            bx, by = hull_x[below, columns], hull_y[below, columns]
+            tx, ty = hull_x[top, columns] - bx, hull_y[top, columns] - by
+            pop = new & (height > 1) & ((x[number] - bx) * ty - tx * (y[number] - by) >= 0)
+            if not pop.any():
+                break
+            height = height - pop.long()
+        added, at = columns[new], height[new]
+        hull_x[at, added], hull_y[at, added] = x[number, new], y[number, new]
+        height = height + new.long()
+    area = torch.zeros_like(lowest)
+    for number in range(1, len(x) - 1):
+        twice = hull_x[number] * hull_y[number + 1] - hull_x[number + 1] * hull_y[number]
+        area = area + torch.where(number < height - 1, twice.abs(), 0)
+    return torch.where(apart.any(0), area / 2, 0)

@@ -39,6 +39,21 @@ def test_as_compiled(groups, offsets, shift):
 
 
 @beside_compiled
+def test_offsets_of_a_finer_level_are_as_compiled():
+    """DyHead gives a coarser level the offsets of its neighbour."""
+    x, _, _, weight, bias = inputs(1, 1)
+    generator = torch.Generator().manual_seed(1)
+    offset, mask = (torch.randn(2, n, 9, 7, generator=generator) for n in (12, 6))
+    both = torch.cat([offset, mask], 1).requires_grad_()
+    assert_as_compiled(
+        lambda x, both, w, b: modulated_deform_conv2d(
+            x, both[:, :12], both[:, 12:].sigmoid(), w, b, 2, 1, 1, 1, 1
+        ),
+        x, both, weight, bias, atol=2e-5,
+    )  # fmt: skip
+
+
+@beside_compiled
 def test_halves_are_as_compiled():
     assert_as_compiled(
         lambda *t: modulated_deform_conv2d(*t, 2, 1, (1, 1), 1, 1),

@@ -5,6 +5,7 @@ from gersp_mm.engine.preflight import (
     classes,
     monitors,
     names,
+    operators,
     parts,
     schedule,
     shapes,
@@ -47,6 +48,7 @@ RUN_CHECKS = (
     schedule.check_schedule,
     schedule.check_checkpoint_counting,
     monitors.check_monitors,
+    operators.check_operators,
 )
 # Checks of a runner that only tests.
-TEST_CHECKS = (classes.check_downstream_classes,)
+TEST_CHECKS = (classes.check_downstream_classes, operators.check_operators)

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS, RUN_CHECKS, TEST_CHECKS
 from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
+from gersp_mm.engine.preflight.operators import tell_operators
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.model import unwrap
 
@@ -27,6 +28,7 @@ class PreflightHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Run the checks of the config and of the built run."""
+        tell_operators(runner)
         findings = run_checks(CONFIG_CHECKS, runner.cfg) + run_checks(RUN_CHECKS, runner)
         warn(findings, runner.logger.warning)
         refuse_errors(findings)
@@ -34,7 +36,10 @@ class PreflightHook(Hook):
     def before_test(self, runner: Any) -> None:
         """Check the heads, unless only features are evaluated."""
         if not getattr(runner.test_loop, "starts_from_pretrained", False):
-            refuse_errors(run_checks(TEST_CHECKS, runner))
+            tell_operators(runner)
+            findings = run_checks(TEST_CHECKS, runner)
+            warn(findings, runner.logger.warning)
+            refuse_errors(findings)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
