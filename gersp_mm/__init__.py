@@ -53,7 +53,7 @@ def _check_neighbours() -> None:
         raise ImportError(
             f"gersp_mm needs {', '.join(missing)}, which this Python does not have. "
             f"Install with: {sys.executable} -m pip install {pins}   "
-            "(in a checkout: bash tools/setup_env.sh)"
+            "(in a checkout: bash tools/setup_env.sh, then source .venv/bin/activate)"
         )
     for module in CORE:
         found = _installed_version(module)

@@ -54,8 +54,9 @@ class Setup:
 
     def __init__(self, venv: Path, stack: str | None, tasks: list[str]) -> None:
         self.venv, self.python = venv, venv / "bin" / "python"
-        self.note = venv / "gersp_setup.txt"  # only environments made here have one
+        self.note = venv / "gersp_setup.txt"  # stack, fingerprint, and whether it was made here
         self.noted = self.note.read_text().split() if self.note.is_file() else []
+        self.made = "made" in self.noted or (venv / "gersp_setup.json").is_file()  # of earlier ones
         self.stack = self.choose(stack)
         self.table, self.packages = STACKS[self.stack], STACKS[self.stack]["packages"]
         self.tasks = [t for t in tasks if not set(TASKS[t][1]) & set(self.table.get("absent", {}))]
@@ -120,6 +121,10 @@ class Setup:
         content = b"".join(file.read_bytes() for file in sorted(files))
         return hashlib.sha256(content + "".join(configs).encode()).hexdigest()
 
+    def write_note(self, fingerprint: str = "") -> None:
+        """Note what later runs go by."""
+        self.note.write_text(f"{self.stack} {fingerprint} {'made' * self.made}")
+
     def check(self, quiet: bool = False) -> bool:
         """Return whether all tasks can run; print the details unless ``quiet``."""
         tasks = [word for task in self.tasks for word in ("--require", task)]
@@ -147,9 +152,8 @@ class Setup:
             make = [sys.executable, "-m", "venv", self.venv, *["--system-site-packages"] * base]
             if not (self.run(*make) and self.ask(PYTHON)) and not self.run(*make, "--clear"):
                 raise SetupError(f"{self.venv} could not be made, the message stands above")
-        if self.noted or not existed:
-            self.noted = [self.stack]
-            self.note.write_text(self.stack)  # no fingerprint while it is in flux
+        self.made = self.made or not existed
+        self.write_note()  # without fingerprint while it is in flux
         for pin in damaged_distributions(self.venv):
             self.pip("--force-reinstall", "--no-deps", pin)
 
@@ -164,7 +168,7 @@ class Setup:
             if module == "mmcv" and version == "0" and not self.has_wheel(f"{name}=={tested}"):
                 name = row["names"][-1]  # mmcv-lite; the fork, built in isolation, is as small
             # Environments made here follow the table exactly, but for a torch that was there.
-            follow = self.noted and module not in ("torch", "torchvision")
+            follow = self.made and module not in ("torch", "torchvision")
             stays = version == tested if follow else key(version) >= key(row["oldest"])
             if module == "torch" and version != "0" and not stays and self.ask(TORCH):
                 raise SetupError(
@@ -203,8 +207,7 @@ class Setup:
         self.pip("-q", "--no-deps", "--no-build-isolation", "--force-reinstall", "-e", ROOT)
         if not self.check():
             raise SetupError("the installation ran through, but the check above found gaps")
-        if self.noted:
-            self.note.write_text(f"{self.stack} {self.fingerprint()}")
+        self.write_note(self.fingerprint())
 
     def rebuild_mmcv(self, version: str, operators: bool) -> None:
         """Compile mmcv with its operators, or install it without them."""
@@ -264,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     began, venv = time.monotonic(), own()
     try:
         setup = Setup(venv, args.stack, [task for task, row in TASKS.items() if row[3] in options])
-        noted = setup.noted[1:] == [setup.fingerprint()]
+        noted = setup.fingerprint() in setup.noted
         if args.compile_ops or not (noted and setup.check(quiet=True)):
             setup.install(args.compile_ops)
     except SetupError as error:

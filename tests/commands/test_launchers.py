@@ -252,3 +252,18 @@ def test_slurm_help(call):
     assert done.returncode == 0
     assert "GPUS_PER_NODE=0 requests no GPU" in done.stdout
     assert sys.executable not in done.stdout
+
+
+def test_outside_of_the_environment_a_tool_says_how_to_enter(tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True
+    )
+    done = subprocess.run(
+        [str(python), str(ROOT / "tools" / "train.py")], capture_output=True, text=True,
+        cwd=tmp_path, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "No module named 'gersp_mm': source .venv/bin/activate, or bash tools/setup_env.sh"
+    ]

@@ -197,11 +197,11 @@ def test_families_are_never_mixed(module, tmp_path, there, asked, said) -> None:
         # what works is kept
         ({"torch": "2.14.1", "torchvision": "0.29.1"}, "", "forks", False,
          {**FORKS, "torch": "2.14.1", "torchvision": "0.29.1"}),
-        ({"torch": "2.14.1", "torchvision": "0.29.1"}, "forks", "forks", False,
+        ({"torch": "2.14.1", "torchvision": "0.29.1"}, "forks made", "forks", False,
          {**FORKS, "torch": "2.14.1", "torchvision": "0.29.1"}),
         ({**FORKS, "onedl-mmcv": "2.3.5"}, "", "forks", False, {**FORKS, "onedl-mmcv": "2.3.5"}),
         # an environment made here follows the table
-        ({**FORKS, "onedl-mmcv": "2.3.5"}, "forks abc", "forks", False, FORKS),
+        ({**FORKS, "onedl-mmcv": "2.3.5"}, "forks abc made", "forks", False, FORKS),
         # too old
         ({**FORKS, "onedl-mmengine": "0.10.7"}, "", "forks", False, FORKS),
     ],

@@ -3,7 +3,10 @@
 The body is gersp_mm/preparation/million_aid.py; --help says how to use it.
 """
 
-from gersp_mm.commands.prepare import main
+try:
+    from gersp_mm.commands.prepare import main
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: source .venv/bin/activate, or bash tools/setup_env.sh") from None
 
 if __name__ == "__main__":
     main("million_aid")

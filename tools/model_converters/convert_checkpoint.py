@@ -3,7 +3,10 @@
 The body is gersp_mm/commands/convert.py; --help says how to use it.
 """
 
-from gersp_mm.commands.convert import main
+try:
+    from gersp_mm.commands.convert import main
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: source .venv/bin/activate, or bash tools/setup_env.sh") from None
 
 if __name__ == "__main__":
     main()
