@@ -203,6 +203,7 @@ setup(
         "tests": requirements("tests"),
         "docs": requirements("docs"),
         "fast": requirements("fast"),
+        "raster": requirements("raster"),
     },
     cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel},
     zip_safe=False,
