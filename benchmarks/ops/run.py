@@ -194,9 +194,10 @@ def compare(name: str, case: Case, args: argparse.Namespace) -> list[Any]:
         {f"{key}_ms": value for key, value in values.items()},
         {"ours / compiled": ratio},
     )
-    print(name, flush=True, file=sys.stderr)
     quartiles = f"{ratio['median']:.2f} ({ratio['q1']:.2f} to {ratio['q3']:.2f})"
-    return [name, values["compiled"]["min"], values["ours"]["min"], quartiles]
+    row = [name, values["compiled"]["min"], values["ours"]["min"], quartiles]
+    print(*row, sep=", ", flush=True, file=sys.stderr)  # a long run may be stopped
+    return row
 
 
 def main() -> None:
