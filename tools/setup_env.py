@@ -189,7 +189,9 @@ class Setup:
     def install(self, compile_ops: bool) -> None:
         """Run every step, check the result, and note that it is done; SetupError if one fails."""
         self.make()
-        pins, folder = [*self.pins(), *self.table["limits"]], ROOT / "requirements"
+        stays = {} if self.made else {"setuptools": self.found().get("setuptools")}
+        limits = [line for line in self.table["limits"] if not stays.get(line.split(">")[0])]
+        pins, folder = [*self.pins(), *limits], ROOT / "requirements"
         files = dict.fromkeys(folder / f"{f}.txt" for task in self.tasks for f in TASKS[task][2])
         self.pip(*pins, "wheel", *(word for file in files for word in ("-r", file)))
         if not self.ask(PAIR):  # there, but damaged or not fitting together
