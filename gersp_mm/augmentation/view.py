@@ -70,8 +70,8 @@ class ViewAugmentation:
     kernel where numba is installed and with PIL elsewhere. The images come out the same.
 
     Args:
-        preset: ``'released'``, ``'mocov2'``, or ``'overhead'`` for images from above: quarter turns,
-            both flips, milder colours.
+        preset: ``'released'``, ``'mocov2'``, or ``'overhead'`` for images from above: quarter
+            turns, both flips, milder colours.
         size: Side of the square view in pixels.
         colour: Where colours, blur and flips are done: ``'device'``, ``'workers'``, or ``'auto'``
             for the device if there is an accelerator.
