@@ -7,6 +7,7 @@ report has formats, number types, bands, sizes, ground scale, ranges of values w
 files that cannot be read, tiles without content, duplicates, and the lines for the config.
 OUT gets:
 
+  report.txt         what is printed
   contact_sheet.png  pairs of views (query and key) as the model will see them
   bad_images.txt     files that cannot be read, with the reason
   empty.txt          files without data or of one colour, with the reason
