@@ -7,6 +7,7 @@ from importlib import import_module
 COMMANDS = {
     "train": "train by any config, pre-training or downstream",
     "test": "evaluate a checkpoint, draw or submit its predictions",
+    "check": "look at a folder of images before a training",
     "convert": "convert a pre-trained backbone of another project",
     "benchmark": "evaluate checkpoints by tasks and seeds into result rows",
     "table": "make tables of result rows",

@@ -23,7 +23,7 @@ from gersp_mm.images.rasters import Raster, RasterError, RasterInfo
 from gersp_mm.images.scaling import find_scale
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.console import progress_bar
-from gersp_mm.utils.errors import UserError, check_number, listed
+from gersp_mm.utils.errors import UserError, check_number, counted, listed
 from gersp_mm.utils.files import escape_name
 
 RASTER_EXTENSIONS = (".tif", ".tiff", ".jp2", ".png", ".nc")
@@ -360,10 +360,11 @@ def _summary(scenes: Sequence[Scene]) -> str:
     windows = sum(len(scene.cells) for scene in scenes)
     kinds = sorted({scene.info.kind for scene in scenes})
     sizes = sorted({scene.info.pixel_size for scene in scenes if scene.info.pixel_size})
-    ground = f", {sizes[0]:.3g} to {sizes[-1]:.3g} m a pixel" if sizes else ""
+    ends = list(dict.fromkeys(f"{size:.3g}" for size in (sizes[:1] + sizes[-1:])))
+    ground = f", {' to '.join(ends)} m a pixel" if ends else ""
     pixels = sum(scene.info.width * scene.info.height for scene in scenes) / 1e6
     valid = sum(s.valid_share * s.info.width * s.info.height for s in scenes) / 1e6 / pixels
     return (
-        f"{len(scenes)} scenes, {pixels:,.0f} million pixels ({valid:.0%} with data), "
+        f"{counted(len(scenes), 'scene')}, {pixels:,.0f} million pixels ({valid:.0%} with data), "
         f"{listed(kinds)}{ground}: {windows:,} windows a pass"
     )

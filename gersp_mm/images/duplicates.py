@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import PurePath
 
@@ -100,6 +100,22 @@ def shared_images(one: Sequence[Entry], other: Sequence[Entry]) -> list[tuple[st
         if path not in found and _same_pixels(match, path):
             found[path] = match
     return [(found[path], path) for path, _ in other if path in found]
+
+
+def same_files(paths: Sequence[str]) -> list[list[str]]:
+    """Return the groups of files whose bytes are the same, each in the order of the paths.
+
+    Args:
+        paths: Files of any storage. Those that cannot be read are left out.
+    """
+    groups: dict[Hashable, list[str]] = {"all": list(paths)}
+    for identify in (_size, _tail, _digest):
+        finer: dict[Hashable, list[str]] = defaultdict(list)
+        for key, group in groups.items():
+            for path in group:
+                finer[key, identify(path)].append(path)
+        groups = {key: group for key, group in finer.items() if len(group) > 1}
+    return [group for group in groups.values() if _size(group[0]) > 0]
 
 
 def check_parts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from gersp_mm.images import rasters
 from gersp_mm.images.bands import is_raster
 from gersp_mm.images.packed import is_local_file, open_file, read_file
 from gersp_mm.images.pixels import BandsError, PixelScale, is_nodata
+from gersp_mm.images.rasters import Raster, RasterInfo
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
@@ -123,22 +125,41 @@ def raster_source(path: str) -> str | bytes:
     return path if is_local_file(path) else read_file(path)
 
 
+def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
+    """Return single pixels of an opened raster, spread evenly over it.
+
+    Args:
+        dataset: What :func:`gersp_mm.images.rasters.opened` gives.
+        info: What its header says.
+        bands: Numbers of the bands, from 1.
+
+    Returns:
+        ``values``, bands×N, and ``valid``, N; N is at most :data:`SAMPLED_SIDE`².
+
+    Raises:
+        RasterError: The pixels are damaged.
+    """
+    if max(info.height, info.width) > WHOLE_SIDE and not dataset.overviews(bands[0]):
+        parts = [
+            rasters.read(dataset, bands, (top, left, SPOT_SIDE, SPOT_SIDE))
+            for top in _spots(info.height)
+            for left in _spots(info.width)
+        ]
+    else:
+        size = min(info.height, SAMPLED_SIDE), min(info.width, SAMPLED_SIDE)
+        parts = [rasters.read(dataset, bands, size=size, smooth=False)]
+    return Raster(
+        np.concatenate([part.values.reshape(len(bands), -1) for part in parts], axis=1),
+        np.concatenate([part.valid.ravel() for part in parts]),
+    )
+
+
 def _sample(source: str | bytes, scale: PixelScale) -> tuple[str, np.ndarray]:
     """Return the kind of a raster and some valid pixels of its chosen bands, 3×N."""
     with rasters.opened(source) as dataset:
         info = rasters.describe(dataset)
-        bands = scale.choose(info)
-        overviews = dataset.overviews(bands[0])
-        if max(info.height, info.width) > WHOLE_SIDE and not overviews:
-            parts = [
-                rasters.read(dataset, bands, (top, left, SPOT_SIDE, SPOT_SIDE))
-                for top in _spots(info.height)
-                for left in _spots(info.width)
-            ]
-        else:
-            size = min(info.height, SAMPLED_SIDE), min(info.width, SAMPLED_SIDE)
-            parts = [rasters.read(dataset, bands, size=size, smooth=False)]
-    return info.kind, np.concatenate([part.values[:, part.valid] for part in parts], axis=1)
+        found = sample(dataset, info, scale.choose(info))
+    return info.kind, found.values[:, found.valid]
 
 
 def _spots(side: int) -> list[int]:

@@ -1,0 +1,9 @@
+"""Look at a folder of images before a training, and say what to write in the config.
+
+The body is gersp_mm/preparation/check.py; --help says how to use it.
+"""
+
+from gersp_mm.commands.check import main
+
+if __name__ == "__main__":
+    main()
