@@ -31,6 +31,7 @@ PAGES = {
     "results/README.md": "results/rows.md",
 }
 sys.path.insert(0, str(ROOT))
+sys.path.insert(1, str(ROOT / "tools"))  # scripts import from their own folder
 
 project = "gersp_mm"
 author = "The gersp_mm contributors"
