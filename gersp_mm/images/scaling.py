@@ -35,7 +35,7 @@ def find_scale(
     """Find the limits of a pixel scale on a sample of a source.
 
     The sample is the same for the same paths: :data:`SAMPLED_FILES` files, spread evenly, of each
-    of which :data:`SAMPLED_SIDE`² pixels are taken. Files that cannot be read are left out.
+    of which the square of :data:`SAMPLED_SIDE` pixels are taken. Files that cannot be read are left out.
 
     Args:
         name: The source in words, for messages.
@@ -134,7 +134,7 @@ def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
         bands: Numbers of the bands, from 1.
 
     Returns:
-        ``values``, bands×N, and ``valid``, N; N is at most :data:`SAMPLED_SIDE`².
+        ``values``, bands×N, and ``valid``, N; N is at most the square of :data:`SAMPLED_SIDE`.
 
     Raises:
         RasterError: The pixels are damaged.
