@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from data import write_healthy
 from inject import INJECTORS
 from output import MARKER, Output, find_message, read_output
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -261,9 +263,30 @@ def row_names_the_change(case: Path, done: Done) -> bool:
     return done.code == 0 and rows.is_file() and "train.txt" in rows.read_text()
 
 
+def grey_levels_kept(case: Path, done: Done) -> bool:
+    """Tell whether the remote-sensing rasters were used with at least 200 of 256 grey levels."""
+    path = case / "run" / "pixel_scale.json"
+    if not (no_bad_images(case, done) and path.is_file()):
+        return False
+    (limits,) = json.loads(path.read_text())["remote_sensing"]["limits"].values()
+    low, high = limits[0]
+    levels: set[int] = set()
+    for file in (case / "data" / "rs").glob("*.png"):
+        grey = (np.asarray(Image.open(file)).astype(float) - low) / (high - low) * 255
+        levels.update(np.unique(grey.round().clip(0, 255)).astype(int).tolist())
+    return len(levels) >= 200
+
+
 PROOFS: dict[str, Callable[[Path, Done], bool]] = {
     proof.__name__: proof
-    for proof in (no_bad_images, finished, knn_works, resumed_at_epoch_2, row_names_the_change)
+    for proof in (
+        no_bad_images,
+        grey_levels_kept,
+        finished,
+        knn_works,
+        resumed_at_epoch_2,
+        row_names_the_change,
+    )  # fmt: skip
 }
 
 

@@ -56,9 +56,11 @@ def add_system_folders(case: Path, folder: str) -> None:
 
 def make_16_bit(case: Path, folder: str, bits: int) -> None:
     """Replace the JPEGs of a folder by PNGs of 16 bit that use the lower ``bits`` alone."""
-    for path in list((case / folder).glob("*.jpg")):
-        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
-        save(Image.fromarray(grey << (bits - 8)), path.with_suffix(".png"))
+    rng = np.random.default_rng(0)
+    for path in sorted((case / folder).glob("*.jpg")):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) << (bits - 8)
+        grey |= rng.integers(0, 1 << (bits - 8), grey.shape, np.uint16)  # all bits mean something
+        save(Image.fromarray(grey), path.with_suffix(".png"))
         path.unlink()
 
 

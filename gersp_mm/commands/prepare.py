@@ -15,6 +15,7 @@ MODULES = {
     "million_aid": "gersp_mm.preparation.million_aid",
     "pack": "gersp_mm.preparation.pack",
     "resisc45": "gersp_mm.preparation.resisc45",
+    "tiles": "gersp_mm.preparation.tiles",
 }
 
 

@@ -177,12 +177,8 @@ def read(
     """
     rasterio = import_rasterio()
     from rasterio.enums import MaskFlags, Resampling
-    from rasterio.windows import Window
 
-    area = None
-    if window is not None:
-        top, left, height, width = window
-        area = Window(left, top, width, height)
+    area = None if window is None else _as_window(window)
     wanted = sorted(set(bands))
     order = [wanted.index(band) for band in bands]
     shape = None if size is None else (len(wanted), *size)
@@ -206,6 +202,77 @@ def read(
     if (scales != 1).any() or (offsets != 0).any():
         values = values.astype(np.float32) * scales[:, None, None] + offsets[:, None, None]
     return Raster(values[order], valid)
+
+
+def georeference(dataset: Any, window: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Return where a window of an opened raster lies, in plain Python.
+
+    Args:
+        dataset: What :func:`opened` gives.
+        window: Top, left, height and width in pixels.
+
+    Returns:
+        ``crs`` as text (empty where there is none), ``transform``, the six numbers a to f of x =
+        a·column + b·row + c and y = d·column + e·row + f, and ``bounds``: left, bottom, right, top.
+    """
+    area = _as_window(window)
+    return dict(
+        crs=dataset.crs.to_string() if dataset.crs else "",
+        transform=list(dataset.window_transform(area))[:6],
+        bounds=list(dataset.window_bounds(area)),
+    )
+
+
+def copy_window(
+    dataset: Any, window: tuple[int, int, int, int], path: str, nodata: float | None = None
+) -> None:
+    """Write a window as a GeoTIFF of its own: values, bands, names, mask and georeference.
+
+    Args:
+        dataset: What :func:`opened` gives.
+        window: Top, left, height and width in pixels.
+        path: File to write.
+        nodata: The value that stands for no data, where the raster declares none.
+
+    Raises:
+        RasterError: The pixels are damaged, or the file cannot be written.
+    """
+    rasterio = import_rasterio()
+    from rasterio.enums import MaskFlags
+
+    area = _as_window(window)
+    dtypes = set(dataset.dtypes)
+    floating = any(np.issubdtype(np.dtype(dtype), np.floating) for dtype in dtypes)
+    profile = dict(
+        driver="GTiff", count=dataset.count, dtype=dataset.dtypes[0], height=window[2],
+        width=window[3], compress="deflate", predictor=3 if floating else 2,
+        nodata=nodata if dataset.nodata is None else dataset.nodata,
+    )  # fmt: skip
+    if dataset.crs or not dataset.transform.is_identity:
+        profile |= dict(crs=dataset.crs, transform=dataset.window_transform(area))
+    flags = {flag for band in dataset.mask_flag_enums for flag in band}
+    own_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+    with (
+        rasterio.Env(**OPTIONS, GDAL_TIFF_INTERNAL_MASK=True),
+        _reasons(),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of files without georeference
+        with rasterio.open(path, "w", **profile) as copy:
+            copy.colorinterp = dataset.colorinterp
+            copy.write(dataset.read(window=area))
+            copy.descriptions = dataset.descriptions
+            copy.scales, copy.offsets = dataset.scales, dataset.offsets
+            if own_mask:
+                copy.write_mask(dataset.read_masks(1, window=area))
+
+
+def _as_window(window: tuple[int, int, int, int]) -> Any:
+    import_rasterio()
+    from rasterio.windows import Window
+
+    top, left, height, width = window
+    return Window(left, top, width, height)
 
 
 def import_rasterio() -> Any:

@@ -52,7 +52,7 @@ from gersp_mm.images.listing import IMAGE_EXTENSIONS, ImageList, find_images
 from gersp_mm.images.packed import DATABASE, LISTING, is_local_file, open_file
 from gersp_mm.images.pixels import PERCENTILES, PixelScale, Scale, is_nodata
 from gersp_mm.images.scaling import find_scale, raster_source, sample
-from gersp_mm.preparation.common import SHARED_OPTIONS, write_reasons
+from gersp_mm.preparation.common import SHARED_OPTIONS, add_raster_options, write_reasons
 from gersp_mm.utils.console import progress, progress_bar, table
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, replacing, write_text
@@ -519,14 +519,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder to write to; default work_dirs/check/<name of SRC>"
     )
-    parser.add_argument(
-        "--bands", nargs="+", metavar="BAND",
-        help="bands for red, green and blue, or one for all, by number from 1 or by name",
-    )  # fmt: skip
-    parser.add_argument(
-        "--scale", nargs="+", default=["percentile"], metavar="VALUE",
-        help="percentile, none, or the values for black and for white [percentile]",
-    )  # fmt: skip
+    add_raster_options(parser)
     parser.add_argument(
         "--window", help="read windows of this side from scenes: 512 in pixels or '384 m'"
     )
@@ -549,21 +542,11 @@ def run(args: argparse.Namespace) -> None:
     if args.sample < 1 or args.rows < 1:
         raise UserError("--sample and --rows are at least 1")
     out = args.out or Path("work_dirs", "check", args.source.resolve().stem)
-    bands = args.bands and [int(band) if band.isdecimal() else band for band in args.bands]
     window = args.window
     if window is not None and window.strip().isdecimal():
         window = int(window)
     text = check(
-        args.source, out, bands, _scale(args.scale), window, args.sample, args.rows, args.preset,
+        args.source, out, args.bands, args.scale, window, args.sample, args.rows, args.preset,
         args.workers,
     )  # fmt: skip
     print(f"{text}\n\nwrote {shlex.quote(os.fspath(out))}: report.txt, contact_sheet.png, lists")
-
-
-def _scale(given: Sequence[str]) -> Scale:
-    if len(given) == 1:
-        return given[0]
-    try:
-        return tuple(map(float, given))
-    except ValueError:
-        raise UserError(f"--scale {' '.join(given)}: give two numbers, such as 0 10000") from None

@@ -125,6 +125,39 @@ def new_parser(
     return parser
 
 
+def add_raster_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--bands`` and ``--scale``, the arguments of a pixel scale."""
+    parser.add_argument(
+        "--bands",
+        nargs="+",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        metavar="BAND",
+        help="bands for red, green and blue, or one for all, by number from 1 or by name",
+    )
+    parser.add_argument(
+        "--scale",
+        nargs="+",
+        action=_Scale,
+        default="percentile",
+        metavar="VALUE",
+        help="percentile, none, or the values for black and for white [%(default)s]",
+    )
+
+
+class _Scale(argparse.Action):
+    """Read one word, or two numbers."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Set the scale."""
+        scale: Any = values[0]
+        if len(values) > 1:
+            try:
+                scale = tuple(map(float, values))
+            except ValueError:
+                parser.error(f"{option_string} takes two numbers such as 0 10000, got {values}")
+        setattr(namespace, self.dest, scale)
+
+
 @contextlib.contextmanager
 def explained(data: Path) -> Iterator[None]:
     """Turn what goes wrong while files are written into one line.

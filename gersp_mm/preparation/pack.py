@@ -41,8 +41,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from gersp_mm.images.bands import is_raster
-from gersp_mm.images.decode import load_rgb
+from gersp_mm.images.bands import TIFF_STARTS, is_raster
+from gersp_mm.images.decode import BadImageError, load_rgb
 from gersp_mm.images.listing import (
     IMAGE_EXTENSIONS,
     ImageList,
@@ -51,7 +51,7 @@ from gersp_mm.images.listing import (
     write_list,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
-from gersp_mm.images.scaling import check_raster
+from gersp_mm.images.scaling import WHOLE_SIDE, check_raster
 from gersp_mm.preparation.common import SHARED_OPTIONS, write_reasons
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
@@ -63,6 +63,7 @@ JPEG_LIMIT = 65500  # pixels a side; what would be longer stays as it is
 COMMIT_IMAGES, COMMIT_BYTES = 1000, 64 * 2**20  # what an interruption loses at most
 LONGEST_KEY = 511  # bytes, of LMDB as it is compiled everywhere
 MAP_SIZE = 2**42  # most bytes of a database; only address space is reserved
+TILER = "tools/dataset_converters/tile_scenes.py"
 GO_ON = "and run the same command again, it resumes where it stopped"
 
 
@@ -164,14 +165,19 @@ class Packer(Dataset):
         try:
             original = path.read_bytes()
             if is_raster(io.BytesIO(original)):  # whose values and bands are kept
-                check_raster(original)
+                info = check_raster(original)
                 content, kind = original, "raster"
+                large = max(info.width, info.height) > WHOLE_SIDE
+                reason = f"{info.width} x {info.height} px" if large else ""
             else:
-                content = self.shrink(load_rgb(str(path))) or original
-                kind = "copied" if content is original else "shrunk"
+                image = load_rgb(str(path))
+                if self.shorter_side and original.startswith(TIFF_STARTS):
+                    refuse_scene(image)
+                content = self.shrink(image) or original
+                kind, reason = "copied" if content is original else "shrunk", ""
         except OSError as error:  # BadImageError is one
             return Packed(name, "bad", reason=" ".join(str(error).split()))
-        packed = Packed(name, kind, len(original), len(content))
+        packed = Packed(name, kind, len(original), len(content), reason)
         if self.target is None:
             return packed._replace(content=content)
         try:
@@ -193,7 +199,16 @@ class Packer(Dataset):
         return buffer.getvalue()
 
 
-def run_workers(packer: Packer, names: Sequence[str], workers: int) -> Iterator[Packed]:
+def refuse_scene(image: Image.Image) -> None:
+    """Raise a :class:`BadImageError` for a TIFF so large that shrinking makes a thumbnail of it."""
+    if max(image.size) > WHOLE_SIDE:
+        raise BadImageError(
+            f"a scene of {image.width} x {image.height} px would become a thumbnail: cut it by "
+            f"{TILER}, or use --shorter-side 0"
+        )
+
+
+def run_workers(packer: Dataset, names: Sequence[str], workers: int) -> Iterator[Any]:
     """Start the workers; their results come in the order of the names, few at a time.
 
     Raises:
@@ -220,8 +235,12 @@ def run_workers(packer: Packer, names: Sequence[str], workers: int) -> Iterator[
 # ---------------------------------------------------------------------------------- what is done
 
 
-def open_progress(path: Path, settings: dict[str, Any]) -> dict[str, Packed]:
-    """Read what an earlier run has done, by name; start the file if there is none.
+def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
+    """Read what an earlier run has noted; start the file if there is none.
+
+    Args:
+        path: A file with a line of JSON for each note, below one with the settings.
+        settings: What the folder is made with.
 
     Raises:
         UserError: The folder was made with other settings, or not by this tool.
@@ -251,7 +270,7 @@ def open_progress(path: Path, settings: dict[str, Any]) -> dict[str, Packed]:
             f"{path.parent} was made with other settings ({changes}): use the same, choose another "
             "DST, or remove it"
         )
-    return {packed.name: packed for packed in (Packed(*json.loads(line)) for line in lines)}
+    return list(map(json.loads, lines))
 
 
 @contextlib.contextmanager
@@ -390,7 +409,8 @@ def pack(
         to="lmdb" if to_lmdb else "folder",
     )  # fmt: skip
     with explained(target, OSError, *([lmdb.Error] if lmdb else [])):
-        packed = open_progress(target / PROGRESS, settings)
+        noted = open_record(target / PROGRESS, settings)
+        packed = {row.name: row for row in (Packed(*values) for values in noted)}
         done = {name for name, row in packed.items() if row.kind != "bad"}
         pending = [name for name in names if name not in done]
         remove_temporaries(target)
@@ -458,5 +478,11 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"{rasters} rasters (more than 8 bits, or bands of their own) were stored as they are: "
             "their values and bands are chosen at training"
+        )
+    if large := [row for row in packed.values() if row.kind == "raster" and row.reason]:
+        print(
+            f"{len(large)} of them have more than {WHOLE_SIDE} px a side ({large[0].name}: "
+            f"{large[0].reason}) and would be decoded whole for each sample: cut them by {TILER}, "
+            "or read windows of them by gersp_mm.Scenes"
         )
     print(f"wrote {args.target / LISTING}")
