@@ -17,6 +17,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +97,8 @@ def run(args: argparse.Namespace) -> None:
     exported = work_dir / f"{NAME}_backbone.pth"
     pictures = dict(pairs=work_dir / "pairs.png", curves=work_dir / "curves.png")
 
-    options = [f"randomness.seed={args.seed}", *as_options(fitted_options(cfg, epochs))]
+    fitted = fitted_to_images(cfg, manifest) | fitted_options(cfg, epochs)
+    options = [f"randomness.seed={args.seed}", *as_options(fitted)]
     if manifest["evaluation"] is None:
         options.append("default_hooks.knn_eval=None")  # It has no images either.
     drawn = [str(config), "--out", str(pictures["pairs"]), "--cfg-options", *options]
@@ -198,6 +201,41 @@ def prepare_images(own: dict[str, str | None], work_dir: Path) -> tuple[Path, di
     if code := subprocess.call(command):
         raise SystemExit(code)
     return folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def fitted_to_images(cfg: Any, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that make batches and queue fit few images.
+
+    The queue holds whole batches of at most one pass, so that no image is among its own negatives.
+    The learning rate stays that of the config. The demo images need no option.
+
+    Args:
+        cfg: The config of the pre-training.
+        manifest: That of demo/prepare_demo.py.
+
+    Returns:
+        Values by dotted key.
+
+    Raises:
+        UserError: There is one remote-sensing image only.
+    """
+    from gersp_mm.utils.errors import UserError
+
+    images = manifest["counts"]["remote_sensing"]
+    if images < 2:
+        folder = manifest["request"]["remote_sensing"]
+        raise UserError(
+            f"--remote-sensing {folder} has one image; pre-training contrasts at least two"
+        )
+    batch = min(cfg.train_dataloader.batch_size, images)
+    fitted = {
+        "train_dataloader.batch_size": batch,
+        "auto_scale_lr.base_batch_size": batch,
+        "model.queue_len": min(cfg.model.queue_len, images // batch * batch),
+    }
+    return {
+        key: value for key, value in fitted.items() if value != reduce(getitem, key.split("."), cfg)
+    }
 
 
 def evaluate(cfg: Any, exported: Path, folder: Path, seed: int) -> dict[str, list[dict[str, Any]]]:

@@ -14,7 +14,8 @@ Examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,26 +99,39 @@ def label_texts(samples: Sequence[Any], classes: Sequence[str] | None = None) ->
     Args:
         samples: Data samples of the model's data set.
         classes: Names that the data set knows. Without them the images' folders are the names,
-            where each class has its own.
+            where each class has its own and it is no number.
     """
     labels = [int(s.gt_label) if "gt_label" in s else None for s in samples]
+    names = dict(enumerate(classes or ()))
     if not classes:
-        folders: dict[int, set[str]] = {}
+        files: dict[int, set[Path]] = {}
         for sample, label in zip(samples, labels):
             if label is not None:
-                path = str(sample.get("natural_path", ""))
-                folders.setdefault(label, set()).add(Path(path).parent.name)
-        told = {name for names in folders.values() for name in names}
-        if len(folders) > 1 and len(told) == len(folders) == sum(map(len, folders.values())):
-            return ["" if label is None else spaced(*folders[label]) for label in labels]
+                files.setdefault(label, set()).add(Path(str(sample.get("natural_path", ""))))
+        folders = {label: {path.parent.name for path in own} for label, own in files.items()}
+        if all(_of_demo(path, label) for label, own in files.items() for path in own):
+            names = _imagenet_names(files)
+        elif len(folders) > 1 and all(len(own) == 1 for own in folders.values()):
+            own_names = {label: own.pop() for label, own in folders.items()}
+            if len(set(own_names.values())) == len(own_names):
+                names = {k: name for k, name in own_names.items() if not name.isdigit()}
     return [
-        ""
-        if label is None
-        else spaced(classes[label])
-        if classes and label < len(classes)
-        else f"class {label}"
+        "" if label is None else spaced(names[label]) if label in names else f"class {label}"
         for label in labels
     ]
+
+
+def _of_demo(path: Path, label: int) -> bool:
+    """Say whether a file is one of the demo's photographs, named after its class in ImageNet."""
+    return re.fullmatch(rf"imagenet_\d+_{label}", path.stem) is not None
+
+
+def _imagenet_names(labels: Iterable[int]) -> dict[int, str]:
+    """Return the first name of classes of ImageNet-1k."""
+    from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
+
+    known = len(IMAGENET_CATEGORIES)
+    return {label: IMAGENET_CATEGORIES[label].split(",")[0] for label in labels if label < known}
 
 
 def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from gersp_mm.commands import quickstart as tool
-from gersp_mm.engine.runs import RunFolder
+from gersp_mm.engine.runs import TRAINING_LOG, RunFolder
 from gersp_mm.utils.errors import UserError
 from tests.support.forked import run
 from tests.support.smoke import ROOT, write_classes
@@ -48,6 +49,7 @@ def test_own_images_from_start_to_report(tmp_path: Path):
     assert "backbone.conv1.weight" in content["state_dict"]
     assert report["init_cfg"] in first.stdout
     assert "epoch 1, iteration" in first.stdout
+    assert "Lower model.queue_len" not in (work_dir / TRAINING_LOG).read_text()
 
     trained = Path(report["files"]["backbone"]).stat().st_mtime_ns
     second = start(tmp_path, *options, "--epochs", 1)
@@ -59,6 +61,31 @@ def test_own_images_from_start_to_report(tmp_path: Path):
     other = start(tmp_path, *options, "--epochs", 2)
     assert other.returncode == 2 and "images" not in other.stdout
     assert "a run with epochs 1 instead of 2: add --force" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "queue"),
+    [(2000, 32, 512), (512, 32, 512), (511, 32, 480), (40, 32, 32), (24, 24, 24), (2, 2, 2)],
+)
+def test_batches_and_queue_fit_the_number_of_images(images, batch, queue):
+    cfg = Config.fromfile(ROOT / tool.CONFIG)
+    manifest = dict(counts=dict(remote_sensing=images))
+    fitted = tool.fitted_to_images(cfg, manifest)
+    if images >= 512:
+        assert fitted == {}
+    cfg.merge_from_dict(fitted)
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
+    assert cfg.model.queue_len == queue
+
+
+def test_one_image_is_too_few():
+    manifest = dict(counts=dict(remote_sensing=1), request=dict(remote_sensing="/my/tiles"))
+    cfg = Config.fromfile(ROOT / tool.CONFIG)
+    with pytest.raises(UserError) as caught:
+        tool.fitted_to_images(cfg, manifest)
+    assert str(caught.value) == (
+        "--remote-sensing /my/tiles has one image; pre-training contrasts at least two"
+    )
 
 
 @pytest.mark.parametrize(

@@ -228,17 +228,15 @@ def test_a_queue_that_is_never_full_is_said(pair_data, tmp_path):
 
 @pytest.mark.parametrize(("symmetric", "keys"), [(False, 24), (True, 48)])
 def test_a_queue_of_more_than_one_pass_is_said(pair_data, tmp_path, symmetric, keys):
-    cfg = demo_config(pair_data, tmp_path, iterations=7)  # of 4 images, of 24
-    cfg.model.symmetric = symmetric
     found = {}
-    for length, iterations in ((keys, 7), (keys + 1, 6), (keys + 1, 7)):
-        cfg.model.queue_len = length
-        cfg.train_cfg.max_iters = iterations
+    for length, epochs in ((keys, 2), (keys + 1, 1), (keys + 1, 2)):
+        cfg = demo_config(pair_data, tmp_path, iterations=6, epochs=epochs)  # of 4 images, of 24
+        cfg.model.update(symmetric=symmetric, queue_len=length)
         runner = build(cfg)
         runner._train_loop = runner.build_train_loop(runner._train_loop)
-        found[length, iterations] = list(batch.check_queue_repeats(runner))
-    assert not found[keys, 7] and not found[keys + 1, 6]
-    (finding,) = found[keys + 1, 7]
+        found[length, epochs] = list(batch.check_queue_repeats(runner))
+    assert not found[keys, 2] and not found[keys + 1, 1]
+    (finding,) = found[keys + 1, 2]
     assert finding.severity == "warning"
     assert finding.text == (
         f"model.queue_len={keys + 1} is more than the {keys} keys of one pass over the 24 "

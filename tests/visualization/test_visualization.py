@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmpretrain.structures import DataSample
 from PIL import Image
 
 from gersp_mm.utils.errors import UserError
@@ -137,6 +138,23 @@ def test_pairs_are_what_the_model_gets(pair_data: Path, tmp_path: Path):
         folder = pair_data / "natural" / label.replace(" ", "_")
         of_files = [np.asarray(Image.open(p)).reshape(-1, 3).mean(0) for p in folder.glob("*.jpg")]
         assert np.abs(np.stack(of_files) - mean).max(1).min() < 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "classes", "names"),
+    [
+        (("d/0853/imagenet_0_853.jpg", "d/0455/imagenet_1_455.jpg"), None, "thatch,bottlecap"),
+        (("d/0853/a.jpg", "d/0455/b.jpg"), None, "class 853,class 455"),
+        (("d/GreenRoof/a.jpg", "d/cork/b.jpg"), None, "green roof,cork"),
+        (("d/all/a.jpg", "d/all/b.jpg"), None, "class 853,class 455"),
+        (("d/x/a.jpg", "d/y/b.jpg"), ["Zero"] * 456, "class 853,zero"),
+    ],
+)
+def test_natural_labels_are_names_where_names_are_known(paths, classes, names):
+    samples = [
+        DataSample(natural_path=path).set_gt_label(label) for path, label in zip(paths, (853, 455))
+    ]
+    assert browse_pairs.label_texts(samples, classes) == names.split(",")
 
 
 def test_restore_undoes_the_normalisation():
