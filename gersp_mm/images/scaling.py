@@ -111,14 +111,22 @@ def raster_to_rgb(
     return scale.to_rgb(raster, info.kind)
 
 
-def check_raster(content: bytes) -> None:
-    """Decode a raster to see that it can be read.
+def check_raster(content: bytes) -> RasterInfo:
+    """Decode a raster to see that it can be read; of one above :data:`WHOLE_SIDE` only spots.
+
+    Returns:
+        What its header says.
 
     Raises:
-        RasterError: It cannot.
+        RasterError: It cannot be read.
     """
     with rasters.opened(content) as dataset:
-        rasters.read(dataset, rasters.describe(dataset).bands)
+        info = rasters.describe(dataset)
+        if max(info.height, info.width) > WHOLE_SIDE:
+            sample(dataset, info, info.bands)
+        else:
+            rasters.read(dataset, info.bands)
+    return info
 
 
 def raster_source(path: str) -> str | bytes:
