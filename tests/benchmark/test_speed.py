@@ -242,6 +242,7 @@ def test_flops_and_what_is_printed_of_a_gpu(capsys: pytest.CaptureFixture[str]):
 SCRIPTS = {
     "step": "--arch 18 --size 33 --batch 4 --queue 64 --rounds 2 --warmup 0",
     "input": "--images IMAGES --sources 64 --files 2 --pairs 2 --batch 2 --rounds 2 --warmup 0",
+    "scenes": "--side 640 --pairs 2 --rounds 2 --warmup 0 --layouts tiles",
     "end_to_end": "--images IMAGES --batch 4 --size 33 --workers 0 --queue 64 --steps 2 --first 1 "
     "--rounds 1 --threads 1",
 }
@@ -281,6 +282,13 @@ def test_input_script(run: Any) -> None:
     rates = row["values"]["pairs_per_s_per_core"]
     assert {*rates} == {*load("input").CONTENDERS}
     assert all(rate["median"] > 0 for rate in rates.values())
+
+
+def test_scenes_script(run: Any) -> None:
+    pytest.importorskip("rasterio")
+    (row,) = run("scenes")
+    assert {"ours", "whole file"} <= {*row["values"]["pairs_per_s"]}
+    assert "ours / whole file" in row["ratios"] and 1 < row["values"]["worker_private_mb"] < 500
 
 
 @pytest.mark.slow
