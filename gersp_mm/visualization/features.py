@@ -160,8 +160,12 @@ def _samples(images: EvalImages) -> Iterator[tuple[str, int]]:
 
 
 def spaced(name: str) -> str:
-    """Write a class name in words: ``AnnualCrop`` and ``annual_crop`` become ``annual crop``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " ")).lower()
+    """Write a class name in words: ``AnnualCrop`` and ``annual_crop`` become ``annual crop``.
+
+    A name in capitals alone, as ``SOAP_031``, keeps them.
+    """
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " "))
+    return words if words.isupper() else words.lower()
 
 
 def save_figure(figure: Any, out: Path, dpi: int = 110) -> None:
