@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -76,9 +77,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def remove_temporaries(folder: str | os.PathLike) -> None:
-    """Delete what the two above left in ``folder`` when their process was killed."""
-    for leftover in Path(folder).glob(f".*{TEMPORARY_SUFFIX}"):
+def remove_temporaries(folder: str | os.PathLike, name: str | None = None) -> None:
+    """Delete what the two above left in ``folder`` when their process was killed.
+
+    Args:
+        folder: Folder of the files; it need not exist.
+        name: Delete only what was to become the file of this name; all by default.
+    """
+    start = "." if name is None else f".{glob.escape(name)}."
+    for leftover in Path(folder).glob(f"{start}*{TEMPORARY_SUFFIX}"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

@@ -68,7 +68,8 @@ CELL = 1.55  # inches, side of an image
 class Probed(nn.Module):
     """A frozen backbone with a linear classifier behind it.
 
-    ``stage`` is what maps are made of: it passes on the backbone's last output.
+    ``stage`` is what maps are made of: it passes on the backbone's last output. ``grid`` is the
+    height and width of that output in the latest call.
 
     Args:
         backbone: See :class:`gersp_mm.backbones.named.Backbone`.
@@ -81,6 +82,7 @@ class Probed(nn.Module):
         self.name, self.mean, self.std = backbone.name, backbone.mean, backbone.std
         self.backbone = backbone.network
         self.stage = nn.Identity()
+        self.grid = (0, 0)
         self.classifier = nn.Linear(weight.shape[1], weight.shape[0])
         self.classifier.weight.data, self.classifier.bias.data = weight, bias
 
@@ -93,6 +95,7 @@ class Probed(nn.Module):
                 f"{self.name}: the backbone gives {tuple(output.shape)}, no map N×D×H×W of which "
                 "activation maps could be made"
             )
+        self.grid = (output.shape[2], output.shape[3])
         if torch.is_grad_enabled():
             output.requires_grad_()
         return self.classifier(pool(self.stage(output)))
@@ -108,6 +111,7 @@ class Seen(NamedTuple):
         probabilities: N, of the predicted labels.
         accuracy: Accuracy of the probe in per cent.
         held_out: Number of images that the accuracy is of.
+        grid: Height and width of a map before it was enlarged.
     """
 
     maps: np.ndarray
@@ -116,6 +120,7 @@ class Seen(NamedTuple):
     probabilities: list[float]
     accuracy: float
     held_out: int
+    grid: tuple[int, int]
 
 
 def fit_probe(
@@ -234,6 +239,7 @@ def look(
         best.tolist(),
         accuracy,
         math.ceil(0.2 * len(labels)),  # as linear_probe splits them
+        model.grid,
     )
 
 
@@ -291,7 +297,11 @@ def draw(
             axis.xaxis.labelpad = 2
     axes[0, 0].set_title("image", fontsize=9)
     for axis, (name, result) in zip(axes[0, 1:], seen.items()):
-        axis.set_title(f"{name}\nprobe {result.accuracy:.1f} % of {result.held_out}", fontsize=9)
+        axis.set_title(
+            f"{name}\nprobe right on {result.accuracy:.1f} %\nof {result.held_out} images, "
+            f"maps of {result.grid[0]} x {result.grid[1]}",
+            fontsize=8,
+        )
     bar = figure.colorbar(plt.cm.ScalarMappable(cmap=paint), ax=axes, aspect=40, pad=0.01)
     bar.set_label("evidence, as a share of the largest in the map", fontsize=8)
     bar.ax.tick_params(labelsize=7)

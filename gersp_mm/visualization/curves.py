@@ -199,10 +199,15 @@ def draw(
             lines[random_knn] = "random weights"
         for value, text in lines.items():
             axis.axhline(value, color="0.4", linestyle=":" if text == "chance" else "--")
-            axis.annotate(text, (last, value), color="0.3", fontsize=7, ha="right", va="bottom")
+            axis.annotate(
+                text, (last, value), (0, 2), textcoords="offset points",
+                color="0.3", fontsize=7, ha="right", va="bottom",
+            )  # fmt: skip
         title = TITLES.get(name, name.replace("_", " ").replace("/", ": "))
         if name in TITLES and title.endswith("(%)"):
             _widen(axis)
+        if name == "queue_age":  # constant once the queue is full
+            axis.set_ylim(bottom=0)
         notes = {setting.note for setting in settings.values()} - {""}
         if name == "loss_ct" and notes:
             title += f"\n{notes.pop() if len(notes) == 1 else 'T and queue differ, see the legend'}"

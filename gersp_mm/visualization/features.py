@@ -15,7 +15,7 @@ import torch
 from gersp_mm.backbones.named import Backbone, load_backbones
 from gersp_mm.evaluation.features import EvalImages, extract_features
 from gersp_mm.utils.errors import UserError, listed
-from gersp_mm.utils.files import replacing
+from gersp_mm.utils.files import remove_temporaries, replacing
 
 
 def add_backbone_arguments(parser: argparse.ArgumentParser, out: str) -> None:
@@ -160,11 +160,19 @@ def _samples(images: EvalImages) -> Iterator[tuple[str, int]]:
 
 
 def spaced(name: str) -> str:
-    """Write a class name in words: ``AnnualCrop`` and ``annual_crop`` become ``annual crop``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " ")).lower()
+    """Write a class name in words: ``AnnualCrop`` and ``annual_crop`` become ``annual crop``.
+
+    A name in capitals alone, as ``SOAP_031``, keeps them.
+    """
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " "))
+    return words if words.isupper() else words.lower()
 
 
 def save_figure(figure: Any, out: Path, dpi: int = 110) -> None:
-    """Write a figure of matplotlib as a png, whole or not at all."""
+    """Write a figure of matplotlib as a png, whole or not at all.
+
+    What earlier calls for the same file left when their process was killed is deleted.
+    """
+    remove_temporaries(out.parent, out.name)
     with replacing(out) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)

@@ -82,7 +82,7 @@ def draw(
     figure, axes = plt.subplots(
         len(rows),
         len(widths),
-        figsize=(CELL * sum(widths) + 1.2, CELL * len(rows) + 0.55),
+        figsize=(CELL * sum(widths) + 1.2, CELL * len(rows) + 0.9),
         squeeze=False,
         gridspec_kw=dict(width_ratios=widths, wspace=0.06, hspace=0.06),
     )
@@ -90,7 +90,7 @@ def draw(
         left=1.1 / figure.get_figwidth(),
         right=1 - 0.1 / figure.get_figwidth(),
         top=1 - 0.5 / figure.get_figheight(),
-        bottom=0.05 / figure.get_figheight(),
+        bottom=0.4 / figure.get_figheight(),
     )
     for axis in axes.flat:
         axis.axis("off")
@@ -114,6 +114,17 @@ def draw(
             f"{name}\nprecision@{k} {precision:.1f} %",
             fontsize=9, ha="center", va="bottom",
         )  # fmt: skip
+    axes[0, 0].set_title("image", fontsize=9)
+    left = axes[-1, 0].get_position()
+    height = 0.12 / figure.get_figheight()
+    texts = [
+        ("green frame: of the image's class", RIGHT),
+        ("red frame: of another class", WRONG),
+        (f"nearest on the left; precision@{k} is the mean over {len(images)} images", "#444444"),
+    ]
+    for (text, colour), start in zip(texts, (0, 2.35, 4.3)):
+        place = left.x0 + start / figure.get_figwidth()
+        figure.text(place, height, text, fontsize=8.5, color=colour)
     save_figure(figure, out)
     plt.close(figure)
 

@@ -47,8 +47,8 @@ COMPONENTS = 50  # what t-SNE's authors reduce the features to first
 FOLDS = 5
 NEIGHBOURS = 20
 CAPTION = (
-    f"kNN top-1 (k = {NEIGHBOURS}) over {FOLDS} folds of the images drawn, silhouette of the "
-    "classes (cosine):\nboth of the features themselves, not of the projection"
+    "{name} of {count} images. kNN top-1 (k = {k}, {folds} folds of these images) and silhouette "
+    "of the classes\n(cosine) are of the features themselves, not of the projection"
 )
 MARKERS = "osD^vP"  # beyond 20 classes
 
@@ -109,7 +109,11 @@ def scores(features: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[flo
 
 
 def draw(
-    panels: dict[str, np.ndarray], labels: np.ndarray, names: dict[int, str], out: Path
+    panels: dict[str, np.ndarray],
+    labels: np.ndarray,
+    names: dict[int, str],
+    method: str,
+    out: Path,
 ) -> None:
     """Draw the panels with one legend.
 
@@ -117,6 +121,7 @@ def draw(
         panels: N×2 points by title.
         labels: N labels.
         names: Class name of each label.
+        method: ``'tsne'`` or ``'umap'``.
         out: The png to write.
     """
     import matplotlib
@@ -165,7 +170,9 @@ def draw(
         ncols=math.ceil(len(names) / (16 * rows)),
         handletextpad=0.2,
     )
-    figure.suptitle(CAPTION, fontsize=9)
+    name = dict(tsne="t-SNE", umap="UMAP")[method]
+    text = CAPTION.format(name=name, count=len(labels), k=NEIGHBOURS, folds=FOLDS)
+    figure.suptitle(text, fontsize=9)
     save_figure(figure, out)
     plt.close(figure)
 
@@ -201,5 +208,5 @@ def run(args: argparse.Namespace) -> None:
             numbers += f", silhouette {silhouette:.2f}"
         panels[f"{name}\n{numbers}"] = project(features, args.method, args.seed)
         print(f"{name}: {numbers}, {len(images)} images")
-    draw(panels, images.labels.numpy(), names, args.out)
+    draw(panels, images.labels.numpy(), names, args.method, args.out)
     print(f"wrote {args.out}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from mmengine.hooks import Hook
 
-from gersp_mm.engine.hooks import DeferredRuntimeInfoHook
+from gersp_mm.engine.hooks import DeferredRuntimeInfoHook, runtime_info
 from tests.support.runs import build, demo_config, load, train
 
 
@@ -50,6 +51,24 @@ def test_log_is_that_of_mmengines_own_hook(pair_data, tmp_path):
     assert history[0] == pytest.approx(reference[0], rel=1e-6) and len(history[0]) == 10
     # read at the log lines (every third iteration, of the run and of an epoch) and at epochs' ends
     assert count.known == [0, 0, 3, 3, 5, 6, 6, 8, 9, 10]
+
+
+@pytest.mark.parametrize(("silence", "told"), [(0, 1), (1e9, 0)])
+def test_the_first_iteration_is_told_where_a_line_is_long_in_coming(
+    pair_data, tmp_path, monkeypatch, silence, told
+):
+    monkeypatch.setattr(runtime_info, "SILENCE", silence)
+    cfg = config(pair_data, tmp_path, "gersp_mm.DeferredRuntimeInfoHook")
+    cfg.log_level = "INFO"
+    runner = train(cfg)
+    (log,) = Path(runner._log_dir).glob("*.log")
+    lines = [line for line in log.read_text().splitlines() if " took " in line]
+    assert len(lines) == told
+    if told:
+        first = runner.message_hub.get_scalar("train/loss").data[0][0]
+        assert "iteration 1 took" in lines[0] and f"loss: {first:.4f}" in lines[0]
+        assert lines[0].endswith("(the next line comes within 3 iterations)")
+    assert len(scalars(runner)) == 2  # as without
 
 
 def test_a_checkpoint_between_two_log_lines_holds_all_values(pair_data, tmp_path):

@@ -299,7 +299,7 @@ def test_grad_cam_of_a_probe_is_the_weighted_sum_of_channels():
 def test_a_map_is_told_by_its_own_class():
     maps = np.zeros((3, 2, 2))
     maps[:2] = 1
-    seen = cam_grid.Seen(maps, [0, 1, 1], [0, 0, 0], [0.9, 0.8, 0.7], 50.0, 4)
+    seen = cam_grid.Seen(maps, [0, 1, 1], [0, 0, 0], [0.9, 0.8, 0.7], 50.0, 4, (2, 2))
     assert [cam_grid.caption(seen, row, {0: "SeaLake", 1: "Pasture"}) for row in range(3)] == [
         "sea lake 90 %",
         "predicted sea lake 80 %\nmap of pasture",
@@ -444,5 +444,5 @@ def test_more_classes_than_colours(tmp_path: Path):
     count = 45
     points, labels = np.random.default_rng(0).normal(size=(90, 2)), np.arange(90) % count
     names = {label: f"class_{label}" for label in range(count)}
-    tsne.draw({"a\nkNN 1 %": points}, labels, names, tmp_path / "many.png")
+    tsne.draw({"a\nkNN 1 %": points}, labels, names, "tsne", tmp_path / "many.png")
     assert Image.open(tmp_path / "many.png").width > 500

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmpretrain.structures import DataSample
 from PIL import Image
 
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization import curves
 from gersp_mm.visualization import pairs as browse_pairs
+from gersp_mm.visualization.features import save_figure
 from tests.support.forked import run
 from tests.support.smoke import ROOT, smoke_twin
 
@@ -186,3 +188,11 @@ def test_browse_pairs_without_a_batch(pair_data: Path, tmp_path: Path):
 def test_help_has_examples(name: str, tmp_path: Path):
     done = run(FOLDER / f"{name}.py", "--help", output=tmp_path)
     assert done.returncode == 0 and "Examples:" in done.stdout
+
+
+def test_a_picture_removes_what_a_killed_one_of_its_name_left(tmp_path: Path):
+    for name in (".a[1].png.x7_q.tmp", ".b.png.k3.tmp", ".a[1].png.keep"):
+        (tmp_path / name).write_bytes(b"half")
+    save_figure(Figure((1, 1)), tmp_path / "a[1].png")
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".a[1].png.keep", ".b.png.k3.tmp", "a[1].png"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 
 from gersp_mm.registry import HOOKS
+
+SILENCE = 30  # seconds without a line of the log from which the first iteration is told
 
 
 @HOOKS.register_module()
@@ -17,17 +21,29 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     MMEngine's hook reads every value in every iteration, and each time the host waits for the
     device. This hook keeps the values on the device and reads them together before a log line, a
     checkpoint and the end of an epoch. The logged values are the same.
+
+    Where the log would be silent for long, it writes the values of a start's first iteration at
+    once, into the text log alone.
     """
 
     def __init__(self) -> None:
         self._waiting: list[tuple[list[str], torch.Tensor]] = []
         self._interval = 1
+        self._began: float | None = None
+        self._told = False
 
     def before_train(self, runner: Any) -> None:
         """Look up the interval of the log."""
         super().before_train(runner)
+        self._began = None
         loggers = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._interval = min(loggers, default=1)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Note when the first iteration begins."""
+        super().before_train_iter(runner, batch_idx, data_batch)
+        if self._began is None:
+            self._began = time.perf_counter()
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -42,6 +58,19 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         due = due or self.every_n_inner_iters(batch_idx, self._interval)
         if due or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._read(runner)
+        elif not self._told:
+            self._tell(runner)
+        self._told = True
+
+    def _tell(self, runner: Any) -> None:
+        seconds = time.perf_counter() - (self._began or math.inf)
+        if seconds * self._interval >= SILENCE and self._waiting:
+            names, row = self._waiting[-1]
+            values = "  ".join(f"{name}: {value:.4f}" for name, value in zip(names, row.tolist()))
+            runner.logger.info(
+                f"iteration {runner.iter + 1} took {seconds:.1f} s  {values}  (the next line comes "
+                f"within {self._interval} iterations)"
+            )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Add the values up to now to the checkpoint."""
