@@ -74,11 +74,7 @@ class PairedDataset(Dataset):
         self.cache_images = cache_images
         # The readers of both sources, which DeviceImagesHook replaces.
         self.readers: dict[str, Any] = {
-            name: DecodedImages(
-                name,
-                source,
-                getattr(source, "read_window", functools.partial(self._decode, source)),
-            )
+            name: DecodedImages(name, source, self._reader(source))
             for name, source in self._sources()
             if source is not None
         }
@@ -146,7 +142,7 @@ class PairedDataset(Dataset):
         return ("remote_sensing", self.remote_sensing), ("natural", self.natural)
 
     def _reader(self, source: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """Return what gives the image of a source: windows of scenes are read by the source."""
+        """Return the function that reads an image; windows of scenes are read by their source."""
         return getattr(source, "read_window", functools.partial(self._decode, source))
 
     def _decode(self, source: Any, info: dict[str, Any]) -> dict[str, Any]:
