@@ -24,6 +24,7 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 VERSION = runpy.run_path(str(ROOT / "gersp_mm" / "version.py"))
+requirements = VERSION["requirements"]
 SHIPPED = (
     "configs", "tools", "demo", "requirements", "model-index.yml", "results/paper.csv",
     "results/paper.yml",
@@ -33,13 +34,6 @@ CHECKOUT_ONLY = (
     "setup_env.sh", "setup_env.py", "quickstart.sh", "demo_detection.sh", "run_tests.sh",
 )  # fmt: skip
 SUFFIXES = {".py", ".sh", ".yml", ".md", ".txt", ".json", ".csv"}
-
-
-def requirements(name: str) -> list[str]:
-    """Requirement lines of `requirements/<name>.txt` without comments."""
-    lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    stripped = (line.split("#", 1)[0].strip() for line in lines)
-    return [line for line in stripped if line]
 
 
 def openmmlab(*modules: str) -> list[str]:

@@ -1,39 +1,44 @@
 """Version of gersp_mm and the versions of its neighbours it was written for and tested with.
 
 The neighbours come from ``requirements/stacks.json``, the one table of the two OpenMMLab families.
-Standard library only: ``setup.py`` and ``tools/check_env.py`` read this file by its path, before
-anything is installed.
+Standard library only: ``setup.py``, ``tools/check_env.py`` and ``tools/setup_env.py`` read this
+file by its path, before anything is installed.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 
 
-def _table() -> dict[str, Any]:
-    """Return the table of stacks, of an installed wheel or of a checkout."""
+def _requirements_folder() -> Path:
+    """Return the folder with the table and the requirement files, of a wheel or of a checkout."""
     package = Path(__file__).resolve().parent
-    for folder in (package / ".mim", package.parent):
-        path = folder / "requirements" / "stacks.json"
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+    for folder in (package / ".mim" / "requirements", package.parent / "requirements"):
+        if (folder / "stacks.json").is_file():
+            return folder
     raise FileNotFoundError(
         f"requirements/stacks.json is missing beside {package}: this copy of gersp_mm is incomplete"
     )
 
 
-_TABLE = _table()
+_FOLDER = _requirements_folder()
+_TABLE: dict[str, Any] = json.loads((_FOLDER / "stacks.json").read_text(encoding="utf-8"))
 
 #: The families of OpenMMLab: name -> title, packages, limits; the first is what gets installed.
 STACKS: dict[str, dict[str, Any]] = _TABLE["stacks"]
 
 #: What holds whatever the family: rows of ``if``, ``then`` (requirements) and ``why``.
 RULES: list[dict[str, str]] = _TABLE["rules"]
+
+#: What one can do here: name -> title, requirement files, OpenMMLab hosts, option of the installer.
+TASKS: dict[str, dict[str, Any]] = _TABLE["tasks"]
 
 #: What gersp_mm cannot do without.
 CORE = ("torch", "torchvision", "mmengine", "mmcv", "mmpretrain")
@@ -76,3 +81,39 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     )
     for name in SUPPORTED
 }
+
+
+def distribution_name(requirement: str) -> str:
+    """Return the distribution that a requirement names, spelt as pip compares names."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
+
+
+def satisfies(version: str, requirement: str) -> bool:
+    """Whether ``version`` meets e.g. ``'numpy>=1.22,<2'``; compares release numbers only."""
+    compare = {"==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<": operator.lt}
+    bounds = re.findall(r"([=!>]=|<)([\w.]+)", requirement)
+    return all(compare[sign](version_key(version), version_key(bound)) for sign, bound in bounds)
+
+
+def requirements(name: str) -> list[str]:
+    """Return the requirements in ``requirements/<name>.txt``, without comments."""
+    lines = (_FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in (line.split("#")[0].strip() for line in lines) if line]
+
+
+def installed(paths: list[str]) -> dict[str, str]:
+    """Return name -> version of the distributions in folders such as ``sys.path``.
+
+    Of two distributions with one name that of the earlier folder counts, as in an import.
+    """
+    items = [(item.metadata["Name"], item.version) for item in metadata.distributions(path=paths)]
+    return {distribution_name(name): version for name, version in reversed(items) if name}
+
+
+def families(found: dict[str, str]) -> dict[str, list[str]]:
+    """Return stack -> distributions of OpenMMLab that ``found`` holds of it, where it has any."""
+    held = {}
+    for stack, table in STACKS.items():
+        rows = [row for module, row in table["packages"].items() if module.startswith("mm")]
+        held[stack] = [name for row in rows for name in row["names"] if name in found]
+    return {stack: names for stack, names in held.items() if names}

@@ -1,22 +1,18 @@
 """Build, complete or repair the Python environment of this checkout.
 
-Started by tools/setup_env.sh; standard library only. The environment is the folder .venv of the
-checkout, or the one that GERSP_VENV names. When everything is there already, this only looks (a few
-seconds). Run again, it goes on where it was stopped, and repairs what was cut off. A torch that
+Run again it takes seconds, goes on where it was stopped, and repairs what was cut off. A torch that
 works is kept, and no family of OpenMMLab is ever replaced by the other.
 
 Examples:
   bash tools/setup_env.sh                   # pre-training and classification; compiles nothing
   bash tools/setup_env.sh --downstream      # also detection, rotated detection, segmentation
-  bash tools/setup_env.sh --tests --demo    # also what the tests and the quickstart need
   GERSP_VENV=.venv-original bash tools/setup_env.sh --stack original --downstream
 
 environment:
   GERSP_VENV       folder of the environment (default: .venv in the checkout)
   GERSP_PYTHON     the Python to build it with (default: the first of 3.11, 3.12, 3.10, 3.13)
-  PIP_*            pip's own settings. PIP_FIND_LINKS may name a folder or an index with compiled
-                   mmcv wheels; PIP_EXTRA_INDEX_URL may name PyTorch's CPU-only index, which saves
-                   gigabytes on a machine without a GPU
+  PIP_*            pip's own settings: PIP_FIND_LINKS for a folder or an index of compiled mmcv
+                   wheels, PIP_EXTRA_INDEX_URL for PyTorch's CPU-only index, which saves gigabytes
 """
 
 from __future__ import annotations
@@ -25,24 +21,18 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from importlib import metadata
 from pathlib import Path
 
+import check_env
 from check_env import ROOT, STACKS, TASKS, families, installed, key, own
 
-# Settings of pip that uv knows by other names.
-UV_NAMES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX",
-            "PIP_FIND_LINKS": "UV_FIND_LINKS", "PIP_CONSTRAINT": "UV_CONSTRAINT"}  # fmt: skip
-PYTHON = "import sys, pip._internal.cli.main; print('%d.%d' % sys.version_info[:2])"
-TORCH = "import torch; torch.ones(1).numpy(); print(torch.__version__)"
-PAIR = TORCH + "; import torchvision as t; t.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)"
-OPERATORS = "import torch, mmcv._ext; print('yes')"
-ABSENT = "try: import torch, mmcv._ext\nexcept ModuleNotFoundError as e: print(e.name[:9])"
+UV = ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "CONSTRAINT")  # pip's settings that uv shares
+PYTHON = "import pip._internal.cli.main; print('works')"
 
 
 class SetupError(Exception):
@@ -54,12 +44,12 @@ class Setup:
 
     def __init__(self, venv: Path, stack: str | None, tasks: list[str]) -> None:
         self.venv, self.python = venv, venv / "bin" / "python"
-        self.note = venv / "gersp_setup.txt"  # stack, fingerprint, and whether it was made here
+        self.note = venv / "gersp_setup.txt"  # stack, whether it was made here, fingerprint
         self.noted = self.note.read_text().split() if self.note.is_file() else []
-        self.made = "made" in self.noted or (venv / "gersp_setup.json").is_file()  # of earlier ones
         self.stack = self.choose(stack)
         self.table, self.packages = STACKS[self.stack], STACKS[self.stack]["packages"]
-        self.tasks = [t for t in tasks if not set(TASKS[t][1]) & set(self.table.get("absent", {}))]
+        absent = set(self.table.get("absent", {}))
+        self.tasks = [task for task in tasks if not absent & set(check_env.modules(task))]
 
     def run(self, *command: object, quiet: bool = False, **env: str) -> bool:
         """Run a command with its output on the screen, unless ``quiet``; it keeps the lock."""
@@ -67,165 +57,144 @@ class Setup:
         words, env = [str(part) for part in command], {**os.environ, **env}
         return not subprocess.call(words, stdout=out, stderr=out, env=env, close_fds=False)
 
-    def ask(self, code: str) -> str:
-        """Return the output of a line of Python in the environment; empty if it fails."""
-        if not self.python.exists():
+    def ask(self, *arguments: object) -> str:
+        """Return what the environment's Python prints; empty if it cannot run."""
+        try:  # not in the checkout, it imports there
+            command = [str(word) for word in (self.python, "-W", "ignore", *arguments)]
+            return subprocess.run(command, text=True, capture_output=True, cwd=self.venv).stdout
+        except OSError:
             return ""
-        command = [self.python, "-W", "ignore", "-c", code]  # not in the checkout, it imports there
-        done = subprocess.run(command, text=True, capture_output=True, cwd=self.venv)
-        return done.stdout.strip() if done.returncode == 0 else ""
 
     def pip(self, *arguments: object, quiet: bool = False, **env: str) -> bool:
         """Install by uv where it is, else by pip; SetupError if it fails, unless ``quiet``."""
         tool: list = [self.python, "-m", "pip", "install", "--disable-pip-version-check"]
         if shutil.which("uv"):
             tool = ["uv", "pip", "install", "--python", self.python]
-            env |= {new: os.environ[old] for old, new in UV_NAMES.items() if old in os.environ}
+            env |= {f"UV_{k}": os.environ[f"PIP_{k}"] for k in UV if f"PIP_{k}" in os.environ}
             env["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # as pip
-        done = self.run(*tool, *arguments, quiet=quiet, **env)
-        if not done and not quiet:
-            full = shutil.disk_usage(self.venv).free < 1 << 30
-            why = "the disk is full" if full else "its message stands above"
-            raise SetupError(f"installing failed, {why}; the same command goes on from there")
+        if not (done := self.run(*tool, *arguments, quiet=quiet, **env)) and not quiet:
+            pythons = f"{self.table['title']} need Python {' or '.join(self.table['pythons'])}"
+            raise SetupError(f"installing failed, see above ({pythons}); repeat it to go on there")
         return done
 
     def found(self) -> dict[str, str]:
         """Return name -> version of what the environment sees; of its folder, if Python is gone."""
-        code = f"import json, sys; sys.path.append({str(ROOT / 'tools')!r}); import check_env as c"
-        if seen := self.ask(code + "; print(json.dumps(c.installed()))"):
-            return json.loads(seen)
-        return installed([str(path) for path in self.venv.glob("lib/python*/site-packages")])
+        paths = self.ask("-c", "import sys; print(*sys.path, sep=chr(10))").splitlines()
+        return installed(paths or [str(p) for p in self.venv.glob("lib/python*/site-packages")])
 
     def choose(self, wanted: str | None) -> str:
         """Return the stack to install; stop where another one is there."""
         present = families(self.found())
         stack = wanted or next(iter([*self.noted, *STACKS]))
         for other in set(present) - {stack}:
-            title, names = STACKS[other]["title"], " ".join(present[other])
-            if stack in present:
-                raise SetupError(
-                    f"{self.venv} mixes two families, whose files overwrite each other. Remove one "
-                    f"({self.python} -m pip uninstall -y {names}) and repeat: the other is repaired"
-                )
+            names = " ".join(present[other])
             raise SetupError(
-                f"{self.venv} holds the {title} of OpenMMLab ({names}); nothing is replaced. "
-                f"Complete them (--stack {other}), or make another environment "
-                f"(GERSP_VENV=.venv-{stack} bash tools/setup_env.sh)"
+                f"{self.venv} holds the {STACKS[other]['title']} of OpenMMLab ({names}). Nothing "
+                f"is replaced: complete them (--stack {other}), remove them ({self.python} -m pip "
+                f"uninstall -y {names}), or name another folder (GERSP_VENV=.venv-{stack})"
             )
         return stack
 
     def fingerprint(self) -> str:
         """Changes with anything that decides what gets installed; mim's forwarders list configs."""
-        files = [*(ROOT / "requirements").iterdir(), ROOT / "setup.py", Path(__file__)]
-        configs = sorted(str(path) for path in (ROOT / "configs").rglob("*.py"))
-        content = b"".join(file.read_bytes() for file in sorted(files))
-        return hashlib.sha256(content + "".join(configs).encode()).hexdigest()
+        files = [ROOT / "setup.py", Path(__file__), *sorted((ROOT / "requirements").iterdir())]
+        parts = [*sorted(map(str, ROOT.glob("configs/**/*.py"))), *(f.read_text() for f in files)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
-    def write_note(self, fingerprint: str = "") -> None:
-        """Note what later runs go by."""
-        self.note.write_text(f"{self.stack} {fingerprint} {'made' * self.made}")
+    def look(self) -> dict:
+        """Return what check_env finds in the environment."""
+        words = [word for task in self.tasks for word in ("--require", task)]
+        said = self.ask(check_env.__file__, "--json", "--only-required", *words)
+        return json.loads(said or '{"command": "it does not run"}')
 
-    def check(self, quiet: bool = False) -> bool:
-        """Return whether all tasks can run; print the details unless ``quiet``."""
-        tasks = [word for task in self.tasks for word in ("--require", task)]
-        script = ROOT / "tools" / "check_env.py"
-        return self.run(self.python, script, "--only-required", *tasks, quiet=quiet)
+    def rows(self, *names: str) -> list[dict]:
+        """Return the rows of these modules in what check_env finds."""
+        packages = {row["name"]: row for row in self.look()["packages"]}
+        return [packages[name] for name in names]
 
-    # the steps -----------------------------------------------------------------------------------
     def make(self) -> None:
         """Make the environment, or repair its Python and what was cut off."""
-        existed, found = self.python.exists(), self.ask(PYTHON)
         if self.venv.is_dir() and os.listdir(self.venv) and not (self.venv / "bin").is_dir():
             raise SetupError(f"{self.venv} is no Python environment: move it, or set GERSP_VENV")
-        version = found or "{}.{}".format(*sys.version_info)
-        if version not in self.table["pythons"]:
-            raise SetupError(
-                f"the {self.table['title']} need Python {' or '.join(self.table['pythons'])}, this "
-                f"is {version}: name another by {'GERSP_VENV' if found else 'GERSP_PYTHON'}"
-            )
-        if not found:
+        if not self.python.exists():
+            self.noted = [self.stack, "made"]
+        if not self.ask("-c", PYTHON):
             for link in self.venv.glob("bin/python*"):  # the Python they point to may be gone
                 link.unlink()
-            base = sys.prefix == sys.base_prefix and self.run(
-                sys.executable, "-c", PAIR, quiet=True
-            )
-            make = [sys.executable, "-m", "venv", self.venv, *["--system-site-packages"] * base]
-            if not (self.run(*make) and self.ask(PYTHON)) and not self.run(*make, "--clear"):
-                raise SetupError(f"{self.venv} could not be made, the message stands above")
-        self.made = self.made or not existed
-        self.write_note()  # without fingerprint while it is in flux
+            # A torch of the Python itself is used, unless the other family is there as well.
+            alone = not set(families(installed(sys.path))) - {self.stack}
+            base = alone and self.run(sys.executable, "-c", check_env.TORCH, quiet=True)
+            options = ["--system-site-packages"] * (base and sys.prefix == sys.base_prefix)
+            if not self.run(sys.executable, "-m", "venv", self.venv, *options):
+                raise SetupError(f"{self.venv} could not be made: move it, or set GERSP_VENV")
+        self.note.write_text(" ".join([self.stack, *self.noted[1:2]]))  # in flux: no fingerprint
         for pin in damaged_distributions(self.venv):
             self.pip("--force-reinstall", "--no-deps", pin)
 
     def pins(self) -> list[str]:
         """Return requirements for torch and the libraries: what stays, and what is to come."""
         found, pins = self.found(), []
-        modules = {name for task in self.tasks for name in TASKS[task][1]}
-        for module in [name for name in self.packages if name in modules]:
+        wanted = {name for task in self.tasks for name in check_env.modules(task)}
+        for module in [name for name in self.packages if name in wanted]:
             row = self.packages[module]
             name = next((name for name in row["names"] if name in found), row["names"][0])
             version, tested = found.get(name, "0"), row["tested"]
-            if module == "mmcv" and version == "0" and not self.has_wheel(f"{name}=={tested}"):
+            wheel = ("--no-deps", "--only-binary=:all:", f"{name}=={tested}")
+            if module == "mmcv" and version == "0" and not self.pip(*wheel, quiet=True):
                 name = row["names"][-1]  # mmcv-lite; the fork, built in isolation, is as small
             # Environments made here follow the table exactly, but for a torch that was there.
-            follow = self.made and module not in ("torch", "torchvision")
+            follow = "made" in self.noted and module not in ("torch", "torchvision")
             stays = version == tested if follow else key(version) >= key(row["oldest"])
-            if module == "torch" and version != "0" and not stays and self.ask(TORCH):
+            old = module == "torch" and version != "0" and not stays
+            if old and self.run(self.python, "-c", check_env.TORCH, quiet=True):  # it works
                 raise SetupError(
-                    f"{self.venv} has torch {version}, too old for the {self.table['title']}, and "
-                    "nothing is replaced: take --stack original, or another folder (GERSP_VENV)"
+                    f"{self.venv} has torch {version}, too old for the {self.table['title']}. It "
+                    "stays: take --stack original, or name another folder (GERSP_VENV)"
                 )
             pins.append(f"{name}=={version if stays else tested}")
         if "torchvision" not in found and pins[0] != f"torch=={self.packages['torch']['tested']}":
             pins[1] = "torchvision"  # the partner of a torch that stays
         return pins
 
-    def has_wheel(self, pin: str) -> bool:
-        """Whether pip finds a wheel, which holds the compiled operators."""
-        with tempfile.TemporaryDirectory() as folder:
-            options = ("--no-deps", "--only-binary=:all:", "-d", folder, pin)
-            return self.run(self.python, "-m", "pip", "download", *options, quiet=True)
-
     def install(self, compile_ops: bool) -> None:
         """Run every step, check the result, and note that it is done; SetupError if one fails."""
         self.make()
-        stays = {} if self.made else {"setuptools": self.found().get("setuptools")}
-        limits = [line for line in self.table["limits"] if not stays.get(line.split(">")[0])]
-        pins, folder = [*self.pins(), *limits], ROOT / "requirements"
-        files = dict.fromkeys(folder / f"{f}.txt" for task in self.tasks for f in TASKS[task][2])
-        self.pip(*pins, "wheel", *(word for file in files for word in ("-r", file)))
-        if not self.ask(PAIR):  # there, but damaged or not fitting together
-            self.pip("--force-reinstall", "--no-deps", *pins[:2])
-        missing = not self.ask(OPERATORS)
-        if missing and (compile_ops or not self.ask(ABSENT)):  # or made for another torch
-            self.rebuild_mmcv(
-                next(pin for pin in pins if "mmcv" in pin).split("==")[1], compile_ops
-            )
-        if not self.pip("--only-binary=:all:", "-r", folder / "fast.txt", *pins, quiet=True):
+        stays = "made" not in self.noted and not compile_ops and "setuptools" in self.found()
+        limits = [line for line in self.table["limits"] if not (stays and "setuptools" in line)]
+        pins, folder = self.pins(), ROOT / "requirements"
+        files = dict.fromkeys(f"-r{folder}/{f}.txt" for t in self.tasks for f in TASKS[t]["files"])
+        self.pip(*pins, *limits, "wheel", *["ninja"] * compile_ops, *files)
+        torch, vision, mmcv = self.rows("torch", "torchvision", "mmcv")
+        if "broken" in (torch["state"], vision["state"]):
+            self.pip("--force-reinstall", "--no-deps", *pins[:2])  # they do not fit together
+            (mmcv,) = self.rows("mmcv")
+        misfit = mmcv["state"] == "broken" and re.search("_ext|ended Python", mmcv["note"])
+        if misfit or (compile_ops and mmcv["note"] == check_env.OURS):
+            self.replace_mmcv(mmcv["version"], compile_ops)
+        if not self.pip("--only-binary=:all:", f"-r{folder}/fast.txt", *pins, quiet=True):
             print("going on without fast.txt: slower on CPUs, no packed image folders")
-        for alone in [("mim", "tests"), ("cam", "demo")]:
-            if alone[1] in self.tasks:
-                self.pip("-q", "--no-deps", "-r", folder / f"{alone[0]}.txt")
+        for file, task in {"mim": "tests", "cam": "demo"}.items():
+            if task in self.tasks:
+                self.pip("-q", "--no-deps", f"-r{folder}/{file}.txt")
         self.pip("-q", "--no-deps", "--no-build-isolation", "--force-reinstall", "-e", ROOT)
-        if not self.check():
+        print(check_env.as_text(report := self.look()))
+        if report["command"]:
             raise SetupError("the installation ran through, but the check above found gaps")
-        self.write_note(self.fingerprint())
+        self.note.write_text(" ".join([self.stack, *self.noted[1:2], self.fingerprint()]))
 
-    def rebuild_mmcv(self, version: str, operators: bool) -> None:
+    def replace_mmcv(self, version: str, operators: bool) -> None:
         """Compile mmcv with its operators, or install it without them."""
-        names = self.packages["mmcv"]["names"]
+        names, env = self.packages["mmcv"]["names"], {}
         self.run(self.python, "-m", "pip", "uninstall", "-q", "-y", *names)
         # Not the cache: it may hold a wheel of this version of the other kind. A build in isolation
         # sees no torch and leaves the operators out; mmcv-lite, the last name, has none.
         options = ["--no-deps", "--no-cache-dir", f"--no-binary={names[0]}"]
-        if not operators:
-            self.pip(f"{names[-1]}=={version}", *options)
-            return
-        self.pip("ninja", "wheel", *self.table["limits"])
-        env = {"MMCV_WITH_OPS": "1", "CFLAGS": os.environ.get("CFLAGS", "-g0 -O2")}
-        if not shutil.which("nvcc") and "CUDA_HOME" not in os.environ:
-            env["CUDA_VISIBLE_DEVICES"] = ""  # no CUDA compiler: operators for the CPU
-        self.pip(f"{names[0]}=={version}", *options, "--no-build-isolation", **env)
+        if operators:
+            options.append("--no-build-isolation")
+            env = {"MMCV_WITH_OPS": "1", "CFLAGS": os.environ.get("CFLAGS", "-g0 -O2")}
+            if not shutil.which("nvcc") and "CUDA_HOME" not in os.environ:
+                env["CUDA_VISIBLE_DEVICES"] = ""  # no CUDA compiler: operators for the CPU
+        self.pip(f"{names[0 if operators else -1]}=={version}", *options, **env)
 
 
 def damaged_distributions(venv: Path) -> list[str]:
@@ -247,39 +216,30 @@ def damaged_distributions(venv: Path) -> list[str]:
     return damaged
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Install what the arguments ask for; return the exit code."""
-    head, _, tail = (__doc__ or "").partition("\nExamples:")
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "setup_env.sh", None, head, "Examples:" + tail, formatter_class=raw
-    )
+    parser = argparse.ArgumentParser("setup_env.sh", description=__doc__, formatter_class=raw)
     titles = "; ".join(f"{name}: {table['title']}" for name, table in STACKS.items())
     parser.add_argument("--stack", choices=list(STACKS), help=f"family of OpenMMLab ({titles})")
-    for option, text in {
-        "--downstream": "mmdet, mmrotate, mmsegmentation",
-        "--demo": "what requirements/demo.txt lists",
-        "--tests": "what requirements/tests.txt lists",
-        "--docs": "what requirements/docs.txt lists",
-        "--compile-ops": "compile mmcv's operators where no wheel is found (20 minutes on 2 cores)",
-    }.items():
-        parser.add_argument(option, action="store_true", help=text)
-    args = parser.parse_args(argv)
-    options = {"", *(f"--{name}" for name, value in vars(args).items() if value is True)}
-    began, venv = time.monotonic(), own()
+    for option in dict.fromkeys(row["option"] for row in TASKS.values() if row["option"]):
+        text = ", ".join(row["title"] for row in TASKS.values() if row["option"] == option)
+        parser.add_argument(option, action="append_const", dest="options", const=option, help=text)
+    text = "compile mmcv's operators where no wheel is found (20 minutes on 2 cores)"
+    parser.add_argument("--compile-ops", action="store_true", help=text)
+    args = parser.parse_args()
+    tasks = [task for task, row in TASKS.items() if row["option"] in ["", *(args.options or [])]]
     try:
-        setup = Setup(venv, args.stack, [task for task, row in TASKS.items() if row[3] in options])
-        noted = setup.fingerprint() in setup.noted
-        if args.compile_ops or not (noted and setup.check(quiet=True)):
+        setup = Setup(own(), args.stack, tasks)
+        finished = setup.fingerprint() in setup.noted and not setup.look()["command"]
+        if args.compile_ops or not finished:
             setup.install(args.compile_ops)
-    except SetupError as error:
-        print(f"setup_env: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nsetup_env: interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
-    print(f"ready in {time.monotonic() - began:.0f} s ({', '.join(setup.tasks)})")
-    print(f"enter it: source {os.path.relpath(venv)}/bin/activate")
+    except (SetupError, KeyboardInterrupt) as error:
+        said = str(error) or "interrupted; the same command goes on from there"
+        print(f"setup_env: {said}", file=sys.stderr)
+        return 1 if isinstance(error, SetupError) else 130
+    place = f"{os.path.relpath(setup.venv)}/bin/activate"
+    print(f"ready: {', '.join(setup.tasks)}; enter it: source {place}")
     return 0
 
 

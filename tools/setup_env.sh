@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Builds the Python environment of this checkout; `--help` lists the options.
-# This file finds a Python and takes a lock; tools/setup_env.py does the work.
+# Finds a Python and takes a lock for tools/setup_env.py; `--help` lists the options.
 set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 lock=${GERSP_VENV:-$here/../.venv}.lock
@@ -14,5 +13,5 @@ for python in ${GERSP_PYTHON:-python3.11 python3.12 python3.10 python3.13 python
     "$python" -c "$fits" >/dev/null 2>&1 && exec "$python" "$here/setup_env.py" "$@"
 done
 echo "setup_env: no Python >= 3.10 with the venv module found${GERSP_PYTHON:+ (GERSP_PYTHON=$GERSP_PYTHON)};" \
-    "install one (e.g. apt-get install python3 python3-venv) or name it: GERSP_PYTHON=/path/to/python" >&2
+    "install one (apt-get install python3-venv) or name it: GERSP_PYTHON=/path/to/python" >&2
 exit 1

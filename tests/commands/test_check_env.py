@@ -90,7 +90,8 @@ def test_json_and_require(bare_python: Path) -> None:
         }
     }
     assert report["packages"][0] == {
-        "name": "sphinx", "version": None, "state": "missing", "note": ""}  # fmt: skip
+        "name": "sphinx", "version": None, "state": "missing", "note": "",
+        "pin": "sphinx>=8.1"}  # fmt: skip
 
 
 def test_unknown_task_is_refused() -> None:
@@ -105,13 +106,13 @@ def test_an_mmcv_without_operators_is_named(tmp_path: Path) -> None:
     done = start(sys.executable, "--json", "--only-required", PYTHONPATH=str(tmp_path))
     report = json.loads(done.stdout)
     (row,) = [row for row in report["packages"] if row["name"] == "mmcv"]
-    assert (row["state"], row["note"]) == ("ok", "without compiled operators")
+    assert (row["state"], row["note"]) == ("ok", "operators of gersp_mm.ops, in torch")
     assert report["command"] == "" and report["tasks"]["pretraining"]["usable"]
 
 
 def judged(module, name: str, version: str | None, stack: str = "forks", **found: str) -> dict:
     row = {"name": name, "version": version, "note": ""}
-    return module.judge(name, row, module.STACKS[stack], found)
+    return module.judge(row, module.STACKS[stack], found)
 
 
 def test_broken_and_crashing_packages(
@@ -127,7 +128,7 @@ def test_broken_and_crashing_packages(
     assert rows["mmseg"]["state"] == "broken"  # it is there; something that it needs is not
     assert "a_module_that_is_not_there" in rows["mmseg"]["note"]
     assert rows["mmrotate"]["version"] == "1.2.1" and "state" not in rows["mmrotate"]
-    assert module.judge("mmseg", rows["mmseg"], module.STACKS["forks"], {})["pin"] == (
+    assert module.judge(rows["mmseg"], module.STACKS["forks"], {})["pin"] == (
         "onedl-mmsegmentation==1.4.2"
     )
 
@@ -137,20 +138,10 @@ def test_versions_are_judged_by_the_family(module) -> None:
     assert judged(module, "mmengine", "99.1")["note"] == f"newer than {tested}, the newest tested"
     old = judged(module, "mmrotate", "0.3.4")
     assert (old["state"], old["note"], old["pin"]) == (
-        "old", "needs 1.1.0 or newer", "onedl-mmrotate==1.2.1")  # fmt: skip
-    assert judged(module, "mmcv", "2.1.0")["state"] == "old"
+        "wrong", "needs onedl-mmrotate>=1.1.0", "onedl-mmrotate==1.2.1")  # fmt: skip
+    assert judged(module, "mmcv", "2.1.0")["state"] == "wrong"
     assert judged(module, "mmcv", "2.1.0", "original")["state"] == "ok"
     assert judged(module, "mmcv", "1.7.0", "original")["pin"] == "mmcv-lite==2.1.0"
-
-
-@pytest.mark.parametrize(
-    ("torch", "numpy", "state"),
-    [("2.1.2", "2.0.1", "wrong"), ("2.1.2", "1.26.4", "ok"), ("2.3.0", "2.0.1", "ok")],
-)
-def test_old_torch_needs_old_numpy(module, torch: str, numpy: str, state: str) -> None:
-    row = judged(module, "numpy", numpy, "original", torch=torch)
-    assert row["state"] == state
-    assert state == "ok" or (row["pin"] == "numpy<2" and row["note"].startswith("needs numpy<2:"))
 
 
 def write_metadata(folder: Path, **packages: str) -> None:
@@ -158,6 +149,21 @@ def write_metadata(folder: Path, **packages: str) -> None:
         info = folder / f"{name}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize(
+    ("torch", "numpy", "state"),
+    [("2.1.2", "2.0.1", "wrong"), ("2.1.2", "1.26.4", "ok"), ("2.3.0", "2.0.1", "ok")],
+)
+def test_old_torch_needs_old_numpy(
+    module, tmp_path: Path, monkeypatch, torch: str, numpy: str, state: str
+) -> None:
+    write_metadata(tmp_path, torch=torch, numpy=numpy)
+    monkeypatch.setattr(module, "probe", lambda names: {name: {"name": name} for name in names})
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    rows = {row["name"]: row for row in module.examine(["pretraining"])["packages"]}
+    note = "needs numpy<2: torch before 2.3 is compiled for numpy 1" if state == "wrong" else ""
+    assert (rows["numpy"]["state"], rows["numpy"]["note"]) == (state, note)
 
 
 def test_the_family_that_is_installed_is_named_alone(bare_python: Path, tmp_path: Path) -> None:
@@ -174,9 +180,10 @@ def test_the_family_that_is_installed_is_named_alone(bare_python: Path, tmp_path
 def test_mixed_families_block_everything(bare_python: Path, tmp_path: Path) -> None:
     write_metadata(tmp_path, mmengine="0.10.7", onedl_mmcv="2.3.6")
     report = json.loads(start(bare_python, "--json", PYTHONPATH=str(tmp_path)).stdout)
-    (row,) = [row for row in report["packages"] if row["state"] == "mixed"]
-    assert "mmengine" in row["note"] and "onedl-mmcv" in row["note"]
-    assert "OpenMMLab" in report["tasks"]["pretraining"]["blocked_by"]
+    rows = [row for row in report["packages"] if row["state"] == "mixed"]
+    assert [row["name"] for row in rows][:3] == ["mmengine", "mmcv", "mmpretrain"]
+    assert "mmengine" in rows[0]["note"] and "onedl-mmcv" in rows[0]["note"]
+    assert "mmengine" in report["tasks"]["pretraining"]["blocked_by"]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +205,24 @@ def test_satisfies(module, version: str, specifier: str, met: bool) -> None:
 def test_requirement_files_are_read_completely(module) -> None:
     for file in (ROOT / "requirements").glob("*.txt"):
         lines = [line for line in file.read_text().splitlines() if line and line[0] != "#"]
-        assert len(module.requirement_lines(file.stem)) == len(lines), file.name
-    assert "sphinx>=8.1" in module.requirement_lines("docs")
+        assert len(module.SHARED["requirements"](file.stem)) == len(lines), file.name
+    assert "sphinx>=8.1" in module.SHARED["requirements"]("docs")
     assert module.name_of("Import_Linter >=2.11") == "import-linter"
+
+
+def test_of_two_distributions_the_earlier_folder_counts(module, tmp_path: Path) -> None:
+    for folder, version in (("venv", "2.0"), ("base", "1.0")):
+        (tmp_path / folder).mkdir()
+        write_metadata(tmp_path / folder, torch=version)
+    paths = [str(tmp_path / "venv"), str(tmp_path / "base")]
+    assert module.installed(paths) == {"torch": "2.0"}
+
+
+def test_operators_of_ours_are_no_problem_and_the_compiled_ones_one_command(
+    module, monkeypatch
+) -> None:
+    row = {"name": "mmcv", "version": "2.3.6", "state": "ok", "note": module.OURS, "pin": ""}
+    report = module.examine([]) | {"packages": [row]}
+    text = module.as_text(report)
+    assert "ok      mmcv              2.3.6         operators of gersp_mm.ops, in torch" in text
+    assert "setup_env.sh --downstream --compile-ops" in text and "To complete it" not in text
