@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gersp_mm.images.decode import BadImageError
+from gersp_mm.images.decode import BadImageError, EmptyWindowError
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
 
@@ -48,16 +48,20 @@ class DecodedImages:
         Raises:
             UserError: Too many images in a row cannot be read.
         """
-        size = len(self.source)
+        size, stride = len(self.source), getattr(self.source, "stride", 1)
         attempts = max(MAX_BAD_IN_A_ROW, int(MAX_BAD_SHARE_IN_A_ROW * size))
+        last = ("", "")
         for offset in range(min(size, attempts)):
-            number = (index + offset) % size
+            number = (index + offset * stride) % size
             info = self.source.get_data_info(number)
             try:
                 return {**info, **self.decode(info), "number": number}
+            except EmptyWindowError as error:  # The file is intact.
+                last = info["img_path"], str(error)
             except BadImageError as error:
+                last = info["img_path"], str(error)
                 bad.append((self.name, info["img_path"], str(error)))
-        _, path, reason = bad[-1]
+        path, reason = last
         raise UserError(
             f"{offset + 1} images of {type(self.source).__name__} in a row cannot be read, the "
             f"last one being {escape_name(path)} ({reason}). Check the files and data_root."

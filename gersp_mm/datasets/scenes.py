@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import os.path as osp
 import re
@@ -16,11 +17,11 @@ from torch.utils.data import Dataset
 
 from gersp_mm.images import rasters
 from gersp_mm.images.census import Scene, look_at
-from gersp_mm.images.decode import BadImageError
+from gersp_mm.images.decode import BadImageError, EmptyWindowError
 from gersp_mm.images.listing import ImageList, find_images
 from gersp_mm.images.pixels import PERCENTILE, BandsError, PixelScale, Scale, is_nodata
 from gersp_mm.images.rasters import Raster, RasterError, RasterInfo
-from gersp_mm.images.scaling import find_scale
+from gersp_mm.images.scaling import find_by_samples, sample, spread
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, check_number, counted, listed
@@ -28,9 +29,10 @@ from gersp_mm.utils.files import escape_name
 
 RASTER_EXTENSIONS = (".tif", ".tiff", ".jp2", ".png", ".nc")
 ATTEMPTS = 8  # windows that are drawn for one cell until one has enough data
+SAMPLED_CELLS = 64  # of a scene, for its pixel scale
 CLEAN = 0.01  # share of no data that ends the search at once
 Window = tuple[int, int, int, int]  # top, left, height and width in pixels of the scene
-_METRES = re.compile(r"\s*([0-9.]+)\s*m\s*")
+_METRES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*m\s*")
 
 
 @DATASETS.register_module()
@@ -66,8 +68,8 @@ class Scenes(Dataset):
         bands: See :class:`gersp_mm.images.pixels.PixelScale`.
 
     Raises:
-        UserError: There is no scene, none can be read, an argument is out of its range, a window in
-            metres meets a scene without a ground scale, or rasterio is not installed.
+        UserError: There is no scene, none can be used, an argument is out of its range, or rasterio
+            is not installed.
     """
 
     labelled = False
@@ -94,6 +96,8 @@ class Scenes(Dataset):
         self.neighbour_key = _length("neighbour_key", neighbour_key, self.in_metres)
         if not 0 <= self.jitter < self.window:
             raise UserError(f"Scenes: jitter={jitter!r} must be smaller than window={window!r}")
+        if nodata not in ("auto", None) and not isinstance(nodata, (int, float)):
+            raise UserError(f"Scenes: nodata={nodata!r}: give a number, 'auto' or None")
         self.read_size = read_size
         self.max_nodata = max_nodata
         self.nodata = nodata
@@ -120,13 +124,15 @@ class Scenes(Dataset):
             UserError: See :func:`gersp_mm.images.scaling.find_scale`.
         """
         if self._pixel_scale is None:
-            self._pixel_scale = find_scale(
+            kinds: dict[str, int] = {}  # the first scene of each
+            for number, scene in enumerate(self.scenes):
+                kinds.setdefault(scene.info.kind, number)
+            self._pixel_scale = find_by_samples(
                 self.data_root or "the scenes",
-                len(self.scenes),
+                sorted({*spread(len(self.scenes)), *kinds.values()}),
                 lambda index: self.scenes[index].path,
+                self._sample,
                 self.asked_scale,
-                everything=True,
-                nodata=lambda index: self.scenes[index].nodata,
             )
         return self._pixel_scale
 
@@ -134,9 +140,36 @@ class Scenes(Dataset):
     def pixel_scale(self, found: PixelScale) -> None:
         self._pixel_scale = found
 
+    def _sample(self, index: int) -> tuple[str, np.ndarray]:
+        """Return the kind of a scene and some pixels with data, from all over it."""
+        scene = self.scenes[index]
+        chosen = np.linspace(0, len(scene.cells) - 1, SAMPLED_CELLS).round().astype(int)
+        centres = [self._centre(scene, tuple(scene.cells[n])) for n in np.unique(chosen)]
+        with rasters.opened(scene.path) as dataset:
+            found = sample(dataset, scene.info, self.asked_scale.choose(scene.info), centres)
+        valid = found.valid & ~is_nodata(found.values, scene.nodata)
+        return scene.info.kind, found.values[:, valid]
+
     def census(self) -> list[dict[str, Any]]:
         """Return the facts about each scene, plain Python, in the order of their paths."""
         return [scene.as_dict() for scene in self.scenes]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return for each scene, by its path below ``data_root``, what tells its content."""
+        root = self.data_root or os.curdir
+        return {osp.relpath(scene.path, root): scene.fingerprint for scene in self.scenes}
+
+    @property
+    def file_count(self) -> int:
+        """Number of scenes, also of those that cannot be used."""
+        return len(self.scenes) + len(self.bad)
+
+    @property
+    def stride(self) -> int:
+        """How many windows further a replacement is taken from, so that it is of another scene."""
+        size = len(self)
+        return next(step for step in range(int(0.618 * size) + 1, 2 * size + 2)
+                    if math.gcd(step, size) == 1)  # fmt: skip
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return ``dict(img_path=…, sample_idx=…, scene=…, cell=…)`` of one window."""
@@ -158,7 +191,8 @@ class Scenes(Dataset):
             scene), and ``key_img`` where the key view comes from a window of its own.
 
         Raises:
-            BadImageError: The pixels are damaged, or no window of the cell has enough data.
+            BadImageError: The pixels are damaged.
+            EmptyWindowError: No window of the cell has enough data.
         """
         scene = self.scenes[info["scene"]]
         draw = np.random.default_rng(np.random.randint(2**31, size=4))
@@ -212,7 +246,7 @@ class Scenes(Dataset):
             if lacking > self.max_nodata or found is None:
                 if fallback is not None:
                     return fallback
-                raise BadImageError(
+                raise EmptyWindowError(
                     f"no window at row {centre[0]:.0f}, column {centre[1]:.0f} has more than "
                     f"{1 - self.max_nodata:.0%} of data"
                 )
@@ -252,8 +286,9 @@ class Scenes(Dataset):
         with progress_bar("looking at scenes", "scene", len(paths)) as bar:
             for path in paths:
                 try:
-                    scene = look_at(path, self._cell_side(path), self.nodata)
-                except OSError as error:  # RasterError is one
+                    side = self._cell_side(path)
+                    scene = look_at(path, side, self.nodata, self.asked_scale.choose)
+                except (OSError, BandsError) as error:  # RasterError is the former
                     self.bad[path] = " ".join(str(error).split())
                 else:
                     (scenes if len(scene.cells) else empty).append(scene)
@@ -288,8 +323,8 @@ class Scenes(Dataset):
         with rasters.opened(path) as dataset:
             pixel_size = rasters.describe(dataset).pixel_size
         if pixel_size is None:
-            raise UserError(
-                f"{path} has no ground scale (no reference system, or no size of a pixel), so that "
+            raise RasterError(
+                "it has no ground scale (no reference system, or no size of a pixel), so that "
                 "window in metres says nothing. Give window in pixels, such as window=512"
             )
         return max(1, round(half / pixel_size))
@@ -321,13 +356,16 @@ def _find(data_root: str, files: str | Sequence[str]) -> list[str]:
         found = find_images(data_root, RASTER_EXTENSIONS)
     elif isinstance(files, str) and osp.isfile(osp.join(data_root, files)):
         path = osp.join(data_root, files)
-        is_list = not files.lower().endswith(RASTER_EXTENSIONS)
+        is_list = files.lower().endswith((".txt", ".csv", ".lst"))
         found = ImageList.read(path, data_root, False).paths if is_list else [files]
     elif isinstance(files, str):
         matched = glob.glob(osp.join(glob.escape(data_root), files), recursive=True)
         found = sorted(osp.relpath(path, data_root or os.curdir) for path in matched)
     else:
         found = list(files)
+    folders = [path for path in found if osp.isdir(osp.join(data_root, path))]
+    if folders:
+        raise UserError(f"Scenes: files={folders[0]!r} is a folder. Give it as data_root")
     if not found:
         raise UserError(
             f"Scenes: there is no scene in data_root={data_root!r}, files={files!r} (looked for: "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ SPOT = 16  # pixels a side of what is looked at in a cell otherwise
 # One value that fills this share of a scene's border, and this share of the scene, is suspected to
 # stand for no data.
 BORDER_SHARE, FILLED_SHARE = 0.2, 0.01
+STRETCHES = 8  # of the border at most, or it is a pattern of the image
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,21 @@ class Scene:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts in plain Python, with the number of windows in place of the cells."""
-        content = {**asdict(self), "info": self.info._asdict(), "windows": len(self.cells)}
-        del content["cells"]
+        content: dict[str, Any] = {name.name: getattr(self, name.name) for name in fields(self)}
+        content |= dict(cells=len(self.cells), info=self.info._asdict())
+        content["windows"] = content.pop("cells")
+        for part in (content, content["info"]):  # JSON has no NaN
+            if part["nodata"] is not None and not math.isfinite(part["nodata"]):
+                part["nodata"] = str(part["nodata"])
         return content
 
 
-def look_at(path: str, side: int, nodata: float | str | None = "auto") -> Scene:
+def look_at(
+    path: str,
+    side: int,
+    nodata: float | str | None = "auto",
+    choose: Callable[[RasterInfo], tuple[int, ...]] | None = None,
+) -> Scene:
     """Look at one scene.
 
     Args:
@@ -68,38 +80,46 @@ def look_at(path: str, side: int, nodata: float | str | None = "auto") -> Scene:
         side: Largest side of a cell in pixels.
         nodata: A value that stands for no data beside what the file declares; ``'auto'`` suspects
             one where a constant border is large, None takes the file's word.
+        choose: Gives the bands that are used; all by default.
 
     Raises:
         RasterError: It cannot be read.
+        BandsError: ``choose`` refuses its bands.
         UserError: rasterio is not installed.
     """
     with rasters.opened(path) as dataset:
         info = rasters.describe(dataset)
+        bands = info.bands if choose is None else choose(info)
         shape = max(1, -(-info.height // side)), max(1, -(-info.width // side))
-        sampled = _cells(dataset, info, shape)
-        declared = info.nodata if nodata == "auto" or nodata is None else None
-        suspected = None
-        if nodata == "auto":
-            suspected = _suspect(sampled) if bool(sampled.valid.all()) else None
-            nodata = suspected if suspected is not None else declared
-    valid = sampled.valid & ~is_nodata(sampled.values, suspected)
+        sampled = _cells(dataset, info, bands, shape)
+        end = max(0, info.height - SPOT), max(0, info.width - SPOT)
+        rasters.read(dataset, bands, (*end, min(SPOT, info.height), min(SPOT, info.width)))
+    suspected = _suspect(sampled) if nodata == "auto" and bool(sampled.valid.all()) else None
+    given = nodata if isinstance(nodata, (int, float)) else None
+    own = suspected if suspected is not None else given
+    valid = sampled.valid & ~is_nodata(sampled.values, own)
     share = valid.mean(axis=(1, 3))  # of each cell
     has_data = share > 0
     if sampled.valid.shape[1] != SAMPLES:  # a spot in the middle says little about the rest
         has_data = _dilated(has_data)
-    whole = np.issubdtype(np.dtype(info.dtype), np.integer)
-    largest = int(sampled.values[:, valid].max()) if whole and valid.any() else 0
     return Scene(
         path=path,
         info=info,
-        bits=largest.bit_length(),
-        nodata=declared if nodata is None else float(nodata),
+        bits=_bits(sampled.values[:, valid], info),
+        nodata=info.nodata if own is None else float(own),
         suspected=suspected is not None,
         valid_share=float(share.mean()),
         shape=shape,
         cells=np.argwhere(has_data).astype(np.int32),
         fingerprint=fingerprint(path),
     )
+
+
+def _bits(values: np.ndarray, info: RasterInfo) -> int:
+    """Return how many bits the largest value needs as it is stored; 0 for floating point."""
+    if not np.issubdtype(np.dtype(info.dtype), np.integer) or not values.size:
+        return 0
+    return int(round((float(values.max()) - info.offsets[0]) / info.scales[0])).bit_length()
 
 
 def fingerprint(path: str) -> str:
@@ -113,31 +133,35 @@ def fingerprint(path: str) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _cells(dataset: Any, info: RasterInfo, shape: tuple[int, int]) -> Raster:
+def _cells(
+    dataset: Any, info: RasterInfo, bands: tuple[int, ...], shape: tuple[int, int]
+) -> Raster:
     """Return values (bands×rows×a×columns×a) and validity (rows×a×columns×a) of samples of cells.
 
     With an overview, or in a small file, a is :data:`SAMPLES`; otherwise it is :data:`SPOT`.
     """
     rows, columns = shape
-    if max(info.height, info.width) <= WHOLE_SIDE or dataset.overviews(info.bands[0]):
+    if max(info.height, info.width) <= WHOLE_SIDE or dataset.overviews(bands[0]):
         each, size = SAMPLES, (rows * SAMPLES, columns * SAMPLES)
-        values, valid = rasters.read(dataset, info.bands, size=size, smooth=False)
+        values, valid = rasters.read(dataset, bands, size=size, smooth=False)
     else:
         each = SPOT
         spots = [
-            [_spot(dataset, info, (row + 0.5) / rows, (column + 0.5) / columns)
+            [_spot(dataset, info, bands, (row + 0.5) / rows, (column + 0.5) / columns)
              for column in range(columns)]
             for row in range(rows)
         ]  # fmt: skip
         values = np.block([[spot.values for spot in row] for row in spots])
         valid = np.block([[spot.valid for spot in row] for row in spots])
     return Raster(
-        values.reshape(len(info.bands), rows, each, columns, each),
+        values.reshape(len(bands), rows, each, columns, each),
         valid.reshape(rows, each, columns, each),
     )
 
 
-def _spot(dataset: Any, info: RasterInfo, down: float, across: float) -> Raster:
+def _spot(
+    dataset: Any, info: RasterInfo, bands: tuple[int, ...], down: float, across: float
+) -> Raster:
     """Read the pixels around a point, given as shares of the scene's height and width.
 
     A scene that is narrower than a spot is stretched to it.
@@ -146,23 +170,30 @@ def _spot(dataset: Any, info: RasterInfo, down: float, across: float) -> Raster:
     top = max(0, min(int(down * info.height) - height // 2, info.height - height))
     left = max(0, min(int(across * info.width) - width // 2, info.width - width))
     window = top, left, height, width
-    return rasters.read(dataset, info.bands, window, (SPOT, SPOT), smooth=False)
+    return rasters.read(dataset, bands, window, (SPOT, SPOT), smooth=False)
 
 
 def _suspect(sampled: Raster) -> float | None:
-    """Return the value that seems to stand for no data: equal in all bands, on a large border."""
+    """Return the value that seems to stand for no data: equal in all bands, on a large border.
+
+    It has to fill few stretches of the border, and of 8-bit values only black and white are
+    suspected.
+    """
     bands = len(sampled.values)
     rows, a, columns, _ = sampled.valid.shape
     picture = sampled.values.reshape(bands, rows * a, columns * a)
-    border = np.concatenate(
-        [picture[:, 0], picture[:, -1], picture[:, :, 0], picture[:, :, -1]], axis=1
-    )
+    sides = (picture[:, 0], picture[:, :, -1], picture[:, -1, ::-1], picture[:, ::-1, 0])
+    border = np.concatenate(sides, axis=1)  # once around
     constant = border[0][(border == border[0]).all(axis=0)]
+    if picture.dtype == np.uint8:
+        constant = constant[(constant == 0) | (constant == 255)]
     if not constant.size:
         return None
     found, counts = np.unique(constant, return_counts=True)
     value = found[counts.argmax()]
-    if counts.max() < BORDER_SHARE * border.shape[1]:
+    there = is_nodata(border, value)
+    stretches = int((there & ~np.roll(there, 1)).sum())
+    if counts.max() < BORDER_SHARE * border.shape[1] or stretches > STRETCHES:
         return None
     return float(value) if is_nodata(picture, value).mean() >= FILLED_SHARE else None
 

@@ -62,6 +62,10 @@ class BadImageError(OSError):
     """An image file that cannot be used; the message is the reason."""
 
 
+class EmptyWindowError(BadImageError):
+    """A window of an intact scene that has too few pixels with data."""
+
+
 def load_rgb(
     path: str, backend_args: dict | None = None, scale: PixelScale | None = None
 ) -> Image.Image:

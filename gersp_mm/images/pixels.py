@@ -28,7 +28,7 @@ class PixelScale:
     """Which bands of a raster are used, and which of their values become black and white.
 
     Photographs (8 bits, three bands or one, with or without transparency) are used as they are,
-    whatever this says.
+    whatever this says. Rasters of 8 bits are too, unless limits are given.
 
     Attributes:
         scale: ``'percentile'``: limits are found for each kind of raster and band as the 0.5 and
@@ -156,7 +156,7 @@ class PixelScale:
 
     def given_limits(self, kind: str) -> Limits | None:
         """Return the limits that need no sample; None where they have to be found."""
-        if self.scale == NONE or kind.endswith(EIGHT_BITS):
+        if self.scale == NONE or (self.scale == PERCENTILE and kind.endswith(EIGHT_BITS)):
             return ((0.0, 255.0),) * 3
         if isinstance(self.scale, str):
             return None
@@ -169,7 +169,7 @@ class PixelScale:
             if not same:
                 raise BandsError(f"{info.describe()}: no band is called {band!r}")
             return same[0]
-        if band not in info.bands:
+        if band not in info.bands + info.transparency:
             raise BandsError(f"{info.describe()}: there is no band {band}")
         return band
 
@@ -186,7 +186,8 @@ def _levels(values: np.ndarray, limits: Limits) -> np.ndarray:
     levels = np.empty(values.shape, np.uint8)
     for band, out, (low, high) in zip(values, levels, limits):
         with np.errstate(invalid="ignore", over="ignore"):  # no data, which the fill replaces
-            grey = (band.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+            exact = np.float32 if band.dtype.itemsize < 4 else np.float64
+            grey = (band.astype(exact) - exact(low)) * exact(255 / (high - low))
             out[...] = np.clip(np.rint(grey), 0, 255)
     return levels
 
@@ -221,7 +222,7 @@ def _checked_scale(scale: Any) -> Scale:
 
 
 def _checked_bands(bands: Any) -> tuple[int | str, ...]:
-    given = (bands,) if isinstance(bands, (int, str)) else tuple(bands)
+    given = tuple(bands) if isinstance(bands, (list, tuple)) else (bands,)
     if len(given) not in (1, 3) or not all(
         isinstance(b, str) or (isinstance(b, int) and not isinstance(b, bool) and b >= 1)
         for b in given

@@ -44,6 +44,7 @@ class RasterInfo(NamedTuple):
         height: In pixels.
         dtype: Name of the values' type, such as ``uint16``.
         bands: Numbers of the bands that hold an image, from 1; a transparency band is left out.
+        transparency: Numbers of the bands that are marked as transparency.
         names: A name for each of ``bands``: the file's own or the colour that it stands for;
             empty where the file says nothing.
         nodata: The value that stands for no data, None where no value does.
@@ -63,6 +64,7 @@ class RasterInfo(NamedTuple):
     offsets: tuple[float, ...]
     crs: str
     pixel_size: float | None
+    transparency: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -126,6 +128,11 @@ def describe(dataset: Any) -> RasterInfo:
 
     colours = dict(zip(dataset.indexes, dataset.colorinterp))
     bands = tuple(b for b in dataset.indexes if colours[b] != ColorInterp.alpha)
+    if any(colours[b] == ColorInterp.palette for b in bands):
+        raise RasterError(
+            "a palette of colours, whose numbers are no grey levels. Expand it: gdal_translate "
+            "-expand rgb"
+        )
     types = {dataset.dtypes[b - 1] for b in bands}
     if len(types) != 1 or not np.issubdtype(np.dtype(dtype := types.pop()), np.number):
         raise RasterError(f"{len(bands)} bands of several types: {', '.join(dataset.dtypes)}")
@@ -151,6 +158,7 @@ def describe(dataset: Any) -> RasterInfo:
         offsets=tuple(dataset.offsets[b - 1] for b in bands),
         crs=dataset.crs.to_string() if dataset.crs else "",
         pixel_size=_pixel_size(dataset),
+        transparency=tuple(b for b in dataset.indexes if colours[b] == ColorInterp.alpha),
     )
 
 
@@ -176,7 +184,7 @@ def read(
         RasterError: The pixels are damaged.
     """
     rasterio = import_rasterio()
-    from rasterio.enums import MaskFlags, Resampling
+    from rasterio.enums import ColorInterp, MaskFlags, Resampling
 
     area = None if window is None else _as_window(window)
     wanted = sorted(set(bands))
@@ -186,15 +194,14 @@ def read(
     with rasterio.Env(**OPTIONS), _reasons():
         values = dataset.read(wanted, window=area, out_shape=shape, resampling=resampling)
         flags = {flag for band in wanted for flag in dataset.mask_flag_enums[band - 1]}
-        if MaskFlags.per_dataset in flags:  # of an alpha or mask band
+        own = {b for b, c in zip(dataset.indexes, dataset.colorinterp) if c == ColorInterp.alpha}
+        if MaskFlags.per_dataset in flags and not own & set(wanted):  # an alpha or mask band
             masks = dataset.read_masks(wanted[0], window=area, out_shape=shape and shape[1:])
             valid = masks != 0
         else:
             valid = np.ones(values.shape[1:], bool)
-    for band, number in zip(values, wanted):
-        nodata = dataset.nodatavals[number - 1]
-        if nodata is not None and not np.isnan(nodata):
-            valid &= band != nodata
+    lacking = _lacking(values, [dataset.nodatavals[number - 1] for number in wanted])
+    valid &= ~lacking
     if np.issubdtype(values.dtype, np.floating):
         valid &= np.isfinite(values).all(axis=0)
     scales = np.array([dataset.scales[b - 1] for b in wanted], np.float32)
@@ -202,6 +209,22 @@ def read(
     if (scales != 1).any() or (offsets != 0).any():
         values = values.astype(np.float32) * scales[:, None, None] + offsets[:, None, None]
     return Raster(values[order], valid)
+
+
+def _lacking(values: np.ndarray, nodata: list[float | None]) -> np.ndarray:
+    """Return where bands have the value that stands for no data.
+
+    0 and the largest value of an unsigned type are ordinary values as well, such as the red of
+    water: all bands have to have them. Any other value tells by itself.
+    """
+    unsigned = values.dtype.kind == "u"
+    ordinary = (0, np.iinfo(values.dtype).max) if unsigned else (0,)
+    found = [
+        np.zeros(band.shape, bool) if value is None or np.isnan(value) else band == value
+        for band, value in zip(values, nodata)
+    ]
+    together = all(value in ordinary for value in nodata if value is not None)
+    return np.all(found, axis=0) if together else np.any(found, axis=0)
 
 
 def georeference(dataset: Any, window: tuple[int, int, int, int]) -> dict[str, Any]:

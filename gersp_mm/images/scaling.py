@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from gersp_mm.images import rasters
 from gersp_mm.images.bands import is_raster
 from gersp_mm.images.packed import is_local_file, open_file, read_file
-from gersp_mm.images.pixels import BandsError, PixelScale, is_nodata
+from gersp_mm.images.pixels import BandsError, PixelScale
 from gersp_mm.images.rasters import Raster, RasterInfo
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
@@ -24,13 +23,15 @@ WHOLE_SIDE = 4096
 SPOTS, SPOT_SIDE = 8, 16  # along each side, pixels a side
 
 
+Sampler = Callable[[int], "tuple[str, np.ndarray] | None"]
+
+
 def find_scale(
     name: str,
     count: int,
     path_of: Callable[[int], str],
     scale: PixelScale,
     everything: bool = False,
-    nodata: Callable[[int], float | None] = lambda index: None,
 ) -> PixelScale:
     """Find the limits of a pixel scale on a sample of a source.
 
@@ -44,8 +45,6 @@ def find_scale(
         path_of: Gives the path of the image with a number.
         scale: What is asked for.
         everything: Whether photographs are read as rasters too.
-        nodata: Gives the value that stands for no data in the image with a number, where its file
-            does not say so.
 
     Returns:
         ``scale`` with the limits and fill values of every kind of raster in the sample; the same
@@ -54,33 +53,90 @@ def find_scale(
     Raises:
         UserError: More rasters than not need a choice of bands, or rasterio is not installed.
     """
-    chosen = np.unique(np.linspace(0, count - 1, SAMPLED_FILES).round().astype(int))
+
+    def sampler(index: int) -> tuple[str, np.ndarray] | None:
+        return sample_file(path_of(index), scale, everything)
+
+    return find_by_samples(name, spread(count), path_of, sampler, scale)
+
+
+def find_by_samples(
+    name: str,
+    indices: Sequence[int],
+    path_of: Callable[[int], str],
+    sampler: Sampler,
+    scale: PixelScale,
+) -> PixelScale:
+    """Find the limits of a pixel scale by samples that a function takes.
+
+    Args:
+        name: The source in words, for messages.
+        indices: Numbers of the images of the sample, see :func:`spread`.
+        path_of: Gives the path of the image with a number.
+        sampler: Gives the kind and some valid pixels of the chosen bands, 3×N, of the image with a
+            number; None for a photograph. A file that it cannot read is left out.
+        scale: What is asked for.
+
+    Returns:
+        ``scale`` with the limits and fill values of every kind of raster in the sample; the same
+        object where the sample holds none.
+
+    Raises:
+        UserError: More rasters than not need a choice of bands, or rasterio is not installed.
+    """
     samples: dict[str, list[np.ndarray]] = {}
-    refused: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    with progress_bar(f"pixel values of {name}", "image", len(chosen)) as bar:
-        for index in map(int, chosen):
-            path = path_of(index)
+    refused: dict[str, list[str]] = {}  # paths by reason
+    with progress_bar(f"pixel values of {name}", "image", len(indices)) as bar:
+        for index in indices:
             try:
-                with open_file(path) as file:
-                    raster = everything or is_raster(file)
-                if raster:
-                    kind, values = _sample(raster_source(path), scale)
-                    values = values[:, ~is_nodata(values, nodata(index))]
+                if found := sampler(index):
+                    kind, values = found
                     samples.setdefault(kind, []).append(values)
             except BandsError as error:
-                refused[str(error)] += 1
-                first.setdefault(str(error), path)
+                refused.setdefault(str(error), []).append(path_of(index))
             except OSError:  # replaced and counted when it is its turn
                 pass
             bar.advance()
-    if refused and refused.total() > sum(map(len, samples.values())):
-        reason, _ = refused.most_common(1)[0]
+    total = sum(map(len, refused.values()))
+    if total > sum(map(len, samples.values())):
+        reason, paths = max(refused.items(), key=lambda item: len(item[1]))
         raise UserError(
-            f"{refused.total()} of {len(chosen)} images of {name} that were looked at cannot be "
-            f"used, such as {escape_name(first[reason])}: {reason}"
+            f"{total} of {len(indices)} images of {name} that were looked at cannot be used, such "
+            f"as {escape_name(paths[0])}: {reason}"
         )
     return scale.find(samples) if samples else scale
+
+
+def spread(count: int) -> list[int]:
+    """Return at most :data:`SAMPLED_FILES` numbers below ``count``, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, SAMPLED_FILES).round().astype(int)).tolist()
+
+
+def sample_file(
+    path: str, scale: PixelScale, everything: bool = False
+) -> tuple[str, np.ndarray] | None:
+    """Return the kind of a raster and some valid pixels of its chosen bands, 3×N.
+
+    Args:
+        path: A file of any storage.
+        scale: Chooses the bands.
+        everything: Whether a photograph is read as a raster too.
+
+    Returns:
+        None for a photograph.
+
+    Raises:
+        OSError: It cannot be read.
+        BandsError: Its bands do not fit the choice.
+        UserError: rasterio is not installed.
+    """
+    with open_file(path) as file:
+        if not (everything or is_raster(file)):
+            return None
+    with rasters.opened(raster_source(path)) as dataset:
+        info = rasters.describe(dataset)
+        found = sample(dataset, info, scale.choose(info))
+    return info.kind, found.values[:, found.valid]
 
 
 def raster_to_rgb(
@@ -90,7 +146,7 @@ def raster_to_rgb(
 
     Args:
         content: The bytes of a file.
-        scale: Bands and limits; None stretches the image by its own values.
+        scale: Bands and limits; without limits, or None, the image is stretched by its own values.
         check_size: Gets the width and height in pixels and the length of the file in bytes, and
             refuses what is too large.
 
@@ -106,8 +162,9 @@ def raster_to_rgb(
         info = rasters.describe(dataset)
         check_size(info.width, info.height, len(content))
         raster = rasters.read(dataset, (scale or PixelScale()).choose(info))
-    if scale is None:
-        scale = PixelScale().find({info.kind: [raster.values[:, raster.valid]]})
+    scale = scale or PixelScale()
+    if not scale.limits:  # nothing is known of other images
+        scale = scale.find({info.kind: [raster.values[:, raster.valid]]})
     return scale.to_rgb(raster, info.kind)
 
 
@@ -134,13 +191,20 @@ def raster_source(path: str) -> str | bytes:
     return path if is_local_file(path) else read_file(path)
 
 
-def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
+def sample(
+    dataset: Any,
+    info: RasterInfo,
+    bands: tuple[int, ...],
+    centres: Sequence[tuple[float, float]] | None = None,
+) -> Raster:
     """Return single pixels of an opened raster, spread evenly over it.
 
     Args:
         dataset: What :func:`gersp_mm.images.rasters.opened` gives.
         info: What its header says.
         bands: Numbers of the bands, from 1.
+        centres: Rows and columns of pixels around which a large raster has data; evenly spread
+            by default.
 
     Returns:
         ``values``, bands×N, and ``valid``, N; N is at most the square of :data:`SAMPLED_SIDE`.
@@ -149,11 +213,18 @@ def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
         RasterError: The pixels are damaged.
     """
     if max(info.height, info.width) > WHOLE_SIDE and not dataset.overviews(bands[0]):
-        parts = [
-            rasters.read(dataset, bands, (top, left, SPOT_SIDE, SPOT_SIDE))
-            for top in _spots(info.height)
-            for left in _spots(info.width)
-        ]
+        height, width = min(SPOT_SIDE, info.height), min(SPOT_SIDE, info.width)
+        if centres:
+            corners = [
+                (
+                    max(0, min(int(row) - height // 2, info.height - height)),
+                    max(0, min(int(column) - width // 2, info.width - width)),
+                )
+                for row, column in centres
+            ]
+        else:
+            corners = [(top, left) for top in _spots(info.height) for left in _spots(info.width)]
+        parts = [rasters.read(dataset, bands, (*corner, height, width)) for corner in corners]
     else:
         size = min(info.height, SAMPLED_SIDE), min(info.width, SAMPLED_SIDE)
         parts = [rasters.read(dataset, bands, size=size, smooth=False)]
@@ -163,15 +234,7 @@ def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
     )
 
 
-def _sample(source: str | bytes, scale: PixelScale) -> tuple[str, np.ndarray]:
-    """Return the kind of a raster and some valid pixels of its chosen bands, 3×N."""
-    with rasters.opened(source) as dataset:
-        info = rasters.describe(dataset)
-        found = sample(dataset, info, scale.choose(info))
-    return info.kind, found.values[:, found.valid]
-
-
 def _spots(side: int) -> list[int]:
     """Return where the spots begin along one side of a large raster."""
-    spots = min(SPOTS, side // SPOT_SIDE)
-    return np.linspace(0, side - SPOT_SIDE, spots).round().astype(int).tolist()
+    spots = max(1, min(SPOTS, side // SPOT_SIDE))
+    return np.linspace(0, max(0, side - SPOT_SIDE), spots).round().astype(int).tolist()

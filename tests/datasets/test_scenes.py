@@ -116,13 +116,19 @@ def test_undeclared_borders_are_suspected_and_said(folder, tmp_path, caplog):
     assert scenes.pixel_scale.limits["3 bands x uint16"][0][0] >= 5
     trusting = Scenes(str(tmp_path), window=64, nodata=None)
     assert not trusting.scenes[0].suspected and trusting.scenes[0].valid_share == 1
-    assert Scenes(str(tmp_path), window=64, nodata=0).scenes[0].nodata == 0
+    told = Scenes(str(tmp_path), window=64, nodata=0).scenes[0]
+    assert (told.nodata, told.suspected) == (0, False)
+    assert told.valid_share == scene.valid_share and len(told.cells) == len(scene.cells)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (dict(window="64"), "window='64': give pixels such as 512, or metres such as '384 m'"),
+        (dict(window="1.2.3 m"), "window='1.2.3 m': give pixels such as 512"),
+        (dict(nodata="x"), "nodata='x': give a number, 'auto' or None"),
+        (dict(files="north"), "files='north' is a folder. Give it as data_root"),
+        (dict(bands=1.0), r"bands=1.0: choose three bands, or one"),
         (dict(window="64 m", jitter=3), "jitter=3 is in pixels and window in metres"),
         (dict(window=64, jitter="3 m"), "jitter='3 m': give pixels"),
         (dict(window=64, jitter=64), "jitter=64 must be smaller than window=64"),
@@ -138,7 +144,7 @@ def test_wrong_settings_are_refused(folder, options, words):
 
 def test_metres_need_a_ground_scale_and_one_scene_has_to_be_usable(tmp_path):
     write(tmp_path / "a.tif", (surface(1) * 99).astype(np.uint16))
-    with pytest.raises(UserError, match="a.tif has no ground scale"):
+    with pytest.raises(UserError, match="none of 1 scenes .*a.tif: it has no ground scale"):
         Scenes(str(tmp_path), window="64 m")
     (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(40))
     with pytest.raises(UserError, match="none of 1 scenes can be used, such as"):
@@ -207,9 +213,11 @@ class TestRun:
 
         moved = tmp_path / "moved"
         shutil.copytree(folder, moved)
+        cfg = runs.resumed(self.config(pair_data, moved, tmp_path / "c"), straight)
+        assert runs.train(cfg).iter > 0  # another path of the same scenes
         write(moved / "b.tif", (surface(4, 9, (500, 300)) * 3000).astype(np.uint16), metres=5)
         cfg = self.config(pair_data, moved, tmp_path / "changed")
-        with pytest.raises(UserError, match="scenes were added, removed or replaced"):
+        with pytest.raises(UserError, match="1 scenes were added, removed or replaced.*: b.tif"):
             runs.train(runs.resumed(cfg, tmp_path / "whole" / "epoch_1.pth"))
 
 
@@ -218,3 +226,59 @@ def test_too_little_data_is_said(folder):
     scenes.scenes[0].cells[:] = 0  # in the corner without data
     with pytest.raises(BadImageError, match="no window at row 1.*has more than 100% of data"):
         scenes.read_window(scenes.get_data_info(0))
+
+
+def test_scenes_of_other_bands_and_cut_files_are_left_out_and_named(tmp_path):
+    for number in range(3):
+        values = (surface(3, number, (200, 200)) * 3000).astype(np.uint16)
+        write(tmp_path / f"{number}.tif", values, compress="deflate", tiled=True, blockxsize=64,
+              blockysize=64)  # fmt: skip
+    write(tmp_path / "four.tif", (surface(4) * 900).astype(np.uint16))
+    cut = tmp_path / "0.tif"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    scenes = Scenes(str(tmp_path), window=64)
+    assert sorted(path[-8:] for path in scenes.bad) == [str(cut)[-8:], "four.tif"]
+    assert "choose the bands" in scenes.bad[str(tmp_path / "four.tif")]
+    assert scenes.file_count == 4 and len(windows(scenes, every=9)) > 10
+
+
+def test_bands_that_are_not_used_decide_nothing(tmp_path):
+    values = (surface(4, 1, (200, 200)) + 1).astype(np.float32)
+    values[3, :, 60:] = np.nan
+    write(tmp_path / "a.tif", values)
+    used = Scenes(str(tmp_path), window=64, bands=(1, 2, 3)).scenes[0]
+    assert used.valid_share == 1 and len(used.cells) == used.shape[0] * used.shape[1]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_zero_is_nodata_in_all_bands_and_another_value_in_any(tmp_path, dtype):
+    values = (surface(3, 1, (96, 96)) * 100 + 20).astype(dtype)
+    nodata = 0 if dtype == "uint8" else -9
+    values[0, :, :48] = nodata  # water has no red
+    write(tmp_path / "a.tif", values, nodata=nodata)
+    share = Scenes(str(tmp_path), window=48, nodata=None).scenes[0].valid_share
+    assert share == (1 if dtype == "uint8" else pytest.approx(0.5, abs=0.05))
+
+
+def test_patterns_of_an_image_are_not_suspected(tmp_path):
+    classes = np.random.default_rng(0).integers(0, 4, (1, 200, 200)).astype(np.uint8) * 85
+    write(tmp_path / "a.tif", classes)
+    assert not Scenes(str(tmp_path), window=64).scenes[0].suspected
+
+
+def test_narrow_and_sparse_scenes_are_used(tmp_path, monkeypatch):
+    from gersp_mm.images import census, scaling
+
+    monkeypatch.setattr(scaling, "WHOLE_SIDE", 256)
+    monkeypatch.setattr(census, "WHOLE_SIDE", 256)
+    values = np.zeros((1, 900, 900), np.uint16)
+    values[:, 140:190, 140:190] = (surface(1, 1, (50, 50)) * 900 + 9).astype(np.uint16)
+    write(tmp_path / "sparse.tif", values, nodata=0)
+    write(tmp_path / "line.tif", (surface(1, 2, (1, 600)) * 900).astype(np.uint16))
+    scenes = Scenes(str(tmp_path), window=32)
+    assert scenes.pixel_scale.limits["1 band x uint16"][0][1] > 500
+    for path, shape in (("sparse.tif", (3, 32, 32)), ("line.tif", (3, 1, 32))):
+        number = next(n for n in range(len(scenes))
+                      if scenes.get_data_info(n)["img_path"].endswith(path))  # fmt: skip
+        found = PairedDataset(remote_sensing=scenes).readers["remote_sensing"].read(number, [])
+        assert found["img"].shape in {(3, 32, 32), shape}

@@ -172,6 +172,32 @@ def test_wrong_options_are_refused(options, words):
         PixelScale(**options)
 
 
+def test_bands_marked_as_transparency_can_be_chosen(tmp_path):
+    values = (surface(4) * 255).astype(np.uint8)
+    path = write(tmp_path / "a.tif", values, photometric="RGB", ALPHA="YES")
+    rgb = load_pixels(path, scale=PixelScale(bands=(4, 1, 2))).numpy()
+    assert np.array_equal(rgb, values[:3])  # a photograph
+    with opened(path) as file:
+        assert PixelScale(bands=(4, 1, 2)).choose(describe(file)) == (4, 1, 2)
+        raster = read(file, (4, 1, 2))
+    assert raster.valid.all() and np.array_equal(raster.values, values[[3, 0, 1]])
+
+
+def test_large_integers_keep_their_grey_levels(tmp_path):
+    values = (surface(1) * 200 + 3e9).astype(np.uint32)
+    path = write(tmp_path / "a.tif", values)
+    assert len(np.unique(load_pixels(path).numpy())) > 150
+    given = PixelScale((0, 40)).to_rgb(
+        read_all(write(tmp_path / "b.tif", (surface(4) * 40).astype(np.uint8))), "4 bands x uint8"
+    )
+    assert given.max() == 255  # limits that are given hold for 8 bits as well
+
+
+def read_all(path: str):
+    with opened(path) as file:
+        return read(file, (1, 2, 3))
+
+
 def test_given_limits_and_plain_data():
     from gersp_mm.images.rasters import Raster
 

@@ -68,7 +68,12 @@ class BadImageHook(Hook):
                 f"unreadable image replaced by the next one: {escape_name(path)} ({reason})"
             )
         counts = _count(entries)
-        totals = dict(zip(SOURCES.values(), runner.train_dataloader.dataset.sizes))
+        dataset = runner.train_dataloader.dataset
+        files = (
+            getattr(getattr(dataset, name, None), "file_count", size)  # of scenes, not of windows
+            for name, size in zip(SOURCES, dataset.sizes)
+        )
+        totals = dict(zip(SOURCES.values(), files))
         many = [
             f"{counts[source]} of {total} {source} images"
             for source, total in totals.items()

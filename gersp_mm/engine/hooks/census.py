@@ -67,10 +67,7 @@ def _scenes(runner: Any) -> dict[str, Any]:
 
 
 def _fingerprints(sources: dict[str, Any]) -> dict[str, dict[str, str]]:
-    return {
-        name: {scene["path"]: scene["fingerprint"] for scene in source.census()}
-        for name, source in sources.items()
-    }
+    return {name: source.fingerprints() for name, source in sources.items()}
 
 
 def _require_same(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> None:

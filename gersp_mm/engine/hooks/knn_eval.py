@@ -97,7 +97,7 @@ class KNNEvalHook(Hook):
         loader = getattr(runner, "train_dataloader", None)
         source = getattr(getattr(loader, "dataset", None), "remote_sensing", None)
         for images in self.images.values():
-            images.pixel_scale = getattr(source, "pixel_scale", None)
+            images.pixel_scale = getattr(source, "pixel_scale", None)  # None after photographs
             _leave_out_unreadable(images)
         counts = {part: len(images) for part, images in self.images.items()}
         runner.logger.info(f"kNN evaluation every {self.interval} epochs on {counts} images")
