@@ -6,62 +6,77 @@ A type written as ``gersp_mm.Name`` is found from the config of any OpenMMLab li
 ``ImportError`` raised in it would be swallowed by that look-up.
 """
 
-from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
-from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
-from mmengine.registry import HOOKS as ROOT_HOOKS
-from mmengine.registry import LOOPS as ROOT_LOOPS
-from mmengine.registry import METRICS as ROOT_METRICS
-from mmengine.registry import MODEL_WRAPPERS as ROOT_MODEL_WRAPPERS
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
-from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
-from mmengine.registry import Registry
+import sys
+from importlib.util import find_spec
+
+from .version import CORE, DISTRIBUTIONS, SUPPORTED
+
+
+class MissingLibraryError(RuntimeError):
+    """A library is absent; no ``ImportError``, which MMEngine's look-up would swallow."""
+
+
+def require_libraries() -> None:
+    """Raise a :class:`MissingLibraryError` with the remedy where a library we need is absent."""
+    missing = [module for module in CORE if find_spec(module) is None]
+    if missing:
+        pins = " ".join(f'"{DISTRIBUTIONS[name][0]}=={SUPPORTED[name][1]}"' for name in missing)
+        raise MissingLibraryError(
+            f"gersp_mm needs {', '.join(missing)}, which this Python does not have. "
+            f"Install with: {sys.executable} -m pip install {pins}   "
+            "(in a checkout: bash tools/setup_env.sh, then source .venv/bin/activate)"
+        )
+
+
+require_libraries()
+
+from mmengine import registry as root  # noqa: E402
 
 SCOPE = "gersp_mm"
 
-MODEL_WRAPPERS = Registry(
-    "model wrapper", parent=ROOT_MODEL_WRAPPERS, scope=SCOPE, locations=["gersp_mm.engine.parallel"]
+MODEL_WRAPPERS = root.Registry(
+    "model wrapper", parent=root.MODEL_WRAPPERS, scope=SCOPE, locations=["gersp_mm.engine.parallel"]
 )
-MODELS = Registry("model", parent=ROOT_MODELS, scope=SCOPE, locations=["gersp_mm.models"])
-DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope=SCOPE, locations=["gersp_mm.datasets"])
-DATA_SAMPLERS = Registry(
-    "data sampler", parent=ROOT_DATA_SAMPLERS, scope=SCOPE, locations=["gersp_mm.datasets"]
+MODELS = root.Registry("model", parent=root.MODELS, scope=SCOPE, locations=["gersp_mm.models"])
+DATASETS = root.Registry(
+    "dataset", parent=root.DATASETS, scope=SCOPE, locations=["gersp_mm.datasets"]
 )
-TRANSFORMS = Registry(
+DATA_SAMPLERS = root.Registry(
+    "data sampler", parent=root.DATA_SAMPLERS, scope=SCOPE, locations=["gersp_mm.datasets"]
+)
+TRANSFORMS = root.Registry(
     "transform",
-    parent=ROOT_TRANSFORMS,
+    parent=root.TRANSFORMS,
     scope=SCOPE,
     locations=["gersp_mm.augmentation", "gersp_mm.datasets"],
 )
-FUNCTIONS = Registry(
-    "function", parent=ROOT_FUNCTIONS, scope=SCOPE, locations=["gersp_mm.datasets"]
+FUNCTIONS = root.Registry(
+    "function", parent=root.FUNCTIONS, scope=SCOPE, locations=["gersp_mm.datasets"]
 )
-HOOKS = Registry(
+HOOKS = root.Registry(
     "hook",
-    parent=ROOT_HOOKS,
+    parent=root.HOOKS,
     scope=SCOPE,
     locations=["gersp_mm.engine.hooks", "gersp_mm.visualization.predictions"],
 )
-LOOPS = Registry(
+LOOPS = root.Registry(
     "loop",
-    parent=ROOT_LOOPS,
+    parent=root.LOOPS,
     scope=SCOPE,
     locations=["gersp_mm.engine.loop", "gersp_mm.evaluation.frozen"],
 )
-METRICS = Registry(
-    "metric", parent=ROOT_METRICS, scope=SCOPE, locations=["gersp_mm.evaluation.submission"]
+METRICS = root.Registry(
+    "metric", parent=root.METRICS, scope=SCOPE, locations=["gersp_mm.evaluation.submission"]
 )
-OPTIM_WRAPPERS = Registry(
+OPTIM_WRAPPERS = root.Registry(
     "optimizer wrapper",
-    parent=ROOT_OPTIM_WRAPPERS,
+    parent=root.OPTIM_WRAPPERS,
     scope=SCOPE,
     locations=["gersp_mm.engine.optim"],
 )
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
     "optimizer wrapper constructor",
-    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     scope=SCOPE,
     locations=["gersp_mm.engine.optim"],
 )

@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent  # the checkout, or gersp_mm/.mim of a wheel
 CHECKOUT = (ROOT / "setup.py").is_file()
 SHARED = runpy.run_path(str((ROOT / "gersp_mm" if CHECKOUT else ROOT.parent) / "version.py"))
-STACKS, TASKS, RULES = SHARED["STACKS"], SHARED["TASKS"], SHARED["RULES"]
+STACKS, TASKS, RULES = (SHARED[name] for name in ("STACKS", "TASKS", "RULES"))
 name_of, satisfies, key = (SHARED[n] for n in ("distribution_name", "satisfies", "version_key"))
 installed, families = SHARED["installed"], SHARED["families"]
 TORCH = "import torch; torch.ones(1).numpy()"  # a torch that does not fit its numpy fails here

@@ -107,11 +107,6 @@ class Setup:
         said = self.ask(check_env.__file__, "--json", "--only-required", *words)
         return json.loads(said or '{"command": "it does not run"}')
 
-    def rows(self, *names: str) -> list[dict]:
-        """Return the rows of these modules in what check_env finds."""
-        packages = {row["name"]: row for row in self.look()["packages"]}
-        return [packages[name] for name in names]
-
     def make(self) -> None:
         """Make the environment, or repair its Python and what was cut off."""
         if self.venv.is_dir() and os.listdir(self.venv) and not (self.venv / "bin").is_dir():
@@ -164,10 +159,10 @@ class Setup:
         pins, folder = self.pins(), ROOT / "requirements"
         files = dict.fromkeys(f"-r{folder}/{f}.txt" for t in self.tasks for f in TASKS[t]["files"])
         self.pip(*pins, *limits, "wheel", *["ninja"] * compile_ops, *files)
-        torch, vision, mmcv = self.rows("torch", "torchvision", "mmcv")
+        torch, vision, _, mmcv = self.look()["packages"][:4]  # in the order of version.CORE
         if "broken" in (torch["state"], vision["state"]):
             self.pip("--force-reinstall", "--no-deps", *pins[:2])  # they do not fit together
-            (mmcv,) = self.rows("mmcv")
+            mmcv = self.look()["packages"][3]
         misfit = mmcv["state"] == "broken" and re.search("_ext|ended Python", mmcv["note"])
         if misfit or (compile_ops and mmcv["note"] == check_env.OURS):
             self.replace_mmcv(mmcv["version"], compile_ops)
@@ -198,10 +193,9 @@ class Setup:
 
 
 def damaged_distributions(venv: Path) -> list[str]:
-    """Pins of what pip or uv were writing when they were cut off.
+    """Return pins of what pip or uv were writing when they were cut off.
 
-    pip writes RECORD last, and every file in it exists then. A distribution without RECORD, or
-    with a listed file gone, is not complete, although pip itself would call it installed.
+    RECORD is written last and lists every file; pip itself calls what lacks them installed.
     """
     damaged = []
     for info in venv.glob("lib/python*/site-packages/*.dist-info"):

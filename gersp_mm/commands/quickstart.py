@@ -48,7 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
   bash tools/quickstart.sh --remote-sensing my/tiles --natural my/photographs
 
 Sub-folders of --natural are its classes. Sub-folders of --remote-sensing, if there are two or
-more, are the classes of the evaluation; pre-training does not use them.""",
+more, are the classes of the evaluation; pre-training does not use them. Where there are few
+remote-sensing images, batches and queue get smaller: the queue holds at most one pass.""",
     )
     add = parser.add_argument
     add("--remote-sensing", type=Path, metavar="DIR", help="use these remote-sensing images")

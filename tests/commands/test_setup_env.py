@@ -257,15 +257,15 @@ class Recorder:
         }
         monkeypatch.setattr(self.setup, "ask", lambda *words: "works")
         monkeypatch.setattr(self.setup, "found", lambda: {})
-        monkeypatch.setattr(self.setup, "look", lambda: {"command": ""})
-        monkeypatch.setattr(self.setup, "rows", self.rows)
+        monkeypatch.setattr(self.setup, "look", self.look)
         monkeypatch.setattr(self.setup, "run", self.run)
         monkeypatch.setattr(module.check_env, "as_text", lambda report: "")
         monkeypatch.delenv("CFLAGS", raising=False)
         monkeypatch.setattr(module.shutil, "which", lambda name: None)
 
-    def rows(self, *names: str) -> list[dict]:
-        return [self.mmcv if name == "mmcv" else {"state": self.torch} for name in names]
+    def look(self) -> dict:
+        others = [{"state": self.torch}] * 3
+        return {"command": "", "packages": [*others, self.mmcv]}
 
     def run(self, *command: object, quiet: bool = False, **env: str) -> bool:
         self.started.append(([str(part) for part in command], env))
