@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
 from gersp_mm.images import rasters
 from gersp_mm.images.bands import is_raster
@@ -97,13 +99,16 @@ def find_by_samples(
             except OSError:  # replaced and counted when it is its turn
                 pass
             bar.advance()
-    total = sum(map(len, refused.values()))
-    if total > sum(map(len, samples.values())):
+    if refused:
+        total = sum(map(len, refused.values()))
         reason, paths = max(refused.items(), key=lambda item: len(item[1]))
-        raise UserError(
+        message = (
             f"{total} of {len(indices)} images of {name} that were looked at cannot be used, such "
             f"as {escape_name(paths[0])}: {reason}"
         )
+        if total > sum(map(len, samples.values())):
+            raise UserError(message)
+        print_log(message, "current", logging.WARNING)
     return scale.find(samples) if samples else scale
 
 

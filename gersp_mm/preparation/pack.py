@@ -98,7 +98,7 @@ def find_names(source: Path, listing: Path | None) -> tuple[list[str], dict[str,
             classes = find_classes(source).values()
             labels = {name: label for label, paths in enumerate(classes) for name in paths}
     if not names:
-        looked_for = "one path a line" if listing else " ".join(IMAGE_EXTENSIONS)
+        looked_for = "one path per line" if listing else " ".join(IMAGE_EXTENSIONS)
         raise UserError(f"{listing or source} holds no image (looked for: {looked_for})")
     return names, labels
 

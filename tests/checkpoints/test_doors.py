@@ -373,7 +373,7 @@ def test_every_address_of_mmengine_leads_to_our_reader(kit, marker, address, mon
         CheckpointLoader.load_checkpoint(address.format(file=file), "cpu", logger="silent")
     assert not marker.exists()
     if address.startswith(("pavi", "added")):
-        assert "Download it and name the file" in str(error.value)
+        assert "Download the file and give its path" in str(error.value)
     else:
         assert "builtins.eval" in str(error.value)
         assert len(opened) == (address != "{file}")

@@ -114,7 +114,7 @@ BAD_INPUT = {
     ),
     "launcher": (
         ["CONFIG", "--launcher", "pytorch"],
-        "--launcher pytorch without RANK, WORLD_SIZE",
+        "--launcher pytorch needs RANK, WORLD_SIZE in the environment",
     ),
     "model": (["CONFIG", "--cfg-options", "model.alpha=-1"], "model: alpha cannot be -1. Set it"),
     "sampler": (

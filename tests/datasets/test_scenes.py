@@ -277,8 +277,6 @@ def test_narrow_and_sparse_scenes_are_used(tmp_path, monkeypatch):
     write(tmp_path / "line.tif", (surface(1, 2, (1, 600)) * 900).astype(np.uint16))
     scenes = Scenes(str(tmp_path), window=32)
     assert scenes.pixel_scale.limits["1 band x uint16"][0][1] > 500
-    for path, shape in (("sparse.tif", (3, 32, 32)), ("line.tif", (3, 1, 32))):
-        number = next(n for n in range(len(scenes))
-                      if scenes.get_data_info(n)["img_path"].endswith(path))  # fmt: skip
-        found = PairedDataset(remote_sensing=scenes).readers["remote_sensing"].read(number, [])
-        assert found["img"].shape in {(3, 32, 32), shape}
+    reader = PairedDataset(remote_sensing=scenes).readers["remote_sensing"]
+    shapes = {tuple(reader.read(number, [])["img"].shape) for number in range(0, len(scenes), 5)}
+    assert shapes == {(3, 32, 32), (3, 1, 32)}

@@ -37,6 +37,7 @@ def measured(evaluation: dict = DIOR, **cfg) -> Measurement:
         evaluation=evaluation,
         model=dict(type="RetinaNet", backbone=dict(frozen_stages=-1)),
         train_cfg=dict(max_epochs=24),
+        test_cfg=dict(knn=dict(k=20), fewshot=dict(shots=(5, 10))),
     )
     return Measurement({**whole, **cfg}, CONFIG)
 

@@ -204,7 +204,7 @@ def test_given_limits_and_plain_data():
     values = np.float32([[[0, 50, 100, 300, np.nan]]] * 3)
     raster = Raster(values, np.isfinite(values).all(0))
     one = PixelScale((0, 100)).to_rgb(raster, "3 bands x float32")
-    assert one[0, 0].tolist() == [0, 128, 255, 255, 128]
+    assert one[0, 0].tolist() == [0, 127, 255, 255, 128]
     each = PixelScale([(0, 100), (100, 300), (-100, 100)])
     assert each.to_rgb(raster, "3 bands x float32")[:, 0, 2].tolist() == [255, 0, 255]
     found = each.find({"3 bands x float32": [values[:, raster.valid]]})

@@ -39,5 +39,5 @@ def test_half_precision_keys_are_stored_in_the_precision_of_the_queue():
 
 
 def test_another_dimension_is_refused_with_the_numbers():
-    with pytest.raises(UserError, match="dimension 5 but feat_dim=4"):
+    with pytest.raises(UserError, match="dimension 5, but feat_dim=4"):
         enqueue(random_queue(10, 4), torch.zeros(1, dtype=torch.long), torch.randn(3, 5))
