@@ -93,9 +93,14 @@ def _read(values: Tensor, outputs: torch.Size) -> Tensor:
 
 
 def _write(target: Tensor, values: Tensor) -> None:
-    """Write what belongs to the elements that :func:`_read` returned."""
+    """Write the gradients of the elements that :func:`_read` returned into ``target``.
+
+    The target has any memory format; that of a channels-last model cannot be viewed flat.
+    """
     values = values.flatten(1)
-    target.view(len(target), -1)[:, : values.shape[1]] = values
+    whole = target.contiguous()
+    whole.view(len(target), -1)[:, : values.shape[1]] = values
+    target.copy_(whole)
 
 
 def modulated_deform_conv_forward(
