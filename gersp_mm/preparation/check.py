@@ -2,8 +2,11 @@
 """Look at a folder of images before a training, and say what to write in the config.
 
 SRC is a folder (searched recursively), a packed folder, a text list with one path per line, or one
-raster. All files are listed; the pixels of an even sample of them (--sample) are decoded. The
-report has formats, number types, bands, sizes, ground scale, ranges of values with histograms,
+raster. All files are listed; the pixels of an even sample of them (--sample) are decoded, and no
+others. The bytes of at most 50,000 files are compared. A folder of 100,000 files of 1 KB takes 12 s
+of one core, start included; decoding the sample of large images takes longer.
+
+The report has formats, number types, bands, sizes, ground scale, ranges of values with histograms,
 files that cannot be read, tiles without content, duplicates, and the lines for the config.
 OUT gets:
 
@@ -231,12 +234,12 @@ def _range(values: Sequence[Any], form: str) -> str:
 
 def value_lines(found: Sequence[Found]) -> str:
     """Return a table of the ranges of values of each kind and band, with histograms."""
-    groups: dict[str, list[Found]] = defaultdict(list)
+    groups: dict[tuple[str, int], list[Found]] = defaultdict(list)
     for one in found:
-        if not one.empty:
-            groups[one.kind].append(one)
+        if not one.empty:  # Photographs of every kind are decoded to three rows.
+            groups[one.kind, len(one.values)].append(one)
     rows = []
-    for kind, group in groups.items():
+    for (kind, _), group in groups.items():
         values = np.concatenate([one.values for one in group], axis=1)
         names = next((one.info.names for one in group if one.info and any(one.info.names)), ())
         for number, band in enumerate(values, 1):
