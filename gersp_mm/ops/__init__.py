@@ -1,1 +1,1 @@
-"""mmcv's compiled operators, written in torch and torchvision for where nobody compiled them."""
+"""mmcv's compiled operators, in torch and torchvision, for an mmcv without them."""

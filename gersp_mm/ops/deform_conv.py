@@ -42,9 +42,9 @@ def _gradients(
 
 
 def _on_the_edge(offset: Tensor, kernel: torch.Size, geometry: tuple[int, ...]) -> Tensor:
-    """Whether samples lie just one pixel before the image, where mmcv's gradient is 0.
+    """Return whether samples lie exactly one pixel before the image, where mmcv's gradient is 0.
 
-    Offsets of 0 put the taps at the padding there. torchvision's gradient is the one-sided one.
+    An offset of 0 puts taps there, on the padding. torchvision returns the one-sided gradient.
     """
     axes = []
     for axis in (0, 1):
@@ -82,9 +82,9 @@ def _convolved(
 
 
 def _read(values: Tensor, outputs: torch.Size) -> Tensor:
-    """Return offsets or masks for an output of some size, read as they lie in memory.
+    """Return offsets or masks for an output of some size, read in the order of memory.
 
-    So does mmcv, and DyHead gives the offsets of a level to the coarser one, which has fewer.
+    mmcv reads them so, and DyHead gives the larger offsets of one level to the next coarser level.
     """
     if values.shape[2:] == outputs:
         return values
@@ -93,9 +93,14 @@ def _read(values: Tensor, outputs: torch.Size) -> Tensor:
 
 
 def _write(target: Tensor, values: Tensor) -> None:
-    """Write what belongs to the elements that :func:`_read` returned."""
+    """Write the gradients of the elements that :func:`_read` returned into ``target``.
+
+    The target has any memory format; that of a channels-last model cannot be viewed flat.
+    """
     values = values.flatten(1)
-    target.view(len(target), -1)[:, : values.shape[1]] = values
+    whole = target.contiguous()
+    whole.view(len(target), -1)[:, : values.shape[1]] = values
+    target.copy_(whole)
 
 
 def modulated_deform_conv_forward(

@@ -1,9 +1,9 @@
-"""Where ``mmcv._ext`` is missing, a module of that name with our operators takes its place.
+"""Provide our operators as ``mmcv._ext`` where mmcv has no compiled ones.
 
 mmcv reaches its compiled operators by one import, ``mmcv._ext``, and calls its functions by name
-with tensors to fill. A finder that stands behind all others answers this import, so that it is
-asked only where no compiled module exists, and mmcv, mmdet, mmrotate and mmseg run unchanged.
-Nothing heavy is imported before that.
+with tensors to fill. Our finder is the last one that Python asks, so it answers this import only if
+no compiled module exists. mmcv, mmdet, mmrotate and mmseg run unchanged. No heavy library is
+imported before the first import of ``mmcv._ext``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from types import ModuleType
 from typing import Any
 
 NAME = "mmcv._ext"
-_asked: set[str] = set()  # what mmcv looked for and we do not have
+_asked: set[str] = set()  # names that mmcv looked up and gersp_mm.ops lacks
 
 
 class MissingOperatorError(NotImplementedError):
-    """An operator was called that neither mmcv, for lack of a compiled module, nor we have."""
+    """Neither this mmcv nor :mod:`gersp_mm.ops` has the operator that was called."""
 
 
 class _Missing:
-    """Stands for an operator that nobody has; calling it says so."""
+    """Placeholder for a missing operator. Calling it raises :class:`MissingOperatorError`."""
 
     def __init__(self, name: str):
         self.name = name
@@ -66,20 +66,20 @@ def _missing(name: str) -> _Missing:
 
 
 def install() -> None:
-    """Let our operators answer for ``mmcv._ext`` where it is missing; again does nothing."""
+    """Register the finder for ``mmcv._ext``. A second call does nothing."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
 
 def is_compiled() -> bool:
-    """Whether mmcv has compiled operators, which are then the ones in use."""
+    """Return whether mmcv has compiled operators. If it has, they are the ones in use."""
     module = sys.modules.get(NAME)
     spec = module.__spec__ if module is not None else importlib.util.find_spec(NAME)
     return spec is not None and not isinstance(spec.loader, _Loader)
 
 
 def description() -> str:
-    """Say in one line which operators are in use."""
+    """Return one line that says which operators are in use."""
     if is_compiled():
         return "mmcv's operators are the compiled ones (mmcv._ext)"
     return (
@@ -94,5 +94,5 @@ def known_operators() -> set[str]:
 
 
 def missing_operators() -> set[str]:
-    """Return the operators that mmcv expects and nobody has here."""
+    """Return the operators that mmcv expects and :mod:`gersp_mm.ops` lacks."""
     return set(_asked)

@@ -1,8 +1,8 @@
-"""Which operators a model can call, read from its code before it runs.
+"""Find the operators that a model can call by reading its code, before it runs.
 
-Followed are the classes of the modules and of the objects that they hold, the functions that these
-name, and so on until a function of ``mmcv.ops`` names an operator. A method that is never called
-counts too.
+The search starts at the classes of the modules and of the objects that the modules hold. It follows
+every function that their code names, until a function of ``mmcv.ops`` names an operator. Methods
+that are never called count too.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from torch import nn
 
 from gersp_mm.ops.install import NAME, is_compiled, known_operators, missing_operators
 
-EXTENSION = "ext_module"  # what every file of mmcv.ops calls the compiled module
+EXTENSION = "ext_module"  # name of the compiled module in every file of mmcv.ops
 
 
 def needed_and_missing(model: nn.Module) -> tuple[list[str], list[str]]:
-    """Return the operators that nobody has, of those that a model needs.
+    """Return the operators that a model needs and that are missing here.
 
     Returns:
-        Operators that layers of mmcv need, without which a step fails, and those that other code
-        of the model names, which may never be called. Both are empty with compiled operators.
+        The operators of mmcv's own layers, without which a training step fails, and the operators
+        that other code of the model names and may never call. Both are empty with compiled
+        operators.
     """
     if is_compiled() or NAME not in sys.modules:
         return [], []
@@ -36,7 +37,7 @@ def needed_and_missing(model: nn.Module) -> tuple[list[str], list[str]]:
 
 
 def _held(model: nn.Module) -> Iterator[type]:
-    """Give the classes of the objects that the modules of a model hold, such as assigners."""
+    """Yield the classes of the objects that the modules of a model hold, such as assigners."""
     seen: set[int] = set()
     left = [value for module in model.modules() for value in vars(module).values()]
     while left:
@@ -80,7 +81,7 @@ def _operators(roots: Iterable[type]) -> set[str]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """Give the names that code looks up, also in functions within it."""
+    """Yield the names that code looks up, also in functions within it."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -1,4 +1,4 @@
-"""Every operator that we have, by its name in ``mmcv._ext``."""
+"""The operators of this package by their names in ``mmcv._ext``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MODULES: dict[Any, tuple[str, ...]] = {
     psa_mask: ("psamask_forward", "psamask_backward"),
 }  # fmt: skip
 
-#: Functions with the arguments of mmcv's C++ ones: results go into tensors that the caller made.
+#: Functions with the arguments of mmcv's C++ functions. They write into tensors of the caller.
 OPERATORS: dict[str, Callable[..., Any]] = {
     name: getattr(module, name) for module, names in _MODULES.items() for name in names
 }

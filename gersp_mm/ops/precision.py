@@ -1,4 +1,4 @@
-"""In which precision an operator computes."""
+"""Convert tensors to the precision that an operator computes in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return 16-bit floating-point tensors in float32, others as they are."""
+    """Return 16-bit floating-point tensors as float32 and other tensors unchanged."""
     half = (torch.float16, torch.bfloat16)
     return tuple(t.float() if t.dtype in half else t for t in tensors)
 
@@ -15,6 +15,6 @@ def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
 def as_torchvision_takes(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return bfloat16 tensors in float32; torchvision has kernels for all other precisions.
 
-    For float16 these compute as mmcv's do, with every sum rounded to 16 bits.
+    torchvision's float16 kernels round every sum to 16 bits, as mmcv's do.
     """
     return tuple(t.float() if t.dtype == torch.bfloat16 else t for t in tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-COLLECT = 0  # mmcv's number of this direction; 1 is the distribution
+COLLECT = 0  # mmcv's number for collecting; 1 is distributing
 
 
 def _places(output: Tensor, psa_type: int, height: int, width: int) -> Tensor:
@@ -37,7 +37,7 @@ def psamask_forward(
     """Write the attention of every pair of pixels into ``output``, 0 beyond the mask.
 
     Args:
-        input: Of every pixel a mask around it, of shape (n, h_mask x w_mask, rows, columns).
+        input: A mask around every pixel, of shape (n, h_mask x w_mask, rows, columns).
         output: Of shape (n, rows x columns, rows, columns), filled with zeros.
         psa_type: 0 collects, 1 distributes.
         num_: Number of images.

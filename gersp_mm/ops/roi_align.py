@@ -10,7 +10,7 @@ from gersp_mm.ops.precision import as_torchvision_takes, wide
 from gersp_mm.ops.sampling import corners
 
 AVERAGE = 1  # mmcv's number of this mode of pooling; 0 is the maximum
-LOWEST = -10000.0  # where the maximum starts, and what an empty bin holds
+LOWEST = -10000.0  # start of the maximum, and the value of an empty bin
 
 
 def roi_align_forward(

@@ -2,19 +2,22 @@
 """Look at a folder of images before a training, and say what to write in the config.
 
 SRC is a folder (searched recursively), a packed folder, a text list with one path per line, or one
-raster. All files are listed; the pixels of an even sample of them (--sample) are decoded. The
-report has formats, number types, bands, sizes, ground scale, ranges of values with histograms,
-files that cannot be read, tiles without content, duplicates, and the lines for the config.
+raster. All files are listed; the pixels of an even sample of them (--sample) are decoded, and no
+others. The bytes of at most 50,000 files are compared. A folder of 100,000 files of 1 KB takes 12 s
+of one core, start included; decoding the sample of large images takes longer.
+
+The report has formats, number types, bands, sizes, ground scale, ranges of values with histograms,
+unreadable files, files without content, duplicates, and the lines for the config.
 OUT gets:
 
-  report.txt         what is printed
+  report.txt         the printed report
   contact_sheet.png  pairs of views (query and key) as the model will see them
-  bad_images.txt     files that cannot be read, with the reason
+  bad_images.txt     unreadable files, with the reason
   empty.txt          files without data or of one colour, with the reason
-  duplicates.txt     files with the same bytes as an earlier one, with that one
+  duplicates.txt     files with the bytes of an earlier file, with its path
 
-Bad files are no error: training replaces them by others. The exit code is 0 unless nothing can be
-used.
+Unreadable files are no error, because training replaces them by other files. The exit code is 0
+if at least one file can be used.
 
 Examples:
   python tools/check_images.py /my/images
@@ -59,12 +62,12 @@ from gersp_mm.utils.files import escape_name, replacing, write_text
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
 EXTENSIONS = tuple(dict.fromkeys((*IMAGE_EXTENSIONS, *RASTER_EXTENSIONS)))
-COMPARED = 50_000  # files whose bytes are compared, at most
+COMPARED = 50_000  # at most so many files have their bytes compared
 WHOLE_PIXELS = 2**22  # a raster with more is not decoded whole
 CELL = 256  # pixels a side of the cells of a larger raster, each of which is looked at
 KEPT = 4096  # pixels of a file that count for the ranges of values
 SCENE_SIDE = 1024  # pixels; longer rasters are scenes, of which windows are read
-SCENES_DRAWN = 64  # scenes that the contact sheet is drawn from, at most
+SCENES_DRAWN = 64  # at most so many scenes are used for the contact sheet
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 32
 SAME_GROUND = 1.05  # ratio of ground scales that counts as equal
@@ -74,7 +77,7 @@ COLOURS = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class Found:
-    """What was seen in one file.
+    """Content of one file.
 
     Attributes:
         path: The file.
@@ -141,7 +144,7 @@ def evenly(paths: Sequence[str], most: int) -> list[str]:
 
 
 def look_into(path: str) -> Found:
-    """Decode one file and return what is in it; one that cannot be read has a reason."""
+    """Decode one file and return its content, or the reason why it cannot be read."""
     try:
         with open_file(path) as file:
             raster = is_raster(file)
@@ -152,7 +155,7 @@ def look_into(path: str) -> Found:
                 if raster:
                     raise
         return _look_into_photograph(path)
-    except OSError as error:  # BadImageError and RasterError are such
+    except OSError as error:  # BadImageError and RasterError are OSErrors.
         reason = error.strerror if error.errno else str(error)
         return Found(path, bad=" ".join(str(reason).split()))
 
@@ -190,7 +193,7 @@ def _look_into_raster(path: str) -> Found:
         driver = dataset.driver
     share, nodata = float(valid.mean()), info.nodata
     if info.width * info.height > WHOLE_PIXELS and is_local_file(path):
-        scene = look_at(path, CELL)  # more places of it, and a value that seems to mean no data
+        scene = look_at(path, CELL)  # It samples more places, and suspects a nodata value.
         share, nodata = scene.valid_share, scene.nodata
         valid &= ~is_nodata(values, nodata if scene.suspected else None)
     with_data = values[:, valid]
@@ -231,12 +234,12 @@ def _range(values: Sequence[Any], form: str) -> str:
 
 def value_lines(found: Sequence[Found]) -> str:
     """Return a table of the ranges of values of each kind and band, with histograms."""
-    groups: dict[str, list[Found]] = defaultdict(list)
+    groups: dict[tuple[str, int], list[Found]] = defaultdict(list)
     for one in found:
-        if not one.empty:
-            groups[one.kind].append(one)
+        if not one.empty:  # Photographs of every kind are decoded to three rows.
+            groups[one.kind, len(one.values)].append(one)
     rows = []
-    for kind, group in groups.items():
+    for (kind, _), group in groups.items():
         values = np.concatenate([one.values for one in group], axis=1)
         names = next((one.info.names for one in group if one.info and any(one.info.names)), ())
         for number, band in enumerate(values, 1):
@@ -261,8 +264,8 @@ def histogram(values: np.ndarray, low: float, high: float) -> str:
 def propose_bands(info: rasters.RasterInfo | None) -> tuple[int, ...] | None:
     """Return the bands for red, green and blue that a file names; None where no choice is needed.
 
-    A file that has other than one or three bands and names none of these gets a guess: 4, 3, 2
-    for the 12 or 13 bands of Sentinel-2, else 3, 2, 1.
+    A file without named colours that has neither one nor three bands gets a guess: 4, 3, 2 for
+    the 12 or 13 bands of Sentinel-2, else 3, 2, 1.
     """
     if info is None or len(info.bands) in (1, 3):
         return None
@@ -276,11 +279,11 @@ def propose_bands(info: rasters.RasterInfo | None) -> tuple[int, ...] | None:
 
 @dataclass
 class Proposal:
-    """What to write in the config.
+    """Lines for the config.
 
     Attributes:
         source: ``type`` and arguments of the source.
-        remarks: What a user has to know or decide, a sentence each.
+        remarks: Sentences about decisions that the user has to make.
     """
 
     source: dict[str, Any]
@@ -301,7 +304,7 @@ def propose(
     scale: Scale,
     window: int | str | None,
 ) -> Proposal:
-    """Return what to write in the config for the files that can be used."""
+    """Return the lines for the config that suit the usable files."""
     remarks = []
     large = [one for one in found if one.info is not None and max(one.size) > SCENE_SIDE]
     only_scenes = all(one.format == "netCDF" for one in found)  # which no image folder lists
@@ -313,9 +316,7 @@ def propose(
         arguments["window"] = window or _window([one.pixel_size for one in large or found])
         left = sum(one.info is None for one in found)
         if left:
-            remarks.append(
-                f"{left} photographs are no scenes. Train on them as a source of theirs."
-            )
+            remarks.append(f"{left} photographs are no scenes. Train on them as a separate source.")
     else:
         arguments = dict(type="gersp_mm.MillionAID", data_root=root)
         arguments |= dict(ann_file=named) if named else {}
@@ -339,7 +340,7 @@ def propose(
         if others := len(found) - guesses[chosen]:
             remarks.append(
                 f"{others} of {len(found)} files need other bands than the rest. Make a folder of "
-                "each kind, so that none is left out."
+                "each kind, so that no file is left out."
             )
     if chosen is not None:
         arguments["bands"] = chosen
@@ -398,7 +399,7 @@ def draw_pairs(
 def _loader(
     proposal: Proposal, found: Sequence[Found]
 ) -> tuple[Callable[[int], torch.Tensor], int, PixelScale]:
-    """Return what gives an image by its number, how many there are, and the pixel scale."""
+    """Return a function that loads an image by its number, their count, and the pixel scale."""
     options = {key: value for key, value in proposal.source.items() if key in ("bands", "scale")}
     if proposal.source["type"] == "gersp_mm.Scenes":
         paths = [one.path for one in found if one.info is not None]

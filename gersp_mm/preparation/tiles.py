@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Cut raster scenes into tiles, and list where each of them lies.
+"""Cut raster scenes into tiles, and list the place of each tile.
 
 SRC is a folder of GeoTIFF, JPEG2000 or netCDF-3 scenes, searched recursively. GeoTIFF tiles keep
 values, bands, nodata and georeference. PNG and JPEG tiles are 8-bit RGB by one pixel scale for all
@@ -81,7 +81,7 @@ class Cut(NamedTuple):
 
 
 class Cutter(Dataset):
-    """Turns the name of a scene into its tiles; runs in the worker processes.
+    """Data set that cuts one scene per item, for the worker processes.
 
     Args:
         source: Folder of the scenes.
@@ -196,15 +196,15 @@ def tile(
 
     Args:
         source: Folder of the scenes.
-        target: Folder to make.
+        target: Folder to create.
         size: Side of a tile in pixels.
         overlap: Pixels that neighbouring tiles share.
         max_nodata: Largest share of a tile without data, in [0, 1].
         kind: ``'tif'``, ``'png'`` or ``'jpg'``.
         quality: Quality of JPEG, 1 to 100.
         bands: Bands of PNG and JPEG tiles, see :class:`gersp_mm.images.pixels.PixelScale`.
-        scale: Scale of PNG and JPEG tiles, likewise.
-        workers: Processes next to this one; 0 does all in this one.
+        scale: Scale of PNG and JPEG tiles, see :class:`gersp_mm.images.pixels.PixelScale`.
+        workers: Number of worker processes; 0 works in this process.
 
     Returns:
         What became of each scene, by its name.
@@ -256,7 +256,7 @@ def tile(
 def _pixel_scale(
     source: Path, target: Path, names: Sequence[str], asked: PixelScale, kind: str
 ) -> PixelScale:
-    """Return the scale of PNG and JPEG tiles: that of an interrupted run, or found."""
+    """Return the scale of PNG and JPEG tiles, from an interrupted run if there is one."""
     if kind == TIF:
         return asked
     path = target / SCALE
@@ -289,7 +289,9 @@ def _write_lists(target: Path, cuts: dict[str, Cut]) -> None:
             f"{cut.bad or 'too little data'}. Change SRC or the options {GO_ON}."
         )
     write_text(target / TILES, "".join(f"{json.dumps(tile)}\n" for tile in tiles))
-    write_list(target / LISTING, [tile["path"] for tile in tiles])  # last: now it is whole
+    write_list(
+        target / LISTING, [tile["path"] for tile in tiles]
+    )  # written last, as a sign that all is complete
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

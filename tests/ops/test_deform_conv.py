@@ -1,6 +1,11 @@
 import pytest
 import torch
-from mmcv.ops import deform_conv2d, modulated_deform_conv2d
+from mmcv.ops import (
+    DeformConv2dPack,
+    ModulatedDeformConv2dPack,
+    deform_conv2d,
+    modulated_deform_conv2d,
+)
 from torch.nn import functional as F
 
 from gersp_mm.ops.swap import our_operators
@@ -78,6 +83,22 @@ def test_without_offsets_it_is_a_convolution(groups):
     for found, expected in ((modulated, halved), (plain, whole)):
         for a, b in zip(found, expected):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("pack", [ModulatedDeformConv2dPack, DeformConv2dPack])
+def test_a_channels_last_model_has_the_gradients_of_a_contiguous_one(pack):
+    torch.manual_seed(0)
+    model, x = pack(4, 6, 3, padding=1), torch.randn(2, 4, 7, 6)
+    torch.nn.init.normal_(model.conv_offset.weight, std=0.1)
+    gradients = []
+    with our_operators():
+        for form in (torch.contiguous_format, torch.channels_last):
+            model.to(memory_format=form).zero_grad()
+            given = x.clone(memory_format=form).requires_grad_()
+            model(given).square().sum().backward()
+            gradients.append([given.grad, *(p.grad.clone() for p in model.parameters())])
+    assert all(gradient.abs().max() > 0.01 for gradient in gradients[0])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_is_rounded_float32():

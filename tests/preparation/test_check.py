@@ -76,6 +76,19 @@ def test_ranges_and_histogram_are_those_of_the_values(tmp_path):
     assert tool.histogram(np.ones(4), 1, 1) == "one value"
 
 
+@pytest.mark.parametrize("mode, ending, bands", [("L", "jpg", 1), ("RGBA", "png", 4)])
+def test_photographs_and_rasters_of_one_kind_have_rows_of_their_own(tmp_path, mode, ending, bands):
+    pixels = (surface(bands, 0, (40, 40)) * 250).astype(np.uint8)
+    photograph = Image.fromarray(pixels.transpose(1, 2, 0).squeeze())
+    assert photograph.mode == mode
+    photograph.save(tmp_path / f"photograph.{ending}")
+    write(tmp_path / "raster.tif", pixels, photometric="minisblack")  # without an alpha band
+    kind = f"{bands} band{'s' if bands > 1 else ''} x uint8, "
+    text = tool.check(tmp_path, tmp_path / "out", rows=1)
+    rows = [line for line in text.splitlines() if line.startswith(kind)]
+    assert [int(row[len(kind)]) for row in rows] == [1, 2, 3, *range(1, bands + 1)]
+
+
 def test_large_rasters_are_scenes_with_a_window(tmp_path):
     values = (surface(1, 0, (700, 1100)) * 900).astype(np.int16)
     values[:, :, :400] = -9999
@@ -101,11 +114,20 @@ def test_bands_are_taken_from_names_or_guessed(tmp_path):
     assert "No contact sheet can be drawn" in text and "there is no band 9" in text
 
 
-def test_a_sample_of_a_long_list_is_stated(tmp_path):
+def test_a_sample_of_a_long_list_is_stated(tmp_path, monkeypatch):
     folder = tiles(tmp_path / "images", 9, bands=1)
+    decoded = []
+    for name in ("look_into", "load_pixels"):
+        call = getattr(tool, name)
+        monkeypatch.setattr(
+            tool,
+            name,
+            lambda path, call=call, **options: decoded.append(path) or call(path, **options),
+        )
     (folder / "list.txt").write_text("".join(f"{n}.tif\n" for n in range(9)))
     text = tool.check(folder / "list.txt", tmp_path / "out", sampled=3, rows=1)
     assert "9 files in" in text and "in 3 files, an even sample" in text
+    assert {path.rpartition("/")[2] for path in decoded} == {"0.tif", "4.tif", "8.tif"}
     assert f"data_root='{folder}', ann_file='list.txt'" in text
     assert tool.evenly([str(n) for n in range(9)], 3) == ["0", "4", "8"]
 

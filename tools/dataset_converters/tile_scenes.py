@@ -1,4 +1,4 @@
-"""Cut raster scenes into tiles, and list where each of them lies.
+"""Cut raster scenes into tiles, and list the place of each tile.
 
 The body is gersp_mm/preparation/tiles.py; --help says how to use it.
 """
