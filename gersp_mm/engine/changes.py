@@ -12,11 +12,13 @@ from gersp_mm.engine.options import plain_leaves
 TRAINING = ("auto_scale_lr", "custom_hooks", "model", "optim_wrapper", "param_scheduler",
             "train_cfg", "train_dataloader")  # fmt: skip
 TESTING = ("model", "test_cfg", "test_dataloader", "test_evaluator")
-# Options that say where data are or how fast they are read; results do not depend on them.
+# Options that say where data are or how fast they are read; results do not depend on them. The
+# pixel scale is that of the weights.
 HARMLESS = (
     "*.backend_args", "*.data_root", "*.disable_subprocess_warning", "*.file_client_args",
     "*.init_cfg", "*.init_cfg.*", "*.multiprocessing_context", "*.num_workers",
-    "*.outfile_prefix", "*.persistent_workers", "*.pin_memory", "*.prefetch_factor", "*.timeout",
+    "*.outfile_prefix", "*.persistent_workers", "*.pin_memory", "*.pixel_scale", "*.pixel_scale.*",
+    "*.prefetch_factor", "*.timeout",
     "auto_scale_lr.base_batch_size", "test_dataloader.batch_size", "train_cfg.dynamic_intervals",
     "train_cfg.val_begin", "train_cfg.val_interval",
 )  # fmt: skip
