@@ -347,12 +347,13 @@ def test_frozen_features_start_from_the_backbone_file(classifier, tmp_path, caps
         classifier.run("--show-dir", tmp_path / "p")
 
 
-def test_images_are_loaded_by_the_scale_of_the_checkpoint(classifier):
+def test_images_are_loaded_by_the_scale_of_the_checkpoint(classifier, capsys):
     kind = "4 bands x uint16"
     scale = dict(scale="percentile", bands=[3, 2, 1], limits={kind: [[0, 900]] * 3}, fill={})
     classifier.save(pixel_scale=scale)
     with mock.patch.object(launch, "build_runner", wraps=launch.build_runner) as build:
         classifier.run()
+    assert f"Colours, {FINE_TUNING}: top-1" in capsys.readouterr().out  # nothing was changed
     first = build.call_args.args[0].test_dataloader.dataset.pipeline[0]
     assert first.type == "gersp_mm.LoadImage" and first.pixel_scale.limits == scale["limits"]
     classifier.cfg.test_dataloader.dataset.pipeline[0] = dict(type="gersp_mm.LoadImage")
