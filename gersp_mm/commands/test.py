@@ -71,7 +71,12 @@ def run(args: argparse.Namespace) -> None:
     from gersp_mm.engine import launch
     from gersp_mm.engine.changes import changes_of_run
     from gersp_mm.engine.checkpoint_loading import read_weights, require_trained_model
-    from gersp_mm.engine.config import apply_switches, require_trained_switches, use_tta
+    from gersp_mm.engine.config import (
+        apply_switches,
+        load_as_trained,
+        require_trained_switches,
+        use_tta,
+    )
     from gersp_mm.engine.preflight.building import told_in_one_line
     from gersp_mm.engine.preflight.classes import require_trained_classes
     from gersp_mm.engine.submission import choose_submission
@@ -98,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         cfg.load_from = args.checkpoint
         require_trained_switches(cfg, meta, args.checkpoint)
+        load_as_trained(cfg, args.checkpoint, meta)
     submission = choose_submission(cfg, args.config, args.submission, args.cfg_options)
     measured = submission is None and check_evaluation(args, cfg)
     if submission is not None and args.results:

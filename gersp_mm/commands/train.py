@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     """Train the config, or resume its run."""
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine import launch
-    from gersp_mm.engine.config import require_weights
+    from gersp_mm.engine.config import load_as_trained, require_weights
     from gersp_mm.engine.resume import choose_checkpoint
     from gersp_mm.engine.runs import sole_run
 
@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> None:
     launch.join_processes(cfg)
     with sole_run(cfg.work_dir):
         replaced = choose_checkpoint(cfg, args.resume, args.overwrite)
+        if cfg.get("load_from"):
+            load_as_trained(cfg, cfg.load_from)
         require_weights(cfg)
         launch.train(cfg, replaced)
 

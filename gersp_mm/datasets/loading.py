@@ -15,12 +15,16 @@ from mmengine.config import Config
 
 from gersp_mm.checkpoints.find import read_outline
 from gersp_mm.images.decode import load_rgb
-from gersp_mm.images.pixels import PERCENTILE, PixelScale, Scale
+from gersp_mm.images.pixels import PERCENTILE, Limits, PixelScale, Scale
 from gersp_mm.registry import TRANSFORMS
 from gersp_mm.utils.errors import UserError
 
-PIXEL_SCALE = "pixel_scale"  # key of an export's meta
+PIXEL_SCALE = "pixel_scale"  # key of an export's and a checkpoint's meta
+REMOTE_SENSING = "remote_sensing"  # the source whose scale goes downstream
 HOST_LOADER, LOADER = "LoadImageFromFile", "gersp_mm.LoadImage"
+INSTEAD = "instead_of"  # key of a scale that a tool wrote into a config: the loader it replaced
+CARRIED = {"backend_args", "to_float32"}  # settings of the hosts' loader that ours has too
+OUR_WAY = dict(color_type="color", ignore_empty=False, file_client_args=None)  # all it can do
 
 
 @TRANSFORMS.register_module()
@@ -32,7 +36,10 @@ class LoadImage(BaseTransform):
         dict(type='gersp_mm.LoadImage', pixel_scale='work_dirs/own/gersp_r50_backbone.pth')
 
     It sets ``img`` (H×W×3 uint8, BGR, as the hosts' own), ``img_shape`` and ``ori_shape``.
-    Photographs have the values of the hosts' loader; rasters go through the pixel scale.
+    Photographs have the values of the hosts' loader; rasters go through the pixel scale. Of the
+    settings of the hosts' loader, ``imdecode_backend`` is missing, because the decoder is ours,
+    and so are ``color_type`` and ``ignore_empty``: three channels are what a network takes, and an
+    image that cannot be read is an error.
 
     Args:
         pixel_scale: An exported backbone or a ``pixel_scale.json``, by its path, or what
@@ -40,6 +47,8 @@ class LoadImage(BaseTransform):
         scale: In place of ``pixel_scale``: limits that are given, see
             :class:`gersp_mm.images.pixels.PixelScale`.
         bands: In place of ``pixel_scale``: the bands.
+        backend_args: Where the files are stored, see ``mmengine.fileio.get``.
+        to_float32: Whether ``img`` is float32, with the same values from 0 to 255.
 
     Raises:
         UserError: The file does not exist or holds no pixel scale, or two settings contradict.
@@ -50,8 +59,12 @@ class LoadImage(BaseTransform):
         pixel_scale: str | os.PathLike | Mapping[str, Any] | None = None,
         scale: Scale = PERCENTILE,
         bands: Sequence[int | str] | int | str | None = None,
+        backend_args: dict | None = None,
+        to_float32: bool = False,
     ) -> None:
         super().__init__()
+        self.backend_args = backend_args
+        self.to_float32 = to_float32
         if pixel_scale is not None and (bands is not None or scale != PERCENTILE):
             raise UserError("LoadImage: give pixel_scale, or scale and bands, and not both")
         self.asked = PixelScale(scale, bands)  # type: ignore[arg-type]
@@ -66,8 +79,9 @@ class LoadImage(BaseTransform):
         scale = self.pixel_scale
         if scale is None and (self.asked.bands is not None or self.asked.scale != PERCENTILE):
             scale = self.asked
-        pixels = np.asarray(load_rgb(results["img_path"], scale=scale))
-        results["img"] = np.ascontiguousarray(pixels[..., ::-1])
+        pixels = np.asarray(load_rgb(results["img_path"], self.backend_args, scale))
+        kind = np.float32 if self.to_float32 else np.uint8
+        results["img"] = np.ascontiguousarray(pixels[..., ::-1], kind)
         results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
         return results
 
@@ -83,15 +97,19 @@ def read_pixel_scale(given: str | os.PathLike | Mapping[str, Any]) -> PixelScale
     """
     if isinstance(given, Mapping):
         content: Any = given
+    elif not Path(given).is_file():
+        raise UserError(f"pixel_scale={str(given)!r} is no file")
     elif str(given).endswith(".json"):
-        path = Path(given)
-        if not path.is_file():
-            raise UserError(f"pixel_scale={str(given)!r} is no file")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content = content.get("remote_sensing", content)
+        try:
+            content = json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"pixel_scale={str(given)!r} cannot be read ({error}). Copy it again from the work "
+                "directory of the pre-training, or name its exported backbone"
+            ) from None
     else:
-        content = stored_pixel_scale(given)
-    found = PixelScale.stored(content)
+        content = stored_meta(given).get(PIXEL_SCALE)
+    found = scale_of({PIXEL_SCALE: content})
     if found is None:
         raise UserError(
             f"pixel_scale={given!r} holds no pixel scale: it is that of a pre-training on rasters, "
@@ -100,23 +118,77 @@ def read_pixel_scale(given: str | os.PathLike | Mapping[str, Any]) -> PixelScale
     return found
 
 
-def stored_pixel_scale(path: str | os.PathLike) -> Any:
-    """Return what an exported backbone says of the pixel scale; None where it says nothing."""
+def stored_meta(path: str | os.PathLike) -> Mapping[str, Any]:
+    """Return the meta of a local file of weights; nothing where it cannot be read."""
     with contextlib.suppress(Exception):  # whatever is wrong with it, its own reader says
-        return read_outline(path)["meta"].get(PIXEL_SCALE)
-    return None
+        meta = read_outline(path)["meta"]
+        return meta if isinstance(meta, Mapping) else {}
+    return {}
 
 
-def use_pixel_scale(cfg: Any, pixel_scale: Any) -> None:
+def scales_of(meta: Mapping[str, Any]) -> dict[str, PixelScale]:
+    """Return the pixel scales in a file's meta by the name of the source.
+
+    Checkpoints of a pre-training hold one for each source; exports and fine-tuned checkpoints hold
+    that of the remote-sensing images.
+    """
+    content = meta.get(PIXEL_SCALE)
+    if not isinstance(content, Mapping):
+        return {}
+    named = {REMOTE_SENSING: content} if "scale" in content else content
+    found = {name: PixelScale.stored(scale) for name, scale in named.items()}
+    return {name: scale for name, scale in found.items() if scale and _is_whole(scale)}
+
+
+def scale_of(meta: Mapping[str, Any]) -> PixelScale | None:
+    """Return the pixel scale that a file's network reads remote-sensing images by."""
+    return scales_of(meta).get(REMOTE_SENSING)
+
+
+def _is_whole(scale: PixelScale) -> bool:
+    """Return whether all limits and fill values are three pairs and three levels."""
+    try:
+        return all(np.shape(limits) == (3, 2) for limits in scale.limits.values()) and all(
+            np.shape(fill) == (3,) for fill in scale.fill.values()
+        )
+    except ValueError:  # of lists of several lengths
+        return False
+
+
+def use_pixel_scale(cfg: Any, scale: PixelScale | None) -> None:
     """Have every pipeline of a config load its images by a pixel scale.
+
+    The hosts' loaders are replaced, and what an earlier call set. A :class:`LoadImage` that the
+    config itself has stays, for :func:`require_same_scale` to compare. So does a loader whose
+    ``color_type``, ``ignore_empty`` or ``file_client_args`` ours cannot follow.
 
     Args:
         cfg: A config or a part of one, changed in place.
-        pixel_scale: See :class:`LoadImage`.
+        scale: The scale; None puts the hosts' loaders back that an earlier call replaced.
     """
     for transform in loaders(cfg):
+        if transform["type"] == LOADER:
+            given = transform.get(PIXEL_SCALE)
+            replaced = given.get(INSTEAD) if isinstance(given, Mapping) else None
+        else:
+            same = all(transform.get(key, value) == value for key, value in OUR_WAY.items())
+            replaced = str(transform["type"]) if same else None
+        if replaced is None:
+            continue
+        kept = {key: value for key, value in transform.items() if key in CARRIED}
         transform.clear()
-        transform.update(type=LOADER, pixel_scale=pixel_scale)
+        if scale is None:
+            transform.update(type=replaced, **kept)
+        else:
+            content = dict(scale.as_dict(), **{INSTEAD: replaced})
+            transform.update(type=LOADER, pixel_scale=content, **kept)
+
+
+def used_scale(cfg: Any) -> PixelScale | None:
+    """Return the pixel scale by which a config trains; None where the hosts' loaders read."""
+    found = list(loaders(cfg.get("train_dataloader"))) or list(loaders(cfg))
+    scales = (_scale_of_loader(loader) for loader in found if loader["type"] == LOADER)
+    return next(scales, None)
 
 
 def loaders(cfg: Any) -> Iterator[Any]:
@@ -145,34 +217,89 @@ def require_same_scale(cfg: Any, meta: Mapping[str, Any], path: str) -> str | No
         A warning, where rasters would not go through the file's pixel scale at all.
 
     Raises:
-        UserError: A pipeline has other limits or bands for a kind of raster.
+        UserError: A pipeline has other limits or bands for a kind of raster, or none.
     """
-    expected = PixelScale.stored(meta.get(PIXEL_SCALE))
+    expected = scale_of(meta)
     if expected is None:
         return None
+    line = f"dict(type='{LOADER}', pixel_scale={path!r})"
     plain = False
     for transform in loaders(cfg):
         if transform["type"] != LOADER:
             plain = True
             continue
-        given = transform.get(PIXEL_SCALE)
-        if given is None:
-            own = PixelScale(transform.get("scale", PERCENTILE), transform.get("bands"))
-        else:
-            own = read_pixel_scale(given)
-        for kind, limits in expected.limits.items():
-            theirs = own.limits.get(kind) if own.scale == PERCENTILE else own.given_limits(kind)
-            if (theirs is not None and not np.allclose(theirs, limits)) or (
-                theirs is not None and own.bands != expected.bands
-            ):
-                raise UserError(
-                    f"{path} was trained on {kind} with bands={expected.bands} and limits "
-                    f"{list(limits)}, but gersp_mm.LoadImage has bands={own.bands} and "
-                    f"{list(theirs)}. Set its pixel_scale={path!r}"
-                )
-    if plain and any(not kind.endswith("uint8") for kind in expected.limits):
+        own = _scale_of_loader(transform)
+        if kind := _difference(expected, own):
+            raise UserError(
+                f"{path} was trained on {_words(expected, kind)}, but a {LOADER} of the config "
+                f"has {_words(own, kind)}. Write {line} in its place"
+            )
+    if plain and not (expected.limits and all(kind.endswith("uint8") for kind in expected.limits)):
         return (
             f"{path} was trained on rasters ({', '.join(expected.limits)}). Where the images here "
-            f"are rasters too, load them by dict(type='{LOADER}', pixel_scale={path!r})"
+            f"are rasters too, load them by {line}"
         )
     return None
+
+
+def require_same_sources(dataset: Any, meta: Mapping[str, Any], path: str) -> None:
+    """Make sure that a pre-training reads rasters as the file did that it starts from.
+
+    Args:
+        dataset: A :class:`gersp_mm.PairedDataset` whose sources know their pixel scales.
+        meta: ``meta`` of the file.
+        path: The file, for messages.
+
+    Raises:
+        UserError: A source has other limits or bands for a kind of raster.
+    """
+    for name, expected in scales_of(meta).items():
+        source = getattr(dataset, name, None)
+        if source is None or not hasattr(source, "asked_scale"):
+            continue
+        own = source.pixel_scale
+        kind = _difference(expected, own) if own.limits else None
+        if kind is None:
+            continue
+        key = f"train_dataloader.dataset.{name}"
+        pairs = [list(pair) for pair in _limits(expected, kind) or ()]
+        given = pairs if pairs[1:] != pairs[:-1] else pairs[0]
+        bands = None if expected.bands is None else list(expected.bands)
+        raise UserError(
+            f"{path} was trained on {_words(expected, kind)}, but {key} has {_words(own, kind)}. "
+            f"Set {key}.scale={given} and {key}.bands={bands}"
+        )
+
+
+def _scale_of_loader(transform: Mapping[str, Any]) -> PixelScale:
+    given = transform.get(PIXEL_SCALE)
+    if given is not None:
+        return read_pixel_scale(given)
+    return PixelScale(transform.get("scale", PERCENTILE), transform.get("bands"))
+
+
+def _difference(expected: PixelScale, own: PixelScale) -> str | None:
+    """Return a kind of raster that two scales read differently.
+
+    A kind that only one of them knows among others is no difference: it is refused when it is met.
+    """
+    for kind in {**expected.limits, **own.limits} or ("rasters",):
+        wanted, found = _limits(expected, kind), _limits(own, kind)
+        if (wanted is None and expected.limits) or (found is None and own.limits):
+            continue
+        if (wanted is None) != (found is None) or expected.bands != own.bands:
+            return kind
+        if wanted is not None and found is not None and not np.allclose(wanted, found):
+            return kind
+    return None
+
+
+def _limits(scale: PixelScale, kind: str) -> Limits | None:
+    return scale.given_limits(kind) or scale.limits.get(kind)
+
+
+def _words(scale: PixelScale, kind: str) -> str:
+    limits = _limits(scale, kind)
+    known = "no limits, so that it stretches each image by itself"
+    known = known if limits is None else f"limits {[list(pair) for pair in limits]}"
+    return f"{kind} with bands={scale.bands} and {known}"

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gersp_mm.checkpoints.read import UNREAD, config_values
+from gersp_mm.datasets.loading import INSTEAD, PIXEL_SCALE
 from gersp_mm.engine.options import plain_leaves
 
 TRAINING = ("auto_scale_lr", "custom_hooks", "model", "optim_wrapper", "param_scheduler",
@@ -54,13 +55,22 @@ def _differences(
     roots = [*_data_roots(shipped), *_data_roots(other)]
     for section in sections:
         sides = [dict(_below_roots(cfg.get(section), section, roots)) for cfg in (shipped, other)]
+        by_weights = _loaded_as_the_weights(sides[1])
         for key in {**sides[0], **sides[1]}:
             before, after = (side.get(key, NOTHING) for side in sides)
             harmless = any(fnmatchcase(key, pattern) for pattern in HARMLESS)
+            harmless = harmless or key.startswith(by_weights)
             if harmless or UNREAD in (before, after) or before == after:
                 continue
             found[key] = None if after is NOTHING else after
     return found
+
+
+def _loaded_as_the_weights(side: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the keys of loaders begin that the starting weights set, not the user."""
+    mark = f".{PIXEL_SCALE}.{INSTEAD}"
+    transforms = [key.removesuffix(mark) for key in side if key.endswith(mark)]
+    return tuple(f"{key}.{name}" for key in transforms for name in ("type", PIXEL_SCALE))
 
 
 def _below_roots(value: Any, key: str, roots: list[str]) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,13 @@ from mmengine.utils import import_modules_from_strings
 
 from gersp_mm.checkpoints.read import config_values
 from gersp_mm.datasets.annotations import leaves
-from gersp_mm.datasets.loading import stored_pixel_scale, use_pixel_scale
+from gersp_mm.datasets.loading import (
+    require_same_scale,
+    scale_of,
+    stored_meta,
+    use_pixel_scale,
+)
+from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.engine.preflight.names import check_options
@@ -132,7 +138,8 @@ def apply_switches(cfg: Config) -> None:
     """Apply the variables ``pretrained`` and ``frozen`` of a downstream config to its model.
 
     ``pretrained`` is the path of a backbone file, or ``None`` for a start from scratch. ``frozen``
-    is a key of :data:`FROZEN_STAGES`.
+    is a key of :data:`FROZEN_STAGES`. Where the file holds a pixel scale, the config's images are
+    loaded by it; it goes into the config itself, so that the file may move later.
 
     Args:
         cfg: Changed in place where it has these variables. A second call changes nothing.
@@ -151,17 +158,31 @@ def apply_switches(cfg: Config) -> None:
             backbone.init_cfg = dict(
                 type="Pretrained", checkpoint=str(cfg.pretrained), prefix=prefix
             )
-            _load_as_trained(cfg)
+            use_pixel_scale(cfg, scale_of(stored_meta(cfg.pretrained)))
     if "frozen" in cfg:
         check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))
         if cfg.model.backbone.get("frozen_stages") != FROZEN_STAGES[cfg.frozen]:
             cfg.model.backbone.frozen_stages = FROZEN_STAGES[cfg.frozen]
 
 
-def _load_as_trained(cfg: Config) -> None:
-    """Have downstream images loaded by the pixel scale of the weights, where those have one."""
-    if "evaluation" in cfg and stored_pixel_scale(cfg.pretrained):
-        use_pixel_scale(cfg, cfg.pretrained)
+def load_as_trained(cfg: Config, path: str, meta: Mapping[str, Any] | None = None) -> None:
+    """Have images loaded as in the training of a checkpoint, which is tested or gone on from.
+
+    The scale of the checkpoint replaces that of ``pretrained``.
+
+    Args:
+        cfg: Changed in place.
+        path: The checkpoint, a path or one of MMEngine's addresses.
+        meta: Meta of the checkpoint, where it has been read.
+
+    Raises:
+        UserError: A loader that the config itself has contradicts the checkpoint.
+    """
+    if meta is None:
+        remote = "://" in path
+        meta = (read_weights(path).get("meta") or {}) if remote else stored_meta(path)
+    use_pixel_scale(cfg, scale_of(meta))
+    require_same_scale(cfg, meta, path)
 
 
 def require_weights(cfg: Config) -> None:

@@ -8,6 +8,7 @@ import json
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 
 from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.commands import test as tool
+from gersp_mm.engine import launch
 from gersp_mm.evaluation.submission import Submission
 from gersp_mm.results.store import read_rows
 from gersp_mm.utils.errors import UserError
@@ -343,6 +345,21 @@ def test_frozen_features_start_from_the_backbone_file(classifier, tmp_path, caps
     assert row.checkpoint_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(UserError, match="--show-dir: .* features of all images at once"):
         classifier.run("--show-dir", tmp_path / "p")
+
+
+def test_images_are_loaded_by_the_scale_of_the_checkpoint(classifier, capsys):
+    kind = "4 bands x uint16"
+    scale = dict(scale="percentile", bands=[3, 2, 1], limits={kind: [[0, 900]] * 3}, fill={})
+    classifier.save(pixel_scale=scale)
+    with mock.patch.object(launch, "build_runner", wraps=launch.build_runner) as build:
+        classifier.run()
+    assert f"Colours, {FINE_TUNING}: top-1" in capsys.readouterr().out  # nothing was changed
+    first = build.call_args.args[0].test_dataloader.dataset.pipeline[0]
+    assert first.type == "gersp_mm.LoadImage" and first.pixel_scale.limits == scale["limits"]
+    classifier.cfg.test_dataloader.dataset.pipeline[0] = dict(type="gersp_mm.LoadImage")
+    classifier.write()
+    with pytest.raises(UserError, match=f"was trained on {kind}.* stretches each image by itself"):
+        classifier.run()
 
 
 # ------------------------------------------------------------------------------------ detection

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 
-from gersp_mm.datasets.loading import PIXEL_SCALE
+from gersp_mm.datasets.loading import PIXEL_SCALE, scales_of
 from gersp_mm.engine.hooks.bad_images import SOURCES
 from gersp_mm.images.pixels import PixelScale
 from gersp_mm.registry import HOOKS
@@ -24,7 +24,8 @@ class PixelScaleHook(Hook):
     The first rank looks at a sample of each source, and all ranks use what it found. It is logged,
     written to ``<work_dir>/pixel_scale.json``, kept in ``meta['pixel_scale']`` of every checkpoint
     and used again when the run is resumed. That of the remote-sensing images goes into the exported
-    backbone. A run on photographs alone has none of it.
+    backbone. A run on photographs alone has none of it. A run that is resumed from a checkpoint
+    without a scale, as older versions wrote them, warns that its values change.
 
     Raises:
         UserError: The rasters need a choice of bands; or the run is resumed with another scale
@@ -35,22 +36,22 @@ class PixelScaleHook(Hook):
 
     def __init__(self) -> None:
         self._kept: dict[str, PixelScale] = {}
+        self._resumed = False
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Take what the run used before."""
         if runner._resume:
-            stored = checkpoint["meta"].get(PIXEL_SCALE) or {}
-            found = {name: PixelScale.stored(content) for name, content in stored.items()}
-            self._kept = {name: scale for name, scale in found.items() if scale is not None}
+            self._resumed, self._kept = True, scales_of(checkpoint["meta"])
 
     def before_train(self, runner: Any) -> None:
         """Find the scale of each source and tell it."""
         dataset = runner.train_dataloader.dataset
         for name, words in SOURCES.items():
             source: Any = getattr(dataset, name, None)
-            if not hasattr(source, PIXEL_SCALE):
+            if not hasattr(source, "asked_scale"):
                 continue
-            if name in self._kept:
+            known = name in self._kept
+            if known:
                 _require_same(name, self._kept[name], source.asked_scale)
                 source.pixel_scale = self._kept[name]
             else:
@@ -58,6 +59,12 @@ class PixelScaleHook(Hook):
                 broadcast_object_list(found)
                 source.pixel_scale = found[0]
             if source.pixel_scale.limits:
+                if self._resumed and not known:
+                    runner.logger.warning(
+                        f"the checkpoint holds no pixel scale of the {words} images: if the run "
+                        "read these rasters before, it was by their high bytes, on another scale "
+                        "of values than from here on. Start a new run for one scale throughout"
+                    )
                 self._kept[name] = source.pixel_scale
                 for line in source.pixel_scale.describe():
                     runner.logger.info(f"pixel scale of the {words} images: {line}")

@@ -21,7 +21,12 @@ from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.backbones.resized import resized_by_host
 from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.checkpoints.read import tensors_of
-from gersp_mm.datasets.loading import require_same_scale
+from gersp_mm.datasets.loading import (
+    PIXEL_SCALE,
+    require_same_scale,
+    require_same_sources,
+    used_scale,
+)
 from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.config import require_weights
 from gersp_mm.engine.preflight.findings import RULE
@@ -48,7 +53,8 @@ class PretrainedCheckHook(Hook):
 
     Every checkpoint of the run notes in ``meta['pretrained']`` what it started from: path, sha256,
     method, arch and epoch of the file, or ``method='random'`` without a file. It notes in
-    ``meta['normalisation']`` how its images were normalised.
+    ``meta['normalisation']`` how its images were normalised, and in ``meta['pixel_scale']`` how
+    :class:`gersp_mm.LoadImage` read its rasters.
 
     Args:
         module: Name of the part of the model that has to be complete.
@@ -66,6 +72,7 @@ class PretrainedCheckHook(Hook):
         self.module = module
         self._file: dict[str, Any] | None = None  # between the two checks
         self._loaded: dict[str, torch.Tensor] = {}  # by load_from, until training starts
+        self._start: tuple[Mapping[str, Any], str] = ({}, "")  # meta and path of the file
         self._source: dict[str, Any] | None = None
 
     def before_run(self, runner: Any) -> None:
@@ -83,8 +90,11 @@ class PretrainedCheckHook(Hook):
             own = unwrap(runner.model).state_dict()
             kept = {name: tensor for name, tensor in own.items() if name in loaded}
             require_same_tensors("the model", runner._load_from, kept, loaded, values=True)
-            return
-        self._check(runner, values=True)
+        else:
+            self._check(runner, values=True)
+        if not runner._resume:
+            dataset = getattr(getattr(runner, "train_dataloader", None), "dataset", None)
+            require_same_sources(dataset, *self._start)
 
     def before_test(self, runner: Any) -> None:
         """Compare values and normalisation where a test starts from the file (frozen features)."""
@@ -96,9 +106,14 @@ class PretrainedCheckHook(Hook):
         """Compare the file of ``load_from`` with the model, and keep what the run started from."""
         meta = checkpoint.get("meta") or {}
         self._source = meta.get("pretrained")
+        if runner._resume:
+            path = runner._load_from or "the checkpoint"
+            if warning := require_same_scale(runner.cfg, meta, path):
+                runner.logger.warning(warning)
         if runner._resume or not runner._load_from:
             return
         path, model = runner._load_from, unwrap(runner.model)
+        self._start = (meta, path)
         if self._source is None and "weights_sha256" in meta:
             self._source = origin_of(path, meta)
         given, resized = resized_by_host(model, without_module(tensors_of(path, checkpoint)))
@@ -125,6 +140,8 @@ class PretrainedCheckHook(Hook):
         checkpoint["meta"]["pretrained"] = self._source
         if scale := Normalisation.of(unwrap(runner.model).data_preprocessor):
             checkpoint["meta"]["normalisation"] = scale.as_dict()
+        if pixels := used_scale(runner.cfg):
+            checkpoint["meta"][PIXEL_SCALE] = pixels.as_dict()
 
     def _check(self, runner: Any, values: bool) -> None:
         model = unwrap(runner.model)
@@ -153,7 +170,7 @@ class PretrainedCheckHook(Hook):
         if not values:
             return
         meta = checkpoint.get("meta") or {}
-        self._source = origin_of(path, meta)
+        self._source, self._start = origin_of(path, meta), (meta, path)
         require_same_input(path, meta, model.data_preprocessor, part)
         if warning := require_same_scale(runner.cfg, meta, path):
             runner.logger.warning(warning)
