@@ -1,6 +1,6 @@
 """Look at a folder of images before a training, and say what to write in the config.
 
-The body is gersp_mm/preparation/check.py; --help says how to use it.
+The command is gersp_mm/commands/check.py; --help says how to use it.
 """
 
 from gersp_mm.commands.check import main

@@ -1,29 +1,4 @@
-#!/usr/bin/env python3
-"""Look at a folder of images before a training, and say what to write in the config.
-
-SRC is a folder (searched recursively), a packed folder, a text list with one path per line, or one
-raster. All files are listed; the pixels of an even sample of them (--sample) are decoded, and no
-others. The bytes of at most 50,000 files are compared. A folder of 100,000 files of 1 KB takes 12 s
-of one core, start included; decoding the sample of large images takes longer.
-
-The report has formats, number types, bands, sizes, ground scale, ranges of values with histograms,
-unreadable files, files without content, duplicates, and the lines for the config.
-OUT gets:
-
-  report.txt         the printed report
-  contact_sheet.png  pairs of views (query and key) as the model will see them
-  bad_images.txt     unreadable files, with the reason
-  empty.txt          files without data or of one colour, with the reason
-  duplicates.txt     files with the bytes of an earlier file, with its path
-
-Unreadable files are no error, because training replaces them by other files. The exit code is 0
-if at least one file can be used.
-
-Examples:
-  python tools/check_images.py /my/images
-  python tools/check_images.py /my/scenes --bands 4 3 2 --window "384 m"
-  python tools/check_images.py /my/list.txt --sample 5000 --out work_dirs/check/mine
-"""
+"""Look at a folder of images before a training; the command is gersp_mm/commands/check.py."""
 
 from __future__ import annotations
 
@@ -44,7 +19,7 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
-from gersp_mm.augmentation.view import PRESETS, ViewAugmentation
+from gersp_mm.augmentation.view import ViewAugmentation
 from gersp_mm.datasets.scenes import RASTER_EXTENSIONS, Scenes
 from gersp_mm.images import rasters
 from gersp_mm.images.bands import is_raster
@@ -55,7 +30,7 @@ from gersp_mm.images.listing import IMAGE_EXTENSIONS, ImageList, find_images
 from gersp_mm.images.packed import DATABASE, LISTING, is_local_file, open_file
 from gersp_mm.images.pixels import PERCENTILES, PixelScale, Scale, is_nodata
 from gersp_mm.images.scaling import find_scale, raster_source, sample
-from gersp_mm.preparation.common import SHARED_OPTIONS, add_raster_options, write_reasons
+from gersp_mm.preparation.common import write_reasons
 from gersp_mm.utils.console import progress, progress_bar, table
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, replacing, write_text
@@ -509,33 +484,6 @@ def _finding(what: str, reasons: dict[str, str], looked_at: int) -> str:
         + "\n".join(f"  {line}" for line in shown[:5])
         + (f"\n  and {len(shown) - 5:,} more" if len(shown) > 5 else "")
     )
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", metavar="SRC", type=Path, help="folder, list or raster")
-    parser.add_argument(
-        "--out", type=Path, help="folder to write to; default work_dirs/check/<name of SRC>"
-    )
-    add_raster_options(parser)
-    parser.add_argument(
-        "--window", help="read windows of this side from scenes: 512 in pixels or '384 m'"
-    )
-    parser.add_argument(
-        "--sample", type=int, default=1000, metavar="N", help="decode N files [%(default)s]"
-    )
-    parser.add_argument(
-        "--rows", type=int, default=6, help=f"rows of {PAIRS_A_ROW} pairs to draw [%(default)s]"
-    )
-    parser.add_argument(
-        "--preset", choices=tuple(PRESETS), default="overhead", help="of the views [%(default)s]"
-    )
-    flag, settings = SHARED_OPTIONS["workers"]
-    parser.add_argument(flag, **settings)
-    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:

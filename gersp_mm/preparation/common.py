@@ -1,8 +1,7 @@
-"""What all converters share: arguments, archives, damaged files, messages and lists."""
+"""What all converters share: archives, damaged files, messages and lists."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gzip
 import lzma
@@ -16,7 +15,6 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -32,16 +30,6 @@ CHUNK = 10_000  # images handed to threads at once
 ARCHIVE_ERRORS = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
 )  # fmt: skip
-
-
-def _workers(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
-    return number or os.cpu_count() or 1
 
 
 def findings_text(findings: Mapping[str, Sequence[str]]) -> str:
@@ -66,96 +54,6 @@ def folders_called(names: Collection[str], root: Path) -> list[Path]:
         subfolders[:] = [] if real in seen else inside
         seen.add(real)
     return sorted(found)
-
-
-# The options that several converters take: flags, and what argparse needs to know.
-SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "archive": (
-        "--archive",
-        dict(type=Path, help="unpack this zip or tar archive into DATA first"),
-    ),
-    "archives": (
-        "--archives",
-        dict(nargs="+", type=Path, default=[], metavar="FILE", help="unpack these archives first"),
-    ),
-    "allow_incomplete": (
-        "--allow-incomplete",
-        dict(
-            action="store_true",
-            help="take a sample: report what differs from the complete data set, and continue",
-        ),
-    ),
-    "decode": ("--decode", dict(action="store_true", help="decode every image; takes hours")),
-    "no_decode": (
-        "--no-decode",
-        dict(
-            action="store_true",
-            help="do not decode the images; those of scenes are not compared either",
-        ),
-    ),
-    "workers": (
-        "--workers",
-        dict(
-            type=_workers,
-            default=os.cpu_count(),
-            metavar="N",
-            help="use N threads or processes; 0 takes all cores [%(default)s]",
-        ),
-    ),
-}
-
-
-def new_parser(
-    doc: str | None, *shared: str, data: str = "folder of the data set"
-) -> argparse.ArgumentParser:
-    """Return the parser of a converter: DATA and the options that it shares with others.
-
-    Args:
-        doc: Docstring of the converter, its help.
-        shared: Keys of :data:`SHARED_OPTIONS`.
-        data: What the folder DATA is.
-    """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", metavar="DATA", type=Path, help=data)
-    for name in shared:
-        flag, settings = SHARED_OPTIONS[name]
-        parser.add_argument(flag, **settings)
-    return parser
-
-
-def add_raster_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--bands`` and ``--scale``, the arguments of a pixel scale."""
-    parser.add_argument(
-        "--bands",
-        nargs="+",
-        type=lambda text: int(text) if text.isdecimal() else text,
-        metavar="BAND",
-        help="bands for red, green and blue, or one for all, by number from 1 or by name",
-    )
-    parser.add_argument(
-        "--scale",
-        nargs="+",
-        action=_Scale,
-        default="percentile",
-        metavar="VALUE",
-        help="percentile, none, or the values for black and for white [%(default)s]",
-    )
-
-
-class _Scale(argparse.Action):
-    """Read one word, or two numbers."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        """Set the scale."""
-        scale: Any = values[0]
-        if len(values) > 1:
-            try:
-                scale = tuple(map(float, values))
-            except ValueError:
-                parser.error(f"{option_string} takes two numbers such as 0 10000, got {values}")
-        setattr(namespace, self.dest, scale)
 
 
 @contextlib.contextmanager

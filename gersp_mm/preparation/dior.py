@@ -60,12 +60,12 @@ from gersp_mm.preparation.common import (
     findings_text,
     first_lines,
     image_size,
-    new_parser,
     next_command,
     refuse_damaged,
     refuse_incomplete,
     warn,
 )
+from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing_folder, write_text

@@ -66,12 +66,12 @@ from gersp_mm.preparation.common import (
     explained,
     findings_text,
     image_size,
-    new_parser,
     next_command,
     refuse_damaged,
     refuse_incomplete,
     warn,
 )
+from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import progress, progress_bar, table
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import remove_temporaries, replacing_folder, write_text

@@ -21,9 +21,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gersp_mm.datasets.splits import EUROSAT_GERSP_1
-from gersp_mm.preparation.common import folders_called, unpack_into
-from gersp_mm.preparation.scenes import EUROSAT_CLASSES, parse_scene_arguments, prepare_scenes
+from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.errors import UserError
 
 SIDE = 64  # px
@@ -31,6 +29,9 @@ SIDE = 64  # px
 
 def refuse_multispectral(data: Path) -> None:
     """Raise a :class:`UserError` if the class folders hold TIFF files."""
+    from gersp_mm.preparation.common import folders_called
+    from gersp_mm.preparation.scenes import EUROSAT_CLASSES
+
     for folder in folders_called(EUROSAT_CLASSES, data):
         for file in folder.iterdir():
             if file.suffix.lower() in (".tif", ".tiff"):
@@ -42,11 +43,15 @@ def refuse_multispectral(data: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    return parse_scene_arguments(__doc__, argv)
+    return new_parser(__doc__, "archive", "allow_incomplete", "no_decode").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check EuroSAT and write the lists of its named split."""
+    from gersp_mm.datasets.splits import EUROSAT_GERSP_1
+    from gersp_mm.preparation.common import unpack_into
+    from gersp_mm.preparation.scenes import prepare_scenes
+
     if args.archive:
         unpack_into(args.data, [args.archive])
     refuse_multispectral(args.data)

@@ -37,11 +37,11 @@ from gersp_mm.images.listing import find_classes, find_images, is_image_name
 from gersp_mm.preparation.common import (
     SHOWN,
     decode_once,
-    new_parser,
     next_pretraining,
     refuse_incomplete,
     write_reasons,
 )
+from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError, listed
 

@@ -45,11 +45,11 @@ from gersp_mm.preparation.common import (
     describe_counts,
     first_lines,
     folders_called,
-    new_parser,
     next_command,
     refuse_incomplete,
     unpack_into,
 )
+from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import TEMPORARY_SUFFIX, remove_temporaries, replacing

@@ -38,13 +38,13 @@ from gersp_mm.preparation.common import (
     SHOWN,
     decode_once,
     describe_counts,
-    new_parser,
     next_pretraining,
     read_reasons,
     refuse_incomplete,
     unpack_into,
     write_reasons,
 )
+from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name

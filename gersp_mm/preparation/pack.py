@@ -52,7 +52,8 @@ from gersp_mm.images.listing import (
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.images.scaling import WHOLE_SIDE, check_raster
-from gersp_mm.preparation.common import SHARED_OPTIONS, write_reasons
+from gersp_mm.preparation.common import write_reasons
+from gersp_mm.preparation.options import SHARED_OPTIONS
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing

@@ -25,20 +25,22 @@ from __future__ import annotations
 
 import argparse
 
-from gersp_mm.datasets.splits import RESISC45_GERSP_1
-from gersp_mm.preparation.common import unpack_into
-from gersp_mm.preparation.scenes import parse_scene_arguments, prepare_scenes
+from gersp_mm.preparation.options import new_parser
 
 SIDE = 256  # px
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    return parse_scene_arguments(__doc__, argv)
+    return new_parser(__doc__, "archive", "allow_incomplete", "no_decode").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check NWPU-RESISC45 and write the lists of its named split."""
+    from gersp_mm.datasets.splits import RESISC45_GERSP_1
+    from gersp_mm.preparation.common import unpack_into
+    from gersp_mm.preparation.scenes import prepare_scenes
+
     if args.archive:
         unpack_into(args.data, [args.archive])
     prepare_scenes(args.data, RESISC45_GERSP_1, SIDE, args.allow_incomplete, not args.no_decode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,6 @@ from gersp_mm.images.listing import is_image_name, write_list
 from gersp_mm.preparation.common import (
     SHOWN,
     folders_called,
-    new_parser,
     next_command,
     refuse_damaged,
     refuse_incomplete,
@@ -25,11 +23,6 @@ from gersp_mm.utils.errors import UserError, listed
 
 EUROSAT_CLASSES = EUROSAT.classes
 RESISC45_CLASSES = RESISC45.classes
-
-
-def parse_scene_arguments(doc: str | None, argv: list[str] | None) -> argparse.Namespace:
-    """Parse the arguments that both converters take; ``doc`` is the docstring of one of them."""
-    return new_parser(doc, "archive", "allow_incomplete", "no_decode").parse_args(argv)
 
 
 def prepare_scenes(

@@ -44,7 +44,8 @@ from gersp_mm.images.packed import LISTING
 from gersp_mm.images.pixels import BandsError, PixelScale, Scale, is_nodata
 from gersp_mm.images.rasters import Raster, RasterInfo
 from gersp_mm.images.scaling import find_scale
-from gersp_mm.preparation.common import SHARED_OPTIONS, add_raster_options, write_reasons
+from gersp_mm.preparation.common import write_reasons
+from gersp_mm.preparation.options import SHARED_OPTIONS, add_raster_options
 from gersp_mm.preparation.pack import (
     FOLDER,
     GO_ON,

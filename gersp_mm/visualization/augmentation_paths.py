@@ -16,13 +16,12 @@ from __future__ import annotations
 import argparse
 import random
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
 from gersp_mm.utils.errors import UserError
-from gersp_mm.utils.files import replacing
-from gersp_mm.utils.randomness import seed_everything
+
+if TYPE_CHECKING:  # Help loads neither numpy nor torch.
+    import numpy as np
 
 ENLARGE = 32
 COLUMNS = ("reference (PIL)", "compiled kernel", "on the device")
@@ -42,9 +41,13 @@ def draw_views(paths: list[str], preset: str, size: int) -> list[np.ndarray]:
     Raises:
         UserError: Numba is not installed.
     """
+    import numpy as np
+    import torch
+
     from gersp_mm.augmentation.device import recolour_batch
     from gersp_mm.augmentation.draw import unpack
     from gersp_mm.datasets import ViewAugmentation, load_pixels
+    from gersp_mm.utils.randomness import seed_everything
 
     images = [load_pixels(path) for path in paths]
     ways = (
@@ -71,6 +74,9 @@ def draw(views: list[np.ndarray], out: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import numpy as np
+
+    from gersp_mm.utils.files import replacing
 
     enlarged = [np.clip(np.abs(view - views[0]) * ENLARGE, 0, 255) for view in views[1:]]
     columns = {
@@ -106,6 +112,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Draw the same views by each engine of the augmentation."""
+    import numpy as np
+
     from gersp_mm.datasets import MillionAID
 
     dataset = MillionAID(str(args.images))

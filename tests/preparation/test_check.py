@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gersp_mm.augmentation.view import PRESETS
 from gersp_mm.commands import check as command
 from gersp_mm.preparation import check as tool
 from gersp_mm.preparation.common import read_reasons
@@ -130,6 +131,10 @@ def test_a_sample_of_a_long_list_is_stated(tmp_path, monkeypatch):
     assert {path.rpartition("/")[2] for path in decoded} == {"0.tif", "4.tif", "8.tif"}
     assert f"data_root='{folder}', ann_file='list.txt'" in text
     assert tool.evenly([str(n) for n in range(9)], 3) == ["0", "4", "8"]
+
+
+def test_the_command_takes_every_preset():
+    assert set(command.PRESETS) == set(PRESETS)
 
 
 def test_nothing_usable_is_an_error_and_bad_files_are_none(tmp_path, capsys, monkeypatch):

@@ -74,7 +74,7 @@ def write_eurosat(folder: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(eurosat, "EUROSAT_GERSP_1", SMALL)
+    monkeypatch.setattr("gersp_mm.datasets.splits.EUROSAT_GERSP_1", SMALL)
     write_eurosat(tmp_path / "eurosat" / "2750")
     return tmp_path / "eurosat"
 
