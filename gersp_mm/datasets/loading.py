@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from gersp_mm.checkpoints.find import read_outline
 from gersp_mm.images.decode import load_rgb
-from gersp_mm.images.pixels import PERCENTILE, Limits, PixelScale, Scale
+from gersp_mm.images.pixels import PERCENTILE, PixelScale, Scale
 from gersp_mm.registry import TRANSFORMS
 from gersp_mm.utils.errors import UserError
 
@@ -67,8 +67,8 @@ class LoadImage(BaseTransform):
         self.to_float32 = to_float32
         if pixel_scale is not None and (bands is not None or scale != PERCENTILE):
             raise UserError("LoadImage: give pixel_scale, or scale and bands, and not both")
-        self.asked = PixelScale(scale, bands)  # type: ignore[arg-type]
-        self.pixel_scale = None if pixel_scale is None else read_pixel_scale(pixel_scale)
+        asked = PixelScale(scale, bands)  # type: ignore[arg-type]
+        self.pixel_scale = asked if pixel_scale is None else read_pixel_scale(pixel_scale)
 
     def transform(self, results: dict) -> dict:
         """Load ``results['img_path']``.
@@ -76,10 +76,7 @@ class LoadImage(BaseTransform):
         Raises:
             BadImageError: See :func:`gersp_mm.images.decode.load_rgb`.
         """
-        scale = self.pixel_scale
-        if scale is None and (self.asked.bands is not None or self.asked.scale != PERCENTILE):
-            scale = self.asked
-        pixels = np.asarray(load_rgb(results["img_path"], self.backend_args, scale))
+        pixels = np.asarray(load_rgb(results["img_path"], self.backend_args, self.pixel_scale))
         kind = np.float32 if self.to_float32 else np.uint8
         results["img"] = np.ascontiguousarray(pixels[..., ::-1], kind)
         results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
@@ -137,22 +134,12 @@ def scales_of(meta: Mapping[str, Any]) -> dict[str, PixelScale]:
         return {}
     named = {REMOTE_SENSING: content} if "scale" in content else content
     found = {name: PixelScale.stored(scale) for name, scale in named.items()}
-    return {name: scale for name, scale in found.items() if scale and _is_whole(scale)}
+    return {name: scale for name, scale in found.items() if scale}
 
 
 def scale_of(meta: Mapping[str, Any]) -> PixelScale | None:
     """Return the pixel scale that a file's network reads remote-sensing images by."""
     return scales_of(meta).get(REMOTE_SENSING)
-
-
-def _is_whole(scale: PixelScale) -> bool:
-    """Return whether all limits and fill values are three pairs and three levels."""
-    try:
-        return all(np.shape(limits) == (3, 2) for limits in scale.limits.values()) and all(
-            np.shape(fill) == (3,) for fill in scale.fill.values()
-        )
-    except ValueError:  # of lists of several lengths
-        return False
 
 
 def use_pixel_scale(cfg: Any, scale: PixelScale | None) -> None:
@@ -262,7 +249,7 @@ def require_same_sources(dataset: Any, meta: Mapping[str, Any], path: str) -> No
         if kind is None:
             continue
         key = f"train_dataloader.dataset.{name}"
-        pairs = [list(pair) for pair in _limits(expected, kind) or ()]
+        pairs = [list(pair) for pair in expected.limits_of(kind) or ()]
         given = pairs if pairs[1:] != pairs[:-1] else pairs[0]
         bands = None if expected.bands is None else list(expected.bands)
         raise UserError(
@@ -284,7 +271,7 @@ def _difference(expected: PixelScale, own: PixelScale) -> str | None:
     A kind that only one of them knows among others is no difference: it is refused when it is met.
     """
     for kind in {**expected.limits, **own.limits} or ("rasters",):
-        wanted, found = _limits(expected, kind), _limits(own, kind)
+        wanted, found = expected.limits_of(kind), own.limits_of(kind)
         if (wanted is None and expected.limits) or (found is None and own.limits):
             continue
         if (wanted is None) != (found is None) or expected.bands != own.bands:
@@ -294,12 +281,8 @@ def _difference(expected: PixelScale, own: PixelScale) -> str | None:
     return None
 
 
-def _limits(scale: PixelScale, kind: str) -> Limits | None:
-    return scale.given_limits(kind) or scale.limits.get(kind)
-
-
 def _words(scale: PixelScale, kind: str) -> str:
-    limits = _limits(scale, kind)
+    limits = scale.limits_of(kind)
     known = "no limits, so that it stretches each image by itself"
     known = known if limits is None else f"limits {[list(pair) for pair in limits]}"
     return f"{kind} with bands={scale.bands} and {known}"

@@ -56,11 +56,10 @@ class DecodedImages:
             info = self.source.get_data_info(number)
             try:
                 return {**info, **self.decode(info), "number": number}
-            except EmptyWindowError as error:  # The file is intact.
-                last = info["img_path"], str(error)
             except BadImageError as error:
                 last = info["img_path"], str(error)
-                bad.append((self.name, info["img_path"], str(error)))
+                if not isinstance(error, EmptyWindowError):  # whose file is intact
+                    bad.append((self.name, *last))
         path, reason = last
         raise UserError(
             f"{offset + 1} images of {type(self.source).__name__} in a row cannot be read, the "

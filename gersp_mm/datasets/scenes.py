@@ -108,6 +108,9 @@ class Scenes(Dataset):
         self.scenes = self._census(_find(data_root, files))
         counts = [len(scene.cells) for scene in self.scenes]
         self._ends = np.cumsum(counts)
+        # A replacement is taken so many windows further on, from another scene where there is one.
+        steps = range(int(0.618 * len(self)) + 1, 2 * len(self) + 2)
+        self.stride = next(step for step in steps if math.gcd(step, len(self)) == 1)
 
     def __len__(self) -> int:
         """Windows of one pass."""
@@ -143,8 +146,8 @@ class Scenes(Dataset):
     def _sample(self, index: int) -> tuple[str, np.ndarray]:
         """Return the kind of a scene and some pixels with data, from all over it."""
         scene = self.scenes[index]
-        chosen = np.linspace(0, len(scene.cells) - 1, SAMPLED_CELLS).round().astype(int)
-        centres = [self._centre(scene, tuple(scene.cells[n])) for n in np.unique(chosen)]
+        chosen = scene.cells[spread(len(scene.cells), SAMPLED_CELLS)]
+        centres = [self._centre(scene, tuple(cell)) for cell in chosen]
         with rasters.opened(scene.path) as dataset:
             found = sample(dataset, scene.info, self.asked_scale.choose(scene.info), centres)
         valid = found.valid & ~is_nodata(found.values, scene.nodata)
@@ -163,13 +166,6 @@ class Scenes(Dataset):
     def file_count(self) -> int:
         """Number of scenes, also of those that cannot be used."""
         return len(self.scenes) + len(self.bad)
-
-    @property
-    def stride(self) -> int:
-        """How many windows further a replacement is taken from, so that it is of another scene."""
-        size = len(self)
-        return next(step for step in range(int(0.618 * size) + 1, 2 * size + 2)
-                    if math.gcd(step, size) == 1)  # fmt: skip
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return ``dict(img_path=…, sample_idx=…, scene=…, cell=…)`` of one window."""

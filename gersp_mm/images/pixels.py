@@ -111,7 +111,7 @@ class PixelScale:
         Raises:
             BandsError: No limits are known for this kind.
         """
-        limits = self.given_limits(kind) or self.limits.get(kind)
+        limits = self.limits_of(kind)
         if limits is None:
             known = ", ".join(self.limits) or "none"
             raise BandsError(f"{kind}: no pixel scale is known for this kind of raster ({known})")
@@ -145,14 +145,21 @@ class PixelScale:
     def stored(cls, found: Any) -> PixelScale | None:
         """Return what :meth:`as_dict` gave; None for anything else."""
         try:
-            return cls(
+            scale = cls(
                 scale=_tuples(found["scale"]),
                 bands=None if found["bands"] is None else tuple(found["bands"]),
                 limits={kind: _tuples(limits) for kind, limits in found["limits"].items()},
                 fill={kind: tuple(levels) for kind, levels in found["fill"].items()},
             )
-        except (KeyError, TypeError, AttributeError, UserError):
-            return None
+            whole = all(np.shape(limits) == (3, 2) for limits in scale.limits.values())
+            whole = whole and all(np.shape(fill) == (3,) for fill in scale.fill.values())
+        except (KeyError, TypeError, AttributeError, ValueError, UserError):
+            return None  # ValueError: lists of several lengths
+        return scale if whole else None
+
+    def limits_of(self, kind: str) -> Limits | None:
+        """Return the limits of a kind of raster, given or found; None where none are known."""
+        return self.given_limits(kind) or self.limits.get(kind)
 
     def given_limits(self, kind: str) -> Limits | None:
         """Return the limits that need no sample; None where they have to be found."""

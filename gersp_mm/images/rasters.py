@@ -172,7 +172,7 @@ def read(
     """Read some bands of an opened raster, and where they have data.
 
     Args:
-        dataset: What :func:`opened` gives.
+        dataset: What :func:`opened` gives, which also turns errors into :class:`RasterError`.
         bands: Numbers of the bands, from 1; a number may occur more than once.
         window: Top, left, height and width in pixels; the whole raster by default.
         size: Height and width of the result. GDAL reads an overview where the file has one that
@@ -183,7 +183,6 @@ def read(
     Raises:
         RasterError: The pixels are damaged.
     """
-    rasterio = import_rasterio()
     from rasterio.enums import ColorInterp, MaskFlags, Resampling
 
     area = None if window is None else _as_window(window)
@@ -191,15 +190,13 @@ def read(
     order = [wanted.index(band) for band in bands]
     shape = None if size is None else (len(wanted), *size)
     resampling = Resampling.average if smooth else Resampling.nearest
-    with rasterio.Env(**OPTIONS), _reasons():
-        values = dataset.read(wanted, window=area, out_shape=shape, resampling=resampling)
-        flags = {flag for band in wanted for flag in dataset.mask_flag_enums[band - 1]}
-        own = {b for b, c in zip(dataset.indexes, dataset.colorinterp) if c == ColorInterp.alpha}
-        if MaskFlags.per_dataset in flags and not own & set(wanted):  # an alpha or mask band
-            masks = dataset.read_masks(wanted[0], window=area, out_shape=shape and shape[1:])
-            valid = masks != 0
-        else:
-            valid = np.ones(values.shape[1:], bool)
+    values = dataset.read(wanted, window=area, out_shape=shape, resampling=resampling)
+    valid = np.ones(values.shape[1:], bool)
+    flags = {flag for band in wanted for flag in dataset.mask_flag_enums[band - 1]}
+    if MaskFlags.per_dataset in flags:  # an alpha or mask band, unless it is read as an image
+        colours = dict(zip(dataset.indexes, dataset.colorinterp))
+        if all(colours[band] != ColorInterp.alpha for band in wanted):
+            valid = dataset.read_masks(wanted[0], window=area, out_shape=shape and shape[1:]) != 0
     lacking = _lacking(values, [dataset.nodatavals[number - 1] for number in wanted])
     valid &= ~lacking
     if np.issubdtype(values.dtype, np.floating):

@@ -112,9 +112,9 @@ def find_by_samples(
     return scale.find(samples) if samples else scale
 
 
-def spread(count: int) -> list[int]:
-    """Return at most :data:`SAMPLED_FILES` numbers below ``count``, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, SAMPLED_FILES).round().astype(int)).tolist()
+def spread(count: int, most: int = SAMPLED_FILES) -> list[int]:
+    """Return at most so many of the numbers below ``count``, evenly spread; all if they are few."""
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
 
 
 def sample_file(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+Index = tuple[slice, slice, Tensor, Tensor]
 
 COLLECT = 0  # mmcv's number for collecting; 1 is distributing
 
@@ -20,6 +24,30 @@ def _columns(width: int, mask_width: int, half: int, like: Tensor) -> tuple[Tens
     in_mask = column - own + half
     reached = (in_mask >= 0) & (in_mask < mask_width)
     return column[reached], in_mask[reached], own[reached]
+
+
+def _pairs(
+    places: Tensor, masks: Tensor, half_height: int, half_width: int
+) -> Iterator[tuple[Tensor, Index, Tensor, Index]]:
+    """Yield, row by row, which elements of the attention are which of the masks.
+
+    Args:
+        places: What :func:`_places` returns.
+        masks: Of shape (n, rows of a mask, columns of a mask, rows, columns).
+        half_height: Row of the mask that is its pixel's own.
+        half_width: Column of the mask that is its pixel's own.
+
+    Yields:
+        A view of the attention and an index into it, a view of the masks and an index into it.
+    """
+    _, mask_height, mask_width, height, width = masks.shape
+    column, in_mask, own = _columns(width, mask_width, half_width, masks)
+    every = slice(None), slice(None)
+    at, of = (*every, column, own), (*every, in_mask, own)
+    for row in range(height):
+        first, last = max(0, half_height - row), min(mask_height, height + half_height - row)
+        rows = slice(first + row - half_height, last + row - half_height)
+        yield places[:, rows, :, row], at, masks[:, first:last, :, row], of
 
 
 def psamask_forward(
@@ -50,13 +78,8 @@ def psamask_forward(
     """
     places = _places(output, psa_type, h_feature, w_feature)
     masks = input.view(num_, h_mask, w_mask, h_feature, w_feature)
-    column, in_mask, own = _columns(w_feature, w_mask, half_w_mask, input)
-    for row in range(h_feature):
-        first, last = max(0, half_h_mask - row), min(h_mask, h_feature + half_h_mask - row)
-        rows = slice(first + row - half_h_mask, last + row - half_h_mask)
-        places[:, rows, :, row][:, :, column, own] = masks[:, first:last, :, row][
-            :, :, in_mask, own
-        ]
+    for place, at, mask, of in _pairs(places, masks, half_h_mask, half_w_mask):
+        place[at] = mask[of]
 
 
 def psamask_backward(
@@ -74,10 +97,5 @@ def psamask_backward(
     """Write the gradient of :func:`psamask_forward` into ``grad_input``, filled with zeros."""
     places = _places(grad_output.contiguous(), psa_type, h_feature, w_feature)
     masks = grad_input.view(num_, h_mask, w_mask, h_feature, w_feature)
-    column, in_mask, own = _columns(w_feature, w_mask, half_w_mask, grad_input)
-    for row in range(h_feature):
-        first, last = max(0, half_h_mask - row), min(h_mask, h_feature + half_h_mask - row)
-        rows = slice(first + row - half_h_mask, last + row - half_h_mask)
-        masks[:, first:last, :, row][:, :, in_mask, own] = places[:, rows, :, row][
-            :, :, column, own
-        ]
+    for place, at, mask, of in _pairs(places, masks, half_h_mask, half_w_mask):
+        mask[of] = place[at]

@@ -29,7 +29,7 @@ from gersp_mm.images.duplicates import same_files, second_copies
 from gersp_mm.images.listing import IMAGE_EXTENSIONS, ImageList, find_images
 from gersp_mm.images.packed import DATABASE, LISTING, is_local_file, open_file
 from gersp_mm.images.pixels import PERCENTILES, PixelScale, Scale, is_nodata
-from gersp_mm.images.scaling import find_scale, raster_source, sample
+from gersp_mm.images.scaling import find_scale, raster_source, sample, spread
 from gersp_mm.preparation.common import write_reasons
 from gersp_mm.utils.console import progress, progress_bar, table
 from gersp_mm.utils.errors import UserError, listed
@@ -112,10 +112,7 @@ def find_paths(source: Path) -> tuple[list[str], str]:
 
 def evenly(paths: Sequence[str], most: int) -> list[str]:
     """Return at most so many of the paths, spread evenly over them."""
-    if len(paths) <= most:
-        return list(paths)
-    chosen = np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))
-    return [paths[number] for number in chosen]
+    return [paths[number] for number in spread(len(paths), most)]
 
 
 def look_into(path: str) -> Found:

@@ -69,14 +69,16 @@ class PixelScaleHook(Hook):
                 for line in source.pixel_scale.describe():
                     runner.logger.info(f"pixel scale of the {words} images: {line}")
         if self._kept and runner.rank == 0:
-            content = {name: scale.as_dict() for name, scale in self._kept.items()}
-            write_text(Path(runner.work_dir) / "pixel_scale.json", json.dumps(content, indent=2))
+            text = json.dumps(self._content(), indent=2)
+            write_text(Path(runner.work_dir) / "pixel_scale.json", text)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Keep the scales with the checkpoint."""
         if self._kept:
-            content = {name: scale.as_dict() for name, scale in self._kept.items()}
-            checkpoint["meta"][PIXEL_SCALE] = content
+            checkpoint["meta"][PIXEL_SCALE] = self._content()
+
+    def _content(self) -> dict[str, dict[str, Any]]:
+        return {name: scale.as_dict() for name, scale in self._kept.items()}
 
 
 def _require_same(name: str, kept: PixelScale, asked: PixelScale) -> None:
