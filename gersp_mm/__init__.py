@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .ops.install import install as _install_operators
+from .utils.multimodal import leave_out_multimodal_models as _leave_out_multimodal_models
 from .version import CORE, DISTRIBUTIONS, SUPPORTED, __version__, version_key
 
 # Public names that are no registered types, with the module of each.
@@ -85,3 +86,4 @@ def __dir__() -> list[str]:
 
 _check_neighbours()
 _install_operators()
+_leave_out_multimodal_models()

@@ -64,3 +64,24 @@ def test_everything_of_ours_works_without_other_hosts_and_without_compiled_opera
         "init_default_scope('mmpretrain')\n"
         "total(tiny_gersp().loss(**batch())).backward()\n"
     )
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("pycocotools") is None, reason="mmpretrain asks for pycocotools too"
+)
+def test_mmpretrain_is_importable_next_to_transformers_5(tmp_path):
+    package = tmp_path / "transformers-5.24.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: transformers\nVersion: 5.24.0\n"
+    )
+    # A package without any name, as mmpretrain sees one whose names were removed.
+    (tmp_path / "transformers.py").write_text("")
+    out = run_python(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import gersp_mm\n"
+        "assert 'mmpretrain' not in sys.modules\n"
+        "import mmpretrain.models\n"
+        "print('imported')\n"
+    )
+    assert out.split()[-1] == "imported"
