@@ -186,7 +186,8 @@ setup(
     # forwarders' folder in site-packages.
     package_dir={"": "."},
     include_package_data=False,
-    package_data={"gersp_mm": ["py.typed", "results/templates/*.j2"]},
+    package_data={"gersp_mm": ["py.typed", "*/templates/*.j2"]},
+    entry_points={"console_scripts": ["gersp = gersp_mm.commands.main:cli"]},
     install_requires=requirements("runtime"),
     extras_require={
         # No hard dependencies: "mmengine or onedl-mmengine" cannot be written down for pip, and
@@ -198,6 +199,7 @@ setup(
         "docs": requirements("docs"),
         "fast": requirements("fast"),
         "raster": requirements("raster"),
+        "hub": requirements("hub"),
     },
     cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel},
     zip_safe=False,

@@ -23,6 +23,7 @@ _FUNCTIONS = {
     "ExportedBackbone": "backbones",
     "FeatureExtractor": "evaluation.feature_extractor",
     "export_backbone": "backbones",
+    "load_backbone": "backbones",
 }
 
 

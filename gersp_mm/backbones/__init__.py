@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gersp_mm.backbones.exported import ExportedBackbone, export_backbone
+    from gersp_mm.backbones.load import load_backbone
 
-__all__ = ["ExportedBackbone", "export_backbone"]
+_MODULES = {"ExportedBackbone": "exported", "export_backbone": "exported", "load_backbone": "load"}
+__all__ = ["ExportedBackbone", "export_backbone", "load_backbone"]
 
 
 def __getattr__(name: str) -> Any:
     # A later import, because the names of sources are shown in help texts without torch.
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from gersp_mm.backbones import exported
-
-    return getattr(exported, name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

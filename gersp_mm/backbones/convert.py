@@ -178,7 +178,10 @@ def write_backbone(conversion: Conversion, path: str | os.PathLike, to: str = "m
         ExportedBackbone(BackboneMeta.of(conversion.meta), tensors=tensors).save(path)
         return
     if conversion.depth is None:
-        raise UserError(f"--to {to} is for standard ResNets, this is a {conversion.meta['arch']}")
+        raise UserError(
+            f"--to {to} is for standard ResNets, this is a {conversion.meta['arch']}. A hub folder "
+            "can hold vision transformers and Swin transformers: gersp export SRC OUT --to hub"
+        )
     bare = {name[len(PREFIX) :]: tensor for name, tensor in conversion.backbone.items()}
     save_atomically(bare, path)
     write_text(_side_file(path), json.dumps(conversion.meta, indent=2) + "\n")

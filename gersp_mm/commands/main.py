@@ -1,21 +1,105 @@
-"""The table of commands. A module is imported when its command is called, not before."""
+"""The ``gersp`` command: the table of commands, each imported when it is called, not before."""
 
 from __future__ import annotations
 
+import difflib
+import sys
 from importlib import import_module
+from textwrap import dedent
+
+from gersp_mm.version import __version__
 
 COMMANDS = {
     "train": "train by any config, pre-training or downstream",
     "test": "evaluate a checkpoint, draw or submit its predictions",
     "check": "look at a folder of images before a training",
+    "export": "write a backbone for mmlab, torchvision, timm or a model hub",
+    "push": "upload an exported hub folder",
     "convert": "convert a pre-trained backbone of another project",
     "benchmark": "evaluate checkpoints by tasks and seeds into result rows",
     "table": "make tables of result rows",
     "quickstart": "pre-train on the demo images and evaluate the backbone",
     "demo_detection": "fine-tune a detector on the demo scenes",
 }
+# Commands that have modules of their own, by a second name.
+GROUPS = {
+    "prepare": "prepare a data set",
+    "show": "draw a picture",
+}
+OTHER_NAMES = {"tsne": "projection", "demo-detection": "demo_detection"}
 
 
 def main(name: str, argv: list[str] | None = None) -> None:
     """Run a command of :data:`COMMANDS` with its own arguments."""
     import_module(f"gersp_mm.commands.{name}").main(argv)
+
+
+def cli(argv: list[str] | None = None) -> None:
+    """Run ``gersp COMMAND …``, the entry point of the installed package.
+
+    Args:
+        argv: The words behind ``gersp``; those of the process by default.
+
+    Raises:
+        SystemExit: 0 after help, 2 for an unknown command, and the exit codes of the commands.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if words else sys.stderr)
+        raise SystemExit(0 if words else 2)
+    if words[0] == "--version":
+        print(f"gersp_mm {__version__}")
+        return
+    name = _known(words.pop(0), [*COMMANDS, *GROUPS], "gersp")
+    if name not in GROUPS:
+        sys.argv[0] = f"gersp {name}"  # the name in the help of argparse
+        main(name, words)
+        return
+    group = import_module(f"gersp_mm.commands.{name}")
+    if not words or words[0] in ("-h", "--help"):
+        names = ", ".join(sorted({*group.MODULES, *_aliases(group.MODULES)}))
+        print(f"usage: gersp {name} NAME ...\n\nNAME is one of {names}.")
+        print(f"`gersp {name} NAME --help` shows the arguments of one.")
+        raise SystemExit(0 if words else 2)
+    given = words.pop(0)
+    chosen = _known(given, list(group.MODULES), f"gersp {name}")
+    sys.argv[0] = f"gersp {name} {given}"
+    group.main(chosen, words)
+
+
+def usage() -> str:
+    """Return the help of ``gersp``."""
+    width = max(map(len, [*COMMANDS, *GROUPS])) + 2
+    rows = {**COMMANDS, **GROUPS}.items()
+    lines = "\n".join(f"  {name:<{width}}{description}" for name, description in rows)
+    start = dedent("""\
+        usage: gersp COMMAND ...
+
+        Pre-train, evaluate and use backbones for remote sensing images.
+
+        commands:
+        """)
+    end = dedent("""
+
+        `gersp COMMAND --help` shows the arguments of a command, with examples.
+
+        examples:
+          gersp quickstart
+          gersp check photographs/
+          gersp export work_dirs/gersp_r50 --to hub hub/gersp-r50
+          gersp show pairs configs/pretrain/gersp_r50.py""")
+    return start + lines + end
+
+
+def _aliases(modules: dict[str, str]) -> list[str]:
+    return [alias for alias, name in OTHER_NAMES.items() if name in modules]
+
+
+def _known(given: str, names: list[str], prog: str) -> str:
+    name = OTHER_NAMES.get(given, given)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(given, names, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(names)}."
+    print(f"{prog}: there is no command {given!r}. {hint}", file=sys.stderr)
+    raise SystemExit(2)

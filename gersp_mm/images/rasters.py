@@ -66,6 +66,16 @@ class RasterInfo(NamedTuple):
     pixel_size: float | None
     transparency: tuple[int, ...] = ()
 
+    @classmethod
+    def of_array(cls, values: np.ndarray) -> RasterInfo:
+        """Return what is known of an array H×W×bands."""
+        height, width, count = values.shape
+        bands = tuple(range(1, count + 1))
+        return cls(
+            width, height, str(values.dtype), bands, ("",) * count, None, (1.0,) * count,
+            (0.0,) * count, "", None,
+        )  # fmt: skip
+
     @property
     def kind(self) -> str:
         """Number of bands and their type in words: ``4 bands x uint16``."""
