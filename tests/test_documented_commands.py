@@ -22,6 +22,7 @@ from mmpretrain.models.backbones import ResNet
 
 from gersp_mm.backbones import export_backbone
 from gersp_mm.commands import train
+from gersp_mm.commands.main import cli
 from gersp_mm.constants import RGB_MEAN, RGB_STD
 from gersp_mm.engine.launch import load_config
 from gersp_mm.evaluation.features import EvalImages
@@ -34,7 +35,7 @@ from tests.support.smoke import forget_runs, write_classes, write_images
 ROOT = Path(__file__).resolve().parent.parent
 RUN = re.compile(r"^<!-- run: ([\w-]+) -->\n```\w+\n(.*?)^```", re.M | re.S)
 FENCE = re.compile(r"^```(?:bash|shell)\n(.*?)^```", re.M | re.S)
-INLINE = re.compile(r"`((?:python|bash|mim) [^`]+)`")
+INLINE = re.compile(r"`((?:python|bash|mim|gersp) [^`]+)`")
 EXAMPLES = re.compile(r"^[Ee]xamples:\n((?:  .*\n?|\n)+)", re.M)
 # A command that starts others, the script whose arguments they are, and its own arguments:
 # (before the config, after the config).
@@ -46,6 +47,7 @@ LAUNCHERS = {
     "tools/quickstart.sh": ("tools/quickstart.py", 0, 0),
     "tools/demo_detection.sh": ("tools/demo_detection.py", 0, 0),
 }
+GERSP = "gersp_mm/commands/main.py"  # the installed command
 CONVERT = "tools/model_converters/convert_checkpoint.py"
 OTHERS = ("tools/run_tests.sh", ".ci/run")  # take the arguments of pytest, or names of steps
 # Arguments that name a file or folder to write.
@@ -130,6 +132,8 @@ def _command(place: str, words: list[str]) -> list[Command]:
     words = [word.removeprefix("../../../") for word in words]
     if words[:2] == ["mim", "train"] and "gersp_mm" in words[2:3]:
         return [Command(place, text, "tools/train.py", tuple(words[3:4]))]
+    if words[:1] == ["gersp"] and len(words) > 1 and not words[1].isupper():
+        return [Command(place, text, GERSP, tuple(words[1:]))]
     if len(words) < 2 or not re.search(r"(^|/)(python|bash)\d?$", words[0]):
         return []
     script = words[1].removeprefix("./")
@@ -157,6 +161,8 @@ def parse(command: Command, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespa
     monkeypatch.setattr(sys, "argv", [command.script, *command.arguments])
     monkeypatch.syspath_prepend(str((ROOT / command.script).parent))
     with pytest.raises(Parsed) as parsed:
+        if command.script == GERSP:
+            cli()
         runpy.run_path(str(ROOT / command.script), run_name="__main__")
     return parsed.value.args[0]
 
@@ -185,7 +191,8 @@ def test_documented_command_is_accepted(command, monkeypatch, capsys) -> None:
     config = getattr(arguments, "config", None)
     if isinstance(config, str) and not STANDS_FOR.search(config):
         find_config(config)
-        if command.script in ("tools/train.py", "tools/test.py"):
+        train_or_test = command.script == GERSP and command.arguments[0] in ("train", "test")
+        if train_or_test or command.script in ("tools/train.py", "tools/test.py"):
             monkeypatch.setenv("LOCAL_RANK", "0")
             arguments.launcher = "none"
             load_config(arguments)

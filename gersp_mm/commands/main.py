@@ -10,6 +10,7 @@ from textwrap import dedent
 from gersp_mm.version import __version__
 
 COMMANDS = {
+    "pretrain": "pre-train a backbone on images of your own",
     "train": "train by any config, pre-training or downstream",
     "test": "evaluate a checkpoint, draw or submit its predictions",
     "check": "look at a folder of images before a training",

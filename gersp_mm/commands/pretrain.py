@@ -1,0 +1,218 @@
+"""Pre-train a backbone on images of your own, or by a config.
+
+`gersp pretrain CONFIG …` is `gersp train CONFIG …`. With --images, the settings follow from the
+number and size of the images and from the machine. Each is printed with its reason, and all are
+written as a config that `gersp train` repeats. Ctrl-C loses nothing: the same command resumes.
+
+Natural images are half of GeRSP: the backbone learns to classify them while it learns from yours.
+--natural takes any folder with one sub-folder of images per class, such as ImageNet's train/.
+--natural none leaves this branch out (MoCo on your images alone).
+
+Examples:
+  gersp pretrain --images tiles/ --natural ImageNet/train --out work_dirs/mine
+  gersp pretrain --images scenes/ --bands 4 3 2 --window '384 m' --natural ImageNet/train
+  gersp pretrain --images tiles/ --natural none --arch resnet18 --epochs 10
+  gersp pretrain --images tiles/ --natural ImageNet/train --from gersp_r50_backbone.pth
+  gersp pretrain configs/pretrain/gersp_r50.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gersp_mm.commands.options import CfgOptions, run_tool
+from gersp_mm.planning.defaults import ARCHITECTURES
+from gersp_mm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from gersp_mm.planning.defaults import Decision
+    from gersp_mm.planning.images import Look
+
+WITHOUT = "none"  # value of --natural
+SETTINGS = "pretrain_settings.json"
+UNSTORED = ("out", "overwrite", "dry_run")  # arguments that are no settings of the run
+NO_NATURAL = (
+    "--natural is missing. GeRSP learns from labelled natural images next to yours; without them "
+    "it is MoCo on your images alone. Choose one: --natural DIR with one sub-folder of images per "
+    "class (ImageNet's train/, or any photographs by subject), or --natural none"
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of this command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--images", nargs="+", required=True, metavar="PATH",
+        help="remote-sensing images: a folder, a list (.txt), or files")  # fmt: skip
+    add("--natural", metavar="DIR", help="natural images, one sub-folder per class; or none")
+    add("--arch", choices=tuple(ARCHITECTURES), default="resnet50", help="backbone [resnet50]")
+    add("--from", dest="weights", metavar="FILE", help="start from the weights of an export")
+    add("--epochs", type=int, help="passes over the remote-sensing images [by their number]")
+    add("--batch-size", type=int, help="pairs per step [by the memory]")
+    add("--size", type=int, help="side of the crops in pixels [by the images, at most 224]")
+    add("--bands", nargs="+", help="bands of rasters for red, green and blue, or one for all")
+    add("--scale", nargs="+", help="'percentile', or the lowest and highest value [percentile]")
+    add("--window", help="side of windows of large images: 512, or '384 m' [512]")
+    add("--seed", type=int, default=0, help="seed of all that is drawn [0]")
+    add("--out", type=Path, default=Path("work_dirs/pretrain"), metavar="DIR",
+        help="write config, checkpoints and backbone to DIR [work_dirs/pretrain]")  # fmt: skip
+    add("--overwrite", action="store_true", help="discard the run in --out and start anew")
+    add("--dry-run", action="store_true", help="write the config and stop")
+    add("--cfg-options", nargs="+", action=CfgOptions, help="config values to replace: a.b=1")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Choose the settings, write the config and train by it."""
+    from gersp_mm.commands import train
+    from gersp_mm.engine.runs import RunFolder
+    from gersp_mm.planning.defaults import decide
+    from gersp_mm.planning.images import look_at
+    from gersp_mm.utils.console import table
+
+    if args.natural is None:
+        raise UserError(NO_NATURAL)
+    if args.natural != WITHOUT and not Path(args.natural).is_dir():
+        raise UserError(f"--natural {args.natural}: there is no such folder (or write none).")
+    if args.epochs is not None and args.epochs < 1:
+        raise UserError(f"--epochs must be at least 1, got {args.epochs}")
+    found = look_at(args.images, _number(args.window))
+    config = args.out / f"{args.arch.replace('-', '_')}.py"
+    folder = RunFolder(args.out)
+    asked = {name: _plain(value) for name, value in vars(args).items() if name not in UNSTORED}
+    known = folder.read(SETTINGS)
+    if known is not None and not args.overwrite:
+        remedy = "repeat its options to resume it, or add --overwrite, or choose another --out"
+        folder.require_settings(known, asked, remedy)
+    if known is None or args.overwrite:
+        source = _source(args, found)
+        count = _window_count(source) if found.scenes else found.number
+        side = _window_side(source) if found.scenes else found.side
+        decisions = decide(
+            count, side, args.arch, _machine(), args.epochs, args.batch_size, args.size
+        )
+        kind = "windows of scenes" if found.scenes else "images"
+        print(f"{count:,} {kind} in {args.images[0]}, {found.side} pixels in the median\n")
+        rows = [(one.name, one.value, one.reason) for one in decisions]
+        print(table(("setting", "value", "why"), rows))
+        cfg = compose(args, source, decisions)
+        args.out.mkdir(parents=True, exist_ok=True)
+        cfg.dump(str(config))
+        folder.write(SETTINGS, asked)
+    print(f"\nconfig: {config}   (gersp train {config} repeats the run)")
+    if args.dry_run:
+        return
+    words = [str(config), "--work-dir", str(args.out)]
+    words += ["--overwrite"] if args.overwrite and known is not None else ["--resume", "auto"]
+    sys.argv[0] = "gersp train"
+    train.run(train.parse_args(words))
+    exported = args.out / f"{config.stem}_backbone.pth"
+    print(f"\nbackbone: {exported}\n  gersp export {args.out} --to hub hub/{args.out.name}")
+
+
+def compose(args: argparse.Namespace, source: dict[str, Any], decisions: list[Decision]) -> Any:
+    """Return the config of the pre-training."""
+    from gersp_mm.engine.config import apply_switches, merge_options, read_config
+    from gersp_mm.engine.options import parse_options
+    from gersp_mm.engine.preflight.findings import refuse_errors
+    from gersp_mm.engine.preflight.names import check_options
+    from gersp_mm.planning.defaults import options_of, schedule
+    from gersp_mm.resources import find_config
+
+    base, channels = ARCHITECTURES[args.arch]
+    crop = next(one.options["size"] for one in decisions if "size" in one.options)
+    options = options_of(decisions)
+    epochs = options["train_cfg.max_epochs"]
+    cfg, _ = read_config(find_config(base), {
+        **options,
+        "model.neck.in_channels": channels,
+        "model.natural_head.in_channels": channels,
+        "train_dataloader.sampler.epoch_length": "remote_sensing",
+        "randomness.seed": args.seed,
+        "default_hooks.logger.interval": 10,
+        "default_hooks.checkpoint.interval": max(1, epochs // 20),
+    })  # fmt: skip
+    cfg.param_scheduler = schedule(epochs, args.arch)
+    if args.arch.startswith("resnet"):
+        cfg.model.backbone.depth = int(args.arch.removeprefix("resnet"))
+        cfg.model.neck.hid_channels = channels
+    else:
+        cfg.model.backbone.img_size = crop
+    dataset = cfg.train_dataloader.dataset
+    view = dict(type="gersp_mm.ViewAugmentation", preset="overhead", size=crop)
+    dataset.remote_sensing, dataset.rs_pipeline = source, [view]
+    if args.natural == WITHOUT:
+        dataset.natural = dataset.natural_pipeline = None
+        cfg.model.natural_head = None
+    else:
+        dataset.natural.data_root = str(Path(args.natural).resolve())
+        dataset.natural_pipeline[0].size = crop
+    if args.weights:
+        cfg.pretrained = args.weights
+    given = parse_options(args.cfg_options, cfg)
+    refuse_errors(check_options(cfg, given))
+    merge_options(cfg, given)
+    apply_switches(cfg)
+    return cfg
+
+
+def _source(args: argparse.Namespace, found: Look) -> dict[str, Any]:
+    source = dict(found.source)
+    if args.bands:
+        source["bands"] = tuple(map(_number, args.bands))
+    if args.scale:
+        values = [_number(value) for value in args.scale]
+        source["scale"] = values[0] if len(values) == 1 else tuple(values)
+    return source
+
+
+def _window_count(source: dict[str, Any]) -> int:
+    from gersp_mm.registry import DATASETS
+
+    return len(DATASETS.build(dict(source)))
+
+
+def _window_side(source: dict[str, Any]) -> int:
+    window = source["window"]
+    return window if isinstance(window, int) else 512
+
+
+def _machine() -> Any:
+    import torch
+
+    from gersp_mm.planning.defaults import Machine
+    from gersp_mm.utils.provenance import cores
+
+    memory = None
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 1e9
+    return Machine(memory, cores())
+
+
+def _number(text: str | None) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+    return text
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (int, float, list)) else str(value)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command: by a config if the first word is one, else on the images that are named."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and not words[0].startswith("-"):
+        from gersp_mm.commands import train
+
+        train.main(words)
+        return
+    run_tool(run, parse_args(words), "interrupted; the same command resumes from here")

@@ -1,0 +1,1 @@
+"""What fits a number of images and a machine: the settings of a pre-training."""

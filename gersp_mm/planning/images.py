@@ -1,0 +1,107 @@
+"""A first look at images to pre-train on: how many there are, how large, and of what kind."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from gersp_mm.images import rasters
+from gersp_mm.images.bands import is_raster
+from gersp_mm.images.decode import unlimited_image_size
+from gersp_mm.images.listing import ImageList, find_images
+from gersp_mm.images.packed import open_file
+from gersp_mm.images.scaling import spread
+from gersp_mm.utils.errors import UserError
+
+SAMPLED = 64  # files, of which the size is read
+SCENE_SIDE = 1024  # pixels; where half of the images are longer, windows of them are read
+
+
+class Look(NamedTuple):
+    """What a first look says.
+
+    Attributes:
+        source: Config of the source of the images.
+        number: Number of files.
+        side: Median of the shorter sides in pixels.
+        scenes: Whether windows of the images are read.
+        rasters: Whether any of the sample is a raster.
+    """
+
+    source: dict[str, Any]
+    number: int
+    side: int
+    scenes: bool
+    rasters: bool
+
+
+def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None) -> Look:
+    """Look at a folder, a list or some files.
+
+    Args:
+        images: One folder, one list of images (``.txt``), or files.
+        window: Side of the windows that are read of every image, in pixels or metres
+            (``'384 m'``); by default windows are read where most images are large.
+
+    Raises:
+        UserError: There is no such folder, or it holds no image.
+    """
+    given = [Path(path) for path in images]
+    missing = [path for path in given if not path.exists()]
+    if missing:
+        raise UserError(f"--images {missing[0]}: there is no such file or folder.")
+    first = given[0]
+    source: dict[str, Any] = dict(type="gersp_mm.MillionAID")
+    if len(given) == 1 and first.is_dir():
+        paths = [str(first / name) for name in find_images(str(first))]
+        source["data_root"] = str(first.resolve())
+    elif len(given) == 1 and first.suffix == ".txt":
+        listed = ImageList.read(first, first.parent, labelled=False)
+        paths = [str(first.parent / name) for name in listed.paths]
+        source.update(data_root=str(first.parent.resolve()), ann_file=first.name)
+    else:
+        paths = sorted(map(str, given))
+        folder = os.path.commonpath([path.resolve().parent for path in given])
+        names = [os.path.relpath(Path(path).resolve(), folder) for path in paths]
+        source.update(data_root=folder, files=names)
+    if not paths:
+        raise UserError(f"--images {first} holds no image.")
+    sizes, found_raster = _sizes([paths[index] for index in spread(len(paths), SAMPLED)])
+    if not sizes:
+        raise UserError(
+            f"--images {first}: none of {min(len(paths), SAMPLED)} files that were looked at can "
+            f"be read. `gersp check {first}` says why."
+        )
+    longer = statistics.median(max(size) for size in sizes)
+    scenes = window is not None or longer > SCENE_SIDE or "files" in source
+    side = int(statistics.median(min(size) for size in sizes))
+    if scenes:
+        source["type"] = "gersp_mm.Scenes"
+        if "ann_file" in source:
+            source["files"] = source.pop("ann_file")
+        source["window"] = window or 512
+    return Look(source, len(paths), side, scenes, found_raster)
+
+
+def _sizes(paths: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
+    """Return the sizes of the files that can be read, and whether one of them is a raster."""
+    sizes, found = [], False
+    for path in paths:
+        try:
+            with open_file(path) as file:
+                raster = is_raster(file)
+            if raster:
+                with rasters.opened(path) as dataset:
+                    sizes.append((dataset.width, dataset.height))
+            else:
+                with unlimited_image_size(), Image.open(path) as image:
+                    sizes.append(image.size)
+            found = found or raster
+        except OSError:  # It is replaced and counted when it is its turn.
+            continue
+    return sizes, found

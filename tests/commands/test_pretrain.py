@@ -1,0 +1,113 @@
+"""One command pre-trains on a folder: it says its settings, writes them, resumes and exports."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from gersp_mm.backbones.load import load_backbone
+from gersp_mm.commands import pretrain
+from tests.support.smoke import forget_runs, write_classes, write_images
+
+ARGS = ["--arch", "resnet18", "--epochs", "1", "--batch-size", "4", "--size", "32"]
+# The same network with an eighth of its channels.
+SMALL = ["--cfg-options", "model.backbone.base_channels=8", "model.backbone.stem_channels=8",
+         "model.neck.in_channels=64", "model.natural_head.in_channels=64",
+         "train_dataloader.num_workers=0"]  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    write_images(tmp_path / "tiles", 9, size=(48, 48))
+    write_classes(tmp_path / "photographs")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    forget_runs()
+
+
+def test_a_folder_becomes_a_backbone_and_the_same_command_resumes(folders, capsys):
+    words = ["--images", "tiles", "--natural", "photographs", "--out", "out", *ARGS, *SMALL]
+    pretrain.main(words)
+    said = capsys.readouterr().out
+    assert "9 images in tiles, 48 pixels in the median" in said
+    assert "1 of 2 steps" in said and "as asked for" in said and "one pass" in said
+    cfg = Config.fromfile(folders / "out/resnet18.py")
+    assert (
+        cfg.model.queue_len == 8 and cfg.train_dataloader.sampler.epoch_length == "remote_sensing"
+    )
+    assert cfg.train_dataloader.dataset.rs_pipeline[0].preset == "overhead"
+    exported = folders / "out/resnet18_backbone.pth"
+    first = torch.load(exported, weights_only=True)
+    assert load_backbone(folders / "out").meta.method == "GeRSP"
+    forget_runs()
+
+    pretrain.main(words)  # finished: nothing is trained again
+    assert first["meta"]["run_id"] == torch.load(exported, weights_only=True)["meta"]["run_id"]
+    forget_runs()
+    with pytest.raises(SystemExit) as stop:
+        pretrain.main([*words, "--seed", "1"])
+    assert stop.value.code == 2
+    assert "holds a run with seed 0 instead of 1: repeat its options" in capsys.readouterr().err
+
+
+def test_without_natural_images_the_choices_are_offered(folders, capsys):
+    with pytest.raises(SystemExit) as stop:
+        pretrain.main(["--images", "tiles", *ARGS])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "--natural DIR with one sub-folder of images per class" in said
+    assert "or --natural none" in said and not (folders / "work_dirs").exists()
+
+
+def test_contrastive_alone_has_no_second_branch(folders, capsys):
+    pretrain.main(["--images", "tiles", "--natural", "none", "--dry-run", *ARGS])
+    cfg = Config.fromfile(folders / "work_dirs/pretrain/resnet18.py")
+    assert cfg.model.natural_head is None and cfg.train_dataloader.dataset.natural is None
+    assert not list(folders.rglob("*.pth"))
+
+
+@pytest.mark.parametrize("arch, side", [("vit-small", 32), ("swin-tiny", 32), ("resnet101", 32)])
+def test_every_architecture_gets_its_sizes(folders, arch, side):
+    words = ["--images", "tiles", "--natural", "photographs", "--arch", arch, "--dry-run"]
+    pretrain.main(words)
+    (config,) = (folders / "work_dirs/pretrain").glob("*.py")
+    model = Config.fromfile(config).model
+    assert model.backbone.get("img_size", side) == side
+    assert model.backbone.get("depth", 101) == 101
+    assert model.neck.in_channels == model.natural_head.in_channels
+
+
+def test_large_rasters_are_read_by_windows(folders, capsys):
+    import numpy as np
+
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(0, 3000, (4, 300, 300)).astype("uint16")
+    with rasterio.open(folders / "scene.tif", "w", driver="GTiff", width=300, height=300, count=4,
+                       dtype="uint16") as file:  # fmt: skip
+        file.write(values)
+    words = ["--images", "scene.tif", "--natural", "none", "--window", "64", "--bands", "3", "2",
+             "1", "--dry-run"]  # fmt: skip
+    pretrain.main([*words, "--arch", "resnet18"])
+    said = capsys.readouterr().out
+    cfg = Config.fromfile(folders / "work_dirs/pretrain/resnet18.py")
+    source = cfg.train_dataloader.dataset.remote_sensing
+    assert source.type == "gersp_mm.Scenes" and source.window == 64 and source.bands == (3, 2, 1)
+    assert "windows of scenes in scene.tif" in said
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--images", "nowhere"], "--images nowhere: there is no such file or folder"),
+        (["--images", "empty"], "holds no image"),
+        (["--images", "tiles", "--natural", "gone"], "--natural gone: there is no such folder"),
+        (["--images", "tiles", "--epochs", "0"], "--epochs must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(folders, capsys, words, message):
+    (folders / "empty").mkdir()
+    natural = [] if "--natural" in words else ["--natural", "none"]
+    with pytest.raises(SystemExit) as stop:
+        pretrain.main([*words, *natural])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
