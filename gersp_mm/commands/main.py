@@ -27,6 +27,8 @@ GROUPS = {
     "prepare": "prepare a data set",
     "show": "draw a picture",
 }
+# Words that `gersp` puts in front of those of a command.
+DEFAULTS = {"train": ("--log", "summary")}
 OTHER_NAMES = {"tsne": "projection", "demo-detection": "demo_detection"}
 
 
@@ -54,7 +56,7 @@ def cli(argv: list[str] | None = None) -> None:
     name = _known(words.pop(0), [*COMMANDS, *GROUPS], "gersp")
     if name not in GROUPS:
         sys.argv[0] = f"gersp {name}"  # the name in the help of argparse
-        main(name, words)
+        main(name, [*DEFAULTS.get(name, ()), *words])
         return
     group = import_module(f"gersp_mm.commands.{name}")
     if not words or words[0] in ("-h", "--help"):

@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> None:
     from gersp_mm.engine.runs import RunFolder
     from gersp_mm.planning.defaults import decide
     from gersp_mm.planning.images import look_at
-    from gersp_mm.utils.console import table
 
     if args.natural is None:
         raise UserError(NO_NATURAL)
@@ -81,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--natural {args.natural}: there is no such folder (or write none).")
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {args.epochs}")
+    train.import_hosts()
     found = look_at(args.images, _number(args.window))
     config = args.out / f"{args.arch.replace('-', '_')}.py"
     folder = RunFolder(args.out)
@@ -96,23 +96,23 @@ def run(args: argparse.Namespace) -> None:
         decisions = decide(
             count, side, args.arch, _machine(), args.epochs, args.batch_size, args.size
         )
-        kind = "windows of scenes" if found.scenes else "images"
-        print(f"{count:,} {kind} in {args.images[0]}, {found.side} pixels in the median\n")
-        rows = [(one.name, one.value, one.reason) for one in decisions]
-        print(table(("setting", "value", "why"), rows))
+        for one in decisions:
+            if one.reason:
+                print(f"{one.name:<18}{one.value:<31}{one.reason}")
         cfg = compose(args, source, decisions)
         args.out.mkdir(parents=True, exist_ok=True)
         cfg.dump(str(config))
         folder.write(SETTINGS, asked)
-    print(f"\nconfig: {config}   (gersp train {config} repeats the run)")
+    print(f"{'config':<18}{config}   (gersp train {config} repeats the run)", flush=True)
     if args.dry_run:
         return
-    words = [str(config), "--work-dir", str(args.out)]
-    words += ["--overwrite"] if args.overwrite and known is not None else ["--resume", "auto"]
+    words = [str(config), "--work-dir", str(args.out), "--log", "summary"]
+    if known is not None:
+        words += ["--overwrite"] if args.overwrite else ["--resume", "auto"]
     sys.argv[0] = "gersp train"
     train.run(train.parse_args(words))
     exported = args.out / f"{config.stem}_backbone.pth"
-    print(f"\nbackbone: {exported}\n  gersp export {args.out} --to hub hub/{args.out.name}")
+    print(f"backbone: {exported}\n  gersp export {args.out} --to hub hub/{args.out.name}")
 
 
 def compose(args: argparse.Namespace, source: dict[str, Any], decisions: list[Decision]) -> Any:
@@ -213,6 +213,6 @@ def main(argv: list[str] | None = None) -> None:
     if words and not words[0].startswith("-"):
         from gersp_mm.commands import train
 
-        train.main(words)
+        train.main(["--log", "summary", *words])
         return
     run_tool(run, parse_args(words), "interrupted; the same command resumes from here")

@@ -15,6 +15,9 @@ Configs that only evaluate frozen features (knn, fewshot) are evaluated.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+from importlib import import_module
 
 from gersp_mm.commands.options import add_common_arguments, run_tool
 from gersp_mm.utils.errors import UserError
@@ -60,12 +63,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=("tensorboard", "wandb", "mlflow"),
         help="write scalars there as well",
     )
+    parser.add_argument(
+        "--log",
+        choices=("full", "summary"),
+        default="full",
+        help="show the whole log on the console, or a summary, a bar and warnings; the log file "
+        "always gets all [full; summary if called by gersp]",
+    )
     add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
+def import_hosts() -> None:
+    """Import MMEngine and mmpretrain without the lines that they print on the way."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        import_module("mmpretrain.models")
+        import_module("mmpretrain.datasets")
+
+
 def run(args: argparse.Namespace) -> None:
     """Train the config, or resume its run."""
+    import_hosts()
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine import launch
     from gersp_mm.engine.config import load_as_trained, require_weights
@@ -99,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
         if cfg.get("load_from"):
             load_as_trained(cfg, cfg.load_from)
         require_weights(cfg)
-        launch.train(cfg, replaced)
+        launch.train(cfg, replaced, summary=args.log == "summary")
 
 
 def main(argv: list[str] | None = None) -> None:

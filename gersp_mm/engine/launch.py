@@ -20,12 +20,14 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from gersp_mm.engine.checkpoint_loading import read_all_weights_safely
 from gersp_mm.engine.config import read_config
+from gersp_mm.engine.hooks.watch import WatchHook
 from gersp_mm.engine.loop import make_resumable
 from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
 from gersp_mm.engine.preflight.classes import fill_class_count
 from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.engine.resume import ReplaceHook
+from gersp_mm.engine.watch import QuietRunner
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.memory import keep_freed_memory
@@ -121,28 +123,35 @@ def start(launcher: str = "none") -> None:
         join_cpu_processes(launcher)
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
     """Build the run of a config; where ``num_classes`` is ``'auto'``, the data decide it.
+
+    Args:
+        cfg: The config.
+        runner: Class of the run.
 
     Raises:
         UserError: A part cannot be built; the message names its key.
     """
     with told_in_one_line(cfg):
         fill_class_count(cfg)
-        return Runner.from_cfg(cfg)
+        return runner.from_cfg(cfg)
 
 
-def train(cfg: Config, replaced: Sequence[Path] = ()) -> None:
+def train(cfg: Config, replaced: Sequence[Path] = (), summary: bool = False) -> None:
     """Build the run of a config and train.
 
     Args:
         cfg: The config.
         replaced: Files of an older run. They are removed before the first step.
+        summary: Whether the console shows a summary and a bar in place of the whole log.
 
     Raises:
         UserError: A part cannot be built; the message names its key.
     """
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, QuietRunner if summary else Runner)
+    if summary:
+        runner.register_hook(WatchHook())
     if replaced:
         runner.register_hook(ReplaceHook(replaced))
     with told_in_one_line(cfg):

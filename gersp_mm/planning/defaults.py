@@ -39,7 +39,7 @@ class Decision:
     Attributes:
         name: The setting in words.
         value: Its value in words.
-        reason: Why it has this value.
+        reason: Why it has this value; empty where nobody asks.
         options: Values of the config by dotted key.
     """
 
@@ -102,7 +102,7 @@ def decide(
         Decision(
             "workers",
             str(max(1, min(machine.cores - 1, 16))),
-            f"{machine.cores} cores",
+            "",
             {"train_dataloader.num_workers": max(1, min(machine.cores - 1, 16))},
         ),
     ]

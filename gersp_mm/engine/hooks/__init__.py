@@ -15,6 +15,7 @@ from gersp_mm.engine.hooks.pretrained_check import PretrainedCheckHook
 from gersp_mm.engine.hooks.rng_state import RNGStateHook
 from gersp_mm.engine.hooks.runtime_info import DeferredRuntimeInfoHook
 from gersp_mm.engine.hooks.teacher_update import TeacherUpdateHook
+from gersp_mm.engine.hooks.watch import WatchHook
 from gersp_mm.engine.preflight.hook import PreflightHook
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "PretrainedCheckHook",
     "RNGStateHook",
     "TeacherUpdateHook",
+    "WatchHook",
 ]
