@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 WITHOUT = "none"  # value of --natural
 SETTINGS = "pretrain_settings.json"
 UNSTORED = ("out", "overwrite", "dry_run")  # arguments that are no settings of the run
+LIST = "images.txt"
+LARGE = 2048  # pixels; larger photographs are decoded whole for every sample
+SLOW = (
+    "images of {} pixels are decoded whole for each pair; `gersp prepare pack` shrinks, and "
+    "`gersp prepare tiles` cuts them once"
+)
 NO_NATURAL = (
     "--natural is missing. GeRSP learns from labelled natural images next to yours; without them "
     "it is MoCo on your images alone. Choose one: --natural DIR with one sub-folder of images per "
@@ -99,8 +105,12 @@ def run(args: argparse.Namespace) -> None:
         for one in decisions:
             if one.reason:
                 print(f"{one.name:<18}{one.value:<31}{one.reason}")
-        cfg = compose(args, source, decisions)
         args.out.mkdir(parents=True, exist_ok=True)
+        if not found.scenes:
+            _list_files(source, args.out)
+            if found.longer > LARGE:
+                print(f"{'note':<18}{SLOW.format(found.longer)}")
+        cfg = compose(args, source, decisions)
         cfg.dump(str(config))
         folder.write(SETTINGS, asked)
     print(f"{'config':<18}{config}   (gersp train {config} repeats the run)", flush=True)
@@ -169,6 +179,15 @@ def _source(args: argparse.Namespace, found: Look) -> dict[str, Any]:
         values = [_number(value) for value in args.scale]
         source["scale"] = values[0] if len(values) == 1 else tuple(values)
     return source
+
+
+def _list_files(source: dict[str, Any], out: Path) -> None:
+    """Write the list of files that were named one by one, which the source reads."""
+    from gersp_mm.images.listing import write_list
+
+    if names := source.pop("files", None):
+        write_list(out / LIST, names)
+        source["ann_file"] = str((out / LIST).resolve())
 
 
 def _window_count(source: dict[str, Any]) -> int:

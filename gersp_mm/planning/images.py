@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from gersp_mm.datasets.scenes import RASTER_EXTENSIONS
 from gersp_mm.images import rasters
 from gersp_mm.images.bands import is_raster
 from gersp_mm.images.decode import unlimited_image_size
@@ -26,9 +27,11 @@ class Look(NamedTuple):
     """What a first look says.
 
     Attributes:
-        source: Config of the source of the images.
+        source: Config of the source of the images; ``files`` holds paths relative to ``data_root``
+            where files were named one by one.
         number: Number of files.
         side: Median of the shorter sides in pixels.
+        longer: Median of the longer sides in pixels.
         scenes: Whether windows of the images are read.
         rasters: Whether any of the sample is a raster.
     """
@@ -36,6 +39,7 @@ class Look(NamedTuple):
     source: dict[str, Any]
     number: int
     side: int
+    longer: int
     scenes: bool
     rasters: bool
 
@@ -77,15 +81,16 @@ def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None
             f"--images {first}: none of {min(len(paths), SAMPLED)} files that were looked at can "
             f"be read. `gersp check {first}` says why."
         )
-    longer = statistics.median(max(size) for size in sizes)
-    scenes = window is not None or longer > SCENE_SIDE or "files" in source
+    longer = int(statistics.median(max(size) for size in sizes))
+    as_raster = sum(path.lower().endswith(RASTER_EXTENSIONS) for path in paths) * 2 > len(paths)
+    scenes = window is not None or (longer > SCENE_SIDE and as_raster)
     side = int(statistics.median(min(size) for size in sizes))
     if scenes:
         source["type"] = "gersp_mm.Scenes"
         if "ann_file" in source:
             source["files"] = source.pop("ann_file")
         source["window"] = window or 512
-    return Look(source, len(paths), side, scenes, found_raster)
+    return Look(source, len(paths), side, longer, scenes, found_raster)
 
 
 def _sizes(paths: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:

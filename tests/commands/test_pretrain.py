@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from gersp_mm.backbones.load import load_backbone
 from gersp_mm.commands import pretrain
+from gersp_mm.registry import DATASETS
 from tests.support.smoke import forget_runs, write_classes, write_images
 
 ARGS = ["--arch", "resnet18", "--epochs", "1", "--batch-size", "4", "--size", "32"]
@@ -98,6 +99,16 @@ def test_large_rasters_are_read_by_windows(folders, capsys):
     source = cfg.train_dataloader.dataset.remote_sensing
     assert source.type == "gersp_mm.Scenes" and source.window == 64 and source.bands == (3, 2, 1)
     assert "334 of 3 steps" in said  # windows every 32 pixels
+
+
+def test_files_that_are_named_one_by_one_are_listed(folders):
+    names = sorted(str(path) for path in (folders / "tiles").glob("*.jpg"))[:4]
+    pretrain.main(["--images", *names, "--natural", "none", "--dry-run", "--arch", "resnet18"])
+    cfg = Config.fromfile(folders / "work_dirs/pretrain/resnet18.py")
+    source = cfg.train_dataloader.dataset.remote_sensing
+    assert source.type == "gersp_mm.MillionAID"
+    dataset = DATASETS.build(dict(source))
+    assert [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))] == names
 
 
 @pytest.mark.parametrize(
