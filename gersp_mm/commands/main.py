@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import runpy
 import sys
 from importlib import import_module
 from textwrap import dedent
 
+from gersp_mm.resources import resource
 from gersp_mm.version import __version__
 
 COMMANDS = {
@@ -27,6 +29,8 @@ GROUPS = {
     "prepare": "prepare a data set",
     "show": "draw a picture",
 }
+# Commands that are a script which runs without this package: name, file below tools/, description.
+SCRIPTS = {"env": ("check_env.py", "look at the libraries of this Python, and say what is missing")}
 # Words that `gersp` puts in front of those of a command.
 DEFAULTS = {"train": ("--log", "summary")}
 OTHER_NAMES = {"tsne": "projection", "demo-detection": "demo_detection"}
@@ -53,7 +57,12 @@ def cli(argv: list[str] | None = None) -> None:
     if words[0] == "--version":
         print(f"gersp_mm {__version__}")
         return
-    name = _known(words.pop(0), [*COMMANDS, *GROUPS], "gersp")
+    name = _known(words.pop(0), [*COMMANDS, *GROUPS, *SCRIPTS], "gersp")
+    if name in SCRIPTS:
+        script = str(resource("tools", SCRIPTS[name][0]))
+        sys.argv = [script, *words]
+        runpy.run_path(script, run_name="__main__")
+        return
     if name not in GROUPS:
         sys.argv[0] = f"gersp {name}"  # the name in the help of argparse
         main(name, [*DEFAULTS.get(name, ()), *words])
@@ -73,7 +82,8 @@ def cli(argv: list[str] | None = None) -> None:
 def usage() -> str:
     """Return the help of ``gersp``."""
     width = max(map(len, [*COMMANDS, *GROUPS])) + 2
-    rows = {**COMMANDS, **GROUPS}.items()
+    scripts = {name: description for name, (_, description) in SCRIPTS.items()}
+    rows = {**COMMANDS, **GROUPS, **scripts}.items()
     lines = "\n".join(f"  {name:<{width}}{description}" for name, description in rows)
     start = dedent("""\
         usage: gersp COMMAND ...

@@ -17,6 +17,7 @@ import pytest
         (["show"], 2, "usage: gersp show NAME"),
         (["show", "augmentation_paths", "--help"], 0, "usage: gersp show augmentation_paths"),
         (["prepare", "eurosat", "--help"], 0, "usage: gersp prepare eurosat"),
+        (["env"], 0, "torch"),
         (["train", "--help"], 0, "usage: gersp train"),
     ],
 )
