@@ -19,9 +19,16 @@ from gersp_mm.images import rasters
 from gersp_mm.images.census import Scene, look_at
 from gersp_mm.images.decode import BadImageError, EmptyWindowError
 from gersp_mm.images.listing import ImageList, find_images
-from gersp_mm.images.pixels import PERCENTILE, BandsError, PixelScale, Scale, is_nodata
+from gersp_mm.images.pixels import (
+    PERCENTILE,
+    BandsError,
+    PixelScale,
+    Scale,
+    check_nodata,
+    is_nodata,
+)
 from gersp_mm.images.rasters import Raster, RasterError, RasterInfo
-from gersp_mm.images.scaling import find_by_samples, sample, spread
+from gersp_mm.images.scaling import sample, spread, take_samples
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, check_number, counted, listed
@@ -96,8 +103,7 @@ class Scenes(Dataset):
         self.neighbour_key = _length("neighbour_key", neighbour_key, self.in_metres)
         if not 0 <= self.jitter < self.window:
             raise UserError(f"Scenes: jitter={jitter!r} must be smaller than window={window!r}")
-        if nodata not in ("auto", None) and not isinstance(nodata, (int, float)):
-            raise UserError(f"Scenes: nodata={nodata!r}: give a number, 'auto' or None")
+        check_nodata("Scenes", nodata)
         self.read_size = read_size
         self.max_nodata = max_nodata
         self.nodata = nodata
@@ -130,13 +136,13 @@ class Scenes(Dataset):
             kinds: dict[str, int] = {}  # the first scene of each
             for number, scene in enumerate(self.scenes):
                 kinds.setdefault(scene.info.kind, number)
-            self._pixel_scale = find_by_samples(
+            samples = take_samples(
                 self.data_root or "the scenes",
                 sorted({*spread(len(self.scenes)), *kinds.values()}),
                 lambda index: self.scenes[index].path,
                 self._sample,
-                self.asked_scale,
             )
+            self._pixel_scale = self.asked_scale.find(samples) if samples else self.asked_scale
         return self._pixel_scale
 
     @pixel_scale.setter

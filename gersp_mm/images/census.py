@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from gersp_mm.images import rasters
-from gersp_mm.images.pixels import is_nodata
+from gersp_mm.images.bands import cut_off
+from gersp_mm.images.pixels import is_nodata, suspect_nodata
 from gersp_mm.images.rasters import Raster, RasterInfo
 from gersp_mm.images.scaling import WHOLE_SIDE
 
 SAMPLES = 4  # along each side of a cell, where the whole scene can be looked at
 SPOT = 16  # pixels a side of what is looked at in a cell otherwise
-# One value that fills this share of a scene's border, and this share of the scene, is suspected to
-# stand for no data.
-BORDER_SHARE, FILLED_SHARE = 0.2, 0.01
-STRETCHES = 8  # of the border at most, or it is a pattern of the image
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,16 @@ def look_at(
         sampled = _cells(dataset, info, bands, shape)
         end = max(0, info.height - SPOT), max(0, info.width - SPOT)
         rasters.read(dataset, bands, (*end, min(SPOT, info.height), min(SPOT, info.width)))
-    suspected = _suspect(sampled) if nodata == "auto" and bool(sampled.valid.all()) else None
+        with open(path, "rb") as file:
+            if cut_off(file):  # or its header is odd: reading it tells
+                for _, block in dataset.block_windows(bands[0]):
+                    area = block.row_off, block.col_off, block.height, block.width
+                    rasters.read(dataset, bands, area)
+    suspected = None
+    if nodata == "auto" and sampled.valid.all():
+        rows, each, columns, _ = sampled.valid.shape
+        picture = sampled.values.reshape(len(bands), rows * each, columns * each)
+        suspected = suspect_nodata(picture)
     given = nodata if isinstance(nodata, (int, float)) else None
     own = suspected if suspected is not None else given
     valid = sampled.valid & ~is_nodata(sampled.values, own)
@@ -171,31 +177,6 @@ def _spot(
     left = max(0, min(int(across * info.width) - width // 2, info.width - width))
     window = top, left, height, width
     return rasters.read(dataset, bands, window, (SPOT, SPOT), smooth=False)
-
-
-def _suspect(sampled: Raster) -> float | None:
-    """Return the value that seems to stand for no data: equal in all bands, on a large border.
-
-    It has to fill few stretches of the border, and of 8-bit values only black and white are
-    suspected.
-    """
-    bands = len(sampled.values)
-    rows, a, columns, _ = sampled.valid.shape
-    picture = sampled.values.reshape(bands, rows * a, columns * a)
-    sides = (picture[:, 0], picture[:, :, -1], picture[:, -1, ::-1], picture[:, ::-1, 0])
-    border = np.concatenate(sides, axis=1)  # once around
-    constant = border[0][(border == border[0]).all(axis=0)]
-    if picture.dtype == np.uint8:
-        constant = constant[(constant == 0) | (constant == 255)]
-    if not constant.size:
-        return None
-    found, counts = np.unique(constant, return_counts=True)
-    value = found[counts.argmax()]
-    there = is_nodata(border, value)
-    stretches = int((there & ~np.roll(there, 1)).sum())
-    if counts.max() < BORDER_SHARE * border.shape[1] or stretches > STRETCHES:
-        return None
-    return float(value) if is_nodata(picture, value).mean() >= FILLED_SHARE else None
 
 
 def _dilated(mask: np.ndarray) -> np.ndarray:
