@@ -21,7 +21,7 @@ from gersp_mm.datasets.loading import (
 from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.findings import Finding
-from gersp_mm.engine.preflight.names import check_options
+from gersp_mm.engine.preflight.names import check_options, leave_out_former_arguments
 from gersp_mm.results.protocol import FROZEN
 from gersp_mm.utils.errors import UserError, check_choice
 from gersp_mm.utils.paths import expand_home
@@ -62,7 +62,10 @@ def read_config(
         parsed = expand_home(parse_options(options, cfg))
         _import_modules(cfg, parsed)
         findings = check_options(cfg, parsed)
-    if all(finding.severity == "warning" for finding in findings):
+        usable = all(finding.severity == "warning" for finding in findings)
+        if usable:
+            findings += leave_out_former_arguments(cfg, parsed)
+    if usable:
         before = _switched(cfg)
         merge_options(cfg, parsed)
         _refuse_what_switches_replace(cfg, before)

@@ -15,7 +15,7 @@ from gersp_mm.images import rasters
 from gersp_mm.images.bands import cut_off
 from gersp_mm.images.pixels import is_nodata, suspect_nodata
 from gersp_mm.images.rasters import Raster, RasterInfo
-from gersp_mm.images.scaling import WHOLE_SIDE
+from gersp_mm.images.scaling import WHOLE_SIDE, read_picture
 
 SAMPLES = 4  # along each side of a cell, where the whole scene can be looked at
 SPOT = 16  # pixels a side of what is looked at in a cell otherwise
@@ -36,6 +36,7 @@ class Scene:
         shape: Rows and columns of cells.
         cells: Row and column of the cells with data, N×2 int32.
         fingerprint: Hash of the file's size and of its first and last 64 KiB.
+        values: Pixels with data of the bands that are used, from all over the scene, bands×N.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Scene:
     shape: tuple[int, int]
     cells: np.ndarray
     fingerprint: str
+    values: np.ndarray
 
     @property
     def cell_size(self) -> tuple[float, float]:
@@ -56,6 +58,7 @@ class Scene:
     def as_dict(self) -> dict[str, Any]:
         """Return the facts in plain Python, with the number of windows in place of the cells."""
         content: dict[str, Any] = {name.name: getattr(self, name.name) for name in fields(self)}
+        del content["values"]
         content |= dict(cells=len(self.cells), info=self.info._asdict())
         content["windows"] = content.pop("cells")
         for part in (content, content["info"]):  # JSON has no NaN
@@ -89,6 +92,7 @@ def look_at(
         bands = info.bands if choose is None else choose(info)
         shape = max(1, -(-info.height // side)), max(1, -(-info.width // side))
         sampled = _cells(dataset, info, bands, shape)
+        picture = read_picture(dataset, info, bands)  # finer, where cells are few
         end = max(0, info.height - SPOT), max(0, info.width - SPOT)
         rasters.read(dataset, bands, (*end, min(SPOT, info.height), min(SPOT, info.width)))
         with open(path, "rb") as file:
@@ -99,8 +103,7 @@ def look_at(
     suspected = None
     if nodata == "auto" and sampled.valid.all():
         rows, each, columns, _ = sampled.valid.shape
-        picture = sampled.values.reshape(len(bands), rows * each, columns * each)
-        suspected = suspect_nodata(picture)
+        suspected = suspect_nodata(sampled.values.reshape(len(bands), rows * each, columns * each))
     given = nodata if isinstance(nodata, (int, float)) else None
     own = suspected if suspected is not None else given
     valid = sampled.valid & ~is_nodata(sampled.values, own)
@@ -108,6 +111,10 @@ def look_at(
     has_data = share > 0
     if sampled.valid.shape[1] != SAMPLES:  # a spot in the middle says little about the rest
         has_data = _dilated(has_data)
+    values = sampled.values[:, valid]
+    if picture is not None:
+        finer = picture.values[:, picture.valid & ~is_nodata(picture.values, own)]
+        values = finer if finer.shape[1] > values.shape[1] else values
     return Scene(
         path=path,
         info=info,
@@ -118,6 +125,7 @@ def look_at(
         shape=shape,
         cells=np.argwhere(has_data).astype(np.int32),
         fingerprint=fingerprint(path),
+        values=values,
     )
 
 

@@ -24,6 +24,8 @@ SAMPLED_SIDE = 128  # pixels a side that are taken of each, evenly spread over i
 # A larger raster without overviews is not decoded whole for it: spots of it are read instead.
 WHOLE_SIDE = 4096
 SPOTS, SPOT_SIDE = 8, 16  # along each side, pixels a side
+# Pixels of scenes: of all together, and of each at least and at most.
+ALL_PIXELS, LEAST_PIXELS, MOST_PIXELS = 2**22, 2**14, 2**18
 
 
 Sampler = Callable[[int], "tuple[str, np.ndarray] | None"]
@@ -34,7 +36,6 @@ def find_scale(
     count: int,
     path_of: Callable[[int], str],
     scale: PixelScale,
-    everything: bool = False,
     nodata: float | str | None = "auto",
 ) -> PixelScale:
     """Find the limits of a pixel scale on a sample of a source.
@@ -48,7 +49,6 @@ def find_scale(
         count: Number of its images.
         path_of: Gives the path of the image with a number.
         scale: What is asked for.
-        everything: Whether photographs are read as rasters too.
         nodata: A value that stands for no data in all rasters; ``'auto'`` suspects the lowest
             value of a kind of raster where it fills a large border of files that declare none,
             and warns; None takes the files' word.
@@ -63,7 +63,7 @@ def find_scale(
     suspected: dict[str, list[float | None]] = {}
 
     def sampler(index: int) -> tuple[str, np.ndarray] | None:
-        found = sample_file(path_of(index), scale, everything)
+        found = sample_file(path_of(index), scale)
         if found is None:
             return None
         kind, values, value = found
@@ -140,15 +140,18 @@ def spread(count: int, most: int = SAMPLED_FILES) -> list[int]:
     return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
 
 
-def sample_file(
-    path: str, scale: PixelScale, everything: bool = False
-) -> tuple[str, np.ndarray, float | None] | None:
+def thinned(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the pixels, bands×N, that one of so many scenes gives for a pixel scale."""
+    share = ALL_PIXELS // min(count, SAMPLED_FILES)
+    return values[:, spread(values.shape[1], max(LEAST_PIXELS, min(MOST_PIXELS, share)))]
+
+
+def sample_file(path: str, scale: PixelScale) -> tuple[str, np.ndarray, float | None] | None:
     """Return the kind of a raster, some valid pixels of its chosen bands, 3×N, and a suspicion.
 
     Args:
         path: A file of any storage.
         scale: Chooses the bands.
-        everything: Whether a photograph is read as a raster too.
 
     Returns:
         None for a photograph. The suspicion is the value that seems to stand for no data, see
@@ -161,12 +164,12 @@ def sample_file(
         UserError: rasterio is not installed.
     """
     with open_file(path) as file:
-        if not (everything or is_raster(file)):
+        if not is_raster(file):
             return None
     with rasters.opened(raster_source(path)) as dataset:
         info = rasters.describe(dataset)
         bands = scale.choose(info)
-        picture = _picture(dataset, info, bands)
+        picture = read_picture(dataset, info, bands)
         found = sample(dataset, info, bands) if picture is None else picture
     declared = info.nodata is not None or not found.valid.all()
     value = None if picture is None or declared else suspect_nodata(picture.values)
@@ -229,20 +232,13 @@ def raster_source(path: str) -> str | bytes:
     return path if is_local_file(path) else read_file(path)
 
 
-def sample(
-    dataset: Any,
-    info: RasterInfo,
-    bands: tuple[int, ...],
-    centres: Sequence[tuple[float, float]] | None = None,
-) -> Raster:
+def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
     """Return single pixels of an opened raster, spread evenly over it.
 
     Args:
         dataset: What :func:`gersp_mm.images.rasters.opened` gives.
         info: What its header says.
         bands: Numbers of the bands, from 1.
-        centres: Rows and columns of pixels around which a large raster has data; evenly spread
-            by default.
 
     Returns:
         ``values``, bands×N, and ``valid``, N; N is at most the square of :data:`SAMPLED_SIDE`.
@@ -250,20 +246,11 @@ def sample(
     Raises:
         RasterError: The pixels are damaged.
     """
-    if (picture := _picture(dataset, info, bands)) is not None:
+    if (picture := read_picture(dataset, info, bands)) is not None:
         parts = [picture]
     else:
         height, width = min(SPOT_SIDE, info.height), min(SPOT_SIDE, info.width)
-        if centres:
-            corners = [
-                (
-                    max(0, min(int(row) - height // 2, info.height - height)),
-                    max(0, min(int(column) - width // 2, info.width - width)),
-                )
-                for row, column in centres
-            ]
-        else:
-            corners = [(top, left) for top in _spots(info.height) for left in _spots(info.width)]
+        corners = [(top, left) for top in _spots(info.height) for left in _spots(info.width)]
         parts = [rasters.read(dataset, bands, (*corner, height, width)) for corner in corners]
     return Raster(
         np.concatenate([part.values.reshape(len(bands), -1) for part in parts], axis=1),
@@ -271,8 +258,13 @@ def sample(
     )
 
 
-def _picture(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster | None:
-    """Return pixels of a grid over the whole raster; None where that decodes too many."""
+def read_picture(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster | None:
+    """Return a grid of at most :data:`SAMPLED_SIDE` pixels a side over an opened raster.
+
+    Returns:
+        Bands×H×W values and their validity; None for a large raster without overviews, which
+        would be decoded whole.
+    """
     if max(info.height, info.width) > WHOLE_SIDE and not dataset.overviews(bands[0]):
         return None
     size = min(info.height, SAMPLED_SIDE), min(info.width, SAMPLED_SIDE)

@@ -160,25 +160,21 @@ def _photograph_format(start: bytes) -> tuple[str, str]:
 
 def _look_into_raster(path: str) -> Found:
     with rasters.opened(raster_source(path)) as dataset:
-        info = rasters.describe(dataset)
-        nodata = info.nodata
-        if info.width * info.height <= WHOLE_PIXELS:
-            whole = rasters.read(dataset, info.bands)
-            values, valid = whole.values.reshape(len(info.bands), -1), whole.valid.ravel()
-            if info.nodata is None and valid.all():
-                suspected = suspect_nodata(whole.values)
-                if suspected == values.min():
-                    nodata, valid = suspected, ~is_nodata(values, suspected)
-        else:
-            values, valid = sample(dataset, info, info.bands)
-        driver = dataset.driver
-    share = float(valid.mean())
-    if info.width * info.height > WHOLE_PIXELS and is_local_file(path):
-        scene = look_at(path, CELL)  # It samples more places, and suspects a nodata value.
-        share, nodata = scene.valid_share, scene.nodata
-        valid &= ~is_nodata(values, nodata if scene.suspected else None)
-    with_data = values[:, valid]
-    empty = "no pixel has data" if not valid.any() else ""
+        info, driver = rasters.describe(dataset), dataset.driver
+        small = info.width * info.height <= WHOLE_PIXELS
+        raster = rasters.read(dataset, info.bands) if small else sample(dataset, info, info.bands)
+    nodata, share = info.nodata, float(raster.valid.mean())
+    with_data = raster.values[:, raster.valid]
+    if not small and is_local_file(path):
+        scene = look_at(path, CELL)  # It looks at more places, and suspects a nodata value.
+        nodata, share, with_data = scene.nodata, scene.valid_share, scene.values
+    elif small and nodata is None and raster.valid.all():
+        suspected = suspect_nodata(raster.values)
+        if suspected == raster.values.min():
+            nodata = suspected
+            with_data = raster.values[:, ~is_nodata(raster.values, nodata)]
+            share = with_data.shape[1] / raster.valid.size
+    empty = "" if with_data.size else "no pixel has data"
     if not empty and (with_data == with_data[:, :1]).all():
         empty = "one value in each band"
     return Found(
