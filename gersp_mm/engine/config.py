@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -161,11 +162,23 @@ def apply_switches(cfg: Config) -> None:
             backbone.init_cfg = dict(
                 type="Pretrained", checkpoint=str(cfg.pretrained), prefix=prefix
             )
-            use_pixel_scale(cfg, scale_of(stored_meta(cfg.pretrained)))
+            use_pixel_scale(cfg, scale_of(_meta_of(str(cfg.pretrained))))
     if "frozen" in cfg:
         check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))
         if cfg.model.backbone.get("frozen_stages") != FROZEN_STAGES[cfg.frozen]:
             cfg.model.backbone.frozen_stages = FROZEN_STAGES[cfg.frozen]
+
+
+def _meta_of(address: str) -> Mapping[str, Any]:
+    """Return the meta of a file of weights, fetched if need be; nothing where it cannot be read.
+
+    Weights of the hosts, such as ``torchvision://resnet50``, have none and are not fetched for it.
+    """
+    if not address.startswith(("http://", "https://")):
+        return stored_meta(address)
+    with contextlib.suppress(UserError):  # The model says it when it loads them.
+        return read_weights(address).get("meta") or {}
+    return {}
 
 
 def load_as_trained(cfg: Config, path: str, meta: Mapping[str, Any] | None = None) -> None:
