@@ -37,7 +37,7 @@ MANIFEST = "manifest.json"
 LAYOUT_VERSION = 1
 JPEG = dict(quality=95, subsampling=0)
 IMAGE_EXTENSIONS = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2",
+    ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2", ".nc",
 )  # fmt: skip
 # As gersp_mm.images.listing, which this script runs without; a test compares the two.
 SYSTEM_NAMES = frozenset({

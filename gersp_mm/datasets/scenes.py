@@ -8,6 +8,7 @@ import os
 import os.path as osp
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,16 @@ from gersp_mm.images import rasters
 from gersp_mm.images.census import Scene, look_at
 from gersp_mm.images.decode import BadImageError, EmptyWindowError
 from gersp_mm.images.listing import ImageList, find_images
-from gersp_mm.images.pixels import PERCENTILE, BandsError, PixelScale, Scale, is_nodata
+from gersp_mm.images.pixels import (
+    PERCENTILE,
+    BandsError,
+    PixelScale,
+    Scale,
+    check_nodata,
+    is_nodata,
+)
 from gersp_mm.images.rasters import Raster, RasterError, RasterInfo
-from gersp_mm.images.scaling import find_by_samples, sample, spread
+from gersp_mm.images.scaling import spread, thinned
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, check_number, counted, listed
@@ -29,7 +37,6 @@ from gersp_mm.utils.files import escape_name
 
 RASTER_EXTENSIONS = (".tif", ".tiff", ".jp2", ".png", ".nc")
 ATTEMPTS = 8  # windows that are drawn for one cell until one has enough data
-SAMPLED_CELLS = 64  # of a scene, for its pixel scale
 CLEAN = 0.01  # share of no data that ends the search at once
 Window = tuple[int, int, int, int]  # top, left, height and width in pixels of the scene
 _METRES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*m\s*")
@@ -96,14 +103,13 @@ class Scenes(Dataset):
         self.neighbour_key = _length("neighbour_key", neighbour_key, self.in_metres)
         if not 0 <= self.jitter < self.window:
             raise UserError(f"Scenes: jitter={jitter!r} must be smaller than window={window!r}")
-        if nodata not in ("auto", None) and not isinstance(nodata, (int, float)):
-            raise UserError(f"Scenes: nodata={nodata!r}: give a number, 'auto' or None")
+        check_nodata("Scenes", nodata)
         self.read_size = read_size
         self.max_nodata = max_nodata
         self.nodata = nodata
         self.data_root = data_root
         self.asked_scale = PixelScale(scale, bands)  # type: ignore[arg-type]
-        self._pixel_scale: PixelScale | None = None
+        self.pixel_scale = self.asked_scale
         self.bad: dict[str, str] = {}  # reasons of the scenes that cannot be used
         self.scenes = self._census(_find(data_root, files))
         counts = [len(scene.cells) for scene in self.scenes]
@@ -118,40 +124,6 @@ class Scenes(Dataset):
 
     def full_init(self) -> None:
         """Do nothing: everything is known from the start. Hosts call it."""
-
-    @property
-    def pixel_scale(self) -> PixelScale:
-        """The pixel scale, found on a sample of the scenes when it is first needed.
-
-        Raises:
-            UserError: See :func:`gersp_mm.images.scaling.find_scale`.
-        """
-        if self._pixel_scale is None:
-            kinds: dict[str, int] = {}  # the first scene of each
-            for number, scene in enumerate(self.scenes):
-                kinds.setdefault(scene.info.kind, number)
-            self._pixel_scale = find_by_samples(
-                self.data_root or "the scenes",
-                sorted({*spread(len(self.scenes)), *kinds.values()}),
-                lambda index: self.scenes[index].path,
-                self._sample,
-                self.asked_scale,
-            )
-        return self._pixel_scale
-
-    @pixel_scale.setter
-    def pixel_scale(self, found: PixelScale) -> None:
-        self._pixel_scale = found
-
-    def _sample(self, index: int) -> tuple[str, np.ndarray]:
-        """Return the kind of a scene and some pixels with data, from all over it."""
-        scene = self.scenes[index]
-        chosen = scene.cells[spread(len(scene.cells), SAMPLED_CELLS)]
-        centres = [self._centre(scene, tuple(cell)) for cell in chosen]
-        with rasters.opened(scene.path) as dataset:
-            found = sample(dataset, scene.info, self.asked_scale.choose(scene.info), centres)
-        valid = found.valid & ~is_nodata(found.values, scene.nodata)
-        return scene.info.kind, found.values[:, valid]
 
     def census(self) -> list[dict[str, Any]]:
         """Return the facts about each scene, plain Python, in the order of their paths."""
@@ -279,14 +251,20 @@ class Scenes(Dataset):
     def _census(self, paths: list[str]) -> list[Scene]:
         scenes: list[Scene] = []
         empty: list[Scene] = []
+        samples: dict[str, list[np.ndarray]] = {}  # of each kind
+        sampled = spread(len(paths))
         with progress_bar("looking at scenes", "scene", len(paths)) as bar:
-            for path in paths:
+            for number, path in enumerate(paths):
                 try:
                     side = self._cell_side(path)
                     scene = look_at(path, side, self.nodata, self.asked_scale.choose)
                 except (OSError, BandsError) as error:  # RasterError is the former
                     self.bad[path] = " ".join(str(error).split())
                 else:
+                    if len(scene.cells) and (number in sampled or scene.info.kind not in samples):
+                        some = thinned(scene.values, len(paths))
+                        samples.setdefault(scene.info.kind, []).append(some)
+                    scene = replace(scene, values=scene.values[:, :0])
                     (scenes if len(scene.cells) else empty).append(scene)
                 bar.advance()
         self.bad.update({scene.path: "no pixel has data" for scene in empty})
@@ -295,6 +273,7 @@ class Scenes(Dataset):
             raise UserError(
                 f"none of {len(paths)} scenes can be used, such as {escape_name(path)}: {reason}"
             )
+        self.pixel_scale = self.asked_scale.find(samples)
         logger = MMLogger.get_current_instance()
         logger.info(_summary(scenes))
         if self.bad:

@@ -23,7 +23,7 @@ from gersp_mm.images.listing import (
     require_entries,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING
-from gersp_mm.images.pixels import PERCENTILE, PixelScale, Scale
+from gersp_mm.images.pixels import PERCENTILE, PixelScale, Scale, check_nodata
 from gersp_mm.images.scaling import find_scale
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.errors import UserError, listed
@@ -50,11 +50,13 @@ class MillionAID(CustomDataset):
         scale: How the values of rasters become grey levels, see
             :class:`gersp_mm.images.pixels.PixelScale`. Photographs are used as they are.
         bands: Bands of rasters that become red, green and blue, likewise.
+        nodata: A value that stands for no data in rasters that do not declare one; ``'auto'``
+            suspects it where a constant border is large, and warns; None takes the files' word.
         **kwargs: Further arguments of mmpretrain's ``CustomDataset``.
 
     Raises:
-        UserError: The folder or list does not exist or holds no image, or ``scale`` or ``bands``
-            is wrong.
+        UserError: The folder or list does not exist or holds no image, or ``scale``, ``bands`` or
+            ``nodata`` is wrong.
     """
 
     ann_file: str
@@ -69,8 +71,11 @@ class MillionAID(CustomDataset):
         extensions: Sequence[str] = IMAGE_EXTENSIONS,
         scale: Scale = PERCENTILE,
         bands: Sequence[int | str] | int | str | None = None,
+        nodata: float | str | None = "auto",
         **kwargs: Any,
     ) -> None:
+        check_nodata(type(self).__name__, nodata)
+        self.nodata = nodata
         kwargs["with_label"] = self.labelled
         self.asked_scale = PixelScale(scale, bands)  # type: ignore[arg-type]
         self._pixel_scale: PixelScale | None = None
@@ -94,6 +99,7 @@ class MillionAID(CustomDataset):
                 len(self),
                 lambda index: self.get_data_info(index)["img_path"],
                 self.asked_scale,
+                nodata=self.nodata,
             )
         return self._pixel_scale
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from gersp_mm.datasets.loading import (
 from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.options import parse_options, value_at
 from gersp_mm.engine.preflight.findings import Finding
-from gersp_mm.engine.preflight.names import check_options
+from gersp_mm.engine.preflight.names import check_options, leave_out_former_arguments
 from gersp_mm.results.protocol import FROZEN
 from gersp_mm.utils.errors import UserError, check_choice
 from gersp_mm.utils.paths import expand_home
@@ -62,7 +63,10 @@ def read_config(
         parsed = expand_home(parse_options(options, cfg))
         _import_modules(cfg, parsed)
         findings = check_options(cfg, parsed)
-    if all(finding.severity == "warning" for finding in findings):
+        usable = all(finding.severity == "warning" for finding in findings)
+        if usable:
+            findings += leave_out_former_arguments(cfg, parsed)
+    if usable:
         before = _switched(cfg)
         merge_options(cfg, parsed)
         _refuse_what_switches_replace(cfg, before)
@@ -158,11 +162,23 @@ def apply_switches(cfg: Config) -> None:
             backbone.init_cfg = dict(
                 type="Pretrained", checkpoint=str(cfg.pretrained), prefix=prefix
             )
-            use_pixel_scale(cfg, scale_of(stored_meta(cfg.pretrained)))
+            use_pixel_scale(cfg, scale_of(_meta_of(str(cfg.pretrained))))
     if "frozen" in cfg:
         check_choice("frozen", cfg.frozen, tuple(FROZEN_STAGES))
         if cfg.model.backbone.get("frozen_stages") != FROZEN_STAGES[cfg.frozen]:
             cfg.model.backbone.frozen_stages = FROZEN_STAGES[cfg.frozen]
+
+
+def _meta_of(address: str) -> Mapping[str, Any]:
+    """Return the meta of a file of weights, fetched if need be; nothing where it cannot be read.
+
+    Weights of the hosts, such as ``torchvision://resnet50``, have none and are not fetched for it.
+    """
+    if not address.startswith(("http://", "https://")):
+        return stored_meta(address)
+    with contextlib.suppress(UserError):  # The model says it when it loads them.
+        return read_weights(address).get("meta") or {}
+    return {}
 
 
 def load_as_trained(cfg: Config, path: str, meta: Mapping[str, Any] | None = None) -> None:

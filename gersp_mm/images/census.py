@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from gersp_mm.images import rasters
-from gersp_mm.images.pixels import is_nodata
+from gersp_mm.images.bands import cut_off
+from gersp_mm.images.pixels import is_nodata, suspect_nodata
 from gersp_mm.images.rasters import Raster, RasterInfo
-from gersp_mm.images.scaling import WHOLE_SIDE
+from gersp_mm.images.scaling import WHOLE_SIDE, read_picture
 
 SAMPLES = 4  # along each side of a cell, where the whole scene can be looked at
 SPOT = 16  # pixels a side of what is looked at in a cell otherwise
-# One value that fills this share of a scene's border, and this share of the scene, is suspected to
-# stand for no data.
-BORDER_SHARE, FILLED_SHARE = 0.2, 0.01
-STRETCHES = 8  # of the border at most, or it is a pattern of the image
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class Scene:
         shape: Rows and columns of cells.
         cells: Row and column of the cells with data, N×2 int32.
         fingerprint: Hash of the file's size and of its first and last 64 KiB.
+        values: Pixels with data of the bands that are used, from all over the scene, bands×N.
     """
 
     path: str
@@ -50,6 +48,7 @@ class Scene:
     shape: tuple[int, int]
     cells: np.ndarray
     fingerprint: str
+    values: np.ndarray
 
     @property
     def cell_size(self) -> tuple[float, float]:
@@ -59,6 +58,7 @@ class Scene:
     def as_dict(self) -> dict[str, Any]:
         """Return the facts in plain Python, with the number of windows in place of the cells."""
         content: dict[str, Any] = {name.name: getattr(self, name.name) for name in fields(self)}
+        del content["values"]
         content |= dict(cells=len(self.cells), info=self.info._asdict())
         content["windows"] = content.pop("cells")
         for part in (content, content["info"]):  # JSON has no NaN
@@ -92,9 +92,18 @@ def look_at(
         bands = info.bands if choose is None else choose(info)
         shape = max(1, -(-info.height // side)), max(1, -(-info.width // side))
         sampled = _cells(dataset, info, bands, shape)
+        picture = read_picture(dataset, info, bands)  # finer, where cells are few
         end = max(0, info.height - SPOT), max(0, info.width - SPOT)
         rasters.read(dataset, bands, (*end, min(SPOT, info.height), min(SPOT, info.width)))
-    suspected = _suspect(sampled) if nodata == "auto" and bool(sampled.valid.all()) else None
+        with open(path, "rb") as file:
+            if cut_off(file):  # or its header is odd: reading it tells
+                for _, block in dataset.block_windows(bands[0]):
+                    area = block.row_off, block.col_off, block.height, block.width
+                    rasters.read(dataset, bands, area)
+    suspected = None
+    if nodata == "auto" and sampled.valid.all():
+        rows, each, columns, _ = sampled.valid.shape
+        suspected = suspect_nodata(sampled.values.reshape(len(bands), rows * each, columns * each))
     given = nodata if isinstance(nodata, (int, float)) else None
     own = suspected if suspected is not None else given
     valid = sampled.valid & ~is_nodata(sampled.values, own)
@@ -102,6 +111,10 @@ def look_at(
     has_data = share > 0
     if sampled.valid.shape[1] != SAMPLES:  # a spot in the middle says little about the rest
         has_data = _dilated(has_data)
+    values = sampled.values[:, valid]
+    if picture is not None:
+        finer = picture.values[:, picture.valid & ~is_nodata(picture.values, own)]
+        values = finer if finer.shape[1] > values.shape[1] else values
     return Scene(
         path=path,
         info=info,
@@ -112,6 +125,7 @@ def look_at(
         shape=shape,
         cells=np.argwhere(has_data).astype(np.int32),
         fingerprint=fingerprint(path),
+        values=values,
     )
 
 
@@ -171,31 +185,6 @@ def _spot(
     left = max(0, min(int(across * info.width) - width // 2, info.width - width))
     window = top, left, height, width
     return rasters.read(dataset, bands, window, (SPOT, SPOT), smooth=False)
-
-
-def _suspect(sampled: Raster) -> float | None:
-    """Return the value that seems to stand for no data: equal in all bands, on a large border.
-
-    It has to fill few stretches of the border, and of 8-bit values only black and white are
-    suspected.
-    """
-    bands = len(sampled.values)
-    rows, a, columns, _ = sampled.valid.shape
-    picture = sampled.values.reshape(bands, rows * a, columns * a)
-    sides = (picture[:, 0], picture[:, :, -1], picture[:, -1, ::-1], picture[:, ::-1, 0])
-    border = np.concatenate(sides, axis=1)  # once around
-    constant = border[0][(border == border[0]).all(axis=0)]
-    if picture.dtype == np.uint8:
-        constant = constant[(constant == 0) | (constant == 255)]
-    if not constant.size:
-        return None
-    found, counts = np.unique(constant, return_counts=True)
-    value = found[counts.argmax()]
-    there = is_nodata(border, value)
-    stretches = int((there & ~np.roll(there, 1)).sum())
-    if counts.max() < BORDER_SHARE * border.shape[1] or stretches > STRETCHES:
-        return None
-    return float(value) if is_nodata(picture, value).mean() >= FILLED_SHARE else None
 
 
 def _dilated(mask: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.io import decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
-from gersp_mm.images.bands import TIFF_STARTS, is_raster
+from gersp_mm.images.bands import TIFF_STARTS, cut_off, is_raster
 from gersp_mm.images.packed import read_file
 from gersp_mm.images.pixels import BandsError, PixelScale
 from gersp_mm.images.rasters import RasterError
@@ -43,6 +43,8 @@ MAX_PIXELS_PER_BYTE = 1_100
 _DAMAGE = re.compile(r"(Corrupt JPEG data: |Premature end of JPEG file)[^\n]*")
 _TRUNCATED = "Image is incomplete or truncated"  # torchvision's words for the latter
 _stderr_lock = threading.Lock()
+_limit_lock = threading.Lock()
+_limit, _inside = Image.MAX_IMAGE_PIXELS, 0
 
 # Transposition for each value of the EXIF orientation. PIL's `exif_transpose` also rewrites the
 # other tags and fails on malformed ones.
@@ -274,7 +276,8 @@ def _decode_with_pil(content: bytes) -> Image.Image:
             tiff = content.startswith(TIFF_STARTS)
             said = "TIFF, damaged or cut off" if tiff else "not an image of a known format"
             raise BadImageError(said) from error
-        raise BadImageError(f"{type(error).__name__}: {error}") from error
+        words = cut_off(io.BytesIO(content)) or f"{type(error).__name__}: {error}"
+        raise BadImageError(words) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -298,9 +301,17 @@ def _turned(pixels: Image.Image, source: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def unlimited_image_size() -> Iterator[None]:
-    """Lift PIL's limit on the number of pixels inside the context."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    """Lift PIL's limit on the number of pixels while any thread is inside the context."""
+    global _limit, _inside
+    with _limit_lock:
+        if not _inside:
+            _limit = Image.MAX_IMAGE_PIXELS
+        _inside += 1
+        Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _limit_lock:
+            _inside -= 1
+            if not _inside:
+                Image.MAX_IMAGE_PIXELS = _limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import os.path as osp
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,14 @@ from gersp_mm.utils.files import escape_name, write_text
 
 # File names that folders are searched for. Decoding depends on the content, not on the name.
 IMAGE_EXTENSIONS = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2",
+    ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2", ".nc",
+)  # fmt: skip
+# Those of images that no reader here decodes, or only by another name: how many are passed over is
+# said.
+OTHER_EXTENSIONS = (
+    ".img", ".bil", ".bip", ".bsq", ".vrt", ".hdf", ".h5", ".he5", ".nc4", ".grd", ".asc", ".ntf",
+    ".nitf", ".ecw", ".sid", ".grib", ".grb", ".grib2", ".j2k", ".jpx", ".jpf", ".gif", ".jfif",
+    ".heic", ".avif", ".jxl",
 )  # fmt: skip
 
 # Names that desktops, network drives and archives leave in folders, in lower case. Names that begin
@@ -148,6 +156,7 @@ class _Walk:
         self.found: list[str] = []
         self.seen: set[str] = set()  # real paths of the folders that are listed
         self.hidden: list[str] = []
+        self.other: Counter[str] = Counter()  # files of other formats, by their endings
         self.links: list[str] = []  # links to folders that are listed by another path
         self.progress = progress
 
@@ -205,6 +214,8 @@ class _Walk:
                         pending.append((f"{prefix}{entry.name}/", entry.path, inside))
                 elif entry.name.lower().endswith(self.extensions) and _is_file(entry):
                     self.found.append(prefix + entry.name)
+                elif (ending := osp.splitext(entry.name)[1].lower()) in OTHER_EXTENSIONS:
+                    self.other[ending] += 1
             self.bar.advance(len(self.found) - before)
         return links
 
@@ -232,6 +243,11 @@ class _Walk:
         if self.hidden:
             kinds = sorted(set(self.hidden))
             parts.append(f"hidden or system files and folders: {len(self.hidden)} ({_some(kinds)})")
+        if self.other:
+            parts.append(
+                f"files of other formats: {self.other.total()} ({_some(sorted(self.other))}), "
+                "which gdal_translate converts"
+            )
         if self.links:
             links = sorted(self.links)
             parts.append(f"links to folders that are listed already: {len(links)} ({_some(links)})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from gersp_mm.utils.errors import UserError
 PERCENTILES = (0.5, 99.5)
 PERCENTILE, NONE = "percentile", "none"
 EIGHT_BITS = " x uint8"
+# One value that fills this share of an image's border, and this share of the image, is suspected to
+# stand for no data.
+BORDER_SHARE, FILLED_SHARE = 0.2, 0.01
+STRETCHES = 8  # of the border at most, or it is a pattern of the image
 
 Limits = tuple[tuple[float, float], ...]  # lowest and highest value of each band that is used
 Scale = str | Sequence[float] | Sequence[Sequence[float]]
@@ -41,12 +45,15 @@ class PixelScale:
             the order red, green, blue.
         fill: For each kind of raster the grey level of each used band that stands where there is
             no data: that of the band's median.
+        nodata: For some kinds of raster a value that stands for no data where all used bands have
+            it, beside what the files declare.
     """
 
     scale: Scale = PERCENTILE
     bands: tuple[int | str, ...] | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict)
     fill: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    nodata: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", _checked_scale(self.scale))
@@ -88,6 +95,7 @@ class PixelScale:
         limits, fill = dict(self.limits), dict(self.fill)
         for kind, parts in samples.items():
             values = np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)
+            values = values[:, ~is_nodata(values, self.nodata.get(kind))]
             if values.shape[1] == 0:
                 continue
             found = self.given_limits(kind) or tuple(
@@ -96,7 +104,7 @@ class PixelScale:
             limits[kind] = found
             medians = np.median(values, axis=1)
             fill[kind] = tuple(int(level) for level in _levels(medians[:, None], found)[:, 0])
-        return PixelScale(self.scale, self.bands, limits, fill)
+        return replace(self, limits=limits, fill=fill)
 
     def to_rgb(self, raster: Raster, kind: str) -> np.ndarray:
         """Turn values into grey levels.
@@ -116,10 +124,11 @@ class PixelScale:
             known = ", ".join(self.limits) or "none"
             raise BandsError(f"{kind}: no pixel scale is known for this kind of raster ({known})")
         levels = _levels(raster.values, limits)
-        if not raster.valid.all():
+        lacking = ~raster.valid | is_nodata(raster.values, self.nodata.get(kind))
+        if lacking.any():
             fill = self.fill.get(kind) or (128,) * 3
             for band, level in zip(levels, fill):
-                band[~raster.valid] = level
+                band[lacking] = level
         return levels
 
     def describe(self) -> list[str]:
@@ -129,6 +138,7 @@ class PixelScale:
             f"{kind}, bands {names}: "
             + ", ".join(f"{low:.6g} to {high:.6g}" for low, high in limits)
             + " become 0 to 255"
+            + (f", {self.nodata[kind]:g} is no data" if kind in self.nodata else "")
             for kind, limits in self.limits.items()
         ]
 
@@ -139,6 +149,7 @@ class PixelScale:
             bands=None if self.bands is None else list(self.bands),
             limits={kind: _lists(limits) for kind, limits in self.limits.items()},
             fill={kind: list(levels) for kind, levels in self.fill.items()},
+            **(dict(nodata=dict(self.nodata)) if self.nodata else {}),
         )
 
     @classmethod
@@ -150,6 +161,7 @@ class PixelScale:
                 bands=None if found["bands"] is None else tuple(found["bands"]),
                 limits={kind: _tuples(limits) for kind, limits in found["limits"].items()},
                 fill={kind: tuple(levels) for kind, levels in found["fill"].items()},
+                nodata={kind: float(value) for kind, value in found.get("nodata", {}).items()},
             )
             whole = all(np.shape(limits) == (3, 2) for limits in scale.limits.values())
             whole = whole and all(np.shape(fill) == (3,) for fill in scale.fill.values())
@@ -186,6 +198,43 @@ def is_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray:
     if nodata is None:
         return np.zeros(values.shape[1:], bool)
     return (values == nodata).all(axis=0)
+
+
+def suspect_nodata(picture: np.ndarray) -> float | None:
+    """Return the value that seems to stand for no data: equal in all bands, on a large border.
+
+    It has to fill few stretches of the border, and of 8-bit values only black and white are
+    suspected.
+
+    Args:
+        picture: Bands×H×W, none of which is known to lack data.
+    """
+    sides = (picture[:, 0], picture[:, :, -1], picture[:, -1, ::-1], picture[:, ::-1, 0])
+    border = np.concatenate(sides, axis=1)  # once around
+    constant = border[0][(border == border[0]).all(axis=0)]
+    if picture.dtype == np.uint8:
+        constant = constant[(constant == 0) | (constant == 255)]
+    if not constant.size:
+        return None
+    found, counts = np.unique(constant, return_counts=True)
+    value = found[counts.argmax()]
+    there = is_nodata(border, value)
+    stretches = int((there & ~np.roll(there, 1)).sum())
+    if counts.max() < BORDER_SHARE * border.shape[1] or stretches > STRETCHES:
+        return None
+    return float(value) if is_nodata(picture, value).mean() >= FILLED_SHARE else None
+
+
+def check_nodata(owner: str, nodata: Any) -> None:
+    """Refuse what is no choice of a source's value for no data.
+
+    Raises:
+        UserError: It is neither a number nor ``'auto'`` or None.
+    """
+    if nodata not in ("auto", None) and (
+        isinstance(nodata, bool) or not isinstance(nodata, (int, float))
+    ):
+        raise UserError(f"{owner}: nodata={nodata!r}: give a number, 'auto' or None")
 
 
 def _levels(values: np.ndarray, limits: Limits) -> np.ndarray:

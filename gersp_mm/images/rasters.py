@@ -6,17 +6,25 @@ The only file that imports rasterio, and only once a raster is read.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from gersp_mm.images.bands import JPEG2000_STARTS, NETCDF_STARTS, PNG_START, TIFF_STARTS
-from gersp_mm.utils.errors import UserError
+from gersp_mm.images.bands import (
+    JPEG2000_STARTS,
+    NETCDF_STARTS,
+    PNG_START,
+    TIFF_STARTS,
+    cut_off,
+)
+from gersp_mm.utils.errors import UserError, listed
 
 # The formats that are read, by GDAL's names. VRT is not among them: it is text that names other
 # files.
@@ -30,6 +38,8 @@ STARTS = {
 CACHE_MB = 64  # of GDAL's blocks, in each process
 MAX_OPEN = 16  # files that a thread keeps open
 OPTIONS = dict(GDAL_CACHEMAX=CACHE_MB)
+# How rasterio calls a file that it reads from memory: a name drawn for each.
+_IN_MEMORY = re.compile(r"(/vsimem/)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[^\s,:]*(, |: | )?")
 
 
 class RasterError(OSError):
@@ -113,10 +123,10 @@ def opened(source: str | bytes) -> Iterator[Any]:
         RasterError: The file is damaged, or of no format in :data:`STARTS`.
     """
     rasterio = import_rasterio()
-    with rasterio.Env(**OPTIONS), _reasons(), warnings.catch_warnings():
+    with rasterio.Env(**OPTIONS), _reasons(source), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of files without georeference
         if isinstance(source, bytes):
-            driver = _driver(source[:16])
+            driver = _driver(io.BytesIO(source))
             with (
                 rasterio.MemoryFile(source) as memory,
                 memory.open(driver=driver) as dataset,
@@ -138,6 +148,12 @@ def describe(dataset: Any) -> RasterInfo:
 
     colours = dict(zip(dataset.indexes, dataset.colorinterp))
     bands = tuple(b for b in dataset.indexes if colours[b] != ColorInterp.alpha)
+    if not bands and dataset.subdatasets:
+        parts = [part.rpartition(":")[2] for part in dataset.subdatasets]
+        raise RasterError(
+            f"{len(parts)} images in one file ({listed(parts)}). Store each, or a stack of them, "
+            "as a file: gdal_translate and gdal_merge.py -separate"
+        )
     if any(colours[b] == ColorInterp.palette for b in bands):
         raise RasterError(
             "a palette of colours, whose numbers are no grey levels. Expand it: gdal_translate "
@@ -321,9 +337,14 @@ def import_rasterio() -> Any:
     return rasterio
 
 
-def _driver(start: bytes) -> str:
+def _driver(file: BinaryIO) -> str:
+    """Return GDAL's name of a file's format."""
+    start = file.read(16)
     for driver, starts in STARTS.items():
         if start.startswith(starts):
+            # GDAL reads zeros where a netCDF ends too early; of the other formats it says so.
+            if driver == "netCDF" and (words := cut_off(file)):
+                raise RasterError(words)
             return driver
     raise RasterError("not a raster of a known format")
 
@@ -344,15 +365,22 @@ def _pixel_size(dataset: Any) -> float | None:
 
 
 @contextlib.contextmanager
-def _reasons() -> Iterator[None]:
-    """Turn the errors of rasterio and GDAL into :class:`RasterError`."""
+def _reasons(source: str | bytes = b"") -> Iterator[None]:
+    """Turn the errors of rasterio and GDAL into :class:`RasterError`.
+
+    Args:
+        source: Path of the raster or its bytes, to see whether it is cut off.
+    """
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith("rasterio."):  # its public and its inner errors
             raise
+        with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as file:
+            words = cut_off(file)
         cause = error.__cause__ or error
-        raise RasterError(" ".join(str(cause).split())) from error
+        words = words or _IN_MEMORY.sub("", " ".join(str(cause).split()))
+        raise RasterError(words) from error
 
 
 @contextlib.contextmanager
@@ -378,7 +406,7 @@ class _Handles(threading.local):
             self.opened.move_to_end(path)
             return self.opened[path]
         with open(path, "rb") as file:
-            driver = _driver(file.read(16))
+            driver = _driver(file)
         dataset = import_rasterio().open(path, driver=driver)
         self.opened[path] = dataset
         if len(self.opened) > MAX_OPEN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmengine.logging import print_log
 from gersp_mm.images import rasters
 from gersp_mm.images.bands import is_raster
 from gersp_mm.images.packed import is_local_file, open_file, read_file
-from gersp_mm.images.pixels import BandsError, PixelScale
+from gersp_mm.images.pixels import BandsError, PixelScale, suspect_nodata
 from gersp_mm.images.rasters import Raster, RasterInfo
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
@@ -23,6 +24,8 @@ SAMPLED_SIDE = 128  # pixels a side that are taken of each, evenly spread over i
 # A larger raster without overviews is not decoded whole for it: spots of it are read instead.
 WHOLE_SIDE = 4096
 SPOTS, SPOT_SIDE = 8, 16  # along each side, pixels a side
+# Pixels of scenes: of all together, and of each at least and at most.
+ALL_PIXELS, LEAST_PIXELS, MOST_PIXELS = 2**22, 2**14, 2**18
 
 
 Sampler = Callable[[int], "tuple[str, np.ndarray] | None"]
@@ -33,7 +36,7 @@ def find_scale(
     count: int,
     path_of: Callable[[int], str],
     scale: PixelScale,
-    everything: bool = False,
+    nodata: float | str | None = "auto",
 ) -> PixelScale:
     """Find the limits of a pixel scale on a sample of a source.
 
@@ -46,7 +49,9 @@ def find_scale(
         count: Number of its images.
         path_of: Gives the path of the image with a number.
         scale: What is asked for.
-        everything: Whether photographs are read as rasters too.
+        nodata: A value that stands for no data in all rasters; ``'auto'`` suspects the lowest
+            value of a kind of raster where it fills a large border of files that declare none,
+            and warns; None takes the files' word.
 
     Returns:
         ``scale`` with the limits and fill values of every kind of raster in the sample; the same
@@ -55,21 +60,41 @@ def find_scale(
     Raises:
         UserError: More rasters than not need a choice of bands, or rasterio is not installed.
     """
+    suspected: dict[str, list[float | None]] = {}
 
     def sampler(index: int) -> tuple[str, np.ndarray] | None:
-        return sample_file(path_of(index), scale, everything)
+        found = sample_file(path_of(index), scale)
+        if found is None:
+            return None
+        kind, values, value = found
+        suspected.setdefault(kind, []).append(value)
+        return kind, values
 
-    return find_by_samples(name, spread(count), path_of, sampler, scale)
+    samples = take_samples(name, spread(count), path_of, sampler)
+    if not samples:
+        return scale
+    given: dict[str, float] = {}
+    if isinstance(nodata, (int, float)):
+        given = dict.fromkeys(samples, float(nodata))
+    elif nodata is not None:
+        for kind, values in suspected.items():
+            lowest = min((float(v.min()) for v in samples[kind] if v.size), default=None)
+            if lowest is not None and (holding := values.count(lowest)):
+                given[kind] = lowest
+                print_log(
+                    f"{holding} of {len(values)} rasters of {name} that were looked at ({kind}) "
+                    f"have a large border of {lowest:g}, though they do not declare it: it is "
+                    "taken for no data. Set nodata=None to use these pixels",
+                    "current",
+                    logging.WARNING,
+                )
+    return replace(scale, nodata=given).find(samples)
 
 
-def find_by_samples(
-    name: str,
-    indices: Sequence[int],
-    path_of: Callable[[int], str],
-    sampler: Sampler,
-    scale: PixelScale,
-) -> PixelScale:
-    """Find the limits of a pixel scale by samples that a function takes.
+def take_samples(
+    name: str, indices: Sequence[int], path_of: Callable[[int], str], sampler: Sampler
+) -> dict[str, list[np.ndarray]]:
+    """Take samples of rasters by a function.
 
     Args:
         name: The source in words, for messages.
@@ -77,11 +102,9 @@ def find_by_samples(
         path_of: Gives the path of the image with a number.
         sampler: Gives the kind and some valid pixels of the chosen bands, 3×N, of the image with a
             number; None for a photograph. A file that it cannot read is left out.
-        scale: What is asked for.
 
     Returns:
-        ``scale`` with the limits and fill values of every kind of raster in the sample; the same
-        object where the sample holds none.
+        The samples of every kind of raster.
 
     Raises:
         UserError: More rasters than not need a choice of bands, or rasterio is not installed.
@@ -109,7 +132,7 @@ def find_by_samples(
         if total > sum(map(len, samples.values())):
             raise UserError(message)
         print_log(message, "current", logging.WARNING)
-    return scale.find(samples) if samples else scale
+    return samples
 
 
 def spread(count: int, most: int = SAMPLED_FILES) -> list[int]:
@@ -117,18 +140,23 @@ def spread(count: int, most: int = SAMPLED_FILES) -> list[int]:
     return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
 
 
-def sample_file(
-    path: str, scale: PixelScale, everything: bool = False
-) -> tuple[str, np.ndarray] | None:
-    """Return the kind of a raster and some valid pixels of its chosen bands, 3×N.
+def thinned(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the pixels, bands×N, that one of so many scenes gives for a pixel scale."""
+    share = ALL_PIXELS // min(count, SAMPLED_FILES)
+    return values[:, spread(values.shape[1], max(LEAST_PIXELS, min(MOST_PIXELS, share)))]
+
+
+def sample_file(path: str, scale: PixelScale) -> tuple[str, np.ndarray, float | None] | None:
+    """Return the kind of a raster, some valid pixels of its chosen bands, 3×N, and a suspicion.
 
     Args:
         path: A file of any storage.
         scale: Chooses the bands.
-        everything: Whether a photograph is read as a raster too.
 
     Returns:
-        None for a photograph.
+        None for a photograph. The suspicion is the value that seems to stand for no data, see
+        :func:`gersp_mm.images.pixels.suspect_nodata`; None where there is none, or the file
+        declares what has no data.
 
     Raises:
         OSError: It cannot be read.
@@ -136,12 +164,16 @@ def sample_file(
         UserError: rasterio is not installed.
     """
     with open_file(path) as file:
-        if not (everything or is_raster(file)):
+        if not is_raster(file):
             return None
     with rasters.opened(raster_source(path)) as dataset:
         info = rasters.describe(dataset)
-        found = sample(dataset, info, scale.choose(info))
-    return info.kind, found.values[:, found.valid]
+        bands = scale.choose(info)
+        picture = read_picture(dataset, info, bands)
+        found = sample(dataset, info, bands) if picture is None else picture
+    declared = info.nodata is not None or not found.valid.all()
+    value = None if picture is None or declared else suspect_nodata(picture.values)
+    return info.kind, found.values[:, found.valid], value
 
 
 def raster_to_rgb(
@@ -169,6 +201,10 @@ def raster_to_rgb(
         raster = rasters.read(dataset, (scale or PixelScale()).choose(info))
     scale = scale or PixelScale()
     if not scale.limits:  # nothing is known of other images
+        if info.nodata is None and raster.valid.all():
+            value = suspect_nodata(raster.values)
+            if value is not None and value == raster.values.min():
+                scale = replace(scale, nodata={info.kind: value})
         scale = scale.find({info.kind: [raster.values[:, raster.valid]]})
     return scale.to_rgb(raster, info.kind)
 
@@ -196,20 +232,13 @@ def raster_source(path: str) -> str | bytes:
     return path if is_local_file(path) else read_file(path)
 
 
-def sample(
-    dataset: Any,
-    info: RasterInfo,
-    bands: tuple[int, ...],
-    centres: Sequence[tuple[float, float]] | None = None,
-) -> Raster:
+def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
     """Return single pixels of an opened raster, spread evenly over it.
 
     Args:
         dataset: What :func:`gersp_mm.images.rasters.opened` gives.
         info: What its header says.
         bands: Numbers of the bands, from 1.
-        centres: Rows and columns of pixels around which a large raster has data; evenly spread
-            by default.
 
     Returns:
         ``values``, bands×N, and ``valid``, N; N is at most the square of :data:`SAMPLED_SIDE`.
@@ -217,26 +246,29 @@ def sample(
     Raises:
         RasterError: The pixels are damaged.
     """
-    if max(info.height, info.width) > WHOLE_SIDE and not dataset.overviews(bands[0]):
-        height, width = min(SPOT_SIDE, info.height), min(SPOT_SIDE, info.width)
-        if centres:
-            corners = [
-                (
-                    max(0, min(int(row) - height // 2, info.height - height)),
-                    max(0, min(int(column) - width // 2, info.width - width)),
-                )
-                for row, column in centres
-            ]
-        else:
-            corners = [(top, left) for top in _spots(info.height) for left in _spots(info.width)]
-        parts = [rasters.read(dataset, bands, (*corner, height, width)) for corner in corners]
+    if (picture := read_picture(dataset, info, bands)) is not None:
+        parts = [picture]
     else:
-        size = min(info.height, SAMPLED_SIDE), min(info.width, SAMPLED_SIDE)
-        parts = [rasters.read(dataset, bands, size=size, smooth=False)]
+        height, width = min(SPOT_SIDE, info.height), min(SPOT_SIDE, info.width)
+        corners = [(top, left) for top in _spots(info.height) for left in _spots(info.width)]
+        parts = [rasters.read(dataset, bands, (*corner, height, width)) for corner in corners]
     return Raster(
         np.concatenate([part.values.reshape(len(bands), -1) for part in parts], axis=1),
         np.concatenate([part.valid.ravel() for part in parts]),
     )
+
+
+def read_picture(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster | None:
+    """Return a grid of at most :data:`SAMPLED_SIDE` pixels a side over an opened raster.
+
+    Returns:
+        Bands×H×W values and their validity; None for a large raster without overviews, which
+        would be decoded whole.
+    """
+    if max(info.height, info.width) > WHOLE_SIDE and not dataset.overviews(bands[0]):
+        return None
+    size = min(info.height, SAMPLED_SIDE), min(info.width, SAMPLED_SIDE)
+    return rasters.read(dataset, bands, size=size, smooth=False)
 
 
 def _spots(side: int) -> list[int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import os.path as osp
 import shlex
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,15 +22,15 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 from gersp_mm.augmentation.view import ViewAugmentation
-from gersp_mm.datasets.scenes import RASTER_EXTENSIONS, Scenes
+from gersp_mm.datasets.scenes import Scenes
 from gersp_mm.images import rasters
 from gersp_mm.images.bands import is_raster
 from gersp_mm.images.census import look_at
-from gersp_mm.images.decode import BadImageError, load_pixels, load_rgb
+from gersp_mm.images.decode import BadImageError, load_pixels, load_rgb, unlimited_image_size
 from gersp_mm.images.duplicates import same_files, second_copies
 from gersp_mm.images.listing import IMAGE_EXTENSIONS, ImageList, find_images
 from gersp_mm.images.packed import DATABASE, LISTING, is_local_file, open_file
-from gersp_mm.images.pixels import PERCENTILES, PixelScale, Scale, is_nodata
+from gersp_mm.images.pixels import PERCENTILES, PixelScale, Scale, is_nodata, suspect_nodata
 from gersp_mm.images.scaling import find_scale, raster_source, sample, spread
 from gersp_mm.preparation.common import write_reasons
 from gersp_mm.utils.console import progress, progress_bar, table
@@ -36,7 +38,6 @@ from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, replacing, write_text
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
-EXTENSIONS = tuple(dict.fromkeys((*IMAGE_EXTENSIONS, *RASTER_EXTENSIONS)))
 COMPARED = 50_000  # at most so many files have their bytes compared
 WHOLE_PIXELS = 2**22  # a raster with more is not decoded whole
 CELL = 256  # pixels a side of the cells of a larger raster, each of which is looked at
@@ -98,15 +99,15 @@ def find_paths(source: Path) -> tuple[list[str], str]:
     if source.is_dir() and (source / DATABASE).is_dir():
         paths, root = ImageList.read(source / LISTING, source, False).paths, str(source)
     elif source.is_dir():
-        paths, root = find_images(source, EXTENSIONS, progress=True), str(source)
-    elif source.is_file() and source.name.lower().endswith(EXTENSIONS):
+        paths, root = find_images(source, progress=True), str(source)
+    elif source.is_file() and source.name.lower().endswith(IMAGE_EXTENSIONS):
         paths, root = [source.name], str(source.parent)
     elif source.is_file():
         paths, root = ImageList.read(source, source.parent, None).paths, str(source.parent)
     else:
         raise UserError(f"{source} does not exist. Give a folder, a list or a raster.")
     if not paths:
-        raise UserError(f"{source} holds no image (looked for: {' '.join(EXTENSIONS)})")
+        raise UserError(f"{source} holds no image (looked for: {' '.join(IMAGE_EXTENSIONS)})")
     return [osp.join(root, path) for path in paths], root
 
 
@@ -146,30 +147,34 @@ def _look_into_photograph(path: str) -> Found:
 
 
 def _photograph_format(start: bytes) -> tuple[str, str]:
-    try:
-        with Image.open(io.BytesIO(start)) as header:
-            count = len(header.getbands())
-            return header.format or "?", "1 band" if count == 1 else f"{count} bands"
-    except OSError:  # a TIFF has its header at any place
-        return "TIFF", "3 bands"
+    # A TIFF has its header at any place.
+    with (
+        contextlib.suppress(Exception),
+        unlimited_image_size(),
+        Image.open(io.BytesIO(start)) as image,
+    ):
+        count = len(image.getbands())
+        return image.format or "?", "1 band" if count == 1 else f"{count} bands"
+    return "TIFF", "3 bands"
 
 
 def _look_into_raster(path: str) -> Found:
     with rasters.opened(raster_source(path)) as dataset:
-        info = rasters.describe(dataset)
-        if info.width * info.height <= WHOLE_PIXELS:
-            whole = rasters.read(dataset, info.bands)
-            values, valid = whole.values.reshape(len(info.bands), -1), whole.valid.ravel()
-        else:
-            values, valid = sample(dataset, info, info.bands)
-        driver = dataset.driver
-    share, nodata = float(valid.mean()), info.nodata
-    if info.width * info.height > WHOLE_PIXELS and is_local_file(path):
-        scene = look_at(path, CELL)  # It samples more places, and suspects a nodata value.
-        share, nodata = scene.valid_share, scene.nodata
-        valid &= ~is_nodata(values, nodata if scene.suspected else None)
-    with_data = values[:, valid]
-    empty = "no pixel has data" if not valid.any() else ""
+        info, driver = rasters.describe(dataset), dataset.driver
+        small = info.width * info.height <= WHOLE_PIXELS
+        raster = rasters.read(dataset, info.bands) if small else sample(dataset, info, info.bands)
+    nodata, share = info.nodata, float(raster.valid.mean())
+    with_data = raster.values[:, raster.valid]
+    if not small and is_local_file(path):
+        scene = look_at(path, CELL)  # It looks at more places, and suspects a nodata value.
+        nodata, share, with_data = scene.nodata, scene.valid_share, scene.values
+    elif small and nodata is None and raster.valid.all():
+        suspected = suspect_nodata(raster.values)
+        if suspected == raster.values.min():
+            nodata = suspected
+            with_data = raster.values[:, ~is_nodata(raster.values, nodata)]
+            share = with_data.shape[1] / raster.valid.size
+    empty = "" if with_data.size else "no pixel has data"
     if not empty and (with_data == with_data[:, :1]).all():
         empty = "one value in each band"
     return Found(
@@ -279,8 +284,7 @@ def propose(
     """Return the lines for the config that suit the usable files."""
     remarks = []
     large = [one for one in found if one.info is not None and max(one.size) > SCENE_SIDE]
-    only_scenes = all(one.format == "netCDF" for one in found)  # which no image folder lists
-    as_scenes = window is not None or 2 * len(large) > len(found) or only_scenes
+    as_scenes = window is not None or 2 * len(large) > len(found)
     named = "" if source.is_dir() else source.name
     if as_scenes:
         arguments: dict[str, Any] = dict(type="gersp_mm.Scenes", data_root=root)
@@ -292,8 +296,6 @@ def propose(
     else:
         arguments = dict(type="gersp_mm.MillionAID", data_root=root)
         arguments |= dict(ann_file=named) if named else {}
-        if apart := sum(not one.path.lower().endswith(IMAGE_EXTENSIONS) for one in found):
-            remarks.append(f"{apart} netCDF files are read by gersp_mm.Scenes alone.")
         if large:
             remarks.append(
                 f"{len(large)} rasters have more than {SCENE_SIDE} px a side and would be decoded "
@@ -383,7 +385,7 @@ def _loader(
             len(scenes),
             scale,
         )
-    paths = [one.path for one in found if one.path.lower().endswith(IMAGE_EXTENSIONS)]
+    paths = [one.path for one in found]
     asked = PixelScale(options.get("scale", "percentile"), options.get("bands"))
     scale = find_scale("this source", len(paths), paths.__getitem__, asked)
     return lambda number: load_pixels(paths[number], scale=scale), len(paths), scale
@@ -491,8 +493,10 @@ def run(args: argparse.Namespace) -> None:
     window = args.window
     if window is not None and window.strip().isdecimal():
         window = int(window)
-    text = check(
-        args.source, out, args.bands, args.scale, window, args.sample, args.rows, args.preset,
-        args.workers,
-    )  # fmt: skip
+    with warnings.catch_warnings():  # for all threads at once
+        warnings.simplefilter("ignore")  # Odd metadata do not matter.
+        text = check(
+            args.source, out, args.bands, args.scale, window, args.sample, args.rows, args.preset,
+            args.workers,
+        )  # fmt: skip
     print(f"{text}\n\nwrote {shlex.quote(os.fspath(out))}: report.txt, contact_sheet.png, lists")

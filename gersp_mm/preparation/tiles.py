@@ -43,7 +43,7 @@ from gersp_mm.images.listing import find_images, write_list
 from gersp_mm.images.packed import LISTING
 from gersp_mm.images.pixels import BandsError, PixelScale, Scale, is_nodata
 from gersp_mm.images.rasters import Raster, RasterInfo
-from gersp_mm.images.scaling import find_scale
+from gersp_mm.images.scaling import spread, take_samples, thinned
 from gersp_mm.preparation.common import write_reasons
 from gersp_mm.preparation.options import SHARED_OPTIONS, add_raster_options
 from gersp_mm.preparation.pack import (
@@ -238,7 +238,7 @@ def tile(
         noted = open_record(target / PROGRESS, settings)
         cuts = {cut.name: cut for cut in (Cut(*values) for values in noted)}
         pending = [name for name in names if name not in cuts or cuts[name].bad]
-        found = _pixel_scale(source, target, names, asked, kind)
+        found = _pixel_scale(source, target, names, size, asked, kind)
         cutter = Cutter(source, target, size, overlap, max_nodata, kind, quality, found)
         results = run_workers(cutter, pending, min(workers, len(pending)))
         with open(target / PROGRESS, "ab") as record:
@@ -255,7 +255,7 @@ def tile(
 
 
 def _pixel_scale(
-    source: Path, target: Path, names: Sequence[str], asked: PixelScale, kind: str
+    source: Path, target: Path, names: Sequence[str], size: int, asked: PixelScale, kind: str
 ) -> PixelScale:
     """Return the scale of PNG and JPEG tiles, from an interrupted run if there is one."""
     if kind == TIF:
@@ -266,7 +266,13 @@ def _pixel_scale(
         if stored is not None:
             return stored
     paths = [str(source / name) for name in names]
-    found = find_scale(str(source), len(paths), paths.__getitem__, asked, everything=True)
+
+    def sampler(index: int) -> tuple[str, np.ndarray]:
+        scene = look_at(paths[index], size, choose=asked.choose)
+        return scene.info.kind, thinned(scene.values, len(paths))
+
+    samples = take_samples(str(source), spread(len(paths)), paths.__getitem__, sampler)
+    found = asked.find(samples)
     write_text(path, json.dumps(found.as_dict(), indent=2))
     return found
 

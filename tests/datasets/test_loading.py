@@ -1,6 +1,7 @@
 """Downstream images are loaded as those of the pre-training were, or it is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,6 +152,29 @@ def test_pretrained_carries_the_scale_into_every_pipeline(name, exported, tmp_pa
     export_backbone({"backbone.x": torch.ones(1)}, plain, "R", "GeRSP", RGB_MEAN, RGB_STD)
     cfg, _ = read_config(find_config(f"configs/downstream/{name}"), {"pretrained": str(plain)})
     assert "gersp_mm.LoadImage" not in cfg.pretty_text
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_weights_at_an_address_switch_the_loaders_as_a_path_does(
+    exported, tmp_path, monkeypatch, there
+):
+    asked = []
+
+    def fetch(url, path):
+        asked.append(url)
+        if not there:
+            raise UserError(f"{url} cannot be fetched")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(exported, path)
+
+    monkeypatch.setattr("gersp_mm.engine.checkpoint_loading._fetch", fetch)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    name = find_config("configs/downstream/eurosat/finetune_r50_eurosat.py")
+    cfg, _ = read_config(name, {"pretrained": (url := "https://example.org/backbone.pth")})
+    assert used_scale(cfg) == (SCALE if there else None) and set(asked) == {url}
+    asked.clear()
+    read_config(name, {"pretrained": "torchvision://resnet50"})
+    assert not asked
 
 
 def test_only_loaders_of_the_hosts_are_replaced_and_put_back():

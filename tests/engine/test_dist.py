@@ -1,4 +1,4 @@
-"""Two gloo processes on CPUs, started once for all tests of this file but the last."""
+"""Two gloo processes on CPUs, started once for most tests of this file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from gersp_mm.checkpoints import latest_checkpoint
-from tests.support import dist_worker
+from tests.support import dist_worker, scenes_worker
 from tests.support.dist_worker import (
     BASELINES,
     GLOBAL_BATCH,
@@ -23,7 +24,8 @@ from tests.support.dist_worker import (
     without_batch_norm,
 )
 from tests.support.forked import run_ranks
-from tests.support.runs import assert_same, demo_config, load
+from tests.support.rasters import surface, write
+from tests.support.runs import assert_same, assert_same_training_state, demo_config, load
 from tests.support.smoke import ROOT
 
 pytestmark = pytest.mark.dist
@@ -171,6 +173,40 @@ def test_killed_between_two_steps_and_resumed_the_run_ends_the_same(ranks, count
     first = ranks[0]["killed", counts]
     assert first["resumed_from"] == checkpoint
     assert_same(first["killed"], first["whole"])
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def whole_run(request, pair_data, tmp_path_factory):
+    """Runs on scenes with so many ranks, and what one without workers and interruption leaves."""
+    pytest.importorskip("rasterio")
+    folder = tmp_path_factory.mktemp("scenes")
+    for number in range(2):
+        values = (surface(4, number, (300, 260)) * 3000 + 1).astype(np.uint16)
+        values[:, :, : 90 * number] = 0
+        write(folder / f"{number}.tif", values, nodata=0, tiled=True, blockxsize=64, blockysize=64)
+
+    def run(work_dir, workers, end):
+        arguments = pair_data, folder, work_dir, workers, end
+        (output := work_dir.with_suffix(f".{end}")).mkdir()
+        done = run_ranks(scenes_worker.__file__, *arguments, output=output, env=environment(),
+                         count=request.param)  # fmt: skip
+        return [one.returncode for one in done], "".join(one.stdout for one in done)[-3000:]
+
+    codes, text = run(folder.with_name(f"{folder.name}-whole"), 0, "whole")
+    assert codes == [0] * request.param, text
+    return run, folder.with_name(f"{folder.name}-whole") / scenes_worker.LAST
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_run_on_scenes_ends_the_same_after_kill_9_with_any_workers(whole_run, workers, tmp_path):
+    run, straight = whole_run
+    codes, text = run(tmp_path / "run", workers, "kill")
+    # A rank whose peer dies first ends by the error of its connection.
+    assert -signal.SIGKILL in codes and 0 not in codes, text
+    assert not (tmp_path / "run" / scenes_worker.LAST).exists()
+    codes, text = run(tmp_path / "run", workers, "resume")
+    assert set(codes) == {0}, text
+    assert_same_training_state(straight, tmp_path / "run" / scenes_worker.LAST)
 
 
 @pytest.mark.slow

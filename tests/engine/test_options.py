@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from gersp_mm.engine.config import read_config
-from gersp_mm.engine.options import parse_options, parse_value
+from gersp_mm.engine.options import parse_options, parse_value, value_at
 from gersp_mm.utils.errors import UserError
 from tests.support.smoke import CONFIGS
 
@@ -149,3 +149,28 @@ def test_options_that_contradict_each_other_are_refused():
             "default_hooks.knn_eval=None",
             "default_hooks.knn_eval.k=4",
         )
+
+
+RS = "train_dataloader.dataset.remote_sensing"
+OPTIMIZER = "optim_wrapper.optimizer"
+DEMO = CONFIGS / "pretrain" / "gersp_r18_demo.py"
+
+
+@pytest.mark.parametrize(
+    ("typed", "section", "left", "words"),
+    [
+        ([f"{RS}.type=gersp_mm.Scenes", f"{RS}.window=256"], RS, {"ann_file"},
+         "gersp_mm.MillionAID, takes and gersp_mm.Scenes does not: ann_file='remote_sensing.txt'"),
+        ([f"{OPTIMIZER}.type=AdamW"], OPTIMIZER, {"momentum"}, "AdamW does not: momentum=0.9"),
+        ([f"{OPTIMIZER}.type=SGD"], OPTIMIZER, set(), None),
+        ([f"{OPTIMIZER}.type=AdamW", f"{OPTIMIZER}.momentum=0.8"], OPTIMIZER, set(), None),
+        ([f"{RS}.type=gersp_mm.LabelledImages"], RS, set(), None),
+    ],
+)  # fmt: skip
+def test_a_new_type_leaves_out_what_it_does_not_take(typed, section, left, words):
+    before = value_at(Config.fromfile(DEMO), section)
+    cfg, findings = read_config(DEMO, typed)
+    assert before.keys() - value_at(cfg, section).keys() == left
+    said = [finding.text for finding in findings if "leaves out" in finding.problem]
+    assert (words in said[0] and len(said) == 1) if words else not said
+    assert all(finding.severity == "warning" for finding in findings)

@@ -204,3 +204,11 @@ def test_names_that_lists_cannot_hold_are_refused_and_nothing_is_written(tmp_pat
     with pytest.raises(UserError, match="which lists cannot hold: rename it"):
         write_list(tmp_path / "list.txt", ["a.jpg", name])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_other_formats_are_counted_and_sidecars_are_not(tmp_path, capfd):
+    for name in ("a.tif", "b.nc", "c.IMG", "d.vrt", "e.vrt", "f.tfw", "g.txt", "h.aux.xml"):
+        (tmp_path / name).write_bytes(b"x")
+    assert find_images(tmp_path) == ["a.tif", "b.nc"]
+    said = f"{tmp_path}: 2 images. Passed over files of other formats: 3 (.img, .vrt), which"
+    assert said in capfd.readouterr().out

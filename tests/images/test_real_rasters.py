@@ -18,13 +18,17 @@ import numpy as np
 import pytest
 
 from gersp_mm.datasets import Scenes
+from gersp_mm.datasets.loading import require_same_scale, used_scale
+from gersp_mm.engine.config import read_config
 from gersp_mm.images import rasters
 from gersp_mm.images.decode import load_pixels
 from gersp_mm.images.pixels import PixelScale
 from gersp_mm.images.scaling import find_scale
+from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
 from tests.support import runs
 from tests.support.rasters import write
+from tests.support.smoke import CONFIGS
 
 pytest.importorskip("rasterio")
 
@@ -61,7 +65,10 @@ def test_windows_of_the_landsat_scene_cover_its_data_and_little_else(real):
     scenes = Scenes(str(real), files=LANDSAT, window=256)
     with rasters.opened(str(real / LANDSAT)) as dataset:
         valid = rasters.read(dataset, (1,)).valid
+        values = rasters.read(dataset, (1,)).values[0]
     assert 1 - valid.mean() == pytest.approx(0.591, abs=1e-3)  # 59.1 % of the scene has no data
+    (limits, *_) = scenes.pixel_scale.limits["1 band x int16"]
+    assert limits == pytest.approx(np.percentile(values[valid], (0.5, 99.5)), rel=0.03)
     covered = np.zeros(valid.shape, bool)
     lacking = []
     for index in range(len(scenes)):
@@ -102,12 +109,19 @@ def test_training_on_bands_of_sentinel_2(real, pair_data, tmp_path):
                  nodata=0, tiled=True, compress="deflate")  # fmt: skip
     with rasterio.open(path, "r+") as file:
         file.descriptions = BANDS
-    cfg = runs.demo_config(pair_data, tmp_path / "run", iterations=4)
-    cfg.train_dataloader.dataset.remote_sensing = dict(
-        type="gersp_mm.Scenes", data_root=str(tmp_path / "scenes"), window="640 m",
-        bands=("red", "green", "blue"),
-    )  # fmt: skip
-    runs.train(cfg)
+    key = "train_dataloader.dataset.remote_sensing"
+    typed = [f"{key}.type=gersp_mm.Scenes", f"{key}.data_root={tmp_path / 'scenes'}",
+             f"{key}.window=640 m", f"{key}.bands=[red,green,blue]"]  # fmt: skip
+    read, _ = read_config(CONFIGS / "pretrain" / "gersp_r18_demo.py", typed)
+
+    def config(name: str, **changed):
+        cfg = runs.demo_config(pair_data, tmp_path / name, iterations=4)
+        cfg.train_dataloader.dataset.remote_sensing = {
+            **read.train_dataloader.dataset.remote_sensing, **changed
+        }  # fmt: skip
+        return cfg
+
+    runs.train(config("run"))
     (exported,) = (tmp_path / "run").glob("*_backbone.pth")
     meta = runs.load(exported)["meta"]["pixel_scale"]
     assert meta["bands"] == ["red", "green", "blue"] and meta["scale"] == "percentile"
@@ -115,3 +129,17 @@ def test_training_on_bands_of_sentinel_2(real, pair_data, tmp_path):
     chosen = np.stack(bands)[[2, 1, 0]].reshape(3, -1)
     expected = np.percentile(chosen, (0.5, 99.5), axis=1).T
     assert np.array(meta["limits"]["6 bands x uint16"]) == pytest.approx(expected, rel=0.03)
+
+    other = config("other", scale=(0, 2000))
+    other.load_from = str(tmp_path / "run" / "epoch_1.pth")
+    with pytest.raises(UserError, match="was trained on 6 bands x uint16 with bands=.*red.* but"):
+        runs.train(other)
+    switched, _ = read_config(
+        CONFIGS / "downstream/eurosat/finetune_r50_eurosat.py", {"pretrained": str(exported)}
+    )
+    assert used_scale(switched).as_dict() == meta
+    loader = switched.train_dataloader.dataset.pipeline[0]
+    loader.clear()
+    loader.update(type="gersp_mm.LoadImage", scale=(0, 2000), bands=(3, 2, 1))
+    with pytest.raises(UserError, match="was trained on 6 bands x uint16"):
+        require_same_scale(switched, dict(pixel_scale=meta), str(exported))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,6 +77,26 @@ def test_ranges_and_histogram_are_those_of_the_values(tmp_path):
     assert row[10] == "█" * tool.BINS
     assert tool.histogram(np.array([0.0, 0, 0, 1]), 0, 1) == "█" + "▁" * 30 + "▄"
     assert tool.histogram(np.ones(4), 1, 1) == "one value"
+
+
+def test_huge_photographs_and_odd_metadata_say_nothing_on_the_terminal(
+    tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    for number in range(9):
+        Image.new("L", (40, 40), number).save(tmp_path / f"huge{number}.png")
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)
+    palette = Image.fromarray(pixels).convert("P")
+    palette.save(tmp_path / "palette.png", transparency=bytes(range(200)))
+    values = (surface(1) * 900 + 9).astype(np.uint16)
+    values[:, :30] = 0
+    write(tmp_path / "border.tif", values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        command.main([str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "3"])
+    out, error = capfd.readouterr()
+    assert "Warning" not in error and "huge0.png: one colour" in out
+    assert "57.1%" in out  # of the border's file; 0 is no data
 
 
 @pytest.mark.parametrize("mode, ending, bands", [("L", "jpg", 1), ("RGBA", "png", 4)])

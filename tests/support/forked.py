@@ -105,14 +105,17 @@ def run(script: str | Path, *arguments: object, output: Path, **options: object)
     return subprocess.CompletedProcess([script, *arguments], code, *(f.read_text() for f in files))
 
 
-def run_ranks(script: str | Path, *arguments: object, output: Path, env: Mapping[str, str]):
-    """Run a script to its end in two processes that join each other, as torchrun starts them.
+def run_ranks(
+    script: str | Path, *arguments: object, output: Path, env: Mapping[str, str], count: int = 2
+):
+    """Run a script to its end in processes that join each other, as torchrun starts them.
 
     Args:
         script: Python file that is run as ``__main__``.
         *arguments: Its arguments.
         output: Folder for what they print.
         env: Their environment but for what says who they are.
+        count: How many they are.
 
     Returns:
         What each of them, the first rank first, ended with and printed.
@@ -120,8 +123,8 @@ def run_ranks(script: str | Path, *arguments: object, output: Path, env: Mapping
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2")
-    files = [output / f"rank{rank}.log" for rank in range(2)]
+    meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(count))
+    files = [output / f"rank{rank}.log" for rank in range(count)]
     ranks = [
         Forked(
             script,

@@ -264,12 +264,9 @@ def _check_name(
             return None
         opaque = False
     elif kind is not None:
-        found = find_types(kind, section, after)
         owner = getattr(kind, "__name__", str(kind))
-        taken = [parameters(one) for one in found]
-        allowed = allowed.union(*(names for names, _ in taken))
-        opaque = not found or any(others for _, others in taken)
-        opaque = opaque or any(fnmatchcase(section, layer) for layer in LAYERS)
+        taken, opaque = _arguments(kind, section, after)
+        allowed |= taken
     if name in allowed:
         return None
     close = nearest(name, allowed, 0.9 if opaque else 0.75)
@@ -289,6 +286,45 @@ def _check_name(
         key, value, f"{key} changes nothing: {owner} has no {name}.",
         f"Choose one of {listed(names, 12)}.",
     )  # fmt: skip
+
+
+def _arguments(kind: Any, section: str, cfg: Any) -> tuple[set[str], bool]:
+    """Return the arguments that a type takes in a section, and whether it may take others too."""
+    found = find_types(kind, section, cfg)
+    taken = [parameters(one) for one in found]
+    opaque = not found or any(others for _, others in taken)
+    opaque = opaque or any(fnmatchcase(section, layer) for layer in LAYERS)
+    return set().union(*(names for names, _ in taken)), opaque
+
+
+def leave_out_former_arguments(cfg: Config, options: Mapping[str, Any]) -> Iterator[Finding]:
+    """Remove the arguments of a type that an option replaces, where the new type lacks them.
+
+    Args:
+        cfg: The config as its file states it, changed in place.
+        options: Values by dotted key.
+
+    Yields:
+        A warning for each section, which names what is left out.
+    """
+    for key, kind in options.items():
+        section, _, name = key.rpartition(".")
+        held = value_at(cfg, section) if section else None
+        if name != "type" or not isinstance(held, dict) or held.get("type", kind) == kind:
+            continue
+        names, opaque = _arguments(kind, section, held)
+        if opaque:
+            continue
+        start = f"{section}."
+        given = {o[len(start) :].partition(".")[0] for o in options if o.startswith(start)}
+        kept = names | given | _matching(TAKEN, section) | _matching(SECTIONS, section)
+        if left := {name: held.pop(name) for name in held.keys() - kept}:
+            words = listed([f"{name}={value!r}" for name, value in left.items()])
+            yield Finding(
+                key, kind,
+                f"{section} leaves out what its type in the config file, {held['type']}, takes and "
+                f"{kind} does not: {words}.", "", "warning",
+            )  # fmt: skip
 
 
 def _default_type(section: str, after: Any) -> Any:
