@@ -21,6 +21,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from gersp_mm.engine.checkpoint_loading import read_all_weights_safely
 from gersp_mm.engine.config import read_config
 from gersp_mm.engine.hooks.watch import WatchHook
+from gersp_mm.engine.logs import ContinueLogsHook
 from gersp_mm.engine.loop import make_resumable
 from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
@@ -154,6 +155,7 @@ def train(cfg: Config, replaced: Sequence[Path] = (), summary: bool = False) -> 
         runner.register_hook(WatchHook())
     if replaced:
         runner.register_hook(ReplaceHook(replaced))
+    runner.register_hook(ContinueLogsHook())
     with told_in_one_line(cfg):
         make_resumable(runner)
         runner.train()

@@ -26,6 +26,7 @@ from gersp_mm.utils.files import write_text
 
 LOCK = "run.lock"
 SCALARS = "*/vis_data/scalars.json"  # one file for each start of a run
+SUPERSEDED = ".superseded.json"  # how a file ends that holds what a resumed run logged once more
 TRAINING_LOG = "train.log"  # the output of a training that another process started
 EPOCH_LENGTH = re.compile(r"Epoch\(train\)\s*\[\s*\d+\]\[\s*\d+/\s*(\d+)\]")  # in a line of the log
 POLL = 0.5  # seconds between two checks of a process
@@ -155,13 +156,39 @@ class RunFolder:
         return path if path.is_file() else None
 
     def scalars(self) -> list[dict[str, Any]]:
-        """Return the logged entries, the oldest start of the run first."""
-        return [entry for file in sorted(self.path.glob(SCALARS)) for entry in read_scalars(file)]
+        """Return the logged entries of the last run in the folder, each iteration once."""
+        return [entry for _, entry in read_run(sorted(self.path.glob(SCALARS)))]
 
 
 def read_scalars(file: Path) -> list[dict[str, Any]]:
     """Return the entries of MMEngine's ``scalars.json``, without an unfinished last line."""
     return _entries(file.read_text(encoding="utf-8").splitlines())
+
+
+def read_run(files: Sequence[Path]) -> list[tuple[float, dict[str, Any]]]:
+    """Read the scalar files of the starts of a run as one log.
+
+    What an earlier start logged from the first iteration of a later one on is left out, since the
+    later start repeated it from a checkpoint. Lines of validation hold no iteration; they belong
+    to their step, or to the iteration logged before them, where the step is an epoch.
+
+    Args:
+        files: The ``scalars.json`` of each start, the oldest first.
+
+    Returns:
+        The entries in order, each with its iteration.
+    """
+    log: list[tuple[float, dict[str, Any]]] = []
+    for file in files:
+        entries = read_scalars(file)
+        first = next((entry["iter"] for entry in entries if "iter" in entry), None)
+        if first is not None:
+            log = [(place, entry) for place, entry in log if place < first]
+        place = log[-1][0] if log else 0.0
+        for entry in entries:
+            place = float(entry.get("iter", max(place, entry.get("step", 0))))
+            log.append((place, entry))
+    return log
 
 
 def _entries(lines: Sequence[str]) -> list[dict[str, Any]]:

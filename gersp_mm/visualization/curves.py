@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gersp_mm.checkpoints.read import config_values
-from gersp_mm.engine.runs import SCALARS, read_scalars
+from gersp_mm.engine.runs import SCALARS, read_run
 from gersp_mm.evaluation.features import read_source
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import save_figure
@@ -76,8 +76,8 @@ def find_logs(run: Path) -> list[Path]:
 def read_curves(run: Path) -> dict[str, Curve]:
     """Read all scalars of a run.
 
-    Where a run was interrupted and resumed, the values that the later start logged for an iteration
-    count. Values of a validation are placed at the iteration that was logged last before them.
+    Where a run was interrupted and resumed, each iteration counts once, as its last start logged
+    it. Values of a validation are placed at their iteration, or at the one logged last before them.
 
     Returns:
         For every name its (iteration, value) pairs, in order.
@@ -86,14 +86,10 @@ def read_curves(run: Path) -> dict[str, Curve]:
         UserError: There is no file, or nothing in it can be read.
     """
     values: dict[str, dict[float, float]] = defaultdict(dict)
-    for log in find_logs(run):
-        iteration = 0.0
-        for entry in read_scalars(log):
-            # Lines of validation hold no iteration (their step may be an epoch).
-            iteration = float(entry.get("iter", iteration))
-            for name, value in entry.items():
-                if name not in LEFT_OUT and isinstance(value, (int, float)):
-                    values[name][iteration] = float(value)
+    for iteration, entry in read_run(find_logs(run)):
+        for name, value in entry.items():
+            if name not in LEFT_OUT and isinstance(value, (int, float)):
+                values[name][iteration] = float(value)
     if not values:
         raise UserError(f"{run}: its scalars.json holds no values yet; train a little longer")
     return {name: sorted(points.items()) for name, points in values.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -55,7 +56,10 @@ def test_evaluates_every_interval_and_after_the_last_epoch(pair_data, tmp_path):
     cfg = twin_with_knn(pair_data, tmp_path, interval=2)
     cfg.train_cfg.max_epochs = 5
     Runner.from_cfg(cfg).train()
-    assert scalars(tmp_path).count("knn_top1") == 3  # after epochs 2, 4 and 5
+    lines = [json.loads(line) for line in scalars(tmp_path).splitlines()]
+    ends = {line["epoch"]: line["step"] for line in lines if "epoch" in line}
+    evaluated = [line["step"] for line in lines if "knn_top1" in line]
+    assert evaluated == [ends[2], ends[4], ends[5]]  # the iterations that the weights had seen
 
 
 def test_missing_images_are_named_before_the_first_step(pair_data, tmp_path):

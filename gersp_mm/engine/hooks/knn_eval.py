@@ -138,7 +138,7 @@ class KNNEvalHook(Hook):
             ]
         accuracy = knn_accuracy(*features[0], *features[1], k=self.k, temperature=self.temperature)
         runner.logger.info(f"kNN top-1 on {self.sources['test']}: {accuracy:.2f} %")
-        runner.visualizer.add_scalar("knn_top1", accuracy, step=runner.iter + 1)
+        runner.visualizer.add_scalar("knn_top1", accuracy, step=runner.iter)  # iterations done
         return accuracy
 
 

@@ -1,0 +1,85 @@
+"""The logs of a run that is resumed: one line for each value, whatever was logged before the kill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from gersp_mm.engine.runs import SCALARS, SUPERSEDED, read_run, read_scalars, together
+from gersp_mm.utils.errors import listed
+from gersp_mm.utils.files import write_text
+
+
+def cut_back(work_dir: Path, iteration: int, current: Path) -> list[Path]:
+    """Move what a run logged after an iteration out of the scalar files of its earlier starts.
+
+    The lines go into ``*.superseded.json`` beside each file, so that nothing is lost. A run that
+    left its logs in the folder before this one began is left alone.
+
+    Args:
+        work_dir: The run's work directory.
+        iteration: The iteration of the checkpoint from which the run goes on.
+        current: The ``vis_data`` folder of this start.
+
+    Returns:
+        The files that were shortened.
+    """
+    files = [file for file in sorted(work_dir.glob(SCALARS)) if file.parent != current]
+    shortened = []
+    for number in reversed(range(len(files))):
+        for file in [files[number], _twin(files[number])]:
+            if file.is_file() and _cut(file, _kept(file, files[:number], iteration)):
+                shortened.append(file)
+        if _begins_a_run(files[number], files[:number]):
+            break
+    return shortened
+
+
+def _twin(scalars: Path) -> Path:
+    """Return the second file into which MMEngine's ``LoggerHook`` writes the same lines."""
+    return scalars.with_name(f"{scalars.parent.parent.name}.json")
+
+
+def _kept(file: Path, earlier: list[Path], iteration: int) -> int:
+    own = len(read_scalars(file))
+    return sum(place <= iteration for place, _ in read_run([*earlier, file])[-own:]) if own else 0
+
+
+def _begins_a_run(file: Path, earlier: list[Path]) -> bool:
+    return bool(read_scalars(file)) and len(read_run([*earlier, file])) == len(read_scalars(file))
+
+
+def _cut(file: Path, entries: int) -> bool:
+    """Keep the first entries of a file; the rest, a line half written too, goes beside it."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept, left = lines[:entries], lines[entries:]
+    if not left:
+        return False
+    with open(file.with_suffix(SUPERSEDED), "a", encoding="utf-8", newline="\n") as beside:
+        beside.writelines(line.rstrip("\n") + "\n" for line in left)
+        beside.flush()
+        os.fsync(beside.fileno())
+    write_text(file, "".join(kept))
+    return True
+
+
+class ContinueLogsHook(Hook):
+    """Let the logs of a resumed run go on at the iteration of its checkpoint."""
+
+    priority = "LOWEST"  # after all checks
+
+    def before_train(self, runner: Any) -> None:
+        """Cut back what was logged after the checkpoint."""
+        done = runner.iter if runner._resume else 0
+        with together():
+            if runner.rank == 0 and done:
+                current = Path(runner.log_dir) / "vis_data"
+                files = cut_back(Path(runner.work_dir), done, current)
+                if files:
+                    runner.logger.info(
+                        f"moved what was logged after iteration {done} into *{SUPERSEDED} beside "
+                        f"{listed([str(file) for file in files])}"
+                    )
