@@ -13,7 +13,7 @@ from scipy.stats import ttest_rel
 from gersp_mm.commands import table as tool
 from gersp_mm.results import documents, read_rows
 from gersp_mm.results.documents import Cells
-from gersp_mm.results.statistics import compare, fixed
+from gersp_mm.results.statistics import compare, fixed, further_run
 from gersp_mm.utils.errors import UserError
 from tests.support.smoke import ROOT
 
@@ -213,7 +213,40 @@ def common(one: str, other: str, column: str) -> float:
 def sentences_of_readme() -> list[str]:
     moco = (long("GeRSP"), long("MoCo-IN"), NEON[0])
     return [f"the lowest of the five rows, {size(*moco)} below MoCo on natural images "
-            f"(p = {p(*moco):.2f})"]  # fmt: skip
+            f"(p = {p(*moco):.2f})", *sentences_of_the_quickstart()]  # fmt: skip
+
+
+def sentences_of_the_quickstart() -> list[str]:
+    rows = read_rows(RESULTS / "demo.jsonl")
+
+    def values(method: str, kind: str, metric: str = "top-1", window: str | None = None) -> list:
+        return [row.value for row in rows
+                if (row.settings.method, row.measured_by.kind, row.metric) == (method, kind, metric)
+                and (window is None or row.measured_by.window == window)]  # fmt: skip
+
+    lines = []
+    for method, name in (("random", "random initialisation"),
+                         ("GeRSP", "GeRSP, 6 epochs of the demo images")):  # fmt: skip
+        found = [values(method, kind) for kind in ("knn", "linear")]
+        assert len(found[0]) == len(found[1])
+        lines.append(f"| {name} | {len(found[0])} | {' | '.join(map(with_range, found))} |")
+    knn, linear = (further_run(values("GeRSP", kind)) for kind in ("knn", "linear"))
+    lines.append(
+        f"between {knn[0]:.1f} and {knn[1]:.1f} (kNN) and between {linear[0]:.1f} and "
+        f"{linear[1]:.1f} (linear probe)"
+    )
+    full, last = "iterations 20 to 63 (queue full)", "the last epoch"
+    (ce, ce_end), (ct, ct_end) = (
+        [fmean(values("GeRSP", "training_log", loss, window)) for window in (full, last)]
+        for loss in ("loss_ce", "loss_ct")
+    )
+    lines.append(f"L_ce falls from {ce:.2f} to {ce_end:.2f}. L_ct falls from {ct:.2f} (mean")
+    return [*lines, f"once the queue is full) to {ct_end:.2f},"]
+
+
+def with_range(values: list[float]) -> str:
+    text = documents.Cell(dict(enumerate(values))).shown(1)
+    return f"{text} ({min(values):.1f} to {max(values):.1f})"
 
 
 def sentences_of_the_trees() -> list[str]:
@@ -225,8 +258,7 @@ def sentences_of_the_trees() -> list[str]:
         for metric in ("AP50", "AP50:95"):
             found = [row.value for row in rows if row.settings.method == start
                      and row.metric == metric and row.measured_by.epochs == epochs]  # fmt: skip
-            text = documents.Cell(dict(enumerate(found))).shown(1)
-            texts.append(f"{text} ({min(found):.1f} to {max(found):.1f})")
+            texts.append(with_range(found))
         name = "random initialisation" if start == "random" else "GeRSP, the quickstart's backbone"
         lines.append(f"| {epochs} | {name} | {len(found)} | {' | '.join(texts)} |")
     return lines

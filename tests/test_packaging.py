@@ -108,7 +108,8 @@ def test_wheel_holds_configs_tools_and_index(built: dict[str, Path]) -> None:
     assert {f"{mim}/configs/{config}" for config in CONFIGS} <= inside
     for name in ("tools/train.py", "tools/test.py", "tools/check_env.py", "tools/dist_train.sh",
                  "demo/prepare_demo.py", "requirements/stacks.json", "model-index.yml",
-                 "configs/pretrain/metafile.yml", "results/paper.csv"):  # fmt: skip
+                 "configs/pretrain/metafile.yml", "results/paper.csv",
+                 "results/demo.jsonl"):  # fmt: skip
         assert f"{mim}/{name}" in inside, name
     for name in ("setup_env.sh", "setup_env.py", "quickstart.sh", "run_tests.sh"):
         assert f"{mim}/tools/{name}" not in inside, name
