@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
         counts=manifest["counts"],
         results=rows,
         recorded=recorded,
-        rows=found and [row.as_dict() for row in found],
+        rows=None if found is None else [one.as_dict() for one in found],
         seconds=times,
         files={name: str(path) for name, path in dict(pictures, backbone=exported).items()},
         init_cfg=line,
@@ -314,7 +314,7 @@ def as_rows(
     from gersp_mm.utils.provenance import Provenance
 
     image = ImageInput(size=EVAL_SIZE)
-    protocols = dict(
+    protocols: dict[str, FrozenKNN | FrozenLinear] = dict(
         knn=FrozenKNN(image=image, k=KNN_K, temperature=KNN_TEMPERATURE),
         linear_probe=FrozenLinear(
             image=image, solver="lbfgs", sweep=list(DEFAULT_SWEEP), chosen_on="train_fifth"
@@ -399,9 +399,10 @@ def said(recorded: dict[str, dict[str, Any]] | None) -> str:
         )
     if not all(one["inside"] for one in recorded.values()):
         lines.append(
-            "Another processor, GPU, number of threads or version of a library rounds otherwise and\n"
-            "so trains another network, and one value of twenty is outside by chance. If it is no\n"
-            "better than random initialisation, something is wrong: compare the losses with README's."
+            "Another processor, GPU, number of threads or version of a library rounds otherwise\n"
+            "and so trains another network, and one value of twenty is outside by chance. If it\n"
+            "is no better than random initialisation, something is wrong: compare the losses\n"
+            "with those in README."
         )
     return "\n".join(lines)
 
