@@ -27,13 +27,13 @@ VERSION = runpy.run_path(str(ROOT / "gersp_mm" / "version.py"))
 requirements = VERSION["requirements"]
 SHIPPED = (
     "configs", "tools", "demo", "requirements", "model-index.yml", "results/paper.csv",
-    "results/paper.yml",
+    "results/paper.yml", "results/demo.jsonl",
 )  # fmt: skip
 # These build or use the environment of a checkout; from site-packages they would put one there.
 CHECKOUT_ONLY = (
     "setup_env.sh", "setup_env.py", "quickstart.sh", "demo_detection.sh", "run_tests.sh",
 )  # fmt: skip
-SUFFIXES = {".py", ".sh", ".yml", ".md", ".txt", ".json", ".csv"}
+SUFFIXES = {".py", ".sh", ".yml", ".md", ".txt", ".json", ".jsonl", ".csv"}
 
 
 def openmmlab(*modules: str) -> list[str]:

@@ -13,7 +13,7 @@ from scipy.stats import ttest_rel
 from gersp_mm.commands import table as tool
 from gersp_mm.results import documents, read_rows
 from gersp_mm.results.documents import Cells
-from gersp_mm.results.statistics import compare, fixed
+from gersp_mm.results.statistics import compare, fixed, further_run
 from gersp_mm.utils.errors import UserError
 from tests.support.smoke import ROOT
 
@@ -89,12 +89,17 @@ EUROSAT, RESISC, NEON = (
 NINE = [*EUROSAT, *RESISC, *NEON]
 TUNED = "EuroSAT fine-tuned"
 BASELINES = ("IMP", "MoCo-IN", "MoCo-RS", "MoCo-IN+RS")
+MIXED = ("IMP", "MoCo-IN", "MoCo-IN+RS", "GeRSP")  # whose statistics are of natural images too
 PLUS, SYMMETRIC, HALF = "GeRSP+", "GeRSP with symmetric loss", "GeRSP with α = 0.5"
 BOTH = "GeRSP with symmetric loss and a queue of 1,024"
 
 
 def long(name: str) -> str:
     return f"{name}, 2,400 updates"
+
+
+def own(name: str) -> str:
+    return f"{name}, own statistics"
 
 
 def short_queue(name: str) -> str:
@@ -110,7 +115,7 @@ def p(one: str, other: str, column: str) -> float:
 
 
 def d(*names: str) -> str:
-    return fixed(gap(*names), 1, sign=True)
+    return fixed(gap(*names), 1, sign=True).replace("-", "−")
 
 
 def size(*names: str) -> str:
@@ -151,13 +156,20 @@ def sentences_of_the_study() -> list[str]:
     seeds = ", ".join(f"{gap:.1f}" for gap in symmetric[:2]) + f" and {symmetric[2]:.1f}"
     half = [gap(HALF, "GeRSP", column) for column in NINE]
     five = EUROSAT[2]
+    on_resisc = [gap("GeRSP", "IMP", column) for column in RESISC]
+    lost = [-gap(own(name), name, c) for name in MIXED for c in RESISC[:2]]
+    to_in, to_both, to_rs = (
+        (own("GeRSP"), own(name)) for name in ("MoCo-IN", "MoCo-IN+RS", "MoCo-RS")
+    )
     return [
         # 2,400 updates
         f"linear probe ({min(linear):+.1f} to {max(linear):+.1f}, all p ≤ {linear_p:.3f}) and "
         f"5-shot ({min(few):+.1f} to {max(few):+.1f}, all p ≤ {few_p:.3f}), and in kNN against "
         f"all (p ≤ {knn_p:.3f}) but MoCo-RS ({d(g, rs, EUROSAT[0])}, "
         f"p = {p(g, rs, EUROSAT[0]):.2f})",
-        f"GeRSP {d(g, rs, NEON[2])} in 5-shot, p = {p(g, rs, NEON[2]):.2f}",
+        f"(GeRSP {d(g, rs, NEON[1])}, p = {p(g, rs, NEON[1]):.2f}) and 5-shot (GeRSP "
+        f"{d(g, rs, NEON[2])} in 5-shot, p = {p(g, rs, NEON[2]):.2f}), and GeRSP is behind it in "
+        f"kNN ({d(g, rs, NEON[0])}, p = {p(g, rs, NEON[0]):.2f})",
         f"MoCo-IN is {size(g, long('MoCo-IN'), NEON[0])} above GeRSP in kNN "
         f"(p = {p(g, long('MoCo-IN'), NEON[0]):.2f}), MoCo-IN+RS "
         f"{size(g, long('MoCo-IN+RS'), NEON[2])} in 5-shot "
@@ -165,29 +177,59 @@ def sentences_of_the_study() -> list[str]:
         f"GeRSP {gaps(g, 'GeRSP', EUROSAT)}, IMP {gaps(imp, 'IMP', EUROSAT)}; MoCo-RS "
         f"{gaps(rs, 'MoCo-RS', EUROSAT)}, MoCo-IN+RS "
         f"{gaps(long('MoCo-IN+RS'), 'MoCo-IN+RS', EUROSAT)}",
-        f"MoCo-RS most ({gaps(rs, 'MoCo-RS', RESISC)}; GeRSP {gaps(g, 'GeRSP', RESISC)})",
+        f"MoCo-RS most ({gaps(rs, 'MoCo-RS', RESISC)}; GeRSP {gaps(g, 'GeRSP', RESISC)}, none",
         # 600 updates
         f"(kNN {d('GeRSP', 'IMP', EUROSAT[0])}, linear {d('GeRSP', 'IMP', EUROSAT[1])}, fine-tuned "
         f"{d('GeRSP', 'IMP', TUNED)})",
+        f"on RESISC12 it is {min(on_resisc):.1f} to {max(on_resisc):.1f} points above, inside the "
+        f"noise, and on NEON {size('GeRSP', 'IMP', NEON[2])} below in 5-shot "
+        f"(p = {p('GeRSP', 'IMP', NEON[2]):.2f})",
+        f"(5-shot {d('GeRSP', 'MoCo-RS', five)}, p = {p('GeRSP', 'MoCo-RS', five):.2f})",
+        f"({gaps('MoCo-IN', 'GeRSP', NEON)}, p of "
+        f"{min(p('MoCo-IN', 'GeRSP', c) for c in NEON):.2f} and more)",
         f"kNN {d('GeRSP', 'MoCo-RS', RESISC[0])}, p = {p('GeRSP', 'MoCo-RS', RESISC[0]):.2f}; "
         f"NEON kNN {d('GeRSP', 'MoCo-RS', NEON[0])}",
         f"(fine-tuned −{size('GeRSP', 'MoCo-IN+RS', TUNED)}, "
-        f"p = {p('GeRSP', 'MoCo-IN+RS', TUNED):.2f})",
+        f"p = {p('GeRSP', 'MoCo-IN+RS', TUNED):.2f}; none beyond the noise)",
         f"{d(PLUS, 'GeRSP', five)} against GeRSP and MoCo-IN+RS (p = {p(PLUS, 'GeRSP', five):.2f})"
         f", {d(PLUS, 'MoCo-RS', five)} against MoCo-RS (p = {p(PLUS, 'MoCo-RS', five):.2f}). NEON "
         f"kNN loses {size(PLUS, 'GeRSP', NEON[0])} against GeRSP "
-        f"(p = {p(PLUS, 'GeRSP', NEON[0]):.2f}), fine-tuning {size(PLUS, 'GeRSP', TUNED)} against "
-        f"GeRSP (p = {p(PLUS, 'GeRSP', TUNED):.3f}) and {size(PLUS, 'MoCo-IN+RS', TUNED)} against "
-        f"MoCo-IN+RS (p = {p(PLUS, 'MoCo-IN+RS', TUNED):.3f})",
+        f"(p = {p(PLUS, 'GeRSP', NEON[0]):.2f}) and {size(PLUS, 'MoCo-IN', NEON[0])} against "
+        f"MoCo-IN (p = {p(PLUS, 'MoCo-IN', NEON[0]):.2f}), fine-tuning "
+        f"{size(PLUS, 'GeRSP', TUNED)} against GeRSP (p = {p(PLUS, 'GeRSP', TUNED):.3f}) and "
+        f"{size(PLUS, 'MoCo-IN+RS', TUNED)} against MoCo-IN+RS "
+        f"(p = {p(PLUS, 'MoCo-IN+RS', TUNED):.3f})",
         # without its parts: on the seeds that both have
         "RESISC12 5-shot −{} and kNN −{}, NEON kNN −{} on the same seeds".format(
             *(fixed(abs(common(parts, "GeRSP", c)), 1) for c in (RESISC[2], RESISC[0], NEON[0]))
         ),
+        f"loses {-common('GeRSP with separate forwards', 'GeRSP', NEON[0]):.1f} in NEON kNN",
+        # BatchNorm's statistics
+        f"loses {min(lost):.1f} to {max(lost):.1f} points in kNN and linear",
+        f"loses {size(own('GeRSP'), 'GeRSP', NEON[0])} in kNN "
+        f"(p = {p(own('GeRSP'), 'GeRSP', NEON[0]):.2f}) and gains "
+        f"{size(own('GeRSP'), 'GeRSP', NEON[2])} in 5-shot "
+        f"(p = {p(own('GeRSP'), 'GeRSP', NEON[2]):.2f})",
+        f"(5-shot: {d(PLUS, 'GeRSP', five)} against GeRSP, and {d(PLUS, own('GeRSP'), five)}, "
+        f"p = {p(PLUS, own('GeRSP'), five):.2f}, against GeRSP with its own)",
+        f"NEON kNN ({d(*to_in, NEON[0])}, p = {p(*to_in, NEON[0]):.3f}) and linear "
+        f"({d(*to_in, NEON[1])}, p = {p(*to_in, NEON[1]):.2f}) and below MoCo-IN+RS in NEON kNN "
+        f"({d(*to_both, NEON[0])}, p = {p(*to_both, NEON[0]):.3f})",
+        f"({d(*to_rs, RESISC[0])}, p = {p(*to_rs, RESISC[0]):.2f}), the one in NEON 5-shot is "
+        f"({d(*to_rs, NEON[2])}, p = {p(*to_rs, NEON[2]):.3f})",
         # the weight α
         f"0.5 against 1: −{abs(min(half)):.1f} to {max(half):+.1f}, all p above 0.1; 0.5 against "
         f"MoCo-IN+RS: {d(HALF, 'MoCo-IN+RS', EUROSAT[1])} EuroSAT linear, "
         f"p = {p(HALF, 'MoCo-IN+RS', EUROSAT[1]):.2f}",
         # what else was tried
+        "(quarter turns lose {} and {} in NEON kNN and linear)".format(
+            *(fixed(-common("GeRSP with quarter turns", "GeRSP", c), 1) for c in NEON[:2])
+        ),
+        f"(kNN {d(g, 'GeRSP', EUROSAT[0])} against {d(BOTH, 'GeRSP', EUROSAT[0])}), elsewhere not "
+        f"everywhere (RESISC12 kNN {d(g, 'GeRSP', RESISC[0])} against "
+        f"{d(BOTH, 'GeRSP', RESISC[0])}, 5-shot {d(g, 'GeRSP', RESISC[2])} against "
+        f"{d(BOTH, 'GeRSP', RESISC[2])}; NEON kNN {d(g, 'GeRSP', NEON[0])} against "
+        f"{d(BOTH, 'GeRSP', NEON[0])})",
         f"the mean over the nine columns by {fmean(symmetric):.1f} ({seeds} for the three seeds; "
         f"p = {symmetric_p:.3f})",
         f"EuroSAT kNN alone ({d(SYMMETRIC, 'GeRSP', EUROSAT[0])}, "
@@ -213,7 +255,40 @@ def common(one: str, other: str, column: str) -> float:
 def sentences_of_readme() -> list[str]:
     moco = (long("GeRSP"), long("MoCo-IN"), NEON[0])
     return [f"the lowest of the five rows, {size(*moco)} below MoCo on natural images "
-            f"(p = {p(*moco):.2f})"]  # fmt: skip
+            f"(p = {p(*moco):.2f})", *sentences_of_the_quickstart()]  # fmt: skip
+
+
+def sentences_of_the_quickstart() -> list[str]:
+    rows = read_rows(RESULTS / "demo.jsonl")
+
+    def values(method: str, kind: str, metric: str = "top-1", window: str | None = None) -> list:
+        return [row.value for row in rows
+                if (row.settings.method, row.measured_by.kind, row.metric) == (method, kind, metric)
+                and (window is None or row.measured_by.window == window)]  # fmt: skip
+
+    lines = []
+    for method, name in (("random", "random initialisation"),
+                         ("GeRSP", "GeRSP, 6 epochs of the demo images")):  # fmt: skip
+        found = [values(method, kind) for kind in ("knn", "linear")]
+        assert len(found[0]) == len(found[1])
+        lines.append(f"| {name} | {len(found[0])} | {' | '.join(map(with_range, found))} |")
+    knn, linear = (further_run(values("GeRSP", kind)) for kind in ("knn", "linear"))
+    lines.append(
+        f"between {knn[0]:.1f} and {knn[1]:.1f} (kNN) and between {linear[0]:.1f} and "
+        f"{linear[1]:.1f} (linear probe)"
+    )
+    full, last = "iterations 20 to 63 (queue full)", "the last epoch"
+    (ce, ce_end), (ct, ct_end) = (
+        [fmean(values("GeRSP", "training_log", loss, window)) for window in (full, last)]
+        for loss in ("loss_ce", "loss_ct")
+    )
+    lines.append(f"L_ce falls from {ce:.2f} to {ce_end:.2f}. L_ct falls from {ct:.2f} (mean")
+    return [*lines, f"once the queue is full) to {ct_end:.2f},"]
+
+
+def with_range(values: list[float]) -> str:
+    text = documents.Cell(dict(enumerate(values))).shown(1)
+    return f"{text} ({min(values):.1f} to {max(values):.1f})"
 
 
 def sentences_of_the_trees() -> list[str]:
@@ -225,8 +300,7 @@ def sentences_of_the_trees() -> list[str]:
         for metric in ("AP50", "AP50:95"):
             found = [row.value for row in rows if row.settings.method == start
                      and row.metric == metric and row.measured_by.epochs == epochs]  # fmt: skip
-            text = documents.Cell(dict(enumerate(found))).shown(1)
-            texts.append(f"{text} ({min(found):.1f} to {max(found):.1f})")
+            texts.append(with_range(found))
         name = "random initialisation" if start == "random" else "GeRSP, the quickstart's backbone"
         lines.append(f"| {epochs} | {name} | {len(found)} | {' | '.join(texts)} |")
     return lines
@@ -254,7 +328,7 @@ def page_named(name: str) -> Path:
 
 def test_the_claims_of_the_study_hold():
     """Claims that hold no number."""
-    g = long("GeRSP")
+    g, rs = long("GeRSP"), long("MoCo-RS")
     assert all(gap(g, long(b), c) > 0 for b in BASELINES for c in EUROSAT)
     assert all(p(g, long(b), c) >= 0.05 for b in BASELINES for c in RESISC)
     rows = [*(long(name) for name in BASELINES), g]
@@ -263,6 +337,38 @@ def test_the_claims_of_the_study_hold():
     more = {n: [gap(long(n), n, c) for c in NINE] for n in (*BASELINES, "GeRSP")}
     most = [max(more, key=lambda name: more[name][i]) for i in range(3, 6)]
     assert most == ["MoCo-RS", "MoCo-RS", "MoCo-IN"]
+    assert gap("GeRSP", "IMP", NEON[2]) < 0
+    assert all(p(g, "GeRSP", c) >= 0.05 for c in RESISC)
+    ten = [*NINE, TUNED]
+    assert [c for c in ten if p("GeRSP", "IMP", c) < 0.05] == [*EUROSAT, TUNED]
+    assert all(p("GeRSP", "MoCo-RS", c) >= 0.05 for c in (*EUROSAT, TUNED))
+    assert all(gap("GeRSP", "MoCo-RS", c) > 0 for c in (*RESISC, *NEON))
+    assert [c for c in ten if p("GeRSP", "MoCo-RS", c) < 0.05] == [RESISC[0]]
+    assert all(p("GeRSP", "MoCo-IN+RS", c) >= 0.05 for c in ten)
+    assert sum(gap("GeRSP", "MoCo-IN+RS", c) < 0 for c in ten) == 7
+    assert all(gap(long(n), rs, c) > 0 for n in ("IMP", "MoCo-IN", "MoCo-IN+RS", "GeRSP")
+               for c in NEON[1:])  # fmt: skip
+    labels = sorted(("IMP", "GeRSP"))
+    order = [sorted(more, key=lambda name: -more[name][i])[:2] for i in range(3)]
+    assert [sorted(pair) == labels for pair in order] == [True, True, False]
+    # BatchNorm's statistics
+    lost = [p(own(name), name, c) for name in MIXED for c in RESISC[:2]]
+    assert sum(value < 0.05 for value in lost) == 2
+    assert all(abs(gap(own("MoCo-RS"), "MoCo-RS", c)) <= 0.205 for c in NINE)
+    worse = [(name, c) for name in BASELINES for c in NINE if gap(own("GeRSP"), own(name), c) < 0
+             and p(own("GeRSP"), own(name), c) < 0.05]  # fmt: skip
+    assert worse == [("MoCo-IN", NEON[0]), ("MoCo-IN", NEON[1]), ("MoCo-IN+RS", NEON[0])]
+    assert all(p("GeRSP", name, c) >= 0.05 for name, c in worse)
+    # the weight α
+    alphas = ("GeRSP without natural images (α = 0)", "GeRSP with α = 0.1", HALF, "GeRSP",
+              "GeRSP with α = 2")  # fmt: skip
+    means = [[MINI.find(name, c).mean for name in alphas] for c in NINE]
+    assert sum(max(row) - row[2] < 0.15 for row in means) == 8
+    assert all(row[4] < row[2] for row in means)
+    assert sum(row[0] < row[2] for row in means) == 8
+    # what else was tried
+    assert sum(gap(SYMMETRIC, "GeRSP", c) > 0 for c in NINE) == 8
+    assert [c for c in BASELINES if p(BOTH, c, RESISC[2]) >= 0.0445] == ["MoCo-IN"]
     assert all(gap(BOTH, "GeRSP", column) > 0 for column in NINE)
     assert [c for c in NINE if p(BOTH, "GeRSP", c) < 0.05] == [EUROSAT[0], RESISC[0], RESISC[2]]
     assert [c for c in NINE if p(SYMMETRIC, "GeRSP", c) < 0.05] == [EUROSAT[0]]

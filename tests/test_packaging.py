@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -108,7 +109,8 @@ def test_wheel_holds_configs_tools_and_index(built: dict[str, Path]) -> None:
     assert {f"{mim}/configs/{config}" for config in CONFIGS} <= inside
     for name in ("tools/train.py", "tools/test.py", "tools/check_env.py", "tools/dist_train.sh",
                  "demo/prepare_demo.py", "requirements/stacks.json", "model-index.yml",
-                 "configs/pretrain/metafile.yml", "results/paper.csv"):  # fmt: skip
+                 "configs/pretrain/metafile.yml", "results/paper.csv",
+                 "results/demo.jsonl"):  # fmt: skip
         assert f"{mim}/{name}" in inside, name
     for name in ("setup_env.sh", "setup_env.py", "quickstart.sh", "run_tests.sh"):
         assert f"{mim}/tools/{name}" not in inside, name
@@ -176,6 +178,75 @@ def test_check_env_of_an_installed_wheel(wheel_python: Path, tmp_path: Path) -> 
     root = run(wheel_python, "-c", SHOW, cwd=tmp_path).splitlines()[0]
     text = run(wheel_python, f"{root}/tools/check_env.py", "--only-required", cwd=tmp_path)
     assert "pre-training, classification  usable" in text
+
+
+# Blocks of pages that the wheel alone can run, from any folder.
+WHEEL = re.compile(r"^<!-- wheel: ([\w-]+) -->\n```\w+\n(.*?)^```", re.M | re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = {name: text for page in PAGES for name, text in WHEEL.findall(page.read_text("utf-8"))}
+WEIGHTS = ("weights", "weights-for-a-backbone", "weights-for-a-config")
+
+
+def run_block(python: Path, name: str, more: str, folder: Path) -> str:
+    """Run a block of shell commands with the wheel's Python as ``python``."""
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    return run("bash", "-euc", BLOCKS[name].rstrip() + more, cwd=folder, PATH=path)
+
+
+def test_all_blocks_for_the_wheel_are_run_below() -> None:
+    assert set(BLOCKS) == {*WEIGHTS, "demo-images", "a-tool", "config-by-name"}
+
+
+def test_the_wheel_lists_demo_images(wheel_python: Path, pair_data: Path, tmp_path: Path) -> None:
+    own = f" --remote-sensing {pair_data / 'rs'} --natural {pair_data / 'natural'}"
+    run_block(wheel_python, "demo-images", own, tmp_path)
+    assert (tmp_path / "data/demo/manifest.json").is_file()
+
+
+def test_the_wheel_has_the_tools(wheel_python: Path, tmp_path: Path) -> None:
+    assert "--cfg-options" in run_block(wheel_python, "a-tool", "", tmp_path)
+
+
+def test_the_wheel_finds_configs(
+    wheel_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training itself, by the hosts' own tools, is that of other tests."""
+    monkeypatch.setitem(BLOCKS, "config-by-name", BLOCKS["config-by-name"].replace("mim", "echo"))
+    lines = run_block(wheel_python, "config-by-name", "", tmp_path).splitlines()
+    configs = [Path(line.split()[2]) for line in lines]
+    assert len(configs) == 2 and all(path.is_file() for path in configs)
+    assert all(path.is_relative_to(wheel_python.parents[1]) for path in configs)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from mmpretrain.models.backbones import ResNet
+from mmengine.registry import MODELS
+from gersp_mm.backbones import export_backbone
+found = {}
+exec(sys.stdin.read(), found)
+init_cfg = found.get("init_cfg") or found.get("backbone", {}).get("init_cfg")
+init_cfg = init_cfg or found["model"]["backbone"]["init_cfg"]
+weights = {f"backbone.{name}": tensor for name, tensor in ResNet(50).state_dict().items()}
+file = Path(init_cfg["checkpoint"])
+file.parent.mkdir(parents=True, exist_ok=True)
+export_backbone(weights, file, "ResNet-50", "GeRSP", [0, 0, 0], [1, 1, 1])
+loaded = MODELS.build(dict(type="mmpretrain.ResNet", depth=50, init_cfg=init_cfg))
+loaded.init_weights()
+assert all(tensor.equal(weights[f"backbone.{n}"]) for n, tensor in loaded.state_dict().items())
+for hook in found.get("default_hooks", {}).values():
+    from mmengine.registry import HOOKS
+    HOOKS.build(hook)
+print("loaded")
+"""
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_load_with_the_wheel(name: str, wheel_python: Path, tmp_path: Path) -> None:
+    done = subprocess.run([wheel_python, "-W", "ignore", "-c", LOAD], input=BLOCKS[name],
+                          cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.split()[-1:] == ["loaded"], done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gersp_mm.engine.runs import RunFolder
+    from gersp_mm.results import Row
 
 CONFIG = "configs/pretrain/gersp_r18_demo.py"
 NAME = "gersp_r18_demo"
 SETTINGS = "quickstart_settings.json"
 REPORT = "quickstart.json"
 RANDOM_DRAWS = 3
+RECORDED = ("results", "demo.jsonl")  # the runs that README quotes
+METRICS = dict(knn=("knn", "kNN"), linear_probe=("linear", "linear probe"))  # kind, words
 EVAL_SIZE = 64  # px, the side of the demo's site tiles
 VALUES = ("loss_ct", "loss_ce", "acc_ct", "acc_ce_top1")  # shown during pre-training
 NOTABLE = ("kNN top-1", "resumed")
@@ -96,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     images, manifest = steps.run("images", prepare_images, own, work_dir)
     os.environ["GERSP_DEMO_DATA"] = str(images)
     exported = work_dir / f"{NAME}_backbone.pth"
+    begun = any(work_dir.glob("*.pth"))  # The time of a run that was interrupted is not known.
     pictures = dict(pairs=work_dir / "pairs.png", curves=work_dir / "curves.png")
 
     fitted = fitted_to_images(cfg, manifest) | fitted_options(cfg, epochs)
@@ -117,13 +121,18 @@ def run(args: argparse.Namespace) -> None:
                 VALUES, NOTABLE
             ),
         )
-    rows = None
+    rows = found = recorded = None
     if manifest["evaluation"] is not None:
         rows = steps.run("evaluation", evaluate, cfg, exported, images, args.seed)
         counts = manifest["counts"]
         print(f"\n{manifest['evaluation']['what']}, {counts['train']} train and "
               f"{counts['test']} test images:")  # fmt: skip
         print(result_table(rows, epochs, 100 / len(manifest["evaluation"]["classes"])))
+        if not any(own.values()):
+            seconds = None if begun else steps.seconds.get("pre-training")
+            found = as_rows(rows, exported, epochs, seconds)
+            recorded = beside_recorded(rows["gersp"][0], epochs)
+        print(f"\n{said(recorded)}")
     else:
         print("\nno evaluation: --remote-sensing has no two sub-folders, so there are no classes")
     drawn = [str(work_dir), "--out", str(pictures["curves"])]
@@ -132,14 +141,16 @@ def run(args: argparse.Namespace) -> None:
         drawn += ["--random-knn", str(sum(start) / len(start))]
     steps.run("curves", show.main, "curves", drawn)
 
-    seconds = steps.finish()
+    times = steps.finish()
     line = f"init_cfg=dict(type='Pretrained', checkpoint='{exported}', prefix='backbone.')"
     report = dict(
         settings=settings,
         evaluation=manifest["evaluation"],
         counts=manifest["counts"],
         results=rows,
-        seconds=seconds,
+        recorded=recorded,
+        rows=None if found is None else [one.as_dict() for one in found],
+        seconds=times,
         files={name: str(path) for name, path in dict(pictures, backbone=exported).items()},
         init_cfg=line,
         **environment(),
@@ -281,6 +292,119 @@ def evaluate(cfg: Any, exported: Path, folder: Path, seed: int) -> dict[str, lis
         rows["random"].append(measure(name, draw, drawn.build()))
     rows["gersp"].append(measure("GeRSP", seed, trained.build()))
     return rows
+
+
+def as_rows(
+    results: dict[str, list[dict[str, Any]]], exported: Path, epochs: int, seconds: float | None
+) -> list[Row]:
+    """Return the rows of a run on the demo images, as ``results/demo.jsonl`` holds them.
+
+    Args:
+        results: What :func:`evaluate` returns.
+        exported: The backbone.
+        epochs: Length of its pre-training.
+        seconds: Duration of the pre-training; None if unknown.
+    """
+    from gersp_mm.constants import KNN_K, KNN_TEMPERATURE
+    from gersp_mm.evaluation.linear_probe import DEFAULT_SWEEP
+    from gersp_mm.results import Row
+    from gersp_mm.results.protocol import FrozenKNN, FrozenLinear, ImageInput
+    from gersp_mm.results.row import Pretraining, SplitRef
+    from gersp_mm.utils.files import file_sha256
+    from gersp_mm.utils.provenance import Provenance
+
+    image = ImageInput(size=EVAL_SIZE)
+    protocols: dict[str, FrozenKNN | FrozenLinear] = dict(
+        knn=FrozenKNN(image=image, k=KNN_K, temperature=KNN_TEMPERATURE),
+        linear_probe=FrozenLinear(
+            image=image, solver="lbfgs", sweep=list(DEFAULT_SWEEP), chosen_on="train_fifth"
+        ),
+    )
+    random = dict(
+        pretraining="random initialisation",
+        checkpoint_sha256=None,
+        settings=Pretraining(method="random"),
+        seconds=None,
+    )
+    trained = dict(
+        pretraining=f"GeRSP demo, {epochs} epochs",
+        checkpoint_sha256=file_sha256(exported),
+        settings=Pretraining(method="GeRSP", epochs=epochs),
+        seconds=seconds,
+    )
+    shared = dict(
+        dataset="NEON demo sites",
+        split=SplitRef(name="demo-sites"),
+        model="ResNet-18",
+        metric="top-1",
+        config=CONFIG,
+        **dict(Provenance.now()),
+    )
+    return [
+        Row(measured_by=protocol, value=round(one[name], 4), seed=one["draw"], **shared, **weights)
+        for kind, weights in (("random", random), ("gersp", trained))
+        for one in results[kind]
+        for name, protocol in protocols.items()
+    ]
+
+
+def beside_recorded(result: dict[str, Any], epochs: int) -> dict[str, dict[str, Any]] | None:
+    """Compare a run on the demo images with the recorded runs.
+
+    Args:
+        result: ``knn`` and ``linear_probe`` of the run, in per cent.
+        epochs: Length of its pre-training.
+
+    Returns:
+        For each metric the value, ``low`` and ``high``, between which 95 % of further runs are
+        expected, and whether it is ``inside``. None where no runs of this length are recorded.
+    """
+    from gersp_mm.resources import resource
+    from gersp_mm.results import read_rows
+    from gersp_mm.results.statistics import further_run
+
+    rows = [
+        row
+        for row in read_rows(resource(*RECORDED))
+        if row.settings.method == "GeRSP" and row.settings.epochs == epochs
+    ]
+    compared = {}
+    for name, (kind, _) in METRICS.items():
+        values = [row.value for row in rows if row.measured_by.kind == kind]
+        if len(values) < 2:
+            return None
+        low, high = further_run(values)
+        inside = low <= result[name] <= high
+        compared[name] = dict(value=result[name], low=low, high=high, inside=inside)
+    return compared
+
+
+def said(recorded: dict[str, dict[str, Any]] | None) -> str:
+    """Say in words whether a run is like the recorded ones.
+
+    Args:
+        recorded: What :func:`beside_recorded` returns; None where there is nothing to compare.
+    """
+    if recorded is None:
+        return (
+            "not compared with the recorded runs, which are of the demo images and of as many\n"
+            "epochs as the config has"
+        )
+    lines = ["expected by the recorded runs (95 % of further runs):"]
+    for name, one in recorded.items():
+        where = "inside" if one["inside"] else "OUTSIDE"
+        lines.append(
+            f"  {METRICS[name][1]} {one['low']:.1f} to {one['high']:.1f} %, "
+            f"and {one['value']:.1f} % is {where}"
+        )
+    if not all(one["inside"] for one in recorded.values()):
+        lines.append(
+            "Another processor, GPU, number of threads or version of a library rounds otherwise\n"
+            "and so trains another network, and one value of twenty is outside by chance. If it\n"
+            "is no better than random initialisation, something is wrong: compare the losses\n"
+            "with those in README."
+        )
+    return "\n".join(lines)
 
 
 def result_table(rows: dict[str, list[dict[str, Any]]], epochs: int, chance: float) -> str:

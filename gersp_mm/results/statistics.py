@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,6 +73,24 @@ def compare(one: Cell, other: Cell) -> Comparison:
         return Comparison(difference, f"inside the noise ({where})", p)
     side = "better" if paired > 0 else "worse"
     return Comparison(difference, f"{side} beyond the noise, {where}", p)
+
+
+def further_run(values: Sequence[float]) -> tuple[float, float]:
+    """Return the range in which a further run is expected with 95 % probability.
+
+    It is wider than the range of the values, which a further run misses twice in ``n + 1`` times.
+    The values are taken as independent and normally distributed.
+
+    Args:
+        values: One of each run, at least two.
+    """
+    from scipy.stats import t
+
+    count = len(values)
+    quantile = float(t.ppf(1 - LEVEL / 2, count - 1))
+    reach = quantile * statistics.stdev(values) * (1 + 1 / count) ** 0.5
+    mean = statistics.fmean(values)
+    return mean - reach, mean + reach
 
 
 def fixed(value: float, decimals: int = 2, sign: bool = False) -> str:

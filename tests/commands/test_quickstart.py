@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from mmengine.config import Config
 
 from gersp_mm.commands import quickstart as tool
 from gersp_mm.engine.runs import TRAINING_LOG, RunFolder
+from gersp_mm.results import read_rows
+from gersp_mm.results.statistics import further_run
 from gersp_mm.utils.errors import UserError
 from tests.support.forked import run
 from tests.support.smoke import ROOT, write_classes
@@ -48,6 +51,8 @@ def test_own_images_from_start_to_report(tmp_path: Path):
     content = torch.load(report["files"]["backbone"], weights_only=True)
     assert "backbone.conv1.weight" in content["state_dict"]
     assert report["init_cfg"] in first.stdout
+    assert report["recorded"] is None and report["rows"] is None  # these are other images
+    assert "not compared with the recorded runs" in first.stdout
     assert "epoch 1, iteration" in first.stdout
     assert "Lower model.queue_len" not in (work_dir / TRAINING_LOG).read_text()
 
@@ -131,3 +136,59 @@ def test_result_table():
     assert [line.split() for line in lines[2:3]] == [["chance", "20.0", "20.0"]]
     assert lines[3].endswith("42.0 (40.0 to 44.0)  70.5 (70.0 to 71.0)")
     assert lines[4].startswith("GeRSP, 10 epochs") and lines[4].split()[-2:] == ["70.2", "80.0"]
+
+
+@pytest.mark.parametrize(
+    ("knn", "linear", "inside"),
+    [
+        ("mean", "mean", (True, True)),
+        ("low", "mean", (False, True)),
+        ("mean", "high", (True, False)),
+    ],
+)
+def test_a_result_is_compared_with_the_recorded_runs(knn, linear, inside):
+    recorded = [
+        [row.value for row in read_rows(ROOT / "results/demo.jsonl")
+         if row.settings.method == "GeRSP" and row.measured_by.kind == kind]
+        for kind in ("knn", "linear")
+    ]  # fmt: skip
+    places = dict(low=lambda v: min(v) - 30, mean=fmean, high=lambda v: max(v) + 30)
+    values = [places[place](found) for place, found in zip((knn, linear), recorded)]
+    compared = tool.beside_recorded(dict(knn=values[0], linear_probe=values[1]), epochs=6)
+    assert (compared["knn"]["inside"], compared["linear_probe"]["inside"]) == inside
+    for one, found in zip(compared.values(), recorded):
+        assert one["low"] < min(found) and max(found) < one["high"]
+    text = tool.said(compared)
+    words = [("inside" if good else "OUTSIDE") for good in inside]
+    assert f"and {values[0]:.1f} % is {words[0]}" in text
+    assert f"and {values[1]:.1f} % is {words[1]}" in text
+    assert ("Another processor" in text) == (not all(inside))
+
+
+def test_a_run_of_another_length_is_compared_with_none():
+    assert tool.beside_recorded(dict(knn=70.0, linear_probe=80.0), epochs=1) is None
+    assert tool.said(None).startswith("not compared with the recorded runs")
+
+
+def test_rows_of_a_run_are_those_of_the_results_file(tmp_path: Path):
+    """But for where they were measured, and values."""
+    exported = tmp_path / "backbone.pth"
+    exported.write_bytes(b"weights")
+    one = dict(knn=69.0, linear_probe=80.60000000000001)
+    results = dict(random=[dict(one, draw=1000)], gersp=[dict(one, draw=0)])
+    rows = tool.as_rows(results, exported, 6, 400.0)
+    assert [row.value for row in rows] == [69.0, 80.6] * 2
+    known = {(r.metric, r.column, r.pretraining, r.seed, r.config, r.settings.model_dump_json())
+             for r in read_rows(ROOT / "results/demo.jsonl")}  # fmt: skip
+    for row in rows:
+        assert (row.metric, row.column, row.pretraining, row.seed, row.config,
+                row.settings.model_dump_json()) in known  # fmt: skip
+    assert rows[-1].checkpoint_sha256 and rows[-1].seconds == 400.0 and rows[-1].threads
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"), [([1.0, 3.0], -20.008, 24.008), ([2.0, 2.0, 2.0], 2.0, 2.0)]
+)
+def test_the_range_of_a_further_run(values, low, high):
+    """t(0.975, 1) = 12.7062; 2 ± 12.7062 · √2 · √1.5 for the first."""
+    assert further_run(values) == pytest.approx((low, high), abs=2e-3)
