@@ -117,3 +117,12 @@ def families(found: dict[str, str]) -> dict[str, list[str]]:
         rows = [row for module, row in table["packages"].items() if module.startswith("mm")]
         held[stack] = [name for row in rows for name in row["names"] if name in found]
     return {stack: names for stack, names in held.items() if names}
+
+
+def limits(found: dict[str, str]) -> list[str]:
+    """Return the requirements that follow from :data:`RULES` for what is installed."""
+    return [
+        rule["then"]
+        for rule in RULES
+        if satisfies(found.get(distribution_name(rule["if"]), "99"), rule["if"])
+    ]

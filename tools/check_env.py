@@ -19,14 +19,15 @@ import platform
 import runpy
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout, or gersp_mm/.mim of a wheel
 CHECKOUT = (ROOT / "setup.py").is_file()
-SHARED = runpy.run_path(str((ROOT / "gersp_mm" if CHECKOUT else ROOT.parent) / "version.py"))
-STACKS, TASKS, RULES = (SHARED[name] for name in ("STACKS", "TASKS", "RULES"))
-name_of, satisfies, key = (SHARED[n] for n in ("distribution_name", "satisfies", "version_key"))
-installed, families = SHARED["installed"], SHARED["families"]
+HOME = ROOT / "gersp_mm" if CHECKOUT else ROOT.parent
+VERSION = SimpleNamespace(**runpy.run_path(str(HOME / "version.py")))  # imports nothing else
+STACKS, TASKS = VERSION.STACKS, VERSION.TASKS
 TORCH = "import torch; torch.ones(1).numpy()"  # a torch that does not fit its numpy fails here
 OURS = "operators of gersp_mm.ops, in torch"  # no problem, but slower in places
 # Runs in a fresh interpreter, one line of JSON per module, so that a crash tells where it happened.
@@ -61,7 +62,7 @@ for name in sys.argv[1:]:
 
 def modules(task: str) -> list[str]:
     """Return the modules that a task imports."""
-    core = [*SHARED["CORE"], "gersp_mm"] if "runtime" in TASKS[task]["files"] else []
+    core = [*VERSION.CORE, "gersp_mm"] if "runtime" in TASKS[task]["files"] else []
     return [*core, *TASKS[task]["hosts"]]
 
 
@@ -92,41 +93,38 @@ def judge(row: dict, table: dict, found: dict[str, str], line: str = "") -> dict
 
     The pin is what mends it. The last name of a package is that without compiled operators.
     """
-    name, pin, names, tested = row["name"], line, [name_of(line)], None
+    name, pin, names, tested = row["name"], line, [VERSION.distribution_name(line)], None
     if known := table["packages"].get(name):
-        names, tested = known["names"], SHARED["SUPPORTED"][name][1]
+        names, tested = known["names"], VERSION.SUPPORTED[name][1]
         line, pin = f"{names[-1]}>={known['oldest']}", f"{names[-1]}=={known['tested']}"
     version = row.get("version") or next((found[n] for n in names if n in found), None)
     note, state = row.get("note", ""), row.get("state") or ("ok" if version else "missing")
-    if state == "ok" and not satisfies(version, line):
-        why = [f": {rule['why']}" for rule in RULES if rule["then"] == line]
+    if state == "ok" and not VERSION.satisfies(version, line):
+        why = [f": {rule['why']}" for rule in VERSION.RULES if rule["then"] == line]
         state, note = "wrong", "".join([f"needs {line}", *why])
-    elif state == "ok" and tested and key(version) > key(tested) and not note:
+    elif state == "ok" and tested and not note and not VERSION.satisfies(tested, f">={version}"):
         note = f"newer than {tested}, the newest tested"
     return {"name": name, "version": version, "state": state, "note": note, "pin": pin}
 
 
 def examine(tasks: list[str]) -> dict:
     """Return what is there and what each task lacks, as plain data."""
-    found = installed(sys.path)
-    present = families(found)
+    found = VERSION.installed(sys.path)
+    present = VERSION.families(found)
     stack = next(iter(present or STACKS))
-    table, absent = STACKS[stack], STACKS[stack].get("absent", {})
+    table, absent = STACKS[stack], STACKS[stack]["absent"]
     needs = {task: modules(task) for task in tasks}
-    asked = list(dict.fromkeys(name for names in needs.values() for name in names))
-    probed = probe([name for name in asked if name not in absent])
-    for name in set(absent) & set(asked):
-        probed[name] = {"name": name, "state": "absent", "note": absent[name]}
+    asked = dict.fromkeys(name for names in needs.values() for name in names)
+    probed = {name: {"name": name, "state": "absent", "note": absent.get(name)} for name in asked}
+    probed |= probe([name for name in asked if name not in absent])
     if len(present) > 1:
-        note = f"two families overwrite each other's files: {present}"
-        for name in [name for name in probed if name[:2] == "mm"]:
-            probed[name] = {"name": name, "state": "mixed", "note": note}
+        mixed = {"state": "mixed", "note": f"two families overwrite each other's files: {present}"}
+        probed |= {name: {"name": name, **mixed} for name in asked if name[:2] == "mm"}
     rows = {name: judge(row, table, found, "gersp-mm") for name, row in probed.items()}
-    limits = [r["then"] for r in RULES if satisfies(found.get(name_of(r["if"]), "99"), r["if"])]
     for task, names in needs.items():
-        lines = [line for file in TASKS[task]["files"] for line in SHARED["requirements"](file)]
-        for line in [*limits, *lines]:
-            names.append(name_of(line))
+        lines = [line for file in TASKS[task]["files"] for line in VERSION.requirements(file)]
+        for line in [*VERSION.limits(found), *lines]:
+            names.append(VERSION.distribution_name(line))
             rows.setdefault(names[-1], judge({"name": names[-1]}, table, found, line))
     lacks = {
         task: [name for name in dict.fromkeys(names) if rows[name]["state"] != "ok"]
@@ -135,9 +133,8 @@ def examine(tasks: list[str]) -> dict:
     lacking = dict.fromkeys(name for names in lacks.values() for name in names)
     pins = [f'"{rows[name]["pin"]}"' for name in lacking if name not in absent]
     options = dict.fromkeys(TASKS[task]["option"] for task, names in lacks.items() if names)
-    pip = " ".join([sys.executable, "-m pip install", *pins])
     return {
-        "gersp_mm": SHARED["__version__"],
+        "gersp_mm": VERSION.__version__,
         "python": platform.python_version(),
         "executable": sys.executable,
         "platform": platform.platform(),
@@ -146,12 +143,14 @@ def examine(tasks: list[str]) -> dict:
         "stack": stack,
         "packages": list(rows.values()),
         "tasks": {task: {"usable": not lack, "blocked_by": lack} for task, lack in lacks.items()},
-        "command": (command(stack, *options) if CHECKOUT else pip) if options else "",
+        "command": command(stack, *options, pins=pins) if options else "",
     }
 
 
-def command(stack: str, *options: str) -> str:
+def command(stack: str, *options: str, pins: Sequence[str] = ()) -> str:
     """Return the call of the installer for this Python's environment, or else the checkout's."""
+    if not CHECKOUT:
+        return " ".join([sys.executable, "-m pip install", *pins])
     inside = sys.prefix != sys.base_prefix or Path(sys.prefix, "conda-meta").is_dir()
     venv = Path(sys.prefix) if inside else own()
     where = "" if venv.resolve() == (ROOT / ".venv").resolve() else f"GERSP_VENV={venv}"

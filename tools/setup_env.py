@@ -8,11 +8,8 @@ Examples:
   bash tools/setup_env.sh --downstream      # also detection, rotated detection, segmentation
   GERSP_VENV=.venv-original bash tools/setup_env.sh --stack original --downstream
 
-environment:
-  GERSP_VENV       folder of the environment (default: .venv in the checkout)
-  GERSP_PYTHON     the Python to build it with (default: the first of 3.11, 3.12, 3.10, 3.13)
-  PIP_*            pip's own settings: PIP_FIND_LINKS for a folder or an index of compiled mmcv
-                   wheels, PIP_EXTRA_INDEX_URL for PyTorch's CPU-only index, which saves gigabytes
+GERSP_VENV names the folder (.venv), GERSP_PYTHON the Python to build it with. pip's own settings
+work: PIP_FIND_LINKS for compiled mmcv, PIP_EXTRA_INDEX_URL for PyTorch without CUDA.
 """
 
 from __future__ import annotations
@@ -29,14 +26,14 @@ from importlib import metadata
 from pathlib import Path
 
 import check_env
-from check_env import ROOT, STACKS, TASKS, families, installed, key, own
+from check_env import ROOT, STACKS, TASKS, VERSION
 
 UV = ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "CONSTRAINT")  # pip's settings that uv shares
-PYTHON = "import pip._internal.cli.main; print('works')"
 
 
-class SetupError(Exception):
-    """Ends the program with one line."""
+def stop(said: str) -> SystemExit:
+    """Return what ends the program with one line and exit code 1."""
+    return SystemExit(f"setup_env: {said}")
 
 
 class Setup:
@@ -46,16 +43,24 @@ class Setup:
         self.venv, self.python = venv, venv / "bin" / "python"
         self.note = venv / "gersp_setup.txt"  # stack, whether it was made here, fingerprint
         self.noted = self.note.read_text().split() if self.note.is_file() else []
-        self.stack = self.choose(stack)
+        self.stack = stack or next(iter([*self.noted, *STACKS]))
         self.table, self.packages = STACKS[self.stack], STACKS[self.stack]["packages"]
-        absent = set(self.table.get("absent", {}))
-        self.tasks = [task for task in tasks if not absent & set(check_env.modules(task))]
+        self.tasks = [t for t in tasks if not {*self.table["absent"]} & {*check_env.modules(t)}]
+        present = VERSION.families(self.found())
+        for other in {*present} - {self.stack}:
+            names = " ".join(present[other])
+            raise stop(
+                f"{venv} holds the {STACKS[other]['title']} of OpenMMLab ({names}). Nothing is "
+                f"replaced: complete them (--stack {other}), remove them ({self.python} -m pip "
+                f"uninstall -y {names}), or name another folder (GERSP_VENV=.venv-{self.stack})"
+            )
 
     def run(self, *command: object, quiet: bool = False, **env: str) -> bool:
         """Run a command with its output on the screen, unless ``quiet``; it keeps the lock."""
-        out = subprocess.DEVNULL if quiet else None
-        words, env = [str(part) for part in command], {**os.environ, **env}
-        return not subprocess.call(words, stdout=out, stderr=out, env=env, close_fds=False)
+        out, words = subprocess.DEVNULL if quiet else None, [str(part) for part in command]
+        return not subprocess.call(
+            words, stdout=out, stderr=out, env=os.environ | env, close_fds=False
+        )
 
     def ask(self, *arguments: object) -> str:
         """Return what the environment's Python prints; empty if it cannot run."""
@@ -66,40 +71,25 @@ class Setup:
             return ""
 
     def pip(self, *arguments: object, quiet: bool = False, **env: str) -> bool:
-        """Install by uv where it is, else by pip; SetupError if it fails, unless ``quiet``."""
+        """Install by uv where it is, else by pip; failing ends the program, unless ``quiet``."""
         tool: list = [self.python, "-m", "pip", "install", "--disable-pip-version-check"]
         if shutil.which("uv"):
             tool = ["uv", "pip", "install", "--python", self.python]
             env |= {f"UV_{k}": os.environ[f"PIP_{k}"] for k in UV if f"PIP_{k}" in os.environ}
             env["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # as pip
-        if not (done := self.run(*tool, *arguments, quiet=quiet, **env)) and not quiet:
-            pythons = f"{self.table['title']} need Python {' or '.join(self.table['pythons'])}"
-            raise SetupError(f"installing failed, see above ({pythons}); repeat it to go on there")
-        return done
+        if (done := self.run(*tool, *arguments, quiet=quiet, **env)) or quiet:
+            return done
+        raise stop(
+            f"installing failed, see above: repeat it to go on there. {self.table['title']} need "
+            f"Python {' or '.join(self.table['pythons'])} and torch>="
+            f"{self.packages['torch']['oldest']}; for others take another --stack or GERSP_VENV"
+        )
 
     def found(self) -> dict[str, str]:
         """Return name -> version of what the environment sees; of its folder, if Python is gone."""
         paths = self.ask("-c", "import sys; print(*sys.path, sep=chr(10))").splitlines()
-        return installed(paths or [str(p) for p in self.venv.glob("lib/python*/site-packages")])
-
-    def choose(self, wanted: str | None) -> str:
-        """Return the stack to install; stop where another one is there."""
-        present = families(self.found())
-        stack = wanted or next(iter([*self.noted, *STACKS]))
-        for other in set(present) - {stack}:
-            names = " ".join(present[other])
-            raise SetupError(
-                f"{self.venv} holds the {STACKS[other]['title']} of OpenMMLab ({names}). Nothing "
-                f"is replaced: complete them (--stack {other}), remove them ({self.python} -m pip "
-                f"uninstall -y {names}), or name another folder (GERSP_VENV=.venv-{stack})"
-            )
-        return stack
-
-    def fingerprint(self) -> str:
-        """Changes with anything that decides what gets installed; mim's forwarders list configs."""
-        files = [ROOT / "setup.py", Path(__file__), *sorted((ROOT / "requirements").iterdir())]
-        parts = [*sorted(map(str, ROOT.glob("configs/**/*.py"))), *(f.read_text() for f in files)]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
+        folders = paths or [str(p) for p in self.venv.glob("lib/python*/site-packages")]
+        return VERSION.installed(folders)
 
     def look(self) -> dict:
         """Return what check_env finds in the environment."""
@@ -107,21 +97,27 @@ class Setup:
         said = self.ask(check_env.__file__, "--json", "--only-required", *words)
         return json.loads(said or '{"command": "it does not run"}')
 
+    def fingerprint(self) -> str:
+        """Changes with anything that decides what gets installed; mim's forwarders list configs."""
+        files = [ROOT / "setup.py", Path(__file__), *sorted((ROOT / "requirements").iterdir())]
+        parts = [*sorted(map(str, ROOT.glob("configs/**/*.py"))), *(f.read_text() for f in files)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
     def make(self) -> None:
         """Make the environment, or repair its Python and what was cut off."""
         if self.venv.is_dir() and os.listdir(self.venv) and not (self.venv / "bin").is_dir():
-            raise SetupError(f"{self.venv} is no Python environment: move it, or set GERSP_VENV")
+            raise stop(f"{self.venv} is no Python environment: move it, or set GERSP_VENV")
         if not self.python.exists():
             self.noted = [self.stack, "made"]
-        if not self.ask("-c", PYTHON):
+        if not self.ask("-c", "import pip._internal.cli.main; print('works')"):
             for link in self.venv.glob("bin/python*"):  # the Python they point to may be gone
                 link.unlink()
             # A torch of the Python itself is used, unless the other family is there as well.
-            alone = not set(families(installed(sys.path))) - {self.stack}
+            alone = not {*VERSION.families(VERSION.installed(sys.path))} - {self.stack}
             base = alone and self.run(sys.executable, "-c", check_env.TORCH, quiet=True)
             options = ["--system-site-packages"] * (base and sys.prefix == sys.base_prefix)
             if not self.run(sys.executable, "-m", "venv", self.venv, *options):
-                raise SetupError(f"{self.venv} could not be made: move it, or set GERSP_VENV")
+                raise stop(f"{self.venv} could not be made: move it, or set GERSP_VENV")
         self.note.write_text(" ".join([self.stack, *self.noted[1:2]]))  # in flux: no fingerprint
         for pin in damaged_distributions(self.venv):
             self.pip("--force-reinstall", "--no-deps", pin)
@@ -132,36 +128,33 @@ class Setup:
         wanted = {name for task in self.tasks for name in check_env.modules(task)}
         for module in [name for name in self.packages if name in wanted]:
             row = self.packages[module]
+            oldest, tested = row["oldest"], row["tested"]
             name = next((name for name in row["names"] if name in found), row["names"][0])
-            version, tested = found.get(name, "0"), row["tested"]
-            wheel = ("--no-deps", "--only-binary=:all:", f"{name}=={tested}")
-            if module == "mmcv" and version == "0" and not self.pip(*wheel, quiet=True):
-                name = row["names"][-1]  # mmcv-lite; the fork, built in isolation, is as small
-            # Environments made here follow the table exactly, but for a torch that was there.
-            follow = "made" in self.noted and module not in ("torch", "torchvision")
-            stays = version == tested if follow else key(version) >= key(row["oldest"])
-            old = module == "torch" and version != "0" and not stays
-            if old and self.run(self.python, "-c", check_env.TORCH, quiet=True):  # it works
-                raise SetupError(
-                    f"{self.venv} has torch {version}, too old for the {self.table['title']}. It "
-                    "stays: take --stack original, or name another folder (GERSP_VENV)"
-                )
-            pins.append(f"{name}=={version if stays else tested}")
-        if "torchvision" not in found and pins[0] != f"torch=={self.packages['torch']['tested']}":
-            pins[1] = "torchvision"  # the partner of a torch that stays
+            # Environments made here follow the table, but for a torch that was there.
+            least = tested if "made" in self.noted else oldest
+            stays = name in found and VERSION.satisfies(found[name], f">={least}")
+            if name == "torch" in found:  # if it is too old, pip says so before it changes anything
+                pins.append(f"torch=={found['torch']},>={oldest}")
+            elif name == "torchvision" and (stays or "torch" in found):
+                pins.append(f"torchvision>={oldest}")  # pip keeps or finds the partner of torch
+            else:
+                pins.append(f"{name}=={found[name] if stays else tested}")
+            wheel = ("--dry-run", "--no-deps", "--only-binary=:all:", pins[-1])
+            if module == "mmcv" and name not in found and not self.pip(*wheel, quiet=True):
+                pins[-1] = f"{row['names'][-1]}=={tested}"  # mmcv-lite; the fork is as small
         return pins
 
     def install(self, compile_ops: bool) -> None:
-        """Run every step, check the result, and note that it is done; SetupError if one fails."""
+        """Run every step, check the result, and note that it is done."""
         self.make()
-        stays = "made" not in self.noted and not compile_ops and "setuptools" in self.found()
-        limits = [line for line in self.table["limits"] if not (stays and "setuptools" in line)]
         pins, folder = self.pins(), ROOT / "requirements"
         files = dict.fromkeys(f"-r{folder}/{f}.txt" for t in self.tasks for f in TASKS[t]["files"])
-        self.pip(*pins, *limits, "wheel", *["ninja"] * compile_ops, *files)
+        builders = ["setuptools", "wheel", "ninja"] * compile_ops
+        self.pip(*pins, *self.table["limits"], *builders, *files)
         torch, vision, _, mmcv = self.look()["packages"][:4]  # in the order of version.CORE
-        if "broken" in (torch["state"], vision["state"]):
-            self.pip("--force-reinstall", "--no-deps", *pins[:2])  # they do not fit together
+        if "broken" in (torch["state"], vision["state"]):  # they do not fit together
+            pair = [f"{name}=={self.found()[name]}" for name in ("torch", "torchvision")]
+            self.pip("--force-reinstall", "--no-deps", *pair)
             mmcv = self.look()["packages"][3]
         misfit = mmcv["state"] == "broken" and re.search("_ext|ended Python", mmcv["note"])
         if misfit or (compile_ops and mmcv["note"] == check_env.OURS):
@@ -171,10 +164,10 @@ class Setup:
         for file, task in {"mim": "tests", "cam": "demo"}.items():
             if task in self.tasks:
                 self.pip("-q", "--no-deps", f"-r{folder}/{file}.txt")
-        self.pip("-q", "--no-deps", "--no-build-isolation", "--force-reinstall", "-e", ROOT)
+        self.pip("-q", "--no-deps", "--force-reinstall", "-e", ROOT)
         print(check_env.as_text(report := self.look()))
         if report["command"]:
-            raise SetupError("the installation ran through, but the check above found gaps")
+            raise stop("the installation ran through, but the check above found gaps")
         self.note.write_text(" ".join([self.stack, *self.noted[1:2], self.fingerprint()]))
 
     def replace_mmcv(self, version: str, operators: bool) -> None:
@@ -219,19 +212,24 @@ def main() -> int:
     for option in dict.fromkeys(row["option"] for row in TASKS.values() if row["option"]):
         text = ", ".join(row["title"] for row in TASKS.values() if row["option"] == option)
         parser.add_argument(option, action="append_const", dest="options", const=option, help=text)
+    text = "look for a compiled mmcv for DEVICE (cpu, cu128, ...) in its maintainers' index, too"
+    parser.add_argument("--wheels", metavar="DEVICE", help=text)
     text = "compile mmcv's operators where no wheel is found (20 minutes on 2 cores)"
     parser.add_argument("--compile-ops", action="store_true", help=text)
     args = parser.parse_args()
     tasks = [task for task, row in TASKS.items() if row["option"] in ["", *(args.options or [])]]
     try:
-        setup = Setup(own(), args.stack, tasks)
+        setup = Setup(check_env.own(), args.stack, tasks)
+        if args.wheels:
+            torch = setup.found().get("torch", setup.packages["torch"]["tested"]).split(".")
+            index = setup.table["wheels"].format(device=args.wheels, major=torch[0], minor=torch[1])
+            os.environ["PIP_FIND_LINKS"] = f"{os.environ.get('PIP_FIND_LINKS', '')} {index}".strip()
         finished = setup.fingerprint() in setup.noted and not setup.look()["command"]
         if args.compile_ops or not finished:
             setup.install(args.compile_ops)
-    except (SetupError, KeyboardInterrupt) as error:
-        said = str(error) or "interrupted; the same command goes on from there"
-        print(f"setup_env: {said}", file=sys.stderr)
-        return 1 if isinstance(error, SetupError) else 130
+    except KeyboardInterrupt:
+        print("setup_env: interrupted; the same command goes on from there", file=sys.stderr)
+        return 130
     place = f"{os.path.relpath(setup.venv)}/bin/activate"
     print(f"ready: {', '.join(setup.tasks)}; enter it: source {place}")
     return 0

@@ -3,7 +3,8 @@
 mmcv reaches its compiled operators by one import, ``mmcv._ext``, and calls its functions by name
 with tensors to fill. Our finder is the last one that Python asks, so it answers this import only if
 no compiled module exists. mmcv, mmdet, mmrotate and mmseg run unchanged. No heavy library is
-imported before the first import of ``mmcv._ext``.
+imported before the first import of ``mmcv._ext``. A compiled module that exists and does not load
+is a fault of the installation: it is not replaced, and the error names the fix.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -58,6 +59,36 @@ class _Finder(MetaPathFinder):
         return ModuleSpec(name, _Loader(), origin="gersp_mm.ops") if name == NAME else None
 
 
+class _CompiledLoader(Loader):
+    """Loads the compiled operators, and says what to do if they do not load."""
+
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        try:
+            return self.loader.create_module(spec)
+        except ImportError as error:
+            raise ImportError(
+                f"The compiled operators of this mmcv do not load: {error}. They are damaged or "
+                "made for another torch. Install an mmcv for this torch, or one without compiled "
+                "operators, which gersp_mm.ops replaces (bash tools/setup_env.sh --downstream)."
+            ) from error
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+
+
+class _CompiledFinder(MetaPathFinder):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == NAME else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _CompiledLoader(spec.loader)
+        return spec
+
+
 def _missing(name: str) -> _Missing:
     if name.startswith("__"):
         raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
@@ -66,9 +97,9 @@ def _missing(name: str) -> _Missing:
 
 
 def install() -> None:
-    """Register the finder for ``mmcv._ext``. A second call does nothing."""
+    """Register the finders for ``mmcv._ext``. A second call does nothing."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path[:] = [_CompiledFinder(), *sys.meta_path, _Finder()]
 
 
 def is_compiled() -> bool:

@@ -200,15 +200,15 @@ def test_mixed_families_block_everything(bare_python: Path, tmp_path: Path) -> N
     ],
 )
 def test_satisfies(module, version: str, specifier: str, met: bool) -> None:
-    assert module.satisfies(version, f"name{specifier}") is met
+    assert module.VERSION.satisfies(version, f"name{specifier}") is met
 
 
 def test_requirement_files_are_read_completely(module) -> None:
     for file in (ROOT / "requirements").glob("*.txt"):
         lines = [line for line in file.read_text().splitlines() if line and line[0] != "#"]
-        assert len(module.SHARED["requirements"](file.stem)) == len(lines), file.name
-    assert "sphinx>=8.1" in module.SHARED["requirements"]("docs")
-    assert module.name_of("Import_Linter >=2.11") == "import-linter"
+        assert len(module.VERSION.requirements(file.stem)) == len(lines), file.name
+    assert "sphinx>=8.1" in module.VERSION.requirements("docs")
+    assert module.VERSION.distribution_name("Import_Linter >=2.11") == "import-linter"
 
 
 def test_of_two_distributions_the_earlier_folder_counts(module, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_of_two_distributions_the_earlier_folder_counts(module, tmp_path: Path) 
         (tmp_path / folder).mkdir()
         write_metadata(tmp_path / folder, torch=version)
     paths = [str(tmp_path / "venv"), str(tmp_path / "base")]
-    assert module.installed(paths) == {"torch": "2.0"}
+    assert module.VERSION.installed(paths) == {"torch": "2.0"}
 
 
 def test_operators_of_ours_are_no_problem_and_the_compiled_ones_one_command(

@@ -1,4 +1,5 @@
 import importlib
+import importlib.machinery
 import importlib.util
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def test_compiled_operators_are_left_alone():
     assert sys.modules["mmcv.ops.nms"].ext_module is importlib.import_module(install.NAME)
     assert install.description() == "mmcv's operators are the compiled ones (mmcv._ext)"
     assert needed_and_missing(CARAFEPack(4, 2)) == ([], [])
+
+
+def test_compiled_operators_that_do_not_load_are_named_and_not_replaced(tmp_path):
+    (tmp_path / f"_ext{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_text("cut off")
+    spec = install._CompiledFinder().find_spec(install.NAME, [str(tmp_path)])
+    assert spec is not None
+    with pytest.raises(ImportError) as caught:
+        importlib.util.module_from_spec(spec)
+    said = str(caught.value)
+    assert said.startswith(f"The compiled operators of this mmcv do not load: {tmp_path}")
+    assert "made for another torch. Install an mmcv for this torch, or one without" in said
+    assert install._CompiledFinder().find_spec(install.NAME, ["/nowhere"]) is None
+    assert install._CompiledFinder().find_spec("mmcv.cnn", [str(tmp_path)]) is None
 
 
 @beside_compiled
