@@ -24,9 +24,9 @@ from gersp_mm.backbones import export_backbone
 from gersp_mm.commands import train
 from gersp_mm.commands.main import cli
 from gersp_mm.constants import RGB_MEAN, RGB_STD
+from gersp_mm.datasets.known import EUROSAT
 from gersp_mm.engine.launch import load_config
 from gersp_mm.evaluation.features import EvalImages
-from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from tests.support.downstream import convert, write_scenes
@@ -298,7 +298,7 @@ def test_marked_pictures_are_drawn_from_what_the_quickstart_leaves(tmp_path, mon
 
 def test_marked_knn_evaluation_reads_what_the_converter_writes(tmp_path, monkeypatch) -> None:
     (tmp_path / "data").mkdir()
-    write_scenes(tmp_path / "data/eurosat/2750", EUROSAT_CLASSES, 64, 5)
+    write_scenes(tmp_path / "data/eurosat/2750", EUROSAT.classes, 64, 5)
     convert("eurosat", tmp_path / "data/eurosat", "--allow-incomplete")
     splits = tmp_path / "data/eurosat/splits"
     (splits / "eurosat-gersp-1-incomplete").rename(splits / "eurosat-gersp-1")

@@ -93,16 +93,7 @@ def call(command: str, case: Path, until: int | None = None) -> Done:
     """
     started = time.perf_counter()
     lines: list[str] = []
-    process = subprocess.Popen(
-        expand(command, case),
-        cwd=case,
-        env=environment(case),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    process = _start(command, case)
     limit = threading.Timer(LIMIT, _end, (process,))
     limit.start()
     stopped = False
@@ -117,6 +108,19 @@ def call(command: str, case: Path, until: int | None = None) -> Done:
     limit.cancel()
     code = process.wait()
     return Done(None if stopped else code, "".join(lines), time.perf_counter() - started)
+
+
+def _start(command: str, case: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        expand(command, case),
+        cwd=case,
+        env=environment(case),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -200,16 +204,7 @@ class _Beside:
     """A run in the background, from its second step on."""
 
     def __init__(self, command: str, case: Path) -> None:
-        self.process = subprocess.Popen(
-            expand(command, case),
-            cwd=case,
-            env=environment(case),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        self.process = _start(command, case)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             marker = MARKER.search(line)

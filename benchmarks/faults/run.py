@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -35,14 +33,15 @@ from cases import PROOFS, Workshop, call, judge  # noqa: E402
 from output import find_message, read_output  # noqa: E402
 from shipped import shipped_configs, write_twin  # noqa: E402
 
+from benchmarks.rows import new_parser, read_rows, run_unless_printed, write_block  # noqa: E402
 from gersp_mm.utils.console import progress_bar, table  # noqa: E402
 from gersp_mm.utils.provenance import Provenance, commit  # noqa: E402
 
 SIDES = dict(ours="gersp_mm", mmpretrain="mmpretrain", lightly="lightly")
 NOTICED = ("refused", "warned", "harmless")
 HEALTHY = "false alarms"  # what rows of healthy runs have as their side
+KEY = ("fault", "side")  # fields that identify a row
 RECORD = "benchmarks/faults/rows.jsonl"  # as the repository names it
-BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 class Task(NamedTuple):
@@ -149,14 +148,6 @@ def _run_healthy(task: Task, shop: Workshop) -> tuple[list[str], float]:
 # ------------------------------------------------------------------------------------------ report
 
 
-def read_rows(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the last row of each fault and side."""
-    if not path.is_file():
-        return {}
-    rows = map(json.loads, filter(None, path.read_text(encoding="utf-8").splitlines()))
-    return {(row["fault"], row["side"]): row for row in rows}
-
-
 def cell(row: Mapping[str, Any] | None) -> str:
     """Say in a few words when a fault was noticed."""
     if row is None:
@@ -177,7 +168,7 @@ def cell(row: Mapping[str, Any] | None) -> str:
     return f"{when} (crash)" if row["outcome"] == "crashed" else when
 
 
-def matrix(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[list[str]]:
+def matrix(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[list[str]]:
     """Return the lines of the matrix: group, fault, what is wrong, and a cell for each side."""
     return [
         [f["group"], f["name"], f["wrong"], *(cell(rows.get((f["name"], side))) for side in SIDES)]
@@ -185,7 +176,7 @@ def matrix(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[list[str]]
     ]
 
 
-def summary(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
+def summary(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Iterator[str]:
     """Count what was noticed, for each side, and the false alarms."""
     for side, title in SIDES.items():
         ran = [row for (_, of), row in rows.items() if of == side and row["outcome"] != "skipped"]
@@ -211,7 +202,7 @@ def summary(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
     yield f"false alarms: {len(alarms)} of {len(healthy)} healthy runs and shipped configs{where}"
 
 
-def print_matrix(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+def print_matrix(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> None:
     """Print the matrix and the summary."""
     lines = [[fault, *cells] for _, fault, _, *cells in matrix(rows)]
     print(table(["fault", *SIDES.values()], lines))
@@ -220,17 +211,11 @@ def print_matrix(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
         print(text)
 
 
-def write_docs(path: Path, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+def write_docs(path: Path, rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> None:
     """Replace the block between the markers of a page by the matrix."""
-    head = "| fault | what is wrong | " + " | ".join(SIDES.values()) + " |"
-    lines = [BEGIN, "", *(f"- {text}" for text in summary(rows)), "", head]
-    lines.append("|---" * (2 + len(SIDES)) + "|")
-    for _, name, wrong, *cells in matrix(rows):
-        lines.append(f"| `{name}` | {wrong} | " + " | ".join(cells) + " |")
-    text = path.read_text(encoding="utf-8")
-    block = "\n".join([*lines, "", END])
-    pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
-    path.write_text(pattern.sub(lambda _: block, text), encoding="utf-8")
+    head = ["fault", "what is wrong", *SIDES.values()]
+    lines = [[f"`{name}`", wrong, *cells] for _, name, wrong, *cells in matrix(rows)]
+    write_block(path, "faults", [f"- {text}" for text in summary(rows)], [head, *lines])
     print(f"wrote the matrix into {path}")
 
 
@@ -239,47 +224,27 @@ def write_docs(path: Path, rows: Mapping[tuple[str, str], Mapping[str, Any]]) ->
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__, HERE, sides=SIDES)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults, runs or configs")
-    parser.add_argument(
-        "--sides",
-        nargs="+",
-        choices=SIDES,
-        default=list(SIDES),
-        metavar="SIDE",
-        help=f"of {', '.join(SIDES)} (default: all)",
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=HERE / "rows.jsonl",
-        metavar="FILE.jsonl",
-        help="gets a row for each run (default: rows.jsonl next to this script)",
-    )
-    parser.add_argument("--again", action="store_true", help="run what has a row already")
-    parser.add_argument("--work", type=Path, help="keep data and outputs of all cases here")
-    parser.add_argument("--print", action="store_true", help="print the rows of --out, run nothing")
-    parser.add_argument("--docs", type=Path, metavar="FILE.md", help="write the matrix into a page")
     return parser.parse_args(argv)
 
 
-def choose(tasks: Sequence[Task], args: argparse.Namespace) -> list[Task]:
+def choose(args: argparse.Namespace) -> list[Task]:
     """Return the tasks that are to be run."""
+    tasks = all_tasks(args.sides)
     if args.only:
         unknown = set(args.only) - {task.name for task in tasks}
         if unknown:
             raise SystemExit(f"error: --only: there is no {', '.join(sorted(unknown))}")
         tasks = [task for task in tasks if task.name in args.only]
     now = commit(leave_out=RECORD)
-    done = {key for key, row in read_rows(args.out).items() if row["commit"] == now}
+    done = {key for key, row in read_rows(args.out, *KEY).items() if row["commit"] == now}
     return [task for task in tasks if args.again or task.key not in done]
 
 
-def run_all(tasks: Sequence[Task], args: argparse.Namespace, folder: Path) -> None:
-    """Run tasks, and append a row for each as soon as it is known."""
+def run_all(args: argparse.Namespace, folder: Path) -> None:
+    """Run what is to be run, and append a row for each task as soon as it is known."""
+    tasks = choose(args)
     shop = Workshop(folder)
     shared = dict(Provenance.now(), commit=commit(leave_out=RECORD))
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -307,14 +272,8 @@ def run_all(tasks: Sequence[Task], args: argparse.Namespace, folder: Path) -> No
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print and write what the command line says."""
     args = parse_args(argv)
-    if not args.print:
-        tasks = choose(all_tasks(args.sides), args)
-        if args.work:
-            run_all(tasks, args, args.work.resolve())
-        else:
-            with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-                run_all(tasks, args, Path(folder))
-    rows = read_rows(args.out)
+    run_unless_printed(args, run_all)
+    rows = read_rows(args.out, *KEY)
     print_matrix(rows)
     if args.docs:
         write_docs(args.docs, rows)

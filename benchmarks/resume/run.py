@@ -15,10 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # another number of threads rounds differen
 import argparse
 import itertools
 import json
-import re
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -27,8 +25,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-BEGIN, END = "<!-- begin resume matrix -->", "<!-- end resume matrix -->"
+sys.path.insert(0, str(HERE.parents[1]))
+
+from benchmarks.rows import new_parser, read_rows, run_unless_printed, write_block  # noqa: E402
+
 INTERRUPTION = "GERSP_INTERRUPT"  # "<signal>,<moment>,<iteration>" for the hook below
 ITERATIONS = 6
 # Configs; all are trained by epoch but segmentation.
@@ -199,17 +199,7 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- rows
 
 
-def read_rows(path: Path) -> dict[Case, dict[str, Any]]:
-    """Return the last row of each case."""
-    rows = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            rows[Case(row["task"], row["signal"], row["moment"])] = row
-    return rows
-
-
-def matrix(rows: Mapping[Case, Mapping[str, Any]]) -> list[list[str]]:
+def matrix(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[list[str]]:
     """Return the lines of the table: a task and a moment each, a column for each signal."""
     lines = [["task", "interrupted", *SIGNALS]]
     for task, moment in itertools.product(TASKS, MOMENTS):
@@ -219,26 +209,15 @@ def matrix(rows: Mapping[Case, Mapping[str, Any]]) -> list[list[str]]:
     return lines
 
 
-def write_docs(path: Path, rows: Mapping[Case, Mapping[str, Any]]) -> None:
+def write_docs(path: Path, rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> None:
     """Replace the block between the markers of a page by the table."""
-    head, *lines = matrix(rows)
     same = sum(row["outcome"] == "identical" for row in rows.values())
     some = next(iter(rows.values()))
-    text = [
-        BEGIN,
-        "",
+    text = (
         f"{same} of {len(rows)} resumed runs ended identical to the unbroken one "
-        f"(torch {some['versions'].get('torch')}, {some['hardware']}).",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-        *(f"| {' | '.join(line)} |" for line in lines),
-        "",
-        END,
-    ]
-    pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
-    page = path.read_text(encoding="utf-8")
-    path.write_text(pattern.sub(lambda _: "\n".join(text), page), encoding="utf-8")
+        f"(torch {some['versions'].get('torch')}, {some['hardware']})."
+    )
+    write_block(path, "resume", [text], matrix(rows))
 
 
 # -------------------------------------------------------------------------------------------- tool
@@ -246,43 +225,12 @@ def write_docs(path: Path, rows: Mapping[Case, Mapping[str, Any]]) -> None:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=TASKS,
-        default=list(TASKS),
-        metavar="TASK",
-        help=f"of {', '.join(TASKS)} (default: all)",
-    )
-    parser.add_argument(
-        "--signals",
-        nargs="+",
-        choices=SIGNALS,
-        default=list(SIGNALS),
-        metavar="SIGNAL",
-        help=f"of {', '.join(SIGNALS)} (default: all)",
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=HERE / "rows.jsonl",
-        metavar="FILE.jsonl",
-        help="gets a row for each case (default: rows.jsonl next to this script)",
-    )
-    parser.add_argument("--again", action="store_true", help="run cases that have a row already")
-    parser.add_argument("--work", type=Path, help="keep data and outputs of all cases here")
-    parser.add_argument("--print", action="store_true", help="print the rows of --out, run nothing")
-    parser.add_argument("--docs", type=Path, metavar="FILE.md", help="write the table into a page")
-    return parser.parse_args(argv)
+    return new_parser(__doc__, HERE, tasks=TASKS, signals=SIGNALS).parse_args(argv)
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> None:
     """Run the cases that have no row, and append a row for each as soon as it is known."""
-    known = {} if args.again else read_rows(args.out)
+    known = {} if args.again else read_rows(args.out, *Case._fields)
     chosen = itertools.product(args.tasks, args.signals, MOMENTS)
     cases = [case for case in itertools.starmap(Case, chosen) if case not in known]
     if not cases:
@@ -317,16 +265,10 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print and write what the command line says."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
     from gersp_mm.utils.console import table
 
-    if not args.print:
-        if args.work:
-            run_all(args, args.work.resolve())
-        else:
-            with tempfile.TemporaryDirectory(prefix="resume-") as folder:
-                run_all(args, Path(folder))
-    rows = read_rows(args.out)
+    run_unless_printed(args, run_all)
+    rows = read_rows(args.out, *Case._fields)
     head, *lines = matrix(rows)
     print(table(head, lines))
     if args.docs:

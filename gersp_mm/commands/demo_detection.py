@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -257,11 +256,9 @@ def result_table(runs: dict[str, list[dict[str, Any]]], epochs: int) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
-    from gersp_mm.commands.options import run_tool
-    from gersp_mm.commands.steps import INTERRUPTED
+    from gersp_mm.commands.steps import start
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_tool(run, args, INTERRUPTED)
+    start(run, args)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from functools import reduce
@@ -427,11 +426,9 @@ def result_table(rows: dict[str, list[dict[str, Any]]], epochs: int, chance: flo
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
-    from gersp_mm.commands.options import run_tool
-    from gersp_mm.commands.steps import INTERRUPTED
+    from gersp_mm.commands.steps import start
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_tool(run, args, INTERRUPTED)
+    start(run, args)
 
 
 if __name__ == "__main__":

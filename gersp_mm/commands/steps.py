@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gersp_mm.commands.options import run_tool
 from gersp_mm.utils.console import table
 
-INTERRUPTED = "interrupted; the same command resumes from here"
+
+def start(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Run a demonstration; what ends its process interrupts it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_tool(run, args, "interrupted; the same command resumes from here")
 
 
 class Steps:

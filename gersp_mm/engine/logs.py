@@ -1,4 +1,4 @@
-"""The logs of a run that is resumed: one line for each value, whatever was logged before the kill."""
+"""The logs of a run that is resumed: one line for each value, logged before the kill or after."""
 
 from __future__ import annotations
 

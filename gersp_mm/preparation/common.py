@@ -57,18 +57,26 @@ def folders_called(names: Collection[str], root: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def explained(data: Path) -> Iterator[None]:
+def explained(
+    folder: Path, then: str = "and run the same command again", *more: type[Exception]
+) -> Iterator[None]:
     """Turn what goes wrong while files are written into one line.
 
+    Args:
+        folder: Folder that is written to.
+        then: What to do after the remedy.
+        more: What is turned besides ``OSError``.
+
     Raises:
-        UserError: An ``OSError`` was raised in the block.
+        UserError: One of these errors was raised in the block.
     """
+    errors: tuple[type[Exception], ...] = (OSError, *more)
     try:
         yield
-    except OSError as error:
+    except errors as error:
         raise UserError(
-            f"cannot write below {data} ({error}). Check free space, permissions and symbolic "
-            "links, and run the same command again."
+            f"cannot write to {folder} ({error}). Check free space, permissions and symbolic "
+            f"links, {then}."
         ) from error
 
 

@@ -29,10 +29,10 @@ SIDE = 64  # px
 
 def refuse_multispectral(data: Path) -> None:
     """Raise a :class:`UserError` if the class folders hold TIFF files."""
+    from gersp_mm.datasets.known import EUROSAT
     from gersp_mm.preparation.common import folders_called
-    from gersp_mm.preparation.scenes import EUROSAT_CLASSES
 
-    for folder in folders_called(EUROSAT_CLASSES, data):
+    for folder in folders_called(EUROSAT.classes, data):
         for file in folder.iterdir():
             if file.suffix.lower() in (".tif", ".tiff"):
                 raise UserError(

@@ -43,6 +43,10 @@ SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
             help="do not decode the images; those of scenes are not compared either",
         ),
     ),
+    "quality": (
+        "--quality",
+        dict(type=int, default=95, help="quality of JPEG, 1 to 100 [%(default)s]"),
+    ),
     "workers": (
         "--workers",
         dict(
@@ -56,19 +60,24 @@ SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def new_parser(
-    doc: str | None, *shared: str, data: str = "folder of the data set"
+    doc: str | None, *shared: str, data: str = "folder of the data set", source: str | None = None
 ) -> argparse.ArgumentParser:
-    """Return the parser of a converter: DATA and the options that it shares with others.
+    """Return the parser of a converter: its folders and the options that it shares with others.
 
     Args:
         doc: Docstring of the converter, its help.
         shared: Keys of :data:`SHARED_OPTIONS`.
         data: What the folder DATA is.
+        source: What the folder SRC is, for a converter that makes another folder, DST, instead.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", metavar="DATA", type=Path, help=data)
+    if source is None:
+        parser.add_argument("data", metavar="DATA", type=Path, help=data)
+    else:
+        parser.add_argument("source", metavar="SRC", type=Path, help=source)
+        parser.add_argument("target", metavar="DST", type=Path, help="folder to make")
     for name in shared:
         flag, settings = SHARED_OPTIONS[name]
         parser.add_argument(flag, **settings)

@@ -52,8 +52,8 @@ from gersp_mm.images.listing import (
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.images.scaling import WHOLE_SIDE, check_raster
-from gersp_mm.preparation.common import write_reasons
-from gersp_mm.preparation.options import SHARED_OPTIONS
+from gersp_mm.preparation.common import explained, write_reasons
+from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing
@@ -275,21 +275,6 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def explained(target: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn what goes wrong while writing into one line.
-
-    Raises:
-        UserError: One of ``errors`` was raised.
-    """
-    try:
-        yield
-    except errors as error:
-        raise UserError(
-            f"cannot write to {target} ({error}): see to free space and permissions {GO_ON}"
-        ) from error
-
-
-@contextlib.contextmanager
 def opened_database(path: Path, lmdb: Any, done: int) -> Iterator[Any]:
     """Open the database for writing; None without ``lmdb``.
 
@@ -409,7 +394,7 @@ def pack(
         source=str(source), shorter_side=shorter_side, quality=quality,
         to="lmdb" if to_lmdb else "folder",
     )  # fmt: skip
-    with explained(target, OSError, *([lmdb.Error] if lmdb else [])):
+    with explained(target, GO_ON, *([lmdb.Error] if lmdb else [])):
         noted = open_record(target / PROGRESS, settings)
         packed = {row.name: row for row in (Packed(*values) for values in noted)}
         done = {name for name, row in packed.items() if row.kind != "bad"}
@@ -434,20 +419,13 @@ def pack(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", metavar="SRC", type=Path, help="folder of the images")
-    parser.add_argument("target", metavar="DST", type=Path, help="folder to make")
+    parser = new_parser(__doc__, "quality", "workers", source="folder of the images")
     parser.add_argument(
         "--shorter-side",
         type=int,
         default=256,
         metavar="N",
         help="shrink the shorter side to N pixels; 0 never shrinks [%(default)s]",
-    )
-    parser.add_argument(
-        "--quality", type=int, default=95, help="quality of JPEG, 1 to 100 [%(default)s]"
     )
     parser.add_argument(
         "--to",
@@ -461,8 +439,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="pack the images that FILE lists, with their labels if it has them",
     )
-    flag, settings = SHARED_OPTIONS["workers"]
-    parser.add_argument(flag, **settings)
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""Scene classification: the classes of EuroSAT and RESISC45, and what their converters share."""
+"""What the converters of scene classification, EuroSAT and RESISC45, share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gersp_mm.datasets.known import EUROSAT, RESISC45
 from gersp_mm.datasets.splits import Entry, Split
 from gersp_mm.images.duplicates import check_parts, refuse_second_copies
 from gersp_mm.images.listing import is_image_name, write_list
@@ -20,9 +19,6 @@ from gersp_mm.preparation.common import (
 )
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
-
-EUROSAT_CLASSES = EUROSAT.classes
-RESISC45_CLASSES = RESISC45.classes
 
 
 def prepare_scenes(

@@ -44,14 +44,13 @@ from gersp_mm.images.packed import LISTING
 from gersp_mm.images.pixels import BandsError, PixelScale, Scale, is_nodata
 from gersp_mm.images.rasters import Raster, RasterInfo
 from gersp_mm.images.scaling import spread, take_samples, thinned
-from gersp_mm.preparation.common import write_reasons
-from gersp_mm.preparation.options import SHARED_OPTIONS, add_raster_options
+from gersp_mm.preparation.common import explained, write_reasons
+from gersp_mm.preparation.options import add_raster_options, new_parser
 from gersp_mm.preparation.pack import (
     FOLDER,
     GO_ON,
     PROGRESS,
     check_names,
-    explained,
     open_record,
     run_workers,
 )
@@ -234,7 +233,7 @@ def tile(
     asked = PixelScale(scale, bands)  # type: ignore[arg-type]
     settings = dict(source=str(source), size=size, overlap=overlap, max_nodata=max_nodata, to=kind,
                     quality=quality, pixel_scale=asked.as_dict())  # fmt: skip
-    with explained(target, OSError):
+    with explained(target, GO_ON):
         noted = open_record(target / PROGRESS, settings)
         cuts = {cut.name: cut for cut in (Cut(*values) for values in noted)}
         pending = [name for name in names if name not in cuts or cuts[name].bad]
@@ -303,11 +302,7 @@ def _write_lists(target: Path, cuts: dict[str, Cut]) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", metavar="SRC", type=Path, help="folder of the scenes")
-    parser.add_argument("target", metavar="DST", type=Path, help="folder to make")
+    parser = new_parser(__doc__, "quality", "workers", source="folder of the scenes")
     parser.add_argument(
         "--size", type=int, default=512, help="cut tiles of this side in pixels [%(default)s]"
     )
@@ -324,12 +319,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--to", choices=(TIF, PNG, JPEG), default=TIF, help="format of the tiles [%(default)s]"
     )
-    parser.add_argument(
-        "--quality", type=int, default=95, help="quality of JPEG, 1 to 100 [%(default)s]"
-    )
     add_raster_options(parser)
-    flag, settings = SHARED_OPTIONS["workers"]
-    parser.add_argument(flag, **settings)
     return parser.parse_args(argv)
 
 

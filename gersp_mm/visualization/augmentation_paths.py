@@ -70,13 +70,9 @@ def draw_views(paths: list[str], preset: str, size: int) -> list[np.ndarray]:
 
 def draw(views: list[np.ndarray], out: Path) -> None:
     """Write the grid as one png."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     import numpy as np
 
-    from gersp_mm.utils.files import replacing
+    from gersp_mm.visualization.features import new_figure, save_figure
 
     enlarged = [np.clip(np.abs(view - views[0]) * ENLARGE, 0, 255) for view in views[1:]]
     columns = {
@@ -84,17 +80,13 @@ def draw(views: list[np.ndarray], out: Path) -> None:
         **{f"{name},\ndifference × {ENLARGE}": d for name, d in zip(COLUMNS[1:], enlarged)},
     }
     rows = len(views[0])
-    figure, axes = plt.subplots(
-        rows, len(columns), figsize=(10, 2 * rows + 0.5), squeeze=False, layout="constrained"
-    )
+    figure, axes = new_figure(rows, len(columns), (10, 2 * rows + 0.5))
     for column, (name, pictures) in enumerate(columns.items()):
         axes[0, column].set_title(name, fontsize=9)
         for axis, picture in zip(axes[:, column], pictures):
             axis.imshow(picture.astype(np.uint8), interpolation="nearest")
             axis.axis("off")
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=90)
-    plt.close(figure)
+    save_figure(figure, out, dpi=90)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gersp_mm.visualization.features import save_figure
+from gersp_mm.visualization.features import hide_ticks, new_figure, save_figure
 
 TRUTH = "annotated"
 IOU = 0.5  # the least of a hit, as in AP50
@@ -59,10 +59,6 @@ def draw_scenes(
         threshold: Predictions with a higher score are drawn.
         out: The png to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from matplotlib.patches import Patch, Rectangle
     from PIL import Image
 
@@ -76,9 +72,8 @@ def draw_scenes(
         for image in sorted(coco["images"], key=lambda image: counts[image["id"]])
     }
     size = (3 * len(boxes), 3.2 * len(crowded) + 0.5)
-    figure, axes = plt.subplots(
-        len(crowded), len(boxes), figsize=size, squeeze=False, layout="constrained"
-    )
+    figure, axes = new_figure(len(crowded), len(boxes), size)
+    hide_ticks(axes)
     for row, (scene, image) in zip(axes, sorted(crowded.items())):
         with Image.open(images / image["file_name"]) as opened:
             pixels = opened.convert("RGB")
@@ -99,8 +94,6 @@ def draw_scenes(
             for (left, top, width, height), colour in zip(corners, colours):
                 axis.add_patch(Rectangle((left, top), width, height, fill=False, color=colour))
             axis.set_title(text, fontsize=9)
-            axis.set_xticks([])
-            axis.set_yticks([])
         row[0].set_ylabel(scene, fontsize=9)
     figure.suptitle(
         f"The most crowded test tile of each scene; predictions above a score of {threshold:g}",
@@ -114,4 +107,3 @@ def draw_scenes(
     handles = [Patch(fill=False, edgecolor=colour, label=text) for text, colour in legend.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
     save_figure(figure, out)
-    plt.close(figure)

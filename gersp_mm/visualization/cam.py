@@ -46,7 +46,9 @@ from gersp_mm.visualization.features import (
     class_names,
     features_of,
     follow_classes,
+    hide_ticks,
     labelled_images,
+    new_figure,
     save_figure,
     spaced,
 )
@@ -267,17 +269,14 @@ def draw(
         overlay: Share of the map in the mixture with the image.
         out: The png to write.
     """
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    paint = plt.get_cmap("jet")
+    paint = colormaps["jet"]
     rows, columns = len(images), 1 + len(seen)
     width, height = (CELL + 0.12) * columns + 0.9, (CELL + 0.45) * rows + 0.5
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width, height), squeeze=False, layout="constrained"
-    )
+    figure, axes = new_figure(rows, columns, (width, height))
+    hide_ticks(axes)
     for row in range(len(images)):
         image, label = images[row]
         picture = image.permute(1, 2, 0).numpy() / 255
@@ -291,8 +290,6 @@ def draw(
             right = "#444444" if label == UNKNOWN else "#1a7a3c" if guess == label else "#c0271d"
             axis.set_xlabel(text, fontsize=7.5, color=right)
         for axis in axes[row]:
-            axis.set_xticks([])
-            axis.set_yticks([])
             axis.spines[:].set_visible(False)
             axis.xaxis.labelpad = 2
     axes[0, 0].set_title("image", fontsize=9)
@@ -302,11 +299,10 @@ def draw(
             f"maps of {result.grid[0]} x {result.grid[1]}",
             fontsize=8,
         )
-    bar = figure.colorbar(plt.cm.ScalarMappable(cmap=paint), ax=axes, aspect=40, pad=0.01)
+    bar = figure.colorbar(ScalarMappable(cmap=paint), ax=axes, aspect=40, pad=0.01)
     bar.set_label("evidence, as a share of the largest in the map", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     save_figure(figure, out)
-    plt.close(figure)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

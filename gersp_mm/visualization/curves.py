@@ -22,7 +22,7 @@ from gersp_mm.checkpoints.read import config_values
 from gersp_mm.engine.runs import SCALARS, read_run
 from gersp_mm.evaluation.features import read_source
 from gersp_mm.utils.errors import UserError
-from gersp_mm.visualization.features import save_figure
+from gersp_mm.visualization.features import new_figure, save_figure
 
 TITLES = {
     "loss": "total loss",
@@ -166,17 +166,14 @@ def draw(
         settings: Setting of each run, by its label.
         random_knn: KNN top-1 of random weights in per cent, drawn as a line.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     settings = settings or {}
     names = order(comparable(runs))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     size = (4.6 * columns, 2.9 * rows + 0.6)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = new_figure(rows, columns, size)
     last = max(curve[-1][0] for curves in runs.values() for curve in curves.values())
     for axis, name in zip(axes.flat, names):
         for number, (label, curves) in enumerate(runs.items()):
@@ -217,14 +214,13 @@ def draw(
     if len(runs) > 1:
         differ = len({setting.note for setting in settings.values()}) > 1
         labels = [f"{r} ({settings[r].note})" if differ and settings[r].note else r for r in runs]
-        handles = [plt.Line2D([], [], color=f"C{number}") for number in range(len(runs))]
+        handles = [Line2D([], [], color=f"C{number}") for number in range(len(runs))]
         figure.legend(
             handles, labels, loc="outside upper center", ncols=min(4, len(runs)), fontsize=9
         )
     else:
         figure.suptitle(next(iter(runs)), fontsize=11)
     save_figure(figure, out)
-    plt.close(figure)
     return out
 
 

@@ -168,6 +168,30 @@ def spaced(name: str) -> str:
     return words if words.isupper() else words.lower()
 
 
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], layout: Any = "constrained", **options: Any
+) -> tuple[Any, Any]:
+    """Return a figure of matplotlib, which needs no display, and its axes, rows×columns.
+
+    Args:
+        rows: Number of rows.
+        columns: Number of columns.
+        size: Width and height in inches.
+        layout: See ``matplotlib.figure.Figure``.
+        options: See ``Figure.subplots``.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout=layout)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def hide_ticks(axes: Any) -> None:
+    """Draw no ticks on these axes, an array."""
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+
+
 def save_figure(figure: Any, out: Path, dpi: int = 110) -> None:
     """Write a figure of matplotlib as a png, whole or not at all.
 

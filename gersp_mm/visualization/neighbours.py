@@ -35,7 +35,9 @@ from gersp_mm.visualization.features import (
     class_names,
     features_of,
     follow_classes,
+    hide_ticks,
     labelled_images,
+    new_figure,
     save_figure,
     spaced,
 )
@@ -68,24 +70,16 @@ def draw(
         names: Class name of each label.
         out: The png to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     images, rows = queries
     k = next(iter(found.values()))[0].shape[1]
     gap = 0.25
     widths = [1.0]
     for _ in found:
         widths += [gap, *[1.0] * k]
-    figure, axes = plt.subplots(
-        len(rows),
-        len(widths),
-        figsize=(CELL * sum(widths) + 1.2, CELL * len(rows) + 0.9),
-        squeeze=False,
-        gridspec_kw=dict(width_ratios=widths, wspace=0.06, hspace=0.06),
-    )
+    size = (CELL * sum(widths) + 1.2, CELL * len(rows) + 0.9)
+    spaces = dict(width_ratios=widths, wspace=0.06, hspace=0.06)
+    figure, axes = new_figure(len(rows), len(widths), size, layout=None, gridspec_kw=spaces)
+    hide_ticks(axes)
     figure.subplots_adjust(
         left=1.1 / figure.get_figwidth(),
         right=1 - 0.1 / figure.get_figwidth(),
@@ -126,15 +120,12 @@ def draw(
         place = left.x0 + start / figure.get_figwidth()
         figure.text(place, height, text, fontsize=8.5, color=colour)
     save_figure(figure, out)
-    plt.close(figure)
 
 
 def show(axis: Any, image: torch.Tensor, colour: str) -> None:
     """Show an image in a frame."""
     axis.axis("on")
     axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axis.set_xticks([])
-    axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set(edgecolor=colour, linewidth=2.5)
 

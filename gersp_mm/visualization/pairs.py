@@ -26,7 +26,7 @@ from mmengine.config import Config
 from gersp_mm.engine.launch import load_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
-from gersp_mm.visualization.features import save_figure, spaced
+from gersp_mm.visualization.features import hide_ticks, new_figure, save_figure, spaced
 
 VIEWS = {
     "rs_query": "remote sensing, query",
@@ -142,16 +142,10 @@ def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
         labels: N texts for the natural images; may be empty.
         out: The png to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = max(map(len, images.values()))
     size = (2.1 * len(images), 2.1 * rows + 0.4)
-    figure, axes = plt.subplots(
-        rows, len(images), figsize=size, squeeze=False, layout="constrained"
-    )
+    figure, axes = new_figure(rows, len(images), size)
+    hide_ticks(axes)
     for column, (view, pictures) in enumerate(images.items()):
         side = "x".join(map(str, pictures.shape[2:0:-1]))
         axes[0, column].set_title(f"{VIEWS[view]}\n{side} px", fontsize=9)
@@ -159,11 +153,7 @@ def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
             axes[row, column].imshow(picture, interpolation="nearest")
             if view == "natural" and row < len(labels):
                 axes[row, column].set_xlabel(labels[row], fontsize=8)
-        for axis in axes[:, column]:
-            axis.set_xticks([])
-            axis.set_yticks([])
     save_figure(figure, out)
-    plt.close(figure)
     return out
 
 

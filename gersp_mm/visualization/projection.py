@@ -37,7 +37,9 @@ from gersp_mm.visualization.features import (
     checked_backbones,
     class_names,
     features_of,
+    hide_ticks,
     labelled_images,
+    new_figure,
     save_figure,
     spaced,
 )
@@ -124,19 +126,15 @@ def draw(
         method: ``'tsne'`` or ``'umap'``.
         out: The png to write.
     """
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    palette: Any = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
+    palette: Any = colormaps["tab10" if len(names) <= 10 else "tab20"]
     colours = palette.colors
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3.6 * columns + 1.8, 3.9 * rows), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    figure, axes = new_figure(rows, columns, (3.6 * columns + 1.8, 3.9 * rows))
+    hide_ticks(axes)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     size = min(14.0, max(3.0, 9000 / len(labels)))
@@ -150,11 +148,9 @@ def draw(
             paint = [colours[r % len(colours)] for r in rank[here]]
             axis.scatter(*points[here].T, s=size, c=paint, marker=marker, linewidths=0, alpha=0.8)
         axis.set_title(title, fontsize=10)
-        axis.set_xticks([])
-        axis.set_yticks([])
         axis.set_box_aspect(1)
     handles = [
-        plt.Line2D(
+        Line2D(
             [], [], linestyle="", markersize=6, color=colours[r % len(colours)],
             marker=MARKERS[r // len(colours) % len(MARKERS)],
         )
@@ -174,7 +170,6 @@ def draw(
     text = CAPTION.format(name=name, count=len(labels), k=NEIGHBOURS, folds=FOLDS)
     figure.suptitle(text, fontsize=9)
     save_figure(figure, out)
-    plt.close(figure)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

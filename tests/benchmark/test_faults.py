@@ -202,7 +202,7 @@ def test_rows_say_what_was_noticed_and_when(recorded):
 def test_what_has_a_row_is_not_run_again_and_goes_into_the_docs(recorded, tool, tmp_path, capsys):
     before = recorded[0].read_text()
     page = tmp_path / "faults.md"
-    page.write_text(f"# Faults\n\n{tool.BEGIN}\n{tool.END}\nend\n")
+    page.write_text("# Faults\n\n<!-- faults: begin -->\n<!-- faults: end -->\nend\n")
     arguments = ["--only", "nothing-usable", "--sides", "ours", "--out", str(recorded[0])]
     assert tool.main([*arguments, "--docs", str(page)]) == 0
     assert recorded[0].read_text() == before

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from gersp_mm.backbones.exported import ExportedBackbone
 from gersp_mm.benchmark import read_plan
-from gersp_mm.preparation.scenes import EUROSAT_CLASSES
+from gersp_mm.datasets.known import EUROSAT
 from gersp_mm.registry import HOOKS, MODELS
 from gersp_mm.results import Pretraining, append_rows, read_rows
 from gersp_mm.utils.errors import UserError
@@ -55,7 +55,7 @@ def data(tmp_path_factory):
     counts = dict(train=1000, val=1, test=10)
     for place, (part, count) in enumerate(counts.items()):
         lines = []
-        for label, name in enumerate(EUROSAT_CLASSES):
+        for label, name in enumerate(EUROSAT.classes):
             folder = root / "eurosat" / "2750" / name
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(count):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gersp_mm.datasets.known import EUROSAT, RESISC45
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1, Split, few_shot
-from gersp_mm.preparation.scenes import EUROSAT_CLASSES, RESISC45_CLASSES, find_scenes
+from gersp_mm.preparation.scenes import find_scenes
 from gersp_mm.utils.errors import UserError
 from tests.support.smoke import ROOT
 
@@ -41,7 +42,7 @@ SIZES = {"AnnualCrop": 3000, "Forest": 3000, "HerbaceousVegetation": 3000, "High
         (EUROSAT_GERSP_1, SIZES, "{}_{}.jpg", [60, 20, 20], [16200, 5400, 5400]),
         (
             RESISC45_GERSP_1,
-            dict.fromkeys(RESISC45_CLASSES, 700),
+            dict.fromkeys(RESISC45.classes, 700),
             "{}_{:03d}.jpg",
             [18, 2, 80],
             [5670, 630, 25200],
@@ -66,8 +67,8 @@ def test_hashes_are_for_ever():
 
 
 def test_classes_are_sorted_so_that_labels_are_those_of_the_folders():
-    assert list(EUROSAT_CLASSES) == sorted(EUROSAT_CLASSES) and len(EUROSAT_CLASSES) == 10
-    assert list(RESISC45_CLASSES) == sorted(RESISC45_CLASSES) and len(RESISC45_CLASSES) == 45
+    assert list(EUROSAT.classes) == sorted(EUROSAT.classes) and len(EUROSAT.classes) == 10
+    assert list(RESISC45.classes) == sorted(RESISC45.classes) and len(RESISC45.classes) == 45
 
 
 @pytest.mark.parametrize("split", [EUROSAT_GERSP_1, RESISC45_GERSP_1])
@@ -102,7 +103,7 @@ def test_real_eurosat_has_the_expected_files():
     data = ROOT / "data" / "EuroSAT"
     if not data.is_dir():
         pytest.skip("no EuroSAT in data/")
-    files = find_scenes(data, EUROSAT_CLASSES)
+    files = find_scenes(data, EUROSAT.classes)
     assert EUROSAT_GERSP_1.name_of(EUROSAT_GERSP_1.cut(files)) == "eurosat-gersp-1"
 
 

@@ -478,7 +478,7 @@ def test_where_the_splitter_is(tmp_path, monkeypatch):
     "splitter, message",
     [
         ("def main(): raise ValueError('what is wrong')", r"exit code 1; (.|\n)*what is wrong"),
-        ("def main(): pass", "cannot write below"),
+        ("def main(): pass", "cannot write to"),
         (
             "import os, sys\n"
             "def main():\n"

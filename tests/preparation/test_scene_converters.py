@@ -16,8 +16,8 @@ import pytest
 from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
+from gersp_mm.datasets.known import RESISC45
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1
-from gersp_mm.preparation.scenes import RESISC45_CLASSES
 from gersp_mm.utils.errors import UserError
 from tests.support.smoke import ROOT, write_images
 
@@ -370,7 +370,7 @@ def test_resisc45_of_few_images(tmp_path, capsys):
     assert {part: len(lines) for part, lines in lists.items()} == dict(train=4, val=2, test=16)
     lines = [line for part in lists.values() for line in part]
     assert sorted(lines) == sorted(
-        f"NWPU-RESISC45/{name}/{name}_{n:03d}.jpg {RESISC45_CLASSES.index(name)}"
+        f"NWPU-RESISC45/{name}/{name}_{n:03d}.jpg {RESISC45.classes.index(name)}"
         for name in ("airplane", "wetland")
         for n in range(1, 12)
     )

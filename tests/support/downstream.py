@@ -159,10 +159,10 @@ def convert(name: str, data: Path, *options: str) -> None:
 
 def write_all(root: Path) -> Path:
     """Write and convert every data set below ``root``, as ``GERSP_DATA`` has them."""
-    from gersp_mm.preparation.scenes import EUROSAT_CLASSES, RESISC45_CLASSES
+    from gersp_mm.datasets.known import EUROSAT, RESISC45
 
-    write_scenes(root / "eurosat" / "2750", EUROSAT_CLASSES, 64, 5)
-    write_scenes(root / "resisc45", RESISC45_CLASSES, 256, 3)
+    write_scenes(root / "eurosat" / "2750", EUROSAT.classes, 64, 5)
+    write_scenes(root / "resisc45", RESISC45.classes, 256, 3)
     convert("eurosat", root / "eurosat", "--allow-incomplete")
     convert("resisc45", root / "resisc45", "--allow-incomplete")
     convert("dior", write_dior(root / "dior"), "--allow-incomplete")
