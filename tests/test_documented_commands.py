@@ -250,6 +250,31 @@ def test_marked_training_runs(name, small, pair_data, tmp_path, monkeypatch) -> 
     assert list(tmp_path.rglob("*_backbone.pth"))
 
 
+def test_the_first_lines_of_readme_run(pair_data, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gersp"])
+    Path("my").mkdir()
+    Path("my/tiles").symlink_to(pair_data / "rs")
+    Path("my/photographs").symlink_to(pair_data / "natural")
+    install, pretrain, export = split(*block("first-lines"))
+    assert install.script == "tools/setup_env.py"
+    small = ["model.backbone.base_channels=8", "model.backbone.stem_channels=8"]
+    options = [*small, *CONTRAST[1:], *LABELS, "train_dataloader.num_workers=0"]
+    cli([*pretrain.arguments, "--epochs", "1", "--batch-size", "4", "--cfg-options", *options])
+    forget_runs()
+    with pytest.raises(SystemExit, match="2"):  # timm has no ResNet of an eighth of the channels
+        cli(list(export.arguments))
+    state = {f"backbone.{name}": tensor for name, tensor in ResNet(50).state_dict().items()}
+    file = "work_dirs/mine/resnet50_backbone.pth"
+    export_backbone(state, file, "ResNet-50", "GeRSP", list(RGB_MEAN), list(RGB_STD))
+    cli(list(export.arguments))
+    assert Path("hub/mine/model.safetensors").stat().st_size > 90e6
+    found: dict = {}
+    exec(block("first-python")[1], found)
+    assert found["backbone"].num_features == 2048
+    assert Path(found["downstream"]["init_cfg"]["checkpoint"]).is_file()
+
+
 SOURCE = "train_dataloader.dataset"
 
 
