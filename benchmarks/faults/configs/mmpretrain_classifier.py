@@ -1,7 +1,7 @@
 # A classifier of plain mmpretrain on the labelled images of $FAULTS_DATA, as small as
 # tiny_finetune.py. $FAULTS_WEIGHTS is the backbone that it starts from.
+_base_ = ["./mmpretrain_base.py"]
 data = "{{$FAULTS_DATA:data}}"
-default_scope = "mmpretrain"
 model = dict(
     type="ImageClassifier",
     backbone=dict(
@@ -38,19 +38,7 @@ val_dataloader = dict(
 val_evaluator = dict(type="Accuracy", topk=(1,))
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
-optim_wrapper = dict(
-    type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=5e-4)
-)
-param_scheduler = [
-    dict(type="CosineAnnealingLR", by_epoch=True, T_max=2, convert_to_iter_based=True)
-]
 train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(
-    logger=dict(type="LoggerHook", interval=1), checkpoint=dict(type="CheckpointHook", interval=1)
-)
-randomness = dict(seed=0)
-custom_imports = dict(imports=["step_marker"])
-custom_hooks = [dict(type="StepMarkerHook")]

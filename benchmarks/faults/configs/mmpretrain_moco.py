@@ -1,6 +1,6 @@
 # MoCo v2 of plain mmpretrain on the images of $FAULTS_DATA, as small as tiny.py.
+_base_ = ["./mmpretrain_base.py"]
 data = "{{$FAULTS_DATA:data}}"
-default_scope = "mmpretrain"
 model = dict(
     type="MoCo",
     queue_len=16,
@@ -42,17 +42,5 @@ train_dataloader = dict(
         ],
     ),
 )
-optim_wrapper = dict(
-    type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=5e-4)
-)
-param_scheduler = [
-    dict(type="CosineAnnealingLR", by_epoch=True, T_max=2, convert_to_iter_based=True)
-]
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2)
 auto_scale_lr = dict(base_batch_size=4)
-default_hooks = dict(
-    logger=dict(type="LoggerHook", interval=1), checkpoint=dict(type="CheckpointHook", interval=1)
-)
-randomness = dict(seed=0)
-custom_imports = dict(imports=["step_marker"])
-custom_hooks = [dict(type="StepMarkerHook")]
