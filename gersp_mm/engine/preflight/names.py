@@ -300,6 +300,9 @@ def _arguments(kind: Any, section: str, cfg: Any) -> tuple[set[str], bool]:
 def leave_out_former_arguments(cfg: Config, options: Mapping[str, Any]) -> Iterator[Finding]:
     """Remove the arguments of a type that an option replaces, where the new type lacks them.
 
+    This is for data sets and transforms, whose arguments say where the former data are. Elsewhere,
+    as in an optimizer, they are decisions, and building the new type refuses them.
+
     Args:
         cfg: The config as its file states it, changed in place.
         options: Values by dotted key.
@@ -312,13 +315,15 @@ def leave_out_former_arguments(cfg: Config, options: Mapping[str, Any]) -> Itera
         held = value_at(cfg, section) if section else None
         if name != "type" or not isinstance(held, dict) or held.get("type", kind) == kind:
             continue
+        if not fnmatchcase(section, "*_dataloader.*"):
+            continue
         names, opaque = _arguments(kind, section, held)
         if opaque:
             continue
         start = f"{section}."
         given = {o[len(start) :].partition(".")[0] for o in options if o.startswith(start)}
         kept = names | given | _matching(TAKEN, section) | _matching(SECTIONS, section)
-        if left := {name: held.pop(name) for name in held.keys() - kept}:
+        if left := {name: held.pop(name) for name in [*held] if name not in kept}:
             words = listed([f"{name}={value!r}" for name, value in left.items()])
             yield Finding(
                 key, kind,
