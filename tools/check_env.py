@@ -91,7 +91,7 @@ def probe(names: list[str]) -> dict[str, dict]:
 def judge(row: dict, table: dict, found: dict[str, str], line: str = "") -> dict:
     """Complete the row of a module, or of a requirement ``line``, by ``state`` and ``pin``.
 
-    The pin is what mends it. The last name of a package is that without compiled operators.
+    Installing the pin repairs it. The last name of a package is that without compiled operators.
     """
     name, pin, names, tested = row["name"], line, [VERSION.distribution_name(line)], None
     if known := table["packages"].get(name):

@@ -113,7 +113,7 @@ def copy(case: Path, source: str, target: str) -> None:
 
 
 def copy_as_png(case: Path, folder: str) -> None:
-    """Write a second copy of each JPEG beside it."""
+    """Write a second copy of each JPEG next to it."""
     for path in list((case / folder).rglob("*.jpg")):
         save(Image.open(path), path.with_suffix(".png"))
 

@@ -1,4 +1,4 @@
-"""Operators of gersp_mm.ops beside mmcv's compiled ones, alone and within training steps.
+"""Operators of gersp_mm.ops next to mmcv's compiled ones, alone and within training steps.
 
 Both take turns in one process, which needs an mmcv with compiled operators.
 

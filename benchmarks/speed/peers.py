@@ -196,7 +196,7 @@ class ReleasedPairs(Dataset):
         remote_sensing: paths and labels (ignored).
         natural: paths and labels.
         size: side of the views.
-        decodes: how often a file is read and decoded; 1 mends the slip.
+        decodes: how often a file is read and decoded; 1 repairs the slip.
         rs_parts: augmentation of the remote-sensing views by the names of
             ``gersp_mm.ViewAugmentation``, where it is not the released one.
     """

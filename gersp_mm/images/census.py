@@ -78,8 +78,8 @@ def look_at(
     Args:
         path: A local file.
         side: Largest side of a cell in pixels.
-        nodata: A value that stands for no data beside what the file declares; ``'auto'`` suspects
-            one where a constant border is large, None takes the file's word.
+        nodata: A value that marks missing data, besides the file's own nodata value; ``'auto'``
+            suspects one where a constant border is large, None takes the file's word.
         choose: Gives the bands that are used; all by default.
 
     Raises:

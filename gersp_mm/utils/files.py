@@ -20,7 +20,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` and move it into place when the block succeeds.
+    """Give a temporary path next to ``path`` and move it into place when the block succeeds.
 
     Raises:
         OSError: The file cannot be written. The error names ``path``, not the temporary file.
@@ -63,7 +63,7 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``path`` and move it into place when the block succeeds."""
+    """Give an empty folder next to ``path`` and move it into place when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent))
     try:
