@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gersp_mm.backbones.own import is_own_type
 from gersp_mm.checkpoints.compare import COUNTER, compare
 from gersp_mm.checkpoints.read import config_values
 from gersp_mm.constants import DEPTHS, RESNETS
@@ -26,6 +27,7 @@ NOT_ARCHITECTURE = (
     "init_cfg", "pretrained", "pretrained_cfg", "checkpoint", "checkpoint_path", "_scope_",
 )  # fmt: skip
 TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # what a file's config may have built
+SIZES = ("depth", "arch")  # where a backbone says how large it is
 PLAIN = (str, int, float, bool, type(None))
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -60,7 +62,7 @@ class Architecture:
             where: Place that names it, for messages.
         """
         if not isinstance(given, str):
-            name = _named(str(given["type"]).rpartition(".")[2], given.get("depth"), given)
+            name = _named(str(given["type"]).rpartition(".")[2], given)
             return cls(name, dict(given), where)
         known = given.lower().replace("-", "")
         if known in RESNETS:
@@ -69,10 +71,16 @@ class Architecture:
         return cls(given, None, where)
 
     @classmethod
-    def of(cls, backbone: Any) -> Architecture:
-        """Return the architecture of a module: its class, with its depth or named size."""
-        sizes = dict(arch=getattr(backbone, "arch", None))
-        return cls(_named(type(backbone).__name__, getattr(backbone, "depth", None), sizes))
+    def of(cls, backbone: Any, config: Any = None) -> Architecture:
+        """Return the architecture of a module: its class, with its depth or named size.
+
+        Args:
+            backbone: The module.
+            config: Config that it was built from, for modules that do not keep the size's name.
+        """
+        given = config if isinstance(config, Mapping) else {}
+        kept = {key: getattr(backbone, key, None) for key in SIZES}
+        return cls(_named(type(backbone).__name__, kept, given))
 
     @classmethod
     def stored(cls, meta: Mapping[str, Any], path: str | os.PathLike) -> Architecture:
@@ -97,7 +105,7 @@ class Architecture:
             known = cls.parse(name, where)
             return cls(name, known.config, where)
         for kind in types_in(config):
-            if not TYPES.fullmatch(str(kind)):
+            if not (TYPES.fullmatch(str(kind)) or is_own_type(str(kind))):
                 raise UserError(f"{path}: its config names the type {kind!r}, which is not built")
         return cls(name, config, where)
 
@@ -139,8 +147,10 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def _named(kind: str, depth: Any, sizes: Mapping[str, Any]) -> str:
-    size = depth or sizes.get("arch")
+def _named(kind: str, *sources: Mapping[str, Any]) -> str:
+    """Return the kind with its size; a dict of widths and depths is no name."""
+    found = (source.get(key) for source in sources for key in SIZES)
+    size = next((size for size in found if size and isinstance(size, (str, int))), None)
     return f"{kind}-{size}" if size else kind
 
 

@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from gersp_mm.backbones.architectures import Architecture, types_in
+from gersp_mm.backbones.own import ADVICE, is_own
 from gersp_mm.utils.errors import UserError
 
 # Where classes may come from that a file names: what else is registered may load other files.
@@ -23,7 +24,9 @@ PARTS = (
 
 
 def build_network(architecture: Architecture) -> nn.Module:
-    """Build a backbone of mmpretrain; its weights are whatever its class starts with.
+    """Build a backbone of mmpretrain, or of a module of the user's that was imported.
+
+    Its weights are whatever its class starts with.
 
     Raises:
         UserError: The architecture has no config, or one that names other weights, is no backbone
@@ -47,7 +50,9 @@ def build_network(architecture: Architecture) -> nn.Module:
         raise UserError(f"{where} cannot be built: {kinds[0]} is a whole model, no backbone")
     for number, (kind, found) in enumerate(zip(kinds, classes)):
         if found is not None and not _is_allowed(found, PARTS if number else NETWORKS):
-            raise UserError(f"{where} cannot be built: {kind} is no backbone of mmpretrain")
+            raise UserError(
+                f"{where} cannot be built: {kind} is no backbone of mmpretrain. {ADVICE}"
+            )
     if ":" in str(config.get("model_name", "")):  # timm takes addresses there
         raise UserError(f"{where} cannot be built: model_name={config['model_name']} is an address")
     MMLogger.get_current_instance().setLevel("WARNING")  # how every tensor was initialised
@@ -55,9 +60,14 @@ def build_network(architecture: Architecture) -> nn.Module:
         return MODELS.build(copy.deepcopy(config))
     except Exception as error:  # of whatever class the config names
         text = str(error).strip().split("\n")[0]
+        if None in classes and isinstance(error, KeyError):
+            unknown = kinds[classes.index(None)]
+            text = f"{unknown} is not in the registry of mmpretrain. {ADVICE}"
         raise UserError(f"{where} cannot be built: {text}") from error
 
 
 def _is_allowed(found: Any, rooms: tuple[str, ...]) -> bool:
     """Return whether a class, and not a function, comes from one of some packages."""
-    return isinstance(found, type) and f"{found.__module__}.".startswith(rooms)
+    if not isinstance(found, type):
+        return False
+    return f"{found.__module__}.".startswith(rooms) or is_own(found.__module__)

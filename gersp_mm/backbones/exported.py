@@ -160,7 +160,8 @@ class ExportedBackbone:
         else:
             network = build_network(self.architecture)
             own, path = network.state_dict(), str(self.path)
-            name, advice = Architecture.of(network).name, likely_reason(own, self.tensors)
+            name = Architecture.of(network, self.architecture.config).name
+            advice = likely_reason(own, self.tensors)
             require_same_tensors(f"the {name}", path, own, self.tensors, advice=advice)
             try:
                 # Not strict, because old files lack counters of batches.

@@ -41,6 +41,7 @@ import argparse
 import re
 from pathlib import Path
 
+from gersp_mm.backbones.own import add_import_argument, import_modules
 from gersp_mm.commands.options import run_tool
 from gersp_mm.utils.errors import UserError, counted
 
@@ -63,6 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--only", nargs="+", default=[], metavar="NAME", help="evaluate these checkpoints alone"
     )
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, run none")
+    add_import_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
     number = int(device.partition(":")[2] or 0)
     if device != "cpu" and number >= torch.cuda.device_count():
         raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs")
+    import_modules(args.imports)
     plan = benchmark.read_plan(args.plan, args.work_dir)
     jobs = benchmark.make_jobs(plan, args.only)
     out = args.out or plan.work_dir / "results.jsonl"

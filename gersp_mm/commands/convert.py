@@ -15,7 +15,8 @@ exported files any backbone. The student is taken, not the teacher. DST gets
   --to torchvision   the bare state dict: model.fc = nn.Identity(); model.load_state_dict(…)
   --to timm          the same names: timm.create_model('resnet50', num_classes=0)
 
-and the last two DST.json with the meta, which the way back to mmlab reads.
+and the last two DST.json with the meta, which the way back to mmlab reads. For these, the lines
+that load DST in torchvision, its FPN, timm, segmentation-models-pytorch and torchgeo are printed.
 
 Files are read with torch.load(weights_only=True). One that needs more is refused until --trust;
 even then no code of it runs: objects of other classes are left unread.
@@ -32,6 +33,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Convert one checkpoint file and report its origin."""
+    from gersp_mm.backbones import elsewhere
     from gersp_mm.backbones.convert import take_backbone, write_backbone
     from gersp_mm.backbones.verify import require_same_features
 
@@ -92,6 +95,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"verified       features differ by {difference:.1e} of the largest at most")
     write_backbone(conversion, args.target, args.to)
     print(f"wrote          {args.target} ({args.to} names)")
+    if args.to != "mmlab":
+        for library in elsewhere.LINES:
+            lines = elsewhere.lines_for(library, args.target, f"resnet{conversion.depth}")
+            print(f"\nin {library}:\n" + textwrap.indent(lines, "    "))
 
 
 def report(conversion: Conversion) -> str:

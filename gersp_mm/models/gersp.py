@@ -19,6 +19,7 @@ from gersp_mm.models.key_norm import KEY_NORMS
 from gersp_mm.models.negative_queue import enqueue, random_queue
 from gersp_mm.models.teacher import Teacher, with_teacher
 from gersp_mm.registry import MODELS
+from gersp_mm.utils.model import as_tuple
 
 Features = tuple[torch.Tensor, ...]
 
@@ -41,8 +42,8 @@ class GeRSP(BaseSelfSupervisor):
     left out is not built, so that no parameter is unused.
 
     Args:
-        backbone: Config of the student backbone, or a module. It returns a tuple with one
-            N×C×H×W map or N×C vector.
+        backbone: Config of the student backbone, or a module. It returns one N×C×H×W map or N×C
+            vector, bare or in a tuple.
         neck: Config of the projector (``MoCoV2Neck``), or a module. It gets the backbone's tuple.
         head: Config of the contrastive loss: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's
             ``ContrastiveHead`` (which costs a copy of the queue in every step).
@@ -200,13 +201,17 @@ class GeRSP(BaseSelfSupervisor):
         rs_features, natural_features = self._student_forward(inputs)
         losses: dict[str, torch.Tensor] = {}
         if rs_features is not None:
-            query = F.normalize(self.neck(rs_features)[0], dim=1)
+            query = F.normalize(as_tuple(self.neck(rs_features))[0], dim=1)
             key = self._teacher_keys(inputs["rs_key"])
             losses.update(contrastive_loss(self.head, query, key, self.queue))
             enqueue(self.queue, self.queue_ptr, gather_keys(key))
         if natural_features is not None:
             losses.update(self._natural_loss(natural_features, data_samples))
         return losses
+
+    def extract_feat(self, inputs: torch.Tensor) -> Features:
+        """Return the backbone's outputs, a tuple, for normalised images N×3×H×W."""
+        return as_tuple(self.backbone(inputs))
 
     def _student_forward(
         self, inputs: Mapping[str, torch.Tensor]

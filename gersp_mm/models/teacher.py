@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from gersp_mm.utils.model import as_tuple
+
 
 class Teacher(nn.Module):
     """Exponential moving average of a student backbone and projector.
@@ -33,7 +35,7 @@ class Teacher(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Project images of shape N×3×H×W to a tuple with one N×feat_dim tensor."""
-        return self.neck(self.backbone(images))
+        return as_tuple(self.neck(as_tuple(self.backbone(images))))
 
     @torch.no_grad()
     def copy_from(self, backbone: nn.Module, neck: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
@@ -14,3 +15,10 @@ def unwrap(model: nn.Module) -> Any:
     while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
         inner = inner.module
     return inner
+
+
+def as_tuple(output: Any) -> Any:
+    """Return the output of a module as a tuple: a bare tensor and a list become one."""
+    if isinstance(output, torch.Tensor):
+        return (output,)
+    return tuple(output) if isinstance(output, list) else output

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from gersp_mm.backbones.named import Backbone, load_backbones
+from gersp_mm.backbones.own import add_import_argument, import_modules
 from gersp_mm.evaluation.features import EvalImages, extract_features
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import remove_temporaries, replacing
@@ -33,6 +34,7 @@ def add_backbone_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add("--batch-size", type=int, default=64, help="images of one forward pass (%(default)s)")
     add("--device", help="cpu, cuda, cuda:1 and so on; default: cuda where there is a GPU")
     add("--seed", type=int, default=0, help="seed the random choices [%(default)s]")
+    add_import_argument(parser)
 
 
 def checked_backbones(args: argparse.Namespace) -> list[Backbone]:
@@ -56,6 +58,7 @@ def checked_backbones(args: argparse.Namespace) -> list[Backbone]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"--device {name} cannot be used: {reason}") from None
+    import_modules(args.imports)
     return load_backbones(args.checkpoints, args.device, args.seed)
 
 

@@ -61,8 +61,8 @@ REFUSALS = {
     ),
     "projector of another network": (
         set_options(model__neck__in_channels=32),
-        "model.neck does not take the backbone's 64 channels: mat1 and mat2 shapes cannot be "
-        "multiplied (1x64 and 32x64). Set model.neck.in_channels to 64.",
+        "model.backbone (ResNet) gives 2×64×1×1, which model.neck (MoCoV2Neck) does not take: mat1 "
+        "and mat2 shapes cannot be multiplied (2x64 and 32x64). Set model.neck.in_channels=64.",
     ),
     "classifier of another network": (
         set_options(model__natural_head__in_channels=32),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
+from torch import nn
 
 from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.backbones.exported import export_backbone
@@ -73,19 +74,20 @@ class ExportBackboneHook(Hook):
         scale = Normalisation.of(model.data_preprocessor)
         assert scale is not None
         config = runner.cfg.get("model")
+        config = config.get("backbone") if isinstance(config, Mapping) else None
         path = osp.join(runner.work_dir, f"{config_name(runner)}_backbone.pth")
         export_backbone(
             state,
             path,
-            arch=Architecture.of(model.backbone).name,
+            arch=Architecture.of(model.backbone, config).name,
             method=self.method or type(model).__name__,
             mean=scale.mean,
             std=scale.std,
             epoch=checkpoint["meta"]["epoch"],
             iterations=checkpoint["meta"]["iter"],
             config=runner.cfg.pretty_text,
-            backbone=config.get("backbone") if isinstance(config, Mapping) else None,
-            frozen=getattr(model.backbone, "frozen_stages", None),
+            backbone=config,
+            frozen=_frozen_stages(model.backbone),
             run_id=checkpoint["meta"].get(RUN_ID),
             weights=weights,
             pixel_scale=_pixel_scale(runner),
@@ -99,6 +101,13 @@ class ExportBackboneHook(Hook):
                 "backbone for downstream configs: "
                 f"init_cfg=dict(type='Pretrained', checkpoint='{self.path}', prefix='backbone.')"
             )
+
+
+def _frozen_stages(backbone: nn.Module) -> int | None:
+    """Return ``frozen_stages``; -1 where nothing is frozen, which some networks call 0."""
+    stages = getattr(backbone, "frozen_stages", None)
+    learns = all(parameter.requires_grad for parameter in backbone.parameters())
+    return -1 if stages is not None and learns else stages
 
 
 def _pixel_scale(runner: Any) -> dict[str, Any] | None:

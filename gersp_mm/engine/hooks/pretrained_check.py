@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gersp_mm.backbones.agreement import (
     below,
@@ -18,7 +19,7 @@ from gersp_mm.backbones.agreement import (
     without_module,
 )
 from gersp_mm.backbones.normalisation import Normalisation
-from gersp_mm.backbones.resized import resized_by_host
+from gersp_mm.backbones.resized import is_resized, resized_by_host
 from gersp_mm.checkpoints.origin import origin_of
 from gersp_mm.checkpoints.read import tensors_of
 from gersp_mm.datasets.loading import (
@@ -32,6 +33,7 @@ from gersp_mm.engine.config import require_weights
 from gersp_mm.engine.preflight.findings import RULE
 from gersp_mm.registry import HOOKS
 from gersp_mm.results.row import RANDOM
+from gersp_mm.utils.errors import listed
 from gersp_mm.utils.model import unwrap
 
 
@@ -182,11 +184,19 @@ class PretrainedCheckHook(Hook):
 
 
 def _warn_of_fixed_random_parts(runner: Any, part: Any) -> None:
-    if getattr(part, "frozen_stages", -1) >= 0:
+    if part is None:
+        return
+    part.train(part.training)  # Some networks freeze their layers only here, as the loop will do.
+    # Fixed position embeddings are computed, not drawn.
+    frozen = [n for n, p in part.named_parameters() if not (p.requires_grad or is_resized(n))]
+    if frozen:
+        stages = getattr(part, "frozen_stages", None)
+        cause = f"frozen_stages={stages}" if stages is not None else "frozen parameters"
         runner.logger.warning(
-            f"frozen_stages={part.frozen_stages} without a checkpoint: these layers stay random"
+            f"{cause} without a checkpoint: these layers stay random ({listed(frozen)})"
         )
-    if getattr(part, "norm_eval", False):
+    has_norms = any(isinstance(layer, _BatchNorm) for layer in part.modules())
+    if getattr(part, "norm_eval", False) and has_norms:
         runner.logger.warning(
             "norm_eval=True without a checkpoint: BatchNorm stays at mean 0 and variance 1, as in "
             "the released code; model.backbone.norm_eval=False lets it learn its statistics"
