@@ -198,6 +198,7 @@ setup(
         "docs": requirements("docs"),
         "fast": requirements("fast"),
         "raster": requirements("raster"),
+        "trackers": requirements("trackers"),
     },
     cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel},
     zip_safe=False,
