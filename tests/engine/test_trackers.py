@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,35 +18,15 @@ from gersp_mm.engine import launch, runs
 from gersp_mm.engine.trackers import use_own_trackers
 from gersp_mm.registry import VISBACKENDS
 from gersp_mm.visualization.curves import read_curves
-from tests.support.runs import demo_config, resumed
+from tests.support import tracked as script
+from tests.support.forked import Forked, run_ranks
+from tests.support.runs import resumed
 from tests.support.smoke import forget_runs
+from tests.support.tracked import RUN_ID, tracked
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
-RUN_ID = "0123456789ab"
+SCRIPT = script.__file__
 CHECKPOINT = 3
-# Writes what a start of a run logs, and ends without a word unless it is the last.
-START = """
-import os, sys
-from pathlib import Path
-from mmengine.config import Config
-from mmengine.visualization import LocalVisBackend
-from gersp_mm.engine import trackers
-name, done, work_dir = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-folder = work_dir / f"2026010{done}_000000" / "vis_data"
-tracker = getattr(trackers, name)(str(folder))
-local = LocalVisBackend(str(folder))
-tracker.add_config(Config(dict(work_dir=str(work_dir), model=dict(depth=18), resume=bool(done))))
-tracker.begin("0123456789ab", work_dir, done)
-for step in range(done + 1, 7 if done else 6):
-    tracker.commit()
-    value = step * 10.0 if done else float(step)
-    for log in (local, tracker):
-        log.add_scalars(dict(loss=value, iter=step), step=step)
-        log.add_scalar("knn_top1", value, step=step)
-if not done:
-    os._exit(9)
-tracker.close()
-"""
 
 
 def needs(name: str) -> str:
@@ -126,10 +105,10 @@ def test_a_killed_and_resumed_run_is_one_with_every_step_once(name, tmp_path, mo
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     work_dir = tmp_path / "run"
-    for done in (0, CHECKPOINT):
-        command = [sys.executable, "-c", START, backend, str(done), str(work_dir)]
-        code = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
-        assert code == (0 if done else 9)
+    for done, code in ((0, -9), (CHECKPOINT, 0)):
+        output = tmp_path / f"{done}.log"
+        child = Forked(SCRIPT, "start", backend, done, work_dir, output=output, cwd=tmp_path)
+        assert child.wait(300) == code, output.read_text()[-3000:]
     (run,) = READ[name](work_dir)
     assert (
         run["loss"]
@@ -146,6 +125,20 @@ def test_a_killed_and_resumed_run_is_one_with_every_step_once(name, tmp_path, mo
     assert not (tmp_path / "mlruns").exists()
 
 
+@pytest.mark.dist
+def test_of_two_processes_one_logs(pair_data, tmp_path):
+    names = [name for name in TRACKERS if importlib.util.find_spec(name)]
+    environment = dict(os.environ, WANDB_MODE="offline", WANDB_SILENT="true")
+    work_dir = tmp_path / "run"
+    words = ("rank", pair_data, work_dir, *names)
+    for done in run_ranks(SCRIPT, *words, output=tmp_path, env=environment):
+        assert done.returncode == 0, done.stdout[-3000:]
+    for name in names:
+        (run,) = READ[name](work_dir)
+        assert [step for step, _ in run["loss"]] == [1, 2, 3, 4, 5, 6], name
+        assert [step for step, _ in run["knn_top1"]] == [2, 4, 6], name
+
+
 class Killed(BaseException):
     pass
 
@@ -157,20 +150,6 @@ class Kill(Hook):
     def after_train_iter(self, runner, *args, **kwargs):
         if runner.iter + 1 == self.iteration:
             raise Killed
-
-
-def tracked(data: Path, work_dir: Path, *names: str) -> Config:
-    cfg = demo_config(data, work_dir, iterations=2, epochs=3)
-    cfg.default_hooks.logger.interval = 1
-    natural = str(data / "natural")
-    cfg.default_hooks.knn_eval = dict(
-        type="gersp_mm.KNNEvalHook", train=natural, test=natural, size=32, k=3, interval=1
-    )
-    for name in names:
-        launch.log_to(cfg, name)
-    cfg.launcher = "none"
-    launch.adapt(cfg)
-    return cfg
 
 
 def test_a_training_logs_every_value_at_the_iterations_it_had_seen(
