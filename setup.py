@@ -200,6 +200,7 @@ setup(
         "fast": requirements("fast"),
         "raster": requirements("raster"),
         "hub": requirements("hub"),
+        "trackers": requirements("trackers"),
     },
     cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel},
     zip_safe=False,

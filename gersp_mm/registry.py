@@ -80,3 +80,6 @@ OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
     scope=SCOPE,
     locations=["gersp_mm.engine.optim"],
 )
+VISBACKENDS = root.Registry(
+    "vis_backend", parent=root.VISBACKENDS, scope=SCOPE, locations=["gersp_mm.engine.trackers"]
+)

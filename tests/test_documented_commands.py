@@ -289,6 +289,22 @@ def demo_sources(pair: Path, words: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("number, name", enumerate(["tensorboard", "wandb", "mlflow"]))
+def test_marked_trackers_log_where_the_page_reads(number, name, pair_data, tmp_path, monkeypatch):
+    pytest.importorskip(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    page, text = block("trackers")
+    command = split(page, text)[number]
+    assert name in command.arguments
+    words = [*command.arguments, "--cfg-options"]
+    words += [f"{SOURCE}.{key}" for key in demo_sources(pair_data, [])]
+    train.main([*words, "default_hooks.knn_eval=None", *SMALL, *CONTRAST, *LABELS])
+    forget_runs()
+    reader = [line for line in text.split("\n") if line.startswith(name)][-1].split()[-1]
+    assert list(tmp_path.glob(reader.removeprefix("sqlite:///")))
+
+
 @pytest.mark.slow
 def test_marked_pictures_are_drawn_from_what_the_quickstart_leaves(tmp_path, monkeypatch) -> None:
     data, run = tmp_path / "data/demo", tmp_path / "work_dirs/quickstart"

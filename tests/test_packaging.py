@@ -148,7 +148,8 @@ def test_metadata(built: dict[str, Path]) -> None:
     assert not [item for item in hard if "mm" in item]
     assert any(item.startswith("onedl-mmcv==") and "openmmlab" in item for item in required)
     assert set(metadata.get_all("Provides-Extra") or []) == {
-        "openmmlab", "downstream", "demo", "tests", "docs", "fast", "raster"}  # fmt: skip
+        "openmmlab", "downstream", "demo", "tests", "docs", "fast", "raster",
+        "trackers"}  # fmt: skip
     assert metadata["Name"] == "gersp_mm"
 
 

@@ -28,6 +28,7 @@ from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
 from gersp_mm.engine.preflight.classes import fill_class_count
 from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.engine.resume import ReplaceHook
+from gersp_mm.engine.trackers import use_own_trackers
 from gersp_mm.engine.watch import QuietRunner
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
@@ -134,6 +135,7 @@ def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
     Raises:
         UserError: A part cannot be built; the message names its key.
     """
+    use_own_trackers(cfg)
     with told_in_one_line(cfg):
         fill_class_count(cfg)
         return runner.from_cfg(cfg)

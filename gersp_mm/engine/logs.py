@@ -1,4 +1,4 @@
-"""The logs of a run that is resumed: one line for each value, logged before the kill or after."""
+"""The logs of a resumed run, which go on at the iteration of its checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
+from gersp_mm.engine.hooks.checkpoint_check import CheckpointCheckHook
 from gersp_mm.engine.runs import SCALARS, SUPERSEDED, read_run, read_scalars, together
+from gersp_mm.engine.trackers import Tracker
 from gersp_mm.utils.errors import listed
 from gersp_mm.utils.files import write_text
 
@@ -71,15 +73,32 @@ class ContinueLogsHook(Hook):
 
     priority = "LOWEST"  # after all checks
 
+    def __init__(self) -> None:
+        self._trackers: list[Tracker] = []
+
     def before_train(self, runner: Any) -> None:
-        """Cut back what was logged after the checkpoint."""
+        """Cut back what was logged after the checkpoint, and open the trackers."""
         done = runner.iter if runner._resume else 0
         with together():
-            if runner.rank == 0 and done:
-                current = Path(runner.log_dir) / "vis_data"
-                files = cut_back(Path(runner.work_dir), done, current)
-                if files:
-                    runner.logger.info(
-                        f"moved what was logged after iteration {done} into *{SUPERSEDED} beside "
-                        f"{listed([str(file) for file in files])}"
-                    )
+            if runner.rank == 0:
+                self._cut_back(runner, done)
+                backends = runner.visualizer._vis_backends.values()
+                self._trackers = [entry for entry in backends if isinstance(entry, Tracker)]
+                ids = [h.run_id for h in runner.hooks if isinstance(h, CheckpointCheckHook)]
+                for tracker in self._trackers:
+                    tracker.begin(next(iter(ids), None), Path(runner.work_dir), done)
+
+    @staticmethod
+    def _cut_back(runner: Any, done: int) -> None:
+        current = Path(runner.log_dir) / "vis_data"
+        files = cut_back(Path(runner.work_dir), done, current) if done else []
+        if files:
+            runner.logger.info(
+                f"moved what was logged after iteration {done} into *{SUPERSEDED} beside "
+                f"{listed([str(file) for file in files])}"
+            )
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Let the trackers write the iteration before this one."""
+        for tracker in self._trackers:
+            tracker.commit()
