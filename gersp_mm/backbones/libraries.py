@@ -255,7 +255,7 @@ class Network:
         network = timm.create_model(self.timm_name, num_classes=0, **self.timm_args())
         if self.drops_norm:
             # timm has one norm, before or behind the average; mmpretrain has both.
-            network.fc_norm = nn.LayerNorm(network.num_features, eps=self.network.ln2.eps)
+            network.fc_norm = nn.LayerNorm(self.channels, eps=self.network.ln2.eps)
         return network
 
     def _torchvision(self) -> nn.Module:
