@@ -36,8 +36,9 @@ def use_own_trackers(cfg: Config) -> None:
     given = visualizer.get("vis_backends") if isinstance(visualizer, dict) else None
     entries = [given] if isinstance(given, dict) else list(given or [])
     for entry in entries:
-        if isinstance(entry, dict) and entry.get("type") in VISBACKENDS.module_dict:
-            entry["type"] = f"gersp_mm.{entry['type']}"
+        name = str(entry.get("type")).removeprefix("mmengine.") if isinstance(entry, dict) else ""
+        if name in VISBACKENDS.module_dict:
+            entry["type"] = f"gersp_mm.{name}"
             logger = cfg.setdefault("default_hooks", ConfigDict()).setdefault(
                 "logger", ConfigDict(type="LoggerHook")
             )
@@ -153,7 +154,7 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
             super()._init_env()
         except Exception as error:
             raise UserError(
-                f"W&B does not begin: {str(error).strip() or type(error).__name__}. Log in with "
+                f"W&B does not begin: {str(error).rstrip(" .") or type(error).__name__}. Log in with "
                 "`wandb login`, or log to files with WANDB_MODE=offline"
             ) from error
         run = self._wandb.run
@@ -166,7 +167,8 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
     def _write_history(self, run: Any) -> None:
         """Write what the run logged before; the offline folders of its earlier starts go aside."""
         new = Path(run.dir).parent
-        earlier = [f for f in self._earlier(f"**/offline-run-*-{run.id}") if f != new]
+        name = f"offline-run-*-{run.id}"
+        earlier = {*self._earlier(f"**/{name}"), *new.parent.glob(name)} - {new}
         if not self.done or not earlier or self.work_dir is None:
             return
         own = Path(self._save_dir, "scalars.json")
