@@ -153,8 +153,9 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
         try:
             super()._init_env()
         except Exception as error:
+            reason = str(error).strip().rstrip(".") or type(error).__name__
             raise UserError(
-                f"W&B does not begin: {str(error).rstrip(" .") or type(error).__name__}. Log in with "
+                f"W&B does not begin: {reason}. Log in with "
                 "`wandb login`, or log to files with WANDB_MODE=offline"
             ) from error
         run = self._wandb.run
