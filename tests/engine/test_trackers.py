@@ -22,6 +22,7 @@ from gersp_mm.registry import VISBACKENDS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.curves import read_curves
 from tests.support import tracked as script
+from tests.support.downstream import downstream_twin
 from tests.support.forked import Forked, run_ranks
 from tests.support.runs import resumed
 from tests.support.smoke import forget_runs
@@ -194,6 +195,23 @@ def test_a_training_logs_every_value_at_the_iterations_it_had_seen(
     assert [place for place, _ in curves["loss"]] == [1, 2, 3, 4, 5, 6]
     assert [place for place, _ in curves["knn_top1"]] == [2, 4, 6]
     assert [value for _, value in run["loss"]] == pytest.approx([y for _, y in curves["loss"]])
+
+
+def test_a_validation_stands_at_its_iteration(downstream_data, tmp_path):
+    """MMEngine places it at its epoch."""
+    name = "eurosat/finetune_r50_eurosat.py"
+    cfg = downstream_twin(name, downstream_data, tmp_path, iterations=3)
+    cfg.model.backbone.init_cfg = None
+    cfg.train_cfg.update(max_epochs=2, val_interval=1)
+    cfg.launcher = "none"
+    launch.log_to(cfg, "tensorboard")
+    launch.adapt(cfg)
+    forget_runs()
+    launch.train(cfg)
+    (run,) = read_tensorboard(tmp_path)
+    assert [step for step, _ in run["accuracy/top1"]] == [3, 6]
+    (curve,) = [c for n, c in read_curves(tmp_path).items() if n == "accuracy/top1"]
+    assert [place for place, _ in curve] == [3, 6]
 
 
 def _with(hook: Hook):
