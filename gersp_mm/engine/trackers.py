@@ -313,13 +313,13 @@ class MLflowVisBackend(Tracker, host.MLflowVisBackend):
         super().add_scalars(new, step)
 
     def close(self) -> None:
-        """Upload the run's text files, but for MLflow's own, and end the run."""
+        """Upload the run's text files, but for those of MLflow and W&B, and end the run."""
         if not self._env_initialized:
             return
         work_dir = self._work_dir()
         for path in _texts(work_dir, self._artifact_suffix):
             inside = path.relative_to(work_dir)
-            if inside.parts[0] != STORE:
+            if not {STORE, "wandb"} & set(inside.parts):
                 folder = inside.parent.as_posix()
                 self._mlflow.log_artifact(str(path), None if folder == "." else folder)
         self._mlflow.end_run()

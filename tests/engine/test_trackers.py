@@ -156,6 +156,8 @@ def test_of_two_processes_one_logs(pair_data, tmp_path):
         (run,) = READ[name](work_dir)
         assert [step for step, _ in run["loss"]] == [1, 2, 3, 4, 5, 6], name
         assert [step for step, _ in run["knn_top1"]] == [2, 4, 6], name
+    uploaded = [path.parts for path in (work_dir / "mlflow" / "artifacts").rglob("*")]
+    assert not any("wandb" in parts or "mlflow.db" in parts for parts in uploaded)
 
 
 class Killed(BaseException):
