@@ -36,8 +36,9 @@ def use_own_trackers(cfg: Config) -> None:
     given = visualizer.get("vis_backends") if isinstance(visualizer, dict) else None
     entries = [given] if isinstance(given, dict) else list(given or [])
     for entry in entries:
-        if isinstance(entry, dict) and entry.get("type") in VISBACKENDS.module_dict:
-            entry["type"] = f"gersp_mm.{entry['type']}"
+        name = str(entry.get("type")).removeprefix("mmengine.") if isinstance(entry, dict) else ""
+        if name in VISBACKENDS.module_dict:
+            entry["type"] = f"gersp_mm.{name}"
             logger = cfg.setdefault("default_hooks", ConfigDict()).setdefault(
                 "logger", ConfigDict(type="LoggerHook")
             )
@@ -152,8 +153,9 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
         try:
             super()._init_env()
         except Exception as error:
+            reason = str(error).strip().rstrip(".") or type(error).__name__
             raise UserError(
-                f"W&B does not begin: {str(error).strip() or type(error).__name__}. Log in with "
+                f"W&B does not begin: {reason}. Log in with "
                 "`wandb login`, or log to files with WANDB_MODE=offline"
             ) from error
         run = self._wandb.run
@@ -166,7 +168,8 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
     def _write_history(self, run: Any) -> None:
         """Write what the run logged before; the offline folders of its earlier starts go aside."""
         new = Path(run.dir).parent
-        earlier = [f for f in self._earlier(f"**/offline-run-*-{run.id}") if f != new]
+        name = f"offline-run-*-{run.id}"
+        earlier = {*self._earlier(f"**/{name}"), *new.parent.glob(name)} - {new}
         if not self.done or not earlier or self.work_dir is None:
             return
         own = Path(self._save_dir, "scalars.json")
@@ -310,13 +313,13 @@ class MLflowVisBackend(Tracker, host.MLflowVisBackend):
         super().add_scalars(new, step)
 
     def close(self) -> None:
-        """Upload the run's text files, but for MLflow's own, and end the run."""
+        """Upload the run's text files, but for those of MLflow and W&B, and end the run."""
         if not self._env_initialized:
             return
         work_dir = self._work_dir()
         for path in _texts(work_dir, self._artifact_suffix):
             inside = path.relative_to(work_dir)
-            if inside.parts[0] != STORE:
+            if not {STORE, "wandb"} & set(inside.parts):
                 folder = inside.parent.as_posix()
                 self._mlflow.log_artifact(str(path), None if folder == "." else folder)
         self._mlflow.end_run()

@@ -7,7 +7,9 @@ import itertools
 import json
 import os
 import struct
+import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from mmengine.config import Config
@@ -17,8 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gersp_mm.engine import launch, runs
 from gersp_mm.engine.trackers import use_own_trackers
 from gersp_mm.registry import VISBACKENDS
+from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.curves import read_curves
 from tests.support import tracked as script
+from tests.support.downstream import downstream_twin
 from tests.support.forked import Forked, run_ranks
 from tests.support.runs import resumed
 from tests.support.smoke import forget_runs
@@ -80,11 +84,11 @@ def wandb_records(data: bytes):
             part = b""
 
 
-def read_mlflow(work_dir: Path) -> list[dict]:
-    """Return the scalars of each run in the store of a work directory, by MLflow's client."""
+def read_mlflow(work_dir: Path, store: Path | None = None) -> list[dict]:
+    """Return the scalars of each run in a store, by MLflow's client."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{work_dir / 'mlflow' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{store or work_dir / 'mlflow' / 'mlflow.db'}")
     (experiment,) = (e for e in client.search_experiments() if e.name == "gersp_mm")
     found = []
     for run in client.search_runs([experiment.experiment_id]):
@@ -125,6 +129,21 @@ def test_a_killed_and_resumed_run_is_one_with_every_step_once(name, tmp_path, mo
     assert not (tmp_path / "mlruns").exists()
 
 
+def test_a_store_of_mlflow_that_is_not_ours_keeps_what_it_has(tmp_path, monkeypatch):
+    """As a server, from which nothing can be removed."""
+    backend = needs("mlflow")
+    store = tmp_path / "store.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    for done, code in ((0, -9), (CHECKPOINT, 0)):
+        output = tmp_path / f"{done}.log"
+        words = ("start", backend, done, tmp_path / "run")
+        child = Forked(SCRIPT, *words, output=output, cwd=tmp_path)
+        assert child.wait(300) == code, output.read_text()[-3000:]
+    (run,) = read_mlflow(tmp_path, store)
+    assert run["loss"] == run["knn_top1"] == [*enumerate([1.0, 2.0, 3.0, 4.0, 5.0, 60.0], 1)]
+    assert not (tmp_path / "run" / "mlflow").exists()
+
+
 @pytest.mark.dist
 def test_of_two_processes_one_logs(pair_data, tmp_path):
     names = [name for name in TRACKERS if importlib.util.find_spec(name)]
@@ -137,6 +156,8 @@ def test_of_two_processes_one_logs(pair_data, tmp_path):
         (run,) = READ[name](work_dir)
         assert [step for step, _ in run["loss"]] == [1, 2, 3, 4, 5, 6], name
         assert [step for step, _ in run["knn_top1"]] == [2, 4, 6], name
+    uploaded = [path.parts for path in (work_dir / "mlflow" / "artifacts").rglob("*")]
+    assert not any("wandb" in parts or "mlflow.db" in parts for parts in uploaded)
 
 
 class Killed(BaseException):
@@ -178,6 +199,23 @@ def test_a_training_logs_every_value_at_the_iterations_it_had_seen(
     assert [value for _, value in run["loss"]] == pytest.approx([y for _, y in curves["loss"]])
 
 
+def test_a_validation_stands_at_its_iteration(downstream_data, tmp_path):
+    """MMEngine places it at its epoch."""
+    name = "eurosat/finetune_r50_eurosat.py"
+    cfg = downstream_twin(name, downstream_data, tmp_path, iterations=3)
+    cfg.model.backbone.init_cfg = None
+    cfg.train_cfg.update(max_epochs=2, val_interval=1)
+    cfg.launcher = "none"
+    launch.log_to(cfg, "tensorboard")
+    launch.adapt(cfg)
+    forget_runs()
+    launch.train(cfg)
+    (run,) = read_tensorboard(tmp_path)
+    assert [step for step, _ in run["accuracy/top1"]] == [3, 6]
+    (curve,) = [c for n, c in read_curves(tmp_path).items() if n == "accuracy/top1"]
+    assert [place for place, _ in curve] == [3, 6]
+
+
 def _with(hook: Hook):
     make_resumable = launch.make_resumable
 
@@ -189,7 +227,7 @@ def _with(hook: Hook):
 
 
 def test_trackers_of_a_config_are_replaced_and_evaluate_by_iteration():
-    entry = dict(type="WandbVisBackend", init_kwargs=dict(project="mine"))
+    entry = dict(type="mmengine.WandbVisBackend", init_kwargs=dict(project="mine"))
     local = dict(type="LocalVisBackend")
     cfg = Config(dict(visualizer=dict(type="Visualizer", vis_backends=[local, entry])))
     use_own_trackers(cfg)
@@ -204,3 +242,47 @@ def test_trackers_of_a_config_are_replaced_and_evaluate_by_iteration():
     plain = Config(dict(visualizer=dict(type="Visualizer", vis_backends=[local])))
     use_own_trackers(plain)
     assert "default_hooks" not in plain
+
+
+class Service:
+    """Stands in for W&B with a server, which has a run's steps up to 5 already."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict]] = []
+        self.run = mock.Mock(offline=False, resumed=True, step=6)
+
+    def init(self, **options) -> None:
+        self.options = options
+
+    def log(self, row: dict, step: int, commit: bool | None = None) -> None:
+        self.rows.append((step, row))
+
+    def finish(self) -> None:
+        self.run = None
+
+
+def test_a_resumed_run_on_a_server_of_wandb_sends_no_step_again(tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_RESUME"):
+        monkeypatch.delenv(name, raising=False)
+    tracker = VISBACKENDS.get("gersp_mm.WandbVisBackend")(str(tmp_path))
+    tracker.begin(RUN_ID, tmp_path, 3)
+    expected = dict(id=RUN_ID, project="gersp_mm", resume="allow", allow_val_change=True)
+    assert {name: service.options[name] for name in expected} == expected
+    for step in (4, 5, 6, 7):
+        tracker.commit()
+        tracker.add_scalars(dict(loss=float(step)), step=step)
+    tracker.add_scalar("accuracy/top1", 50.0, step=2)  # an epoch
+    tracker.close()
+    sent = [(6, dict(loss=6.0)), (7, dict(loss=7.0)), (7, {"accuracy/top1": 50.0})]
+    assert [(step, row) for step, row in service.rows if row] == sent
+
+
+def test_wandb_that_does_not_begin_is_one_line(tmp_path, monkeypatch):
+    service = Service()
+    service.init = mock.Mock(side_effect=RuntimeError("No API key configured."))
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    tracker = VISBACKENDS.get("gersp_mm.WandbVisBackend")(str(tmp_path))
+    with pytest.raises(UserError, match="No API key configured. Log in .*WANDB_MODE=offline"):
+        tracker.begin(RUN_ID, tmp_path, 0)
