@@ -68,7 +68,7 @@ class Pipeline(Compose):
         return {name: value for name, value in vars(self).items() if name != "generators"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         self.generators = list(_generators(self.transforms))  # those of this process
 
     def seed_generators(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -195,3 +196,16 @@ def test_transforms_without_a_place_are_refused(pair_data, cfg, text):
 )  # fmt: skip
 def test_what_makes_no_view_is_found_before_the_first_step(pair_data, pipeline, text):
     assert text in finding(dataset_of(pair_data, *pipeline))
+
+
+@pytest.mark.parametrize(
+    "name", ["mmpretrain", "torchvision", pytest.param("albumentations", marks=ALBUMENTATIONS)]
+)
+def test_documented_pipelines_give_views_of_one_size(pair_data, name):
+    page = Path(__file__).parents[2] / "docs/guide/augmentation.md"
+    text = page.read_text("utf-8").split(f"<!-- run: augmentation-{name} -->")[1]
+    block: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], block)
+    dataset = dataset_of(pair_data, *block["pipeline"])
+    assert finding(dataset) == ""
+    assert dataset[PairIndex(0, 0, 1)]["inputs"]["rs_key"].shape == (3, 224, 224)

@@ -46,7 +46,7 @@ def _problem(
     pipeline: Pipeline, images: list[dict[str, Any]], batch: int
 ) -> tuple[str, str] | None:
     """Return what is wrong with a pipeline, and the fix."""
-    sizes = {}
+    sizes: dict[str, None] = {}
     same = True
     for number, image in enumerate(images):
         for seed in SEEDS if number == 0 else SEEDS[:2]:
