@@ -76,6 +76,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Choose the settings, write the config and train by it."""
     from gersp_mm.commands import train
+
+    train.import_hosts()
     from gersp_mm.engine.runs import RunFolder
     from gersp_mm.planning.defaults import decide
     from gersp_mm.planning.images import look_at
@@ -86,7 +88,6 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--natural {args.natural}: there is no such folder (or write none).")
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {args.epochs}")
-    train.import_hosts()
     found = look_at(args.images, _number(args.window))
     config = args.out / f"{args.arch.replace('-', '_')}.py"
     folder = RunFolder(args.out)
@@ -157,7 +158,7 @@ def compose(args: argparse.Namespace, source: dict[str, Any], decisions: list[De
     view = dict(type="gersp_mm.ViewAugmentation", preset="overhead", size=crop)
     dataset.remote_sensing, dataset.rs_pipeline = source, [view]
     if args.natural == WITHOUT:
-        dataset.natural = dataset.natural_pipeline = None
+        dataset.natural = None
         cfg.model.natural_head = None
     else:
         dataset.natural.data_root = str(Path(args.natural).resolve())

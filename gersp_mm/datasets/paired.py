@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import Compose
 from mmpretrain.registry import DATASETS as HOST_DATASETS
-from mmpretrain.registry import TRANSFORMS as HOST_TRANSFORMS
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset, get_worker_info
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from gersp_mm.datasets.pipelines import Pipeline
 from gersp_mm.datasets.reading import BadImage, DecodedImages
 from gersp_mm.datasets.sampler import PairIndex
-from gersp_mm.images.decode import load_pixels, unlimited_image_size
+from gersp_mm.images.decode import load_pixels
 from gersp_mm.registry import DATASETS
 from gersp_mm.utils.errors import UserError, check_number
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
@@ -68,8 +66,8 @@ class PairedDataset(Dataset):
         check_number("cache_images", cache_images, 0, whole=True, such_as=0)
         self.remote_sensing = _build_source("remote_sensing", remote_sensing)
         self.natural = _build_source("natural", natural)
-        self.rs_pipeline = _build_pipeline(rs_pipeline)
-        self.natural_pipeline = _build_pipeline(natural_pipeline)
+        self.rs_pipeline = Pipeline("rs_pipeline", rs_pipeline)
+        self.natural_pipeline = Pipeline("natural_pipeline", natural_pipeline)
         self._cached: OrderedDict[tuple[int, str], torch.Tensor] = OrderedDict()
         self.cache_images = cache_images
         # The readers of both sources, which DeviceImagesHook replaces.
@@ -116,19 +114,21 @@ class PairedDataset(Dataset):
             return self._load(pair.remote_sensing, pair.natural)
 
     def _load(self, rs_index: int, natural_index: int) -> dict[str, Any]:
+        for pipeline in (self.rs_pipeline, self.natural_pipeline):
+            pipeline.seed_generators()
         views: dict[str, dict[str, Any]] = {}
         sample = DataSample()
         bad: list[BadImage] = []
         if self.remote_sensing is not None:
             results = self.readers["remote_sensing"].read(rs_index, bad)
-            views["rs_query"] = _view("rs_pipeline", self.rs_pipeline, results)
+            views["rs_query"] = self.rs_pipeline.view(results)
             if "key_img" in results:  # of a window close by
                 results["img"] = results.pop("key_img")
-            views["rs_key"] = _view("rs_pipeline", self.rs_pipeline, results)
+            views["rs_key"] = self.rs_pipeline.view(results)
             sample.set_field(results["img_path"], "rs_path", field_type="metainfo")
         if self.natural is not None:
             results = self.readers["natural"].read(natural_index, bad)
-            views["natural"] = _view("natural_pipeline", self.natural_pipeline, results)
+            views["natural"] = self.natural_pipeline.view(results)
             sample.set_gt_label(results["gt_label"])
             sample.set_field(results["img_path"], "natural_path", field_type="metainfo")
         sample.set_field(bad, "bad_images", field_type="metainfo")
@@ -173,30 +173,5 @@ def _build_source(name: str, cfg: dict | None) -> Any:
         ) from error
 
 
-def _build_pipeline(cfgs: Sequence[dict]) -> Compose:
-    return Compose([HOST_TRANSFORMS.build(cfg) if isinstance(cfg, dict) else cfg for cfg in cfgs])
-
-
 def _size(source: Any) -> int:
     return 0 if source is None else len(source)
-
-
-def _view(name: str, pipeline: Compose, results: dict[str, Any]) -> dict[str, Any]:
-    first = pipeline.transforms[0] if pipeline.transforms else None
-    if getattr(first, "takes_tensor", False):
-        results = pipeline(results)
-    else:
-        with unlimited_image_size():
-            results = pipeline({**results, "img": to_pil_image(results["img"])})
-    view = results["img"]
-    if isinstance(view, np.ndarray):
-        view = torch.from_numpy(np.ascontiguousarray(np.moveaxis(view, -1, 0)))
-    elif not isinstance(view, torch.Tensor):
-        view = pil_to_tensor(view)
-    if view.dtype != torch.uint8 or view.ndim != 3 or view.shape[0] != 3:
-        raise UserError(
-            f"dataset.{name} gives {view.dtype} values of shape {tuple(view.shape)}. End it with "
-            "a PIL RGB image, an H×W×3 uint8 array or a 3×H×W uint8 tensor, and leave scaling "
-            "and normalisation to the data preprocessor."
-        )
-    return {**results, "img": view}

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import Compose
 
 from gersp_mm.augmentation.draw import draw_view, pack
 from gersp_mm.augmentation.view import ViewAugmentation
 from gersp_mm.datasets.paired import PairedDataset
+from gersp_mm.datasets.pipelines import Pipeline
 from gersp_mm.datasets.reading import BadImage, DecodedImages
 from gersp_mm.utils import console
 from gersp_mm.utils.errors import UserError
@@ -101,7 +101,7 @@ def make_resident(
     view, reader = view_of(dataset, name), dataset.readers[name]
     images, resident = _read_all(reader, free, max_gib, progress)
     dataset.readers[name] = resident
-    setattr(dataset, PIPELINES[name], Compose([ResidentView(view)]))
+    setattr(dataset, PIPELINES[name], Pipeline(PIPELINES[name], [ResidentView(view)]))
     return images
 
 

@@ -183,8 +183,7 @@ def _parts(root: Any) -> Iterator[Any]:
         seen.add(id(part))
         if callable(part):
             yield part
-        for name in ("dataset", "datasets", "_dataset", "pipeline", "transforms", "rs_pipeline",
-                     "natural_pipeline"):  # fmt: skip
+        for name in ("dataset", "datasets", "_dataset", "pipeline", "transforms"):
             inner = getattr(part, name, None)
             waiting.extend(inner if isinstance(inner, (list, tuple)) else [inner])
         if isinstance(part, (list, tuple)):

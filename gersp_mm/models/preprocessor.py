@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,7 +73,11 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
 
         Returns:
             ``inputs``, and ``data_samples`` with their labels on the device.
+
+        Raises:
+            UserError: The images are not collated into one tensor for each name.
         """
+        _check_batch(data)
         data = dict(data)
         draws = {name: unpack(rows) for name, rows in data.pop("draw", {}).items()}
         labels = data.pop("gt_label", None)
@@ -102,6 +106,24 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
             if draws is not None:
                 images = finish_views(images, draws, kept)
             return images.to(self.mean.dtype).sub(self.mean).div_(self.std)
+
+
+def _check_batch(data: Any) -> None:
+    """Raise a :class:`UserError` unless the images of a batch are tensors of four dimensions."""
+    found = type(data).__name__
+    if isinstance(data, Mapping):
+        inputs = data.get("inputs")
+        images = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+        wrong = [x for x in images if not isinstance(x, torch.Tensor) or x.ndim != 4]
+        if not wrong and "inputs" in data:
+            return
+        found = f"inputs of {type(wrong[0]).__name__}" if wrong else "no inputs"
+        if wrong and isinstance(wrong[0], torch.Tensor):
+            found = f"inputs of shape {tuple(wrong[0].shape)}"
+    raise UserError(
+        f"a batch needs N×3×H×W tensors in `inputs`, but this one is or has {found}. Build the "
+        "data loader with collate_fn=gersp_mm.collate_pairs."
+    )
 
 
 @MODELS.register_module()

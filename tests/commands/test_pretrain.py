@@ -66,10 +66,16 @@ def test_without_natural_images_the_choices_are_offered(folders, capsys):
 
 
 def test_contrastive_alone_has_no_second_branch(folders, capsys):
-    pretrain.main(["--images", "tiles", "--natural", "none", "--dry-run", *ARGS])
+    words = ["--images", "tiles", "--natural", "none", *ARGS]
+    pretrain.main([*words, "--dry-run"])
     cfg = Config.fromfile(folders / "work_dirs/pretrain/resnet18.py")
     assert cfg.model.natural_head is None and cfg.train_dataloader.dataset.natural is None
     assert not list(folders.rglob("*.pth"))
+    small = [option for option in SMALL[1:] if "natural_head" not in option]
+    pretrain.main([*words, "--overwrite", "--cfg-options", *small])
+    said = capsys.readouterr().out
+    assert "natural images" not in said and "loss_ce" not in said and "loss_ct" in said
+    assert (folders / "work_dirs/pretrain/resnet18_backbone.pth").is_file()
 
 
 @pytest.mark.parametrize("arch, side", [("vit-small", 32), ("swin-tiny", 32), ("resnet101", 32)])

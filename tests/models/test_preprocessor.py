@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmengine.dataset import default_collate
+from mmengine.dataset import default_collate, pseudo_collate
 from mmpretrain.structures import DataSample
 
 from gersp_mm.datasets import ViewAugmentation, collate_pairs
 from gersp_mm.models import PairedDataPreprocessor
+from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
 
 
@@ -82,3 +83,13 @@ def test_batches_stay_channels_last():
     assert images.is_contiguous(memory_format=torch.channels_last)
     normalised = PairedDataPreprocessor()(dict(inputs=images))["inputs"]
     assert normalised.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "collate",
+    [pseudo_collate, list, lambda found: found[0], lambda found: dict(images=found)],
+    ids=["pseudo", "list", "one sample", "other names"],
+)
+def test_a_batch_of_another_collate_function_names_ours(collate):
+    with pytest.raises(UserError, match=r"N×3×H×W.*collate_fn=gersp_mm.collate_pairs"):
+        PairedDataPreprocessor()(collate(samples(2)))
