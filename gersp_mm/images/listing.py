@@ -157,6 +157,7 @@ class _Walk:
         self.seen: set[str] = set()  # real paths of the folders that are listed
         self.hidden: list[str] = []
         self.other: Counter[str] = Counter()  # files of other formats, by their endings
+        self.gone: list[str] = []  # names of images that are links to nothing
         self.links: list[str] = []  # links to folders that are listed by another path
         self.progress = progress
 
@@ -212,8 +213,8 @@ class _Walk:
                     else:
                         inside = f"{real}{os.sep}{entry.name}"
                         pending.append((f"{prefix}{entry.name}/", entry.path, inside))
-                elif entry.name.lower().endswith(self.extensions) and _is_file(entry):
-                    self.found.append(prefix + entry.name)
+                elif entry.name.lower().endswith(self.extensions):
+                    (self.found if _is_file(entry) else self.gone).append(prefix + entry.name)
                 elif (ending := osp.splitext(entry.name)[1].lower()) in OTHER_EXTENSIONS:
                     self.other[ending] += 1
             self.bar.advance(len(self.found) - before)
@@ -251,6 +252,9 @@ class _Walk:
         if self.links:
             links = sorted(self.links)
             parts.append(f"links to folders that are listed already: {len(links)} ({_some(links)})")
+        if self.gone:
+            gone = sorted(self.gone)
+            parts.append(f"links that lead to no file: {len(gone)} ({_some(gone)})")
         text = "; ".join(parts)
         if text and (self.root, text) not in _told:
             _told.add((self.root, text))

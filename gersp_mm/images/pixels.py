@@ -122,7 +122,10 @@ class PixelScale:
         limits = self.limits_of(kind)
         if limits is None:
             known = ", ".join(self.limits) or "none"
-            raise BandsError(f"{kind}: no pixel scale is known for this kind of raster ({known})")
+            raise BandsError(
+                f"{kind}: no pixel scale is known for this kind of raster ({known}). Give the "
+                "limits of all kinds by scale=(lowest, highest)"
+            )
         levels = _levels(raster.values, limits)
         lacking = ~raster.valid | is_nodata(raster.values, self.nodata.get(kind))
         if lacking.any():

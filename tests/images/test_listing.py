@@ -212,3 +212,11 @@ def test_files_of_other_formats_are_counted_and_sidecars_are_not(tmp_path, capfd
     assert find_images(tmp_path) == ["a.tif", "b.nc"]
     said = f"{tmp_path}: 2 images. Passed over files of other formats: 3 (.img, .vrt), which"
     assert said in capfd.readouterr().out
+
+
+def test_links_that_lead_to_no_file_are_named(tmp_path, capfd):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert find_images(tmp_path) == ["a.jpg"]
+    said = f"{tmp_path}: 1 images. Passed over links that lead to no file: 1 (gone.jpg)"
+    assert said in capfd.readouterr().out
