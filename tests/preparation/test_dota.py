@@ -419,7 +419,8 @@ SPOILT = {
         r"P1 in more than one split",
     ),
     "two images of one name": (
-        lambda d: (d / "val" / "images" / "P3.JPG").write_bytes(b""), r"P3\.png and .*P3\.JPG have the same name"
+        lambda d: (d / "val" / "images" / "P3.JPG").write_bytes(b""),
+        r"P3\.png and .*P3\.JPG have the same name"
     ),
     "later labels": (
         lambda d: write_label(d, "val", "P3", f"{square(1, 2, 3, 4)} container-crane 0"),
