@@ -28,12 +28,12 @@ def new_parser(
     for option, names in choices.items():
         add(f"--{option}", nargs="+", choices=names, default=list(names),
             metavar=option[:-1].upper(), help=f"of {', '.join(names)} (default: all)")  # fmt: skip
-    add("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    add("--jobs", type=int, default=1, help="run N cases at once [%(default)s]")
     add("--out", type=Path, default=folder / "rows.jsonl", metavar="FILE.jsonl",
         help="gets a row for each run (default: rows.jsonl next to this script)")  # fmt: skip
-    add("--again", action="store_true", help="run what has a row already")
+    add("--again", action="store_true", help="run cases that already have a row, too")
     add("--work", type=Path, help="keep data and outputs of all cases here")
-    add("--print", action="store_true", help="print the rows of --out, run nothing")
+    add("--print", action="store_true", help="print the rows of --out and run nothing")
     add("--docs", type=Path, metavar="FILE.md", help="write the table into a page")
     return parser
 

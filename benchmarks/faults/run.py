@@ -225,7 +225,9 @@ def write_docs(path: Path, rows: Mapping[tuple[str, ...], Mapping[str, Any]]) ->
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = new_parser(__doc__, HERE, sides=SIDES)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults, runs or configs")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="run only these faults, runs or configs"
+    )
     return parser.parse_args(argv)
 
 

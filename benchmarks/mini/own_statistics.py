@@ -83,8 +83,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--rows", nargs="+", metavar="NAME", default=ROWS)
-    parser.add_argument("--views", type=int, default=2560, help="default 2560")
-    parser.add_argument("--work-dir", type=Path, help="of the study; default work_dirs/mini/<size>")
+    parser.add_argument(
+        "--views", type=int, default=2560, help="estimate from N views [%(default)s]"
+    )
+    parser.add_argument(
+        "--work-dir", type=Path, help="read the study in this folder [work_dirs/mini/<size>]"
+    )
     return parser.parse_args(argv)
 
 

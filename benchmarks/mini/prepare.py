@@ -108,7 +108,7 @@ def natural(data: Path, each: int) -> list[str]:
 
 
 def some_of_each_class(entries: list[tuple[str, int]], count: int) -> list[str]:
-    """Return ``path label`` of so many images of each class."""
+    """Return ``path label`` of this many images per class."""
     classes = defaultdict(list)
     for path, label in entries:
         classes[label].append(path)
@@ -127,7 +127,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data = data_root()
     parser.add_argument("data", nargs="?", type=Path, default=data, metavar="DATA")
     parser.add_argument("--size", choices=tuple(SIZES), default="cpu")
-    parser.add_argument("--download", action="store_true", help="fetch what is missing")
+    parser.add_argument("--download", action="store_true", help="fetch missing files")
     return parser.parse_args(argv)
 
 

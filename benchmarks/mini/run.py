@@ -112,7 +112,7 @@ def read_rows(path: Path, folder: Path) -> list[Run]:
     """Return all runs of the study, row by row.
 
     Raises:
-        UserError: the file is no such list.
+        UserError: The file is not a list of this kind.
     """
     runs = []
     for name, group in yaml.safe_load(path.read_text(encoding="utf-8")).items():
@@ -283,7 +283,7 @@ def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
         plan["work_dir"] = str(args.work_dir / "evaluation")
         path = args.work_dir / f"{kind}.yml"
         write_text(path, yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
-        read_plan(path)  # tells what is wrong before processes start
+        read_plan(path)  # Reports errors before processes start.
         tool = [sys.executable, str(ROOT / "tools" / "benchmarks" / "run.py"), str(path)]
         tool += ["--out", str(args.out)]
         log = args.work_dir / "evaluation"
@@ -312,11 +312,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="run these rows alone")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run these seeds alone")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="run only these rows [all]")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help="run only these seeds [all]"
+    )
     parser.add_argument("--rows-file", type=Path, default=HERE / "rows.yml")
     parser.add_argument(
-        "--jobs", type=int, help="run so many processes at once [cpu: one per core, gpu: 1]"
+        "--jobs", type=int, help="run N processes at once [cpu: one per core, gpu: 1]"
     )
     parser.add_argument("--work-dir", type=Path, help="write here [work_dirs/mini/<size>]")
     parser.add_argument(
@@ -328,9 +330,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="compare with the rows of FILE [results/mini_<size>.jsonl]",
     )  # fmt: skip
     parser.add_argument(
-        "--evaluate", nargs="*", choices=tuple(TASKS), default=tuple(TASKS), help="default: both"
+        "--evaluate",
+        nargs="*",
+        choices=tuple(TASKS),
+        default=tuple(TASKS),
+        help="evaluate by these protocols [all]",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     return parser.parse_args(argv)
 
 

@@ -205,9 +205,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", action="store_true", help="whole training steps")
+    parser.add_argument("--steps", action="store_true", help="time whole training steps")
     parser.add_argument(
-        "--only", nargs="+", default=[""], help="cases whose names hold one of these"
+        "--only", nargs="+", default=[""], help="run only cases whose names contain one of these"
     )
     add_arguments(parser, rounds=10)
     args = parser.parse_args()

@@ -72,13 +72,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="folder of image files for both sources, instead of the config's data",
     )
-    parser.add_argument("--batch", type=int, help="pairs a step, instead of the config's")
-    parser.add_argument("--size", type=int, help="side of the views, likewise")
-    parser.add_argument("--workers", type=int, help="loader processes, likewise")
-    parser.add_argument("--queue", type=int, help="length of the queue, likewise")
+    parser.add_argument("--batch", type=int, help="use N pairs per step [as in the config]")
+    parser.add_argument(
+        "--size", type=int, help="crop views to this side in pixels [as in the config]"
+    )
+    parser.add_argument("--workers", type=int, help="use N loader processes [as in the config]")
+    parser.add_argument("--queue", type=int, help="use a queue of N keys [as in the config]")
     parser.add_argument("--amp", choices=("bf16",), help="for ours; the released code has none")
-    parser.add_argument("--steps", type=int, default=40, help="timed of a run (%(default)s)")
-    parser.add_argument("--first", type=int, default=8, help="steps not timed (%(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="time N steps per run [%(default)s]")
+    parser.add_argument(
+        "--first", type=int, default=8, help="run N steps before these [%(default)s]"
+    )
     add_arguments(parser, rounds=3, warmup=0, devices=True)
     parser.add_argument("--child", help=argparse.SUPPRESS)  # what this process runs
     parser.add_argument("--child-out", type=Path, help=argparse.SUPPRESS)

@@ -80,9 +80,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sources", nargs="+", choices=SOURCES, default=list(SOURCES), help="(all)"
     )
-    parser.add_argument("--files", type=int, default=64, help="of each source (%(default)s)")
-    parser.add_argument("--pairs", type=int, default=32, help="of a round (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="pairs a batch (%(default)s)")
+    parser.add_argument(
+        "--files", type=int, default=64, help="read N files of each source [%(default)s]"
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=32, help="time N pairs per round [%(default)s]"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="use N pairs per batch [%(default)s]")
     parser.add_argument(
         "--only", nargs="+", choices=CONTENDERS, default=CONTENDERS, metavar="NAME", help="(all)"
     )

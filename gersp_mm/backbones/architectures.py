@@ -26,8 +26,8 @@ OWN = (
 NOT_ARCHITECTURE = (
     "init_cfg", "pretrained", "pretrained_cfg", "checkpoint", "checkpoint_path", "_scope_",
 )  # fmt: skip
-TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # what a file's config may have built
-SIZES = ("depth", "arch")  # where a backbone says how large it is
+TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # Types that the config of a file may build.
+SIZES = ("depth", "arch")  # Arguments that give the size of a backbone.
 PLAIN = (str, int, float, bool, type(None))
 
 Shapes = Mapping[str, tuple[int, ...]]

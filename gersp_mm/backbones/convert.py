@@ -40,7 +40,7 @@ from gersp_mm.utils.errors import UserError, check_choice, listed
 from gersp_mm.utils.files import file_sha256, save_atomically, write_text
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-MOST_WRAPPERS = 5  # one in the other
+MOST_WRAPPERS = 5  # Largest depth of nested wrappers.
 PARALLEL = re.compile(r"(module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 HEAD = re.compile(r"(fc|\w*head|classifier|last_linear|proj\w*)\.")  # of a backbone
 GROUPS = {  # of what is left out, by name; the first that fits
@@ -65,7 +65,7 @@ class Conversion(NamedTuple):
         counts: The file's tensors by group, those that were taken first.
         reasons: Why it is recognised as ``meta`` says, parts of a sentence.
         notes: Other facts about the conversion, parts of a sentence.
-        warnings: What may be wrong with it, sentences.
+        warnings: Sentences on possible faults of the file.
     """
 
     backbone: Tensors

@@ -168,7 +168,7 @@ def push(folder: str | os.PathLike, name: str, private: bool = True) -> str:
     """Upload a hub folder to the Hugging Face hub.
 
     Args:
-        folder: What :func:`write_hub_folder` wrote.
+        folder: Folder that :func:`write_hub_folder` wrote.
         name: ``organisation/name`` of the repository, which is created if it does not exist.
         private: Whether a new repository is private.
 

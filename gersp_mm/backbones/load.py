@@ -88,7 +88,7 @@ def find_file(source: str | os.PathLike) -> Path:
     """Return the file of a source, which is downloaded from the hub if that is named.
 
     Raises:
-        UserError: There is no such file, or a folder holds none or several.
+        UserError: The file does not exist, or the folder holds none or several.
     """
     source = os.fspath(source)
     if source.startswith(HUB):

@@ -1,4 +1,4 @@
-"""What the hosts' own functions make of position embeddings of another size."""
+"""Resize position embeddings as the hosts' own functions do."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ The file (paths are relative to the current folder):
        cfg_options: {train_dataloader.batch_size: 32}}
   work_dir: work_dirs/benchmarks/mine    # features, fine-tuned models, results.jsonl
 
-Data sets by name lie below $GERSP_DATA (default data):
+The data sets with a name of their own lie below $GERSP_DATA (default: data):
 
   data/eurosat, data/resisc45    after tools/dataset_converters/{eurosat,resisc45}.py, whose --help
-                                 says where to download
+                                 says where to download the images
   data/ucmerced/.../<class>/*    21 classes, http://weegee.vision.ucmerced.edu/datasets/landuse.html
   data/aid/.../<class>/*         30 classes, https://captain-whu.github.io/AID/
 
@@ -51,19 +51,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("plan", metavar="FILE.yml", help="checkpoints, tasks and seeds")
+    parser.add_argument("plan", metavar="FILE.yml", help="read checkpoints, tasks and seeds")
     parser.add_argument(
         "--out", type=Path, metavar="FILE.jsonl", help="append to FILE [<work dir>/results.jsonl]"
     )
-    parser.add_argument("--work-dir", help="write here, not into the work_dir of the file")
+    parser.add_argument("--work-dir", help="write to this folder [work_dir of FILE.yml]")
     parser.add_argument("--device", help="run on cpu, cuda or cuda:N [the first GPU, else cpu]")
     parser.add_argument(
-        "--num-workers", type=int, default=0, help="decode images in so many processes [0]"
+        "--num-workers", type=int, default=0, help="decode images in this many worker processes [0]"
     )
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="evaluate these checkpoints alone"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="evaluate only these checkpoints [all]",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the jobs, run none")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs and run none of them")
     add_import_argument(parser)
     return parser.parse_args(argv)
 
@@ -76,10 +80,13 @@ def run(args: argparse.Namespace) -> None:
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UserError(f"--device must be cpu, cuda or cuda:N, got {device}")
+        raise UserError(f"--device {device} is no device. Give cpu, cuda or cuda:N.")
     number = int(device.partition(":")[2] or 0)
     if device != "cpu" and number >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs")
+        raise UserError(
+            f"--device {device} does not exist: this machine has "
+            f"{counted(torch.cuda.device_count(), 'GPU')}. Give the number of one of them, or cpu."
+        )
     import_modules(args.imports)
     plan = benchmark.read_plan(args.plan, args.work_dir)
     jobs = benchmark.make_jobs(plan, args.only)

@@ -1,13 +1,13 @@
 """Look at a folder of images before a training, and say what to write in the config.
 
 SRC is a folder (searched recursively), a packed folder, a text list with one path per line, or one
-raster. All files are listed; the pixels of an even sample of them (--sample) are decoded, and no
-others. The bytes of at most 50,000 files are compared. A folder of 100,000 files of 1 KB takes 12 s
-of one core, start included; decoding the sample of large images takes longer.
+raster. All files are listed, but only the pixels of an even sample of them (--sample) are decoded.
+The bytes of at most 50,000 files are compared. A folder of 100,000 files of 1 KB takes 12 s on one
+core, including the start; decoding a sample of large images takes longer.
 
-The report has formats, number types, bands, sizes, ground scale, ranges of values with histograms,
-unreadable files, files without content, duplicates, and the lines for the config.
-OUT gets:
+The report gives formats, number types, bands, sizes, ground scale, ranges of values with
+histograms, unreadable files, files without content, duplicates, and the lines for the config.
+The command writes to OUT:
 
   report.txt         the printed report
   contact_sheet.png  pairs of views (query and key) as the model will see them
@@ -15,7 +15,7 @@ OUT gets:
   empty.txt          files without data or of one colour, with the reason
   duplicates.txt     files with the bytes of an earlier file, with its path
 
-Unreadable files are no error, because training replaces them by other files. The exit code is 0
+Unreadable files are no error, because training replaces them with other files. The exit code is 0
 if at least one file can be used.
 
 Examples:
@@ -32,7 +32,7 @@ from pathlib import Path
 from gersp_mm.commands.options import run_tool
 from gersp_mm.preparation.options import SHARED_OPTIONS, add_raster_options
 
-PRESETS = ("released", "mocov2", "overhead")  # those of ViewAugmentation
+PRESETS = ("released", "mocov2", "overhead")  # The presets of ViewAugmentation.
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,20 +40,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SRC", type=Path, help="folder, list or raster")
     parser.add_argument(
-        "--out", type=Path, help="folder to write to; default work_dirs/check/<name of SRC>"
+        "source", metavar="SRC", type=Path, help="look at this folder, list or raster"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="write to this folder [work_dirs/check/<name of SRC>]"
     )
     add_raster_options(parser)
     parser.add_argument(
-        "--window", help="read windows of this side from scenes: 512 in pixels or '384 m'"
+        "--window",
+        help="read windows of this side from scenes: 512 (pixels) or '384 m' [by the files]",
     )
     parser.add_argument(
         "--sample", type=int, default=1000, metavar="N", help="decode N files [%(default)s]"
     )
-    parser.add_argument("--rows", type=int, default=6, help="rows of 4 pairs to draw [%(default)s]")
+    parser.add_argument("--rows", type=int, default=6, help="draw N rows of 4 pairs [%(default)s]")
     parser.add_argument(
-        "--preset", choices=PRESETS, default="overhead", help="of the views [%(default)s]"
+        "--preset",
+        choices=PRESETS,
+        default="overhead",
+        help="draw views of this preset [%(default)s]",
     )
     flag, settings = SHARED_OPTIONS["workers"]
     parser.add_argument(flag, **settings)

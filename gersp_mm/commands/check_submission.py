@@ -7,8 +7,8 @@
   loveda  a zip archive of 1,796 label maps <id>.png, 1024 x 1024, one channel, labels 0 to 6
           https://github.com/Junjue-Wang/LoveDA (links to the server)
 
-All problems are listed, of one kind the first few. Exit code 2 if there are any. tools/test.py
---submission writes such files, and runs this check on them.
+The check lists the first few problems of each kind. The exit code is 2 if there is any problem.
+tools/test.py --submission writes these files and runs this check on them.
 
 Examples:
   python tools/analysis/check_submission.py dota work_dirs/NAME/submission/Task1/Task1.zip \
@@ -29,12 +29,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=("dota", "loveda"), help="which server")
-    parser.add_argument("file", help="the zip archive")
+    parser.add_argument("kind", choices=("dota", "loveda"), help="check for this test server")
+    parser.add_argument("file", help="check this zip archive")
     parser.add_argument(
         "--images",
         metavar="DIR",
-        help="the test images, whole or as tiles: their names, and LoveDA's sizes, are compared",
+        help="compare with the names, and for LoveDA the sizes, of these test images or tiles",
     )
     return parser.parse_args(argv)
 

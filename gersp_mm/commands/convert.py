@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
-"""Convert a public pre-training, or a training checkpoint, to a backbone that surely loads.
+"""Convert the checkpoint of a public pre-training or of a training to a complete backbone.
 
 SRC may be a file of GeRSP (the released training file or its converted one, or a run of this
 package), SeCo, CACo (.ckpt and .pth), MoCo v1 and v2, Geo-Aware, TOV, CMID (full and backbone
-only), RSP (ResNet-50), torchvision, timm, or of any training with mmpretrain or mmselfsup. What it
-is gets recognised and said; where files look alike, --source decides. docs/guide/checkpoints.md
-lists where to download each, its normalisation and its quirks.
+only), RSP (ResNet-50), torchvision, timm, or of any training with mmpretrain or mmselfsup. The
+command recognises the kind of file and prints it; where two kinds look alike, --source decides.
+docs/guide/checkpoints.md lists for each kind the download, the normalisation and the quirks.
 
-Only a complete ResNet-18, 34, 50, 101 or 152 is accepted, tensor for tensor, and of this package's
-exported files any backbone. The student is taken, not the teacher. DST gets
+A ResNet-18, 34, 50, 101 or 152 is accepted only if every tensor is there; an exported file of this
+package may hold any backbone. The student is taken, not the teacher. DST contains
 
   --to mmlab         {'state_dict': {'backbone.…'}, 'meta': {…}} for
                      init_cfg=dict(type='Pretrained', checkpoint=DST, prefix='backbone.')
   --to torchvision   the bare state dict: model.fc = nn.Identity(); model.load_state_dict(…)
   --to timm          the same names: timm.create_model('resnet50', num_classes=0)
 
-and the last two DST.json with the meta, which the way back to mmlab reads. For these, the lines
-that load DST in torchvision, its FPN, timm, segmentation-models-pytorch and torchgeo are printed.
+The last two also write the meta to DST.json, which the conversion back to mmlab reads, and print
+the lines that load DST in torchvision, its FPN, timm, segmentation-models-pytorch and torchgeo.
 
-Files are read with torch.load(weights_only=True). One that needs more is refused until --trust;
-even then no code of it runs: objects of other classes are left unread.
+Files are read with torch.load(weights_only=True). A file with objects of other classes is refused
+without --trust. With --trust no code of the file runs either: these objects are left unread.
 
 Examples:
   python tools/model_converters/convert_checkpoint.py GeRSP.pth gersp_r50.pth --verify
@@ -51,21 +51,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source_file", metavar="SRC", type=Path, help="checkpoint to convert")
-    parser.add_argument("target", metavar="DST", type=Path, help="file to write")
+    parser.add_argument("source_file", metavar="SRC", type=Path, help="convert this checkpoint")
+    parser.add_argument("target", metavar="DST", type=Path, help="write this file")
     parser.add_argument(
         "--source",
         choices=("auto", *NAMES),
         default="auto",
-        help="which pre-training SRC is of; mmlab is mmpretrain and mmselfsup (default: auto)",
+        help="read SRC as this pre-training; mmlab is mmpretrain and mmselfsup [auto]",
     )
     parser.add_argument(
         "--arch",
         choices=("auto", *RESNETS),
         default="auto",
-        help="refuse any other (default: auto)",
+        help="refuse any other architecture [auto: accept all]",
     )
-    parser.add_argument("--to", choices=TARGETS, default="mmlab", help="names in DST")
+    parser.add_argument(
+        "--to", choices=TARGETS, default="mmlab", help="write these tensor names [mmlab]"
+    )
     parser.add_argument("--teacher", action="store_true", help="take the EMA teacher instead")
     parser.add_argument(
         "--trust", action="store_true", help="accept a file with objects of unknown classes"
@@ -73,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="compare features of SRC's network and of the converted one before writing",
+        help="compare the features of both networks, SRC and DST, before writing DST",
     )
     return parser.parse_args(argv)
 
@@ -85,9 +87,9 @@ def run(args: argparse.Namespace) -> None:
     from gersp_mm.backbones.verify import require_same_features
 
     if args.target.is_dir():
-        raise UserError(f"{args.target} is a folder: name the file to write")
+        raise UserError(f"{args.target} is a folder. Name the file to write.")
     if args.target.resolve() == args.source_file.resolve():
-        raise UserError(f"SRC and DST are both {args.target}: write to another file")
+        raise UserError(f"SRC and DST are both {args.target}. Write to another file.")
     conversion = take_backbone(args.source_file, args.source, args.arch, args.teacher, args.trust)
     print(report(conversion))
     if args.verify:
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(conversion: Conversion) -> str:
-    """Say in a table and in lines what was taken from where."""
+    """Print which tensors were taken, which were left out, and where the file comes from."""
     from gersp_mm.utils.console import table
 
     meta, counts = conversion.meta, dict(conversion.counts)

@@ -2,8 +2,8 @@
 
 Cuts the annotated scenes into tiles, trains configs/downstream/demo/faster-rcnn_r18_fpn_trees.py
 from the backbone of the quickstart and from random initialisation, evaluates both on tiles from
-other areas of the scenes, and prints AP50 side by side. Ctrl-C loses nothing but the epoch that
-runs: the same command resumes where it stopped, and finished runs are not repeated.
+other areas of the scenes, and prints AP50 side by side. Ctrl-C loses only the current epoch: the
+same command resumes where it stopped, and finished runs are not repeated.
 """
 
 # The launcher checks the arguments by this file alone, with the Python of a bare machine: only the
@@ -28,10 +28,10 @@ CONFIG = "configs/downstream/demo/faster-rcnn_r18_fpn_trees.py"
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = "work_dirs/quickstart/gersp_r18_demo_backbone.pth"
 STARTS = dict(random="random initialisation", gersp="GeRSP")
-VALUES = ("loss", "loss_cls", "loss_bbox")  # shown during training
+VALUES = ("loss", "loss_cls", "loss_bbox")  # The values shown during training.
 NOTABLE = ("tensors of model.backbone are", "resumed")
 RUN, REPORT, PICTURE = "run.json", "demo_detection.json", "trees.png"
-SCORE = 0.3  # predictions with a higher score are drawn
+SCORE = 0.3  # Predictions with a higher score are drawn.
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="""examples:
   bash tools/quickstart.sh && bash tools/demo_detection.sh
   bash tools/demo_detection.sh --seeds 0 1 2
-  bash tools/demo_detection.sh --epochs 1 --work-dir work_dirs/trees_1    # just to see it work
+  bash tools/demo_detection.sh --epochs 1 --work-dir work_dirs/trees_1    # a quick trial
   bash tools/demo_detection.sh --checkpoint my/resnet18_backbone.pth --work-dir work_dirs/my_trees
 
 environment:
@@ -54,15 +54,15 @@ environment:
     add("--checkpoint", type=lambda text: Path(text).expanduser(), metavar="FILE",
         help=f"start from this exported ResNet-18 backbone [the quickstart's, {BACKBONE}]",
         default=(ROOT if (ROOT / "configs").is_dir() else Path.cwd()) / BACKBONE)  # fmt: skip
-    add("--epochs", type=int, help="fine-tune for so many epochs [as in the config]")
+    add("--epochs", type=int, help="fine-tune for this many epochs [as in the config]")
     add("--seeds", type=int, nargs="+", default=[0], metavar="SEED",
-        help="make one run with each of these seeds [0]")  # fmt: skip
+        help="run once with each of these seeds [0]")  # fmt: skip
     add("--work-dir", type=Path, metavar="DIR",
         help="write results to DIR [work_dirs/demo_detection]")  # fmt: skip
     args = parser.parse_args(argv)
     if not args.checkpoint.is_file():
-        how = "run bash tools/quickstart.sh first, or name another file"
-        parser.error(f"--checkpoint: there is no {args.checkpoint}: {how}")
+        how = "Run bash tools/quickstart.sh first, or name another file."
+        parser.error(f"--checkpoint: there is no {args.checkpoint}. {how}")
     if args.epochs is not None and args.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
     if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
           "areas than the training tiles:")  # fmt: skip
     print(result_table(runs, epochs))
     if len(args.seeds) == 1:
-        print("one run each, which may differ by some points: --seeds 0 1 2 shows by how much")
+        print("Runs may differ by some points. Add --seeds 0 1 2 to see by how much.")
     predictions = {
         name: work_dir / f"{start}_seed{args.seeds[0]}" / "predictions.bbox.json"
         for start, name in STARTS.items()
@@ -126,7 +126,7 @@ this report         {work_dir / REPORT}""")
 
 
 def prepare(data: Path) -> dict[str, Any]:
-    """Fetch the scenes if need be, cut them, and return the annotations of the test tiles."""
+    """Fetch missing scenes, cut them, and return the annotations of the test tiles."""
     from gersp_mm.resources import resource
 
     for tool, arguments in (("prepare_demo.py", ["--out", data]), ("cut_trees.py", [data])):
@@ -182,7 +182,7 @@ def one_run(
         cfg = Config.fromfile(config)
         options = [f"pretrained={backbone}", f"randomness.seed={seed}"]
         options += as_options(fitted_options(cfg, epochs))
-        # The last epoch alone is evaluated, afterwards.
+        # Only the last epoch is evaluated, after the training.
         options += ["val_dataloader=None", "val_cfg=None", "val_evaluator=None"]
         command = [sys.executable, resource("tools", "train.py"), config]
         command += ["--work-dir", folder.path, "--resume", "auto", "--cfg-options", *options]
@@ -222,7 +222,7 @@ def evaluate(checkpoint: Path, folder: Path) -> tuple[Any, dict[str, float]]:
         cfg = load(CONFIG, work_dir=str(folder / "test"))
         cfg.load_from, cfg.log_level = str(checkpoint), "ERROR"
         cfg.test_evaluator.outfile_prefix = str(folder / "predictions")
-        # Where nothing was found in any tile, the host has no metrics.
+        # The host returns no metrics where no tile has a prediction.
         metrics = Runner.from_cfg(cfg).test() or dict.fromkeys(cfg.evaluation.metrics, 0.0)
     return cfg, metrics
 

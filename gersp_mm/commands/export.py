@@ -1,10 +1,10 @@
 """Write a backbone in the form in which another library loads it.
 
-SRC is the folder of a run, an exported backbone, or any checkpoint that `convert` knows. OUT gets
+SRC is the folder of a run, an exported backbone, or any checkpoint that `convert` reads. OUT is
 
   --to mmlab         a file for init_cfg=dict(type='Pretrained', checkpoint=OUT, prefix='backbone.')
-  --to torchvision   the bare state dict of a ResNet, and OUT.json with its facts
-  --to timm          the same names
+  --to torchvision   the bare state dict of a ResNet, and OUT.json with its origin
+  --to timm          the state dict with timm's names, which are the same
   --to hub           a folder: model.safetensors and config.json for timm and transformers,
                      torchgeo.ckpt, the file for mmlab, and a model card (README.md)
 
@@ -30,13 +30,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SRC", help="folder of a run, or a file")
-    parser.add_argument("target", metavar="OUT", type=Path, help="file or folder to write")
-    parser.add_argument("--to", choices=(*TARGETS, "hub"), default="hub", help="form of OUT [hub]")
+    parser.add_argument("source", metavar="SRC", help="export this run folder or file")
+    parser.add_argument("target", metavar="OUT", type=Path, help="write this file or folder")
+    parser.add_argument(
+        "--to", choices=(*TARGETS, "hub"), default="hub", help="write this form [hub]"
+    )
     parser.add_argument(
         "--license",
         metavar="NAME",
-        help="licence of the weights, as the hub names it: cc-by-4.0 [not stated]",
+        help="state this licence of the weights, in the hub's spelling: cc-by-4.0 [not stated]",
     )
     parser.add_argument(
         "--results",
@@ -44,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=[],
         metavar="ROWS.jsonl",
-        help="result rows for the model card",
+        help="list the rows of this file in the model card",
     )
     parser.add_argument(
         "--trust", action="store_true", help="accept a file with objects of unknown classes"

@@ -24,14 +24,14 @@ COMMANDS = {
     "quickstart": "pre-train on the demo images and evaluate the backbone",
     "demo_detection": "fine-tune a detector on the demo scenes",
 }
-# Commands that have modules of their own, by a second name.
+# Groups of commands, such as `gersp prepare pack`.
 GROUPS = {
     "prepare": "prepare a data set",
     "show": "draw a picture",
 }
-# Commands that are a script which runs without this package: name, file below tools/, description.
+# Scripts that run without this package: name, file below tools/, description.
 SCRIPTS = {"env": ("check_env.py", "look at the libraries of this Python, and say what is missing")}
-# Words that `gersp` puts in front of those of a command.
+# Arguments that `gersp` adds before those of the user.
 DEFAULTS = {"train": ("--log", "summary")}
 OTHER_NAMES = {"tsne": "projection", "demo-detection": "demo_detection"}
 
@@ -45,7 +45,7 @@ def cli(argv: list[str] | None = None) -> None:
     """Run ``gersp COMMAND …``, the entry point of the installed package.
 
     Args:
-        argv: The words behind ``gersp``; those of the process by default.
+        argv: The words after ``gersp``; by default the arguments of the process.
 
     Raises:
         SystemExit: 0 after help, 2 for an unknown command, and the exit codes of the commands.
@@ -71,7 +71,7 @@ def cli(argv: list[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         names = ", ".join(sorted({*group.MODULES, *_aliases(group.MODULES)}))
         print(f"usage: gersp {name} NAME ...\n\nNAME is one of {names}.")
-        print(f"`gersp {name} NAME --help` shows the arguments of one.")
+        print(f"`gersp {name} NAME --help` shows the arguments of NAME.")
         raise SystemExit(0 if words else 2)
     given = words.pop(0)
     chosen = _known(given, list(group.MODULES), f"gersp {name}")

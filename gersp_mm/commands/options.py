@@ -11,7 +11,7 @@ from typing import Any
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.paths import expand_home
 
-# What the system says of a disk that is full and of paths that cannot be written to.
+# Error numbers of a full disk and of paths that cannot be written.
 UNWRITABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
     errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO,
@@ -22,7 +22,7 @@ class CfgOptions(argparse.Action):
     """Collect ``key=value`` strings; :func:`gersp_mm.engine.options.parse_options` reads them."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        """Add the values to those of an earlier use."""
+        """Add the values to those of an earlier occurrence of the option."""
         for value in values:
             if "=" not in value:
                 parser.error(f"{option_string} takes key=value, got {value!r}")
@@ -35,15 +35,15 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--cfg-options",
         nargs="+",
         action=CfgOptions,
-        help="config values to replace, as key=value: a.b=1 c='[1,2]' d=None e='a path, as typed'",
+        help="replace config values by key=value: a.b=1 c='[1,2]' d=None e='a path, as typed'",
     )
     parser.add_argument(
         "--launcher",
         choices=("none", "pytorch", "slurm", "mpi"),
         default="none",
-        help="how the processes were started",
+        help="say which launcher started the processes",
     )
-    # Given by launchers that do not set the environment variable.
+    # Some launchers pass the local rank as an argument and set no environment variable.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
@@ -57,13 +57,13 @@ def run_tool(
     Args:
         main: The tool.
         args: Its arguments; ``~`` is expanded in them.
-        interrupted: What is said after Ctrl-C.
+        interrupted: Message after Ctrl-C.
     """
     try:
         expand_home(vars(args))
         main(args)
     except UserError as error:
-        # From a worker process it comes with that process's traceback in front.
+        # PyTorch puts the traceback of a worker process before the message.
         text = str(error).rsplit(f"{UserError.__module__}.UserError: ", 1)[-1].strip()
         print(f"\nerror: {text}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from gersp_mm.planning.defaults import Decision
     from gersp_mm.planning.images import Look
 
-WITHOUT = "none"  # value of --natural
+WITHOUT = "none"  # Value of --natural that leaves the natural branch out.
 SETTINGS = "pretrain_settings.json"
-UNSTORED = ("out", "overwrite", "dry_run")  # arguments that are no settings of the run
+UNSTORED = ("out", "overwrite", "dry_run")  # These arguments are no settings of the run.
 LIST = "images.txt"
-LARGE = 2048  # pixels; larger photographs are decoded whole for every sample
+LARGE = 2048  # Pixels. Larger photographs get a hint, as each sample decodes them whole.
 SLOW = (
     "images of {} pixels are decoded whole for each pair; `gersp prepare pack` shrinks, and "
     "`gersp prepare tiles` cuts them once"
@@ -54,22 +54,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--images", nargs="+", required=True, metavar="PATH",
-        help="remote-sensing images: a folder, a list (.txt), or files")  # fmt: skip
-    add("--natural", metavar="DIR", help="natural images, one sub-folder per class; or none")
-    add("--arch", choices=tuple(ARCHITECTURES), default="resnet50", help="backbone [resnet50]")
-    add("--from", dest="weights", metavar="FILE", help="start from the weights of an export")
-    add("--epochs", type=int, help="passes over the remote-sensing images [by their number]")
-    add("--batch-size", type=int, help="pairs per step [by the memory]")
-    add("--size", type=int, help="side of the crops in pixels [by the images, at most 224]")
-    add("--bands", nargs="+", help="bands of rasters for red, green and blue, or one for all")
-    add("--scale", nargs="+", help="'percentile', or the lowest and highest value [percentile]")
-    add("--window", help="side of windows of large images: 512, or '384 m' [512]")
-    add("--seed", type=int, default=0, help="seed of all that is drawn [0]")
+        help="use these remote-sensing images: a folder, a list (.txt), or files")  # fmt: skip
+    add("--natural", metavar="DIR", help="use natural images in one sub-folder per class; or none")
+    add("--arch", choices=tuple(ARCHITECTURES), default="resnet50",
+        help="train this backbone [resnet50]")  # fmt: skip
+    add("--from", dest="weights", metavar="FILE", help="start from exported weights [random]")
+    add("--epochs", type=int, help="pass N times over the remote-sensing images [by their number]")
+    add("--batch-size", type=int, help="use this many pairs per step [by the memory]")
+    add("--size", type=int, help="crop to this side in pixels [by the images, at most 224]")
+    add("--bands", nargs="+", help="read these bands as red, green and blue, or one for all three")
+    add("--scale", nargs="+",
+        help="scale by 'percentile', or by the lowest and highest value [percentile]")  # fmt: skip
+    add("--window", help="read windows with this side from large images: 512, or '384 m' [512]")
+    add("--seed", type=int, default=0, help="seed all random draws [0]")
     add("--out", type=Path, default=Path("work_dirs/pretrain"), metavar="DIR",
         help="write config, checkpoints and backbone to DIR [work_dirs/pretrain]")  # fmt: skip
-    add("--overwrite", action="store_true", help="discard the run in --out and start anew")
+    add("--overwrite", action="store_true", help="discard the run in --out and start a new one")
     add("--dry-run", action="store_true", help="write the config and stop")
-    add("--cfg-options", nargs="+", action=CfgOptions, help="config values to replace: a.b=1")
+    add("--cfg-options", nargs="+", action=CfgOptions, help="replace config values: a.b=1")
     return parser.parse_args(argv)
 
 
@@ -183,7 +185,7 @@ def _source(args: argparse.Namespace, found: Look) -> dict[str, Any]:
 
 
 def _list_files(source: dict[str, Any], out: Path) -> None:
-    """Write the list of files that were named one by one, which the source reads."""
+    """Write the files that were named one by one to a list that the source reads."""
     from gersp_mm.images.listing import write_list
 
     if names := source.pop("files", None):
@@ -228,7 +230,7 @@ def _plain(value: Any) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command: by a config if the first word is one, else on the images that are named."""
+    """Train by a config if the first word is none of the options, else on the given images."""
     words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-"):
         from gersp_mm.commands import train

@@ -30,10 +30,10 @@ NAME = "gersp_r18_demo"
 SETTINGS = "quickstart_settings.json"
 REPORT = "quickstart.json"
 RANDOM_DRAWS = 3
-RECORDED = ("results", "demo.jsonl")  # the runs that README quotes
-METRICS = dict(knn=("knn", "kNN"), linear_probe=("linear", "linear probe"))  # kind, words
-EVAL_SIZE = 64  # px, the side of the demo's site tiles
-VALUES = ("loss_ct", "loss_ce", "acc_ct", "acc_ce_top1")  # shown during pre-training
+RECORDED = ("results", "demo.jsonl")  # The runs that README quotes.
+METRICS = dict(knn=("knn", "kNN"), linear_probe=("linear", "linear probe"))  # Kind, name in print.
+EVAL_SIZE = 64  # Pixels: the side of the demo's site tiles.
+VALUES = ("loss_ct", "loss_ce", "acc_ct", "acc_ce_top1")  # The values shown during pre-training.
 NOTABLE = ("kNN top-1", "resumed")
 
 
@@ -46,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="""examples:
   bash tools/quickstart.sh
   bash tools/quickstart.sh --seed 1 --work-dir work_dirs/quickstart_1
-  bash tools/quickstart.sh --epochs 1                          # just to see it work
+  bash tools/quickstart.sh --epochs 1                          # a quick trial
   bash tools/quickstart.sh --remote-sensing my/tiles --natural my/photographs
 
 Sub-folders of --natural are its classes. Sub-folders of --remote-sensing, if there are two or
@@ -57,10 +57,12 @@ remote-sensing images, batches and queue get smaller: the queue holds at most on
     add("--remote-sensing", type=Path, metavar="DIR", help="use these remote-sensing images")
     add("--natural", type=Path, metavar="DIR",
         help="use these natural images, one sub-folder per class")  # fmt: skip
-    add("--epochs", type=int, help="pre-train for so many epochs [as in the config]")
+    add("--epochs", type=int, help="pre-train for this many epochs [as in the config]")
     add("--seed", type=int, default=0, help="seed pre-training and evaluation [0]")
     add("--work-dir", type=Path, metavar="DIR", help="write results to DIR [work_dirs/quickstart]")
-    add("--force", action="store_true", help="discard the run in the work directory and train anew")
+    add(
+        "--force", action="store_true", help="discard the run in the work directory and train again"
+    )
     args = parser.parse_args(argv)
     for option in ("remote_sensing", "natural"):
         folder = getattr(args, option)
@@ -98,13 +100,13 @@ def run(args: argparse.Namespace) -> None:
     images, manifest = steps.run("images", prepare_images, own, work_dir)
     os.environ["GERSP_DEMO_DATA"] = str(images)
     exported = work_dir / f"{NAME}_backbone.pth"
-    begun = any(work_dir.glob("*.pth"))  # The time of a run that was interrupted is not known.
+    begun = any(work_dir.glob("*.pth"))  # The duration of an interrupted run is unknown.
     pictures = dict(pairs=work_dir / "pairs.png", curves=work_dir / "curves.png")
 
     fitted = fitted_to_images(cfg, manifest) | fitted_options(cfg, epochs)
     options = [f"randomness.seed={args.seed}", *as_options(fitted)]
     if manifest["evaluation"] is None:
-        options.append("default_hooks.knn_eval=None")  # It has no images either.
+        options.append("default_hooks.knn_eval=None")  # The hook needs the same images.
     drawn = [str(config), "--out", str(pictures["pairs"]), "--cfg-options", *options]
     steps.run("picture of training pairs", show.main, "pairs", drawn)
     if exported.is_file() and folder.checkpoint(epochs):
@@ -133,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
             recorded = beside_recorded(rows["gersp"][0], epochs)
         print(f"\n{said(recorded)}")
     else:
-        print("\nno evaluation: --remote-sensing has no two sub-folders, so there are no classes")
+        print("\nno evaluation, because --remote-sensing has fewer than two sub-folders (classes)")
     drawn = [str(work_dir), "--out", str(pictures["curves"])]
     if rows:
         start = [row["knn"] for row in rows["random"]]
@@ -165,7 +167,7 @@ for the backbone of a downstream config:
 
 
 def claim(folder: RunFolder, settings: dict[str, Any], force: bool) -> None:
-    """Make sure that a work directory holds this very run, or none.
+    """Make sure that a work directory holds this run or no run.
 
     Files that do not belong to a quickstart are never removed.
 
@@ -183,7 +185,7 @@ def claim(folder: RunFolder, settings: dict[str, Any], force: bool) -> None:
     work_dir = folder.path
     known = folder.read(SETTINGS)
     if known is None and work_dir.is_dir() and any(work_dir.iterdir()):
-        raise UserError(f"{work_dir} holds files of something else. Choose another --work-dir.")
+        raise UserError(f"{work_dir} holds files of another tool. Choose another --work-dir.")
     if known is not None and force:
         written = ("*.pth", "last_checkpoint", "*.png", REPORT, "bad_images.txt", TRAINING_LOG)
         for path in (path for pattern in written for path in work_dir.glob(pattern)):
@@ -222,13 +224,13 @@ def fitted_to_images(cfg: Any, manifest: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         cfg: The config of the pre-training.
-        manifest: That of demo/prepare_demo.py.
+        manifest: Manifest that demo/prepare_demo.py wrote.
 
     Returns:
         Values by dotted key.
 
     Raises:
-        UserError: There is one remote-sensing image only.
+        UserError: There is only one remote-sensing image.
     """
     from gersp_mm.utils.errors import UserError
 
@@ -236,7 +238,8 @@ def fitted_to_images(cfg: Any, manifest: dict[str, Any]) -> dict[str, Any]:
     if images < 2:
         folder = manifest["request"]["remote_sensing"]
         raise UserError(
-            f"--remote-sensing {folder} has one image; pre-training contrasts at least two"
+            f"--remote-sensing {folder} has one image, and pre-training contrasts at least two. "
+            "Add images."
         )
     batch = min(cfg.train_dataloader.batch_size, images)
     fitted = {
@@ -255,7 +258,9 @@ def evaluate(cfg: Any, exported: Path, folder: Path, seed: int) -> dict[str, lis
 
     import torch
 
-    warnings.filterwarnings("ignore", message="Fail to import", module="mmcv")  # no operators here
+    warnings.filterwarnings(
+        "ignore", message="Fail to import", module="mmcv"
+    )  # Operators are not used.
 
     from gersp_mm.backbones.architectures import Architecture
     from gersp_mm.backbones.exported import ExportedBackbone
@@ -299,7 +304,7 @@ def as_rows(
     """Return the rows of a run on the demo images, as ``results/demo.jsonl`` holds them.
 
     Args:
-        results: What :func:`evaluate` returns.
+        results: Result of :func:`evaluate`.
         exported: The backbone.
         epochs: Length of its pre-training.
         seconds: Duration of the pre-training; None if unknown.
@@ -379,15 +384,15 @@ def beside_recorded(result: dict[str, Any], epochs: int) -> dict[str, dict[str, 
 
 
 def said(recorded: dict[str, dict[str, Any]] | None) -> str:
-    """Say in words whether a run is like the recorded ones.
+    """Format the comparison of a run with the recorded runs.
 
     Args:
-        recorded: What :func:`beside_recorded` returns; None where there is nothing to compare.
+        recorded: Result of :func:`beside_recorded`; None where there is nothing to compare.
     """
     if recorded is None:
         return (
-            "not compared with the recorded runs, which are of the demo images and of as many\n"
-            "epochs as the config has"
+            "not compared with the recorded runs, which used the demo images and the epochs of\n"
+            "the config"
         )
     lines = ["expected by the recorded runs (95 % of further runs):"]
     for name, one in recorded.items():
@@ -398,10 +403,10 @@ def said(recorded: dict[str, dict[str, Any]] | None) -> str:
         )
     if not all(one["inside"] for one in recorded.values()):
         lines.append(
-            "Another processor, GPU, number of threads or version of a library rounds otherwise\n"
-            "and so trains another network, and one value of twenty is outside by chance. If it\n"
-            "is no better than random initialisation, something is wrong: compare the losses\n"
-            "with those in README."
+            "Another processor, GPU, number of threads or library version rounds differently and\n"
+            "so trains another network, and one value in twenty is outside by chance. If the\n"
+            "value is no better than random initialisation, something is wrong. Compare the\n"
+            "losses with those in README."
         )
     return "\n".join(lines)
 

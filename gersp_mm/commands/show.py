@@ -1,4 +1,4 @@
-"""Draw a picture; each of the modules below has its arguments and its help."""
+"""Draw a picture; each module listed here has its own arguments and help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULES = {
 def main(name: str, argv: list[str] | None = None) -> None:
     """Run the module of this name with its own arguments."""
     module = import_module(MODULES[name])
-    if name == "pairs":  # reads a config, with the options of those who train by it
+    if name == "pairs":  # This command reads a config and takes the options of a training.
         run_tool(module.run, module.parse_args(argv, add_common_arguments))
     else:
         run_tool(module.run, module.parse_args(argv))

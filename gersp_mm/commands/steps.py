@@ -1,4 +1,4 @@
-"""Parts of the two demonstrations: timed steps, and what the reports say of the machine."""
+"""Parts of the two demonstrations: timed steps, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gersp_mm.utils.console import table
 
 
 def start(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Run a demonstration; what ends its process interrupts it as Ctrl-C does."""
+    """Run a demonstration; a signal that ends its process acts like Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_tool(run, args, "interrupted; the same command resumes from here")
 
@@ -53,7 +53,7 @@ def mean_and_range(values: Sequence[float]) -> str:
 
 
 def checkout() -> Path:
-    """Return the folder that data and results of the demonstrations go below."""
+    """Return the folder below which the demonstrations keep data and results."""
     from gersp_mm.resources import resource_root
 
     root = resource_root()
@@ -61,7 +61,7 @@ def checkout() -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """Describe versions, hardware and the time for a report."""
+    """Return versions, hardware and the time for a report."""
     import torch
 
     from gersp_mm.utils import provenance

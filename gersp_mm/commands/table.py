@@ -1,8 +1,8 @@
 """Make tables of result rows: Markdown, CSV and one HTML page that needs no other file.
 
-Every pre-training stands side by side, with mean ± standard deviation over the seeds, the
+The pre-trainings stand side by side, each with mean ± standard deviation over the seeds, the
 difference to random weights (--baseline) and to supervised pre-training (--reference), and whether
-that is more than noise. Values of different protocols, splits or models are never in one column.
+the difference exceeds the noise. Different protocols, splits or models never share a column.
 The paper's values (results/paper.csv) stand next to ours where the protocol is the paper's, else in
 a block of their own. A row whose seed appears twice is shown as a repeat, with its difference.
 
@@ -25,7 +25,7 @@ from gersp_mm.commands.options import run_tool
 from gersp_mm.resources import resource_root
 from gersp_mm.utils.errors import UserError, counted
 
-MADE_OF_ROWS = ("out", "paper", "baseline", "reference", "title")  # options of the three files
+MADE_OF_ROWS = ("out", "paper", "baseline", "reference", "title")  # Options of the three files.
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +33,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rows", nargs="*", type=Path, metavar="ROWS.jsonl", help="result rows")
+    parser.add_argument(
+        "rows", nargs="*", type=Path, metavar="ROWS.jsonl", help="read these result rows"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("tables"), metavar="DIR",
         help="write table.md, table.csv and table.html into DIR [tables]",
@@ -46,9 +48,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--baseline", default="random", metavar="NAME", help="compare with NAME [random]"
     )
     parser.add_argument(
-        "--reference", default="IMP", metavar="NAME", help="compare with NAME, too [IMP]"
+        "--reference", default="IMP", metavar="NAME", help="compare also with NAME [IMP]"
     )
-    parser.add_argument("--title", default="Benchmark tables", help="give the page this title")
+    parser.add_argument(
+        "--title", default="Benchmark tables", help="give the page this title [%(default)s]"
+    )
     parser.add_argument(
         "--write", nargs="+", type=Path, metavar="PAGE.md",
         help="fill the tables of these pages from the rows in results/",
@@ -88,7 +92,9 @@ def run(args: argparse.Namespace) -> None:
         for number, row in enumerate(read_rows(path), 1)
     ]
     if not rows:
-        raise UserError(f"there are no rows in {', '.join(map(str, args.rows))}")
+        raise UserError(
+            f"no result rows in {', '.join(map(str, args.rows))}. Name a file that holds some."
+        )
     cells, repeats = tables.collect(rows)
     default = resource_root() / "results" / "paper.csv"
     found = args.paper or (default if default.is_file() else None)
@@ -97,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     for option in ("baseline", "reference"):
         name = getattr(made, option)
         if name not in made.names:
-            print(f"no rows of --{option} {name}: there are {', '.join(sorted(made.names))}")
+            print(f"--{option} {name} has no rows. Choose from {', '.join(sorted(made.names))}.")
     for note in tables.notes(repeats):
         print(f"note: {note}")
     for name, text in (

@@ -1,8 +1,8 @@
 """Evaluate a checkpoint with the config it belongs to; draw or submit its predictions.
 
 A downstream config runs its test data; a pre-training config runs the kNN evaluation of its
-KNNEvalHook. For a config that evaluates frozen features (knn, fewshot) CHECKPOINT is the
-pre-trained backbone, for all others the checkpoint of a training run.
+KNNEvalHook. For a config that evaluates frozen features (knn, fewshot), CHECKPOINT is the
+pre-trained backbone; for all others it is the checkpoint of a training run.
 
 Examples:
   python tools/test.py configs/pretrain/gersp_r18_demo.py work_dirs/gersp_r18_demo/epoch_6.pth
@@ -31,14 +31,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="evaluate by this config")
-    parser.add_argument("checkpoint", help="checkpoint of a run with this config")
+    parser.add_argument("checkpoint", help="evaluate this checkpoint of a run with CONFIG")
     parser.add_argument("--work-dir", help="write to this folder [work_dirs/<config name>]")
     parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into DIR")
     parser.add_argument(
         "--score-thr", type=float, default=0.3, help="draw boxes with a higher score [0.3]"
     )
     parser.add_argument(
-        "--max-pictures", type=int, metavar="N", help="draw N images, evenly chosen [all]"
+        "--max-pictures", type=int, metavar="N", help="draw N evenly spaced images [all]"
     )
     parser.add_argument(
         "--submission",
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
 
     cfg = launch.load_config(args)
     if args.max_pictures is not None and not args.show_dir:
-        raise UserError("--max-pictures without --show-dir: there is nothing to draw")
+        raise UserError("--max-pictures without --show-dir draws nothing. Add --show-dir DIR.")
     if args.results and os.path.isdir(args.results):
         raise UserError(f"--results: {args.results} is a folder. Name a file, such as rows.jsonl.")
     if not os.path.isfile(args.checkpoint):
@@ -107,7 +107,10 @@ def run(args: argparse.Namespace) -> None:
     submission = choose_submission(cfg, args.config, args.submission, args.cfg_options)
     measured = submission is None and check_evaluation(args, cfg)
     if submission is not None and args.results:
-        raise UserError("--results: a submission gives no values, the test server does")
+        raise UserError(
+            "--results: a submission gives no values, because the test server computes them. "
+            "Leave --results out."
+        )
     measurement = None
     if measured:
         shipped = Config.fromfile(find_config(args.config))
@@ -127,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
         if frozen_features:
             raise UserError(
                 f"--show-dir: {args.config} classifies the features of all images at once and "
-                "draws none; use a config that trains a classifier"
+                "draws none. Use a config that trains a classifier."
             )
         require_pictures(cfg, args.config)
     check_data(cfg, ["test"])
@@ -172,7 +175,7 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
     """Run the kNN evaluation of a pre-training config.
 
     Raises:
-        UserError: The config has none, or predictions are asked for.
+        UserError: The config has no KNNEvalHook, or an option asks for predictions.
     """
     from gersp_mm.backbones.agreement import without_module
     from gersp_mm.checkpoints.read import tensors_of
@@ -192,22 +195,22 @@ def evaluate_pretraining(args: argparse.Namespace, cfg: Any) -> None:
     kinds += [hook.get("type") for hook in cfg.get("custom_hooks") or []]
     if not any(str(kind).endswith("KNNEvalHook") for kind in kinds):
         raise UserError(
-            f"{args.config} has neither test_dataloader nor a KNNEvalHook: there is nothing to "
-            "evaluate; add default_hooks.knn_eval as in configs/pretrain/gersp_r18_demo.py"
+            f"{args.config} has neither a test_dataloader nor a KNNEvalHook. There is nothing to "
+            "evaluate. Add default_hooks.knn_eval as in configs/pretrain/gersp_r18_demo.py."
         )
     fill_class_count(cfg, args.checkpoint)
     runner = build_runner(cfg)
     checkpoint = read_weights(args.checkpoint)
     require_trained_model(runner, args.checkpoint, checkpoint, args.config)
     state = without_module(tensors_of(args.checkpoint, checkpoint))
-    unwrap(runner.model).load_state_dict(state, strict=False)  # counters of batches may be missing
+    unwrap(runner.model).load_state_dict(state, strict=False)  # Batch counters may be missing.
     for hook in runner.hooks:
         if isinstance(hook, KNNEvalHook):
             hook.evaluate(runner)
 
 
 def check_evaluation(args: argparse.Namespace, cfg: Any) -> bool:
-    """Return whether the config names the values of the test.
+    """Return whether the config names the metrics of the test.
 
     Raises:
         UserError: There is no evaluator, a metric is unknown, or ``--results`` is given for values
@@ -217,11 +220,15 @@ def check_evaluation(args: argparse.Namespace, cfg: Any) -> bool:
 
     missing = [name for name in ("test_cfg", "test_evaluator") if cfg.get(name) is None]
     if missing:
-        raise UserError(f"{args.config} has a test_dataloader but no {' and no '.join(missing)}")
+        raise UserError(
+            f"{args.config} has a test_dataloader but no {' and no '.join(missing)}. Add it."
+        )
     evaluation = cfg.get("evaluation")
     evaluators = cfg.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
-    if any(evaluator.get("format_only") for evaluator in evaluators):  # gives no values
+    if any(
+        evaluator.get("format_only") for evaluator in evaluators
+    ):  # Such an evaluator only writes files.
         evaluation = None
     if evaluation and wanted_metrics(evaluation):
         return True

@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config file")
-    parser.add_argument("--work-dir", help="where to write; default work_dirs/<config name>")
+    parser.add_argument("--work-dir", help="write to this folder [work_dirs/<config name>]")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -49,7 +49,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         choices=("auto", "fp16", "bf16"),
-        help="automatic mixed precision; without a value bf16 where the device has it, else fp16",
+        help="train with automatic mixed precision; without a value, bf16 where the device has it, "
+        "else fp16 [off]",
     )
     parser.add_argument(
         "--auto-scale-lr",
@@ -61,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         choices=("tensorboard", "wandb", "mlflow"),
-        help="write scalars there as well",
+        help="write the scalars to these trackers as well",
     )
     parser.add_argument(
         "--log",
@@ -104,12 +105,12 @@ def run(args: argparse.Namespace) -> None:
         if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
             raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
-        # MMEngine compares with the batch of one iteration, the learning rate is for that of a step
+        # MMEngine scales by the batch of an iteration; a step of the optimiser may hold several.
         cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get("accumulative_counts", 1)
     for name in args.log_to:
         launch.log_to(cfg, name)
     if not (args.resume or cfg.get("resume")):
-        require_weights(cfg)  # before a folder is made
+        require_weights(cfg)  # Fail before the work directory is created.
     check_data(cfg, ["train", "val"])
     launch.join_processes(cfg)
     with sole_run(cfg.work_dir):

@@ -1,4 +1,4 @@
-"""What a raster scene holds, and where it holds data, without decoding it whole."""
+"""Find the content of a raster scene and where it has data, without decoding all of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gersp_mm.images.pixels import is_nodata, suspect_nodata
 from gersp_mm.images.rasters import Raster, RasterInfo
 from gersp_mm.images.scaling import WHOLE_SIDE, read_picture
 
-SAMPLES = 4  # along each side of a cell, where the whole scene can be looked at
-SPOT = 16  # pixels a side of what is looked at in a cell otherwise
+SAMPLES = 4  # Samples along each side of a cell, where the whole scene can be read.
+SPOT = 16  # Side in pixels of the spot that is read in each cell otherwise.
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def look_at(
     valid = sampled.valid & ~is_nodata(sampled.values, own)
     share = valid.mean(axis=(1, 3))  # of each cell
     has_data = share > 0
-    if sampled.valid.shape[1] != SAMPLES:  # a spot in the middle says little about the rest
+    if sampled.valid.shape[1] != SAMPLES:  # A spot in the middle says little about the rest.
         has_data = _dilated(has_data)
     values = sampled.values[:, valid]
     if picture is not None:

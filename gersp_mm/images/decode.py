@@ -26,7 +26,7 @@ from gersp_mm.utils.errors import UserError
 
 try:
     import simplejpeg
-except ImportError:  # an optional extra
+except ImportError:  # The package is an optional extra.
     simplejpeg = None
 
 JPEG_START = b"\xff\xd8\xff"
@@ -242,7 +242,7 @@ def _read(path: str, backend_args: dict | None) -> bytes:
         content = read_file(path, backend_args)
     except UserError:
         raise
-    except Exception as error:  # storage backends raise errors of their own
+    except Exception as error:  # Storage backends raise errors of their own types.
         raise BadImageError(f"{type(error).__name__}: {error}") from error
     if not content:
         raise BadImageError("empty file")
@@ -271,8 +271,8 @@ def _decode_with_pil(content: bytes) -> Image.Image:
                 return _turned(_to_rgb(image), image)
     except (BadImageError, MemoryError):
         raise
-    except Exception as error:  # decoders raise nearly every type on damaged files
-        if isinstance(error, UnidentifiedImageError):  # its own text holds a memory address
+    except Exception as error:  # Decoders raise nearly every type on damaged files.
+        if isinstance(error, UnidentifiedImageError):  # Its text holds a memory address.
             tiff = content.startswith(TIFF_STARTS)
             said = "TIFF, damaged or cut off" if tiff else "not an image of a known format"
             raise BadImageError(said) from error

@@ -21,14 +21,14 @@ from gersp_mm.utils.files import escape_name
 
 Entry = tuple[str, int]  # path and label
 
-TAIL = 256  # bytes at the end of a file that are compared before the whole is hashed
-THUMBNAIL = 16  # pixels a side
+TAIL = 256  # Bytes at the end of a file, compared before the whole file is hashed.
+THUMBNAIL = 16  # Side in pixels.
 # Largest mean difference between two thumbnails of one picture, in grey levels and as a share of
 # their standard deviation. Lossy compression changes them by less, and similar tiles of water or
 # sand differ by much more.
 CLOSE, SHARE = 4.0, 1 / 16
-TRIED = 50  # pairs of one name and one format that are compared first
-MAX_SHARED = 0.05  # largest share of a part that may also be in another
+TRIED = 50  # This many pairs of one name and one format are compared first.
+MAX_SHARED = 0.05  # Largest share of a part that may also be in another part.
 
 
 def second_copies(paths: Iterable[str]) -> list[tuple[str, str]]:

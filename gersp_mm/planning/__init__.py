@@ -1,1 +1,1 @@
-"""What fits a number of images and a machine: the settings of a pre-training."""
+"""Settings of a pre-training that fit the number of images and the machine."""

@@ -19,17 +19,17 @@ ARCHITECTURES = {
     "vit-small": ("gersp_vit-small", 384),
     "swin-tiny": ("gersp_swin-tiny", 768),
 }
-CROP = 224  # pixels, the recipe's
+CROP = 224  # Pixels; the crop of the recipe.
 LEAST_CROP = 32
 QUEUE = 65_536
-LONG_QUEUE = 4_096  # from here on the recipe's temperature is used
+LONG_QUEUE = 4_096  # Queues of at least this length use the recipe's temperature.
 GPU_UPDATES, CPU_UPDATES = 20_000, 1_000
 LEAST_EPOCHS, MOST_EPOCHS = 100, 400  # on a GPU; the recipe has 100
 BATCH_OF_GB = ((70, 256), (35, 128), (14, 64), (0, 32))  # memory of the GPU in GB, images
 CPU_BATCH = 32
-LR = 0.06  # of SGD for 256 images
+LR = 0.06  # Learning rate of SGD for 256 images.
 LR_BATCH = 256
-WARM_UP = 0.05  # of the epochs
+WARM_UP = 0.05  # Share of the epochs.
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from gersp_mm.images.packed import open_file
 from gersp_mm.images.scaling import spread
 from gersp_mm.utils.errors import UserError
 
-SAMPLED = 64  # files, of which the size is read
-SCENE_SIDE = 1024  # pixels; where half of the images are longer, windows of them are read
+SAMPLED = 64  # The size of this many files is read.
+SCENE_SIDE = 1024  # Pixels. Where half of the images are longer, windows are read.
 
 
 class Look(NamedTuple):
@@ -53,7 +53,7 @@ def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None
             (``'384 m'``); by default windows are read where most images are large.
 
     Raises:
-        UserError: There is no such folder, or it holds no image.
+        UserError: The folder does not exist or holds no image.
     """
     given = [Path(path) for path in images]
     missing = [path for path in given if not path.exists()]
@@ -107,6 +107,6 @@ def _sizes(paths: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
                 with unlimited_image_size(), Image.open(path) as image:
                     sizes.append(image.size)
             found = found or raster
-        except OSError:  # It is replaced and counted when it is its turn.
+        except OSError:  # Training replaces and counts unreadable images.
             continue
     return sizes, found

@@ -38,15 +38,15 @@ from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, replacing, write_text
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
-COMPARED = 50_000  # at most so many files have their bytes compared
-WHOLE_PIXELS = 2**22  # a raster with more is not decoded whole
-CELL = 256  # pixels a side of the cells of a larger raster, each of which is looked at
-KEPT = 4096  # pixels of a file that count for the ranges of values
-SCENE_SIDE = 1024  # pixels; longer rasters are scenes, of which windows are read
-SCENES_DRAWN = 64  # at most so many scenes are used for the contact sheet
+COMPARED = 50_000  # The bytes of at most this many files are compared.
+WHOLE_PIXELS = 2**22  # A raster with more pixels is not decoded as a whole.
+CELL = 256  # Side in pixels of the cells of a larger raster; every cell is read.
+KEPT = 4096  # Pixels per file that count for the ranges of values.
+SCENE_SIDE = 1024  # Pixels. Longer rasters are scenes, of which windows are read.
+SCENES_DRAWN = 64  # The contact sheet uses at most this many scenes.
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 32
-SAME_GROUND = 1.05  # ratio of ground scales that counts as equal
+SAME_GROUND = 1.05  # Ratio of ground scales that counts as equal.
 PAIRS_A_ROW, VIEW_SIDE = 4, 160
 COLOURS = ("red", "green", "blue")
 
@@ -94,7 +94,7 @@ def find_paths(source: Path) -> tuple[list[str], str]:
         Their paths, and the folder that the config names as ``data_root``.
 
     Raises:
-        UserError: There is no such source, or no image in it.
+        UserError: The source does not exist or holds no image.
     """
     if source.is_dir() and (source / DATABASE).is_dir():
         paths, root = ImageList.read(source / LISTING, source, False).paths, str(source)
@@ -112,7 +112,7 @@ def find_paths(source: Path) -> tuple[list[str], str]:
 
 
 def evenly(paths: Sequence[str], most: int) -> list[str]:
-    """Return at most so many of the paths, spread evenly over them."""
+    """Return at most this many of the paths, spread evenly over them."""
     return [paths[number] for number in spread(len(paths), most)]
 
 
@@ -292,7 +292,9 @@ def propose(
         arguments["window"] = window or _window([one.pixel_size for one in large or found])
         left = sum(one.info is None for one in found)
         if left:
-            remarks.append(f"{left} photographs are no scenes. Train on them as a separate source.")
+            remarks.append(
+                f"{left} photographs are not scenes. Train on them as a separate source."
+            )
     else:
         arguments = dict(type="gersp_mm.MillionAID", data_root=root)
         arguments |= dict(ann_file=named) if named else {}
@@ -466,7 +468,7 @@ def check(
     try:
         used = draw_pairs(proposal, usable, rows, preset, out / "contact_sheet.png")
         report += [f"Pixel scale: {line}" for line in used.describe()]
-    except UserError as error:  # the rest of the report says what to do about it
+    except UserError as error:  # The rest of the report says what to do about it.
         report.append(f"No contact sheet can be drawn: {error}")
     text = "\n".join(report)
     write_text(out / "report.txt", text + "\n")
@@ -488,13 +490,15 @@ def _finding(what: str, reasons: dict[str, str], looked_at: int) -> str:
 def run(args: argparse.Namespace) -> None:
     """Look at a folder of images and say what to write in the config."""
     if args.sample < 1 or args.rows < 1:
-        raise UserError("--sample and --rows are at least 1")
+        raise UserError(
+            f"--sample {args.sample} or --rows {args.rows} is out of range. Use at least 1."
+        )
     out = args.out or Path("work_dirs", "check", args.source.resolve().stem)
     window = args.window
     if window is not None and window.strip().isdecimal():
         window = int(window)
-    with warnings.catch_warnings():  # for all threads at once
-        warnings.simplefilter("ignore")  # Odd metadata do not matter.
+    with warnings.catch_warnings():  # Here, because the filters are shared by all threads.
+        warnings.simplefilter("ignore")  # Unusual metadata do not matter.
         text = check(
             args.source, out, args.bands, args.scale, window, args.sample, args.rows, args.preset,
             args.workers,

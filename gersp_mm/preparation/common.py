@@ -1,4 +1,4 @@
-"""What all converters share: archives, damaged files, messages and lists."""
+"""Parts that all converters share: archives, damaged files, messages and lists."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, unescape_name, write_text
 
-SHOWN = 10  # files named in a message
-EXAMPLES = 5  # files named with a finding
-CHUNK = 10_000  # images handed to threads at once
+SHOWN = 10  # Files named in a message.
+EXAMPLES = 5  # Files named with a finding.
+CHUNK = 10_000  # Images handed to threads at once.
 ARCHIVE_ERRORS = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
 )  # fmt: skip
@@ -60,12 +60,12 @@ def folders_called(names: Collection[str], root: Path) -> list[Path]:
 def explained(
     folder: Path, then: str = "and run the same command again", *more: type[Exception]
 ) -> Iterator[None]:
-    """Turn what goes wrong while files are written into one line.
+    """Turn errors while files are written into one line.
 
     Args:
         folder: Folder that is written to.
-        then: What to do after the remedy.
-        more: What is turned besides ``OSError``.
+        then: Advice for the time after the remedy.
+        more: Types of errors that are turned in addition to ``OSError``.
 
     Raises:
         UserError: One of these errors was raised in the block.
@@ -98,15 +98,15 @@ def refuse_incomplete(
     consequence: str = "",
     findings: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Report in what a data set differs from the complete one, and refuse it unless allowed.
+    """Report how a data set differs from the complete one, and refuse it unless allowed.
 
     Args:
         data: Folder of the data set.
         title: Name of the complete data set.
-        differences: What is missing or unknown, one text for each; nothing happens without any.
+        differences: One text for each difference; without any, nothing happens.
         allowed: Whether ``--allow-incomplete`` was given.
-        consequence: What a sample means for results, as ``: …``.
-        findings: What else was found odd, told where the data set is refused.
+        consequence: Consequence of a sample for results, as ``: …``.
+        findings: Other oddities, printed where the data set is refused.
 
     Raises:
         UserError: There are differences, and they are not allowed.
@@ -154,8 +154,8 @@ def decode_once(
 ) -> dict[str, str]:
     """Decode the images that no earlier call has, and return the unreadable ones with the reason.
 
-    It may be interrupted: the readable images are noted as it goes. Unreadable ones are tried again
-    in every call.
+    The call may be interrupted, because each readable image is noted at once. Unreadable images are
+    tried again in every call.
 
     Args:
         folder: Folder that the names are relative to.
@@ -166,7 +166,7 @@ def decode_once(
     record.touch()
     noted = record.read_bytes()
     complete = noted[: noted.rfind(b"\n") + 1]
-    os.truncate(record, len(complete))  # killed while it wrote
+    os.truncate(record, len(complete))  # The last run may have been killed while it wrote.
     done = set(map(unescape_name, complete.decode().split("\n")))
     pending = [name for name in names if name not in done]
     problems = (problem for _, problem in _problems([folder / n for n in pending], workers, None))
@@ -182,7 +182,7 @@ def decode_once(
 
 
 def write_reasons(path: Path, unreadable: Mapping[str, str]) -> None:
-    """Write a line ``name<tab>reason`` for each image, whatever its name holds."""
+    """Write a line ``name<tab>reason`` for each image, with special characters escaped."""
     lines = (f"{escape_name(name)}\t{escape_name(reason)}\n" for name, reason in unreadable.items())
     write_text(path, "".join(lines))
 

@@ -16,7 +16,7 @@ Written next to them, for train, val, trainval and test:
   data/dior/obb/train/00001.txt ...    mmrotate's DOTADataset, img_suffix='jpg'
 
 One of the two folders of annotations is enough. The tool names a missing folder and skips its
-files. Nothing is written before everything was checked. Running it again is safe at any time.
+files. Nothing is written before everything is checked. The command can be repeated at any time.
 
 Examples:
   python tools/dataset_converters/dior.py data/dior
@@ -93,7 +93,7 @@ def read_splits(data: Path) -> dict[str, list[str]]:
             if other != split:
                 raise UserError(
                     f"{data / 'ImageSets' / 'Main'}: image {name} is in {other}.txt and in "
-                    f"{split}.txt: fetch the lists again"
+                    f"{split}.txt. Fetch the lists again."
                 )
     return splits
 
@@ -151,7 +151,7 @@ def written_sizes(
 def horizontal_boxes(
     name: str, annotation: DiorAnnotation, size: tuple[int, int], findings: Findings
 ) -> list[tuple[int, str, Box]]:
-    """Return what a COCO file gets of an image: boxes are clipped to it, empty ones left out."""
+    """Return an image's boxes for a COCO file: clipped to the image, without empty boxes."""
     boxes = []
     for number, (label, coordinates, _) in enumerate(annotation.objects, 1):
         left, top, right, bottom = coordinates
@@ -170,7 +170,7 @@ def horizontal_boxes(
 def oriented_boxes(
     name: str, annotation: DiorAnnotation, size: tuple[int, int], findings: Findings
 ) -> list[LabelledBox]:
-    """Return what a text file gets of an image: boxes stay whole, empty ones are left out."""
+    """Return an image's boxes for a text file: whole boxes, without empty ones."""
     boxes = []
     for label, corners, difficulty in annotation.objects:
         box = LabelledBox(corners, label, difficulty)
@@ -203,7 +203,7 @@ def look_closer(
 
 
 def write_folder(folder: Path, texts: dict[str, str]) -> None:
-    """Write a folder of text files, with a progress bar, unless it holds just these already."""
+    """Write a folder of text files, with a progress bar, unless it already holds exactly these."""
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     if present == texts.keys() and all(
         (folder / name).read_bytes() == text.encode() for name, text in texts.items()
@@ -249,7 +249,7 @@ def refuse_other_layout(data: Path, images: Sequence[Path]) -> None:
     """Refuse the layouts of DIOR's copies that differ in one folder or in the case of an ending.
 
     Raises:
-        UserError: Says what was found, and the command that makes it the release's layout.
+        UserError: The layout is another; the message has the command that makes it the release's.
     """
     folders = dict.fromkeys(path.parent for path in images)
     single = data / "JPEGImages"
@@ -284,10 +284,10 @@ def convert(
 
     Args:
         data: Folder of the data set.
-        look_at_images: Whether images have to be there; their own sizes are used then.
+        look_at_images: Whether the images have to be there. Their own sizes are then used.
         decode: Whether every image is decoded.
         workers: Threads that decode; all cores by default.
-        allow_incomplete: Whether lists of other lengths than the release's are taken.
+        allow_incomplete: Whether lists of other lengths than the release's are accepted.
 
     Raises:
         UserError: A file is missing or cannot be read, or the data set is not complete.
@@ -296,7 +296,10 @@ def convert(
     names = sorted(itertools.chain.from_iterable(splits.values()), key=int)
     kinds = [kind for kind in KINDS if (data / "Annotations" / kind).is_dir()]
     if not kinds:
-        raise UserError(f"{data / 'Annotations'} has neither of the folders {', '.join(KINDS)}")
+        raise UserError(
+            f"{data / 'Annotations'} has neither of the folders {', '.join(KINDS)}. Unpack one of "
+            "them there."
+        )
     files = {
         name: Path(IMAGE_FOLDERS[split], f"{name}.jpg")
         for split, listed in splits.items()

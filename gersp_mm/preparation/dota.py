@@ -6,7 +6,7 @@ Download DOTA v1.0 from https://captain-whu.github.io/DOTA/dataset.html and unpa
   data/dota/train/images/P0000.png ...       1,411 images
   data/dota/train/labelTxt/P0000.txt ...     labels of v1.0; labelTxt-v1.0/ is found, too
   data/dota/val/images/, data/dota/val/labelTxt/       458 images
-  data/dota/test/images/                     937 images, for --protocol field alone; no labels
+  data/dota/test/images/                     937 images, only for --protocol field; no labels
 
 --protocol released writes what the released GeRSP code reads, horizontal boxes:
 
@@ -18,8 +18,8 @@ Download DOTA v1.0 from https://captain-whu.github.io/DOTA/dataset.html and unpa
   data/dota/tiles_1024_200/trainval/{images,annfiles}/      tiles of 1024 px that overlap by 200
   data/dota/tiles_1024_200/test/images/
 
-It may be interrupted at any moment, killed included: a folder of tiles appears when it is whole.
-The same command resumes with the folders that are missing; --force makes all of them anew.
+The command may be interrupted or killed at any moment: a folder of tiles appears when it is
+complete. The same command resumes with the missing folders; --force makes all of them again.
 
 Examples:
   python tools/dataset_converters/dota.py data/dota --protocol released
@@ -160,18 +160,20 @@ def read_split(data: Path, split: str, findings: Findings) -> Split:
         if not is_image_name(path.name):
             continue
         if path.stem in images:
-            raise UserError(f"{path} and {images[path.stem]} have one name: remove one of them")
+            raise UserError(
+                f"{path} and {images[path.stem]} have the same name. Remove one of them."
+            )
         images[path.stem] = path
     if not images:
-        raise UserError(f"{folder} holds no images: unpack DOTA's {split} images into it")
+        raise UserError(f"{folder} holds no images. Unpack DOTA's {split} images into it.")
     if split == "test":
         return Split(images, None)
     candidates = [data / split / name for name in LABEL_FOLDERS]
     found = next((path for path in candidates if any(path.glob("*.txt"))), None)
     if found is None:
         raise UserError(
-            f"{candidates[0]} holds no labels: unpack the labels of DOTA v1.0 "
-            f"({split}/labelTxt-v1.0/labelTxt.zip of the download) into it"
+            f"{candidates[0]} holds no labels. Unpack the labels of DOTA v1.0 "
+            f"({split}/labelTxt-v1.0/labelTxt.zip of the download) into it."
         )
     files = {path.stem: path for path in sorted(found.glob("[!.]*.txt"))}
     for missing, of in (
@@ -205,9 +207,9 @@ def check_boxes(
 
     Args:
         where: Name of the label file.
-        boxes: What it holds.
+        boxes: Boxes of the file.
         size: Width and height of the image, in pixels.
-        findings: Gets what was found odd.
+        findings: Receives the oddities, by their kind.
     """
     from shapely.geometry import Polygon  # comes with mmrotate
 
@@ -245,14 +247,14 @@ def join(splits: Sequence[Split], data: Path) -> Split:
     """Put splits together.
 
     Raises:
-        UserError: Two of them have an image of the same name.
+        UserError: Two splits have an image of the same name.
     """
     images: dict[str, Path] = {}
     for split in splits:
         twice = sorted(images.keys() & split.images.keys())
         if twice:
             raise UserError(
-                f"{data}: {listed(twice, SHOWN)} in more than one split: fetch the images again"
+                f"{data}: {listed(twice, SHOWN)} in more than one split. Fetch the images again."
             )
         images.update(split.images)
     if any(split.labels is None for split in splits):
@@ -267,19 +269,19 @@ def find_splitter() -> Path:
     """Return the folder of mmrotate's ``img_split.py``.
 
     Raises:
-        UserError: There is none.
+        UserError: mmrotate or its splitter is not installed.
     """
     spec = importlib.util.find_spec("mmrotate")
     if spec is None or spec.origin is None:
-        raise UserError("mmrotate is not installed: bash tools/setup_env.sh --downstream")
+        raise UserError("mmrotate is not installed. Run bash tools/setup_env.sh --downstream.")
     package = Path(spec.origin).parent
     looked = [top / "tools/data/dota/split" for top in (package / ".mim", package.parent)]
     for folder in looked:
         if (folder / "img_split.py").is_file():
             return folder
     raise UserError(
-        f"mmrotate's img_split.py is in neither of {', '.join(map(str, looked))}: install mmrotate "
-        "with pip or mim, or as an editable checkout of its repository"
+        f"mmrotate's img_split.py is in neither of {', '.join(map(str, looked))}. Install mmrotate "
+        "with pip or mim, or as an editable checkout of its repository."
     )
 
 
@@ -346,17 +348,17 @@ def is_finished(folder: Path, record: dict) -> bool:
     """
     if not folder.exists():
         return False
-    anew = "--force makes it anew, in its place"
+    anew = "Add --force to replace it."
     try:
         made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"{folder} is not this tool's work (no {RECORD}): {anew}") from None
+        raise UserError(f"{folder} is not this tool's work (no {RECORD}). {anew}") from None
     if made.get("settings") != record["settings"]:
-        raise UserError(f"{folder} was made with other settings, {made.get('settings')}: {anew}")
+        raise UserError(f"{folder} was made with other settings, {made.get('settings')}. {anew}")
     if made.get("source") != record["source"]:
-        raise UserError(f"{folder} was made of other images or labels: {anew}")
+        raise UserError(f"{folder} was made of other images or labels. {anew}")
     if made.get("tiles") != len(list((folder / "images").glob("*.png"))):
-        raise UserError(f"{folder} has lost tiles, or got some: {anew}")
+        raise UserError(f"{folder} has lost tiles, or has new ones. {anew}")
     return True
 
 
@@ -371,7 +373,7 @@ def make_tiles(folder: Path, split: Split, record: dict, workers: int) -> None:
         images.mkdir()
         labels.mkdir()
         for name, path in split.images.items():
-            # the splitter chooses files by their ending, and reads them by content
+            # The splitter chooses files by their ending, and reads them by content.
             (images / f"{name}.png").symlink_to(path.resolve())
             if split.labels:
                 (labels / f"{name}.txt").write_text(format_labels(split.labels[name]))
@@ -389,7 +391,8 @@ def check_tiles(tiles: Path, labelled: bool) -> int:
     """Return the number of tiles.
 
     Raises:
-        UserError: There are none, or one is not whole, or none has a box where there should be.
+        UserError: There is no tile, a tile is incomplete, or no tile has a box although there are
+            labels.
     """
     images = {path.stem: path for path in (tiles / "images").iterdir()}
     annotations = {path.stem: path for path in (tiles / "annfiles").iterdir()}
@@ -400,10 +403,12 @@ def check_tiles(tiles: Path, labelled: bool) -> int:
                 file.seek(-min(len(PNG_END), images[name].stat().st_size), os.SEEK_END)
                 whole = file.read() == PNG_END
         if not whole:
-            raise UserError(f"the tile {name} was not written to its end: is the disk full?")
+            raise UserError(f"the tile {name} was not written completely. Make room on the disk.")
     if not images or (labelled and not any(p.stat().st_size for p in annotations.values())):
         what = "box in a tile" if images else "tile"
-        raise UserError(f"mmrotate's splitter made no {what} of {tiles.parent}: see its settings")
+        raise UserError(
+            f"mmrotate's splitter made no {what} of {tiles.parent}. Check its settings."
+        )
     return len(images)
 
 
@@ -438,7 +443,7 @@ def write_coco(
         around = []
         for box in boxes:
             cut = clip_box(box.around, *_filled(name, size, whole))
-            if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:  # which mmdet drops in silence
+            if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:  # mmdet drops it silently.
                 findings["horizontal boxes less than a pixel wide or high, left out"].append(name)
                 continue
             if cut != box.around:

@@ -2,14 +2,14 @@
 """Check EuroSAT (RGB) and write the split eurosat-gersp-1.
 
 Download EuroSAT_RGB.zip (about 95 MB) from https://zenodo.org/records/7711810; the older
-EuroSAT.zip does as well. Expected, the class folders at any depth:
+EuroSAT.zip works as well. The class folders may lie at any depth:
 
   data/eurosat/2750/AnnualCrop/AnnualCrop_1.jpg    10 classes, 27,000 JPEG images of 64x64 pixels
   data/eurosat/2750/Forest/Forest_1.jpg ...
 
 Written: data/eurosat/splits/eurosat-gersp-1/{train,val,test}.txt, lines `path label`. Each class is
 put in the order of sha256("eurosat-gersp-1:<class>/<file>") and divided 60/20/20: EuroSAT comes
-without a split, and the one of the GeRSP paper is not known. May be run again at any time.
+without a split, and that of the GeRSP paper is unknown. The command can be repeated at any time.
 
 Examples:
   python tools/dataset_converters/eurosat.py data/eurosat
@@ -36,8 +36,8 @@ def refuse_multispectral(data: Path) -> None:
         for file in folder.iterdir():
             if file.suffix.lower() in (".tif", ".tiff"):
                 raise UserError(
-                    f"{file} belongs to the multispectral EuroSAT (13 bands): fetch the RGB one, "
-                    "EuroSAT_RGB.zip, and keep it in a folder of its own"
+                    f"{file} belongs to the multispectral EuroSAT (13 bands). Fetch "
+                    "EuroSAT_RGB.zip, and keep it in a folder of its own."
                 )
 
 

@@ -17,7 +17,7 @@ hidden or of the system (.ipynb_checkpoints, @eaDir): one folder too few or too 
 labels of all after it. Nothing is written, except with --decode (which
 takes hours): unreadable_<part>.txt, and decoded_<part>.txt, so that it may be interrupted.
 
-Other trees of the kind (a subset, Tiny-ImageNet with its train/<class>/images/, classes of your
+Other trees of class folders (a subset, Tiny-ImageNet with train/<class>/images/, classes of your
 own) are checked with --allow-incomplete, which reports instead of refusing.
 
 Examples:
@@ -51,7 +51,7 @@ WNID = re.compile(r"n\d{8}")
 
 
 def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
-    """Say in what train/ differs from the complete data set, worst first."""
+    """Return the differences between train/ and the complete data set, worst first."""
     problems = []
     archives = sorted(path.name for path in train.glob("*.tar"))
     if archives:
@@ -90,7 +90,7 @@ def find_problems(train: Path, classes: dict[str, list[str]]) -> list[str]:
 
 
 def describe_val(data: Path, train: dict[str, list[str]]) -> tuple[list[str], str]:
-    """Return the images of val/, relative to it, and what they are good for."""
+    """Return the images of val/, relative to it, and a remark on their use."""
     val = data / "val"
     images = find_images(val, progress=True) if val.is_dir() else []
     if not images:
@@ -104,7 +104,7 @@ def describe_val(data: Path, train: dict[str, list[str]]) -> tuple[list[str], st
 
 
 def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
-    """Decode a part, or resume it; the unreadable ones are returned and written to a list."""
+    """Decode a part, or resume it; return the unreadable images and write them to a list."""
     if not names:
         return []
     record = folder.with_name(f"decoded_{folder.name}.txt")

@@ -14,7 +14,7 @@ Written, as hard links where the file system has them and as copies elsewhere:
 
   data/loveda/img_dir/{train,val,test}/<number>.png     data/loveda/ann_dir/{train,val}/<number>.png
 
-It may be interrupted and run again at any time. Test may be left out; only a submission needs it.
+The command can be interrupted and repeated at any time. Only a submission needs Test.
 
 Examples:
   python tools/dataset_converters/loveda.py data/loveda
@@ -122,7 +122,7 @@ def name_pairs(part: str, pairs: Sequence[Pair]) -> dict[str, Pair]:
     Where Rural and Urban have different images of the same number, both get the area in front.
 
     Raises:
-        UserError: That is so in Test, whose names the test server has to know.
+        UserError: Test has such images; the test server identifies them by their names.
     """
     by_number: dict[str, list[Pair]] = {}
     for pair in pairs:
@@ -134,7 +134,7 @@ def name_pairs(part: str, pairs: Sequence[Pair]) -> dict[str, Pair]:
         elif part == "Test":
             raise UserError(
                 f"{same[0].image} and {same[1].image} are different images of one number, but the "
-                "test server tells images apart by their number alone: fetch Test.zip again"
+                "test server tells images apart only by their number. Fetch Test.zip again."
             )
         else:
             named.update((f"{pair.area.lower()}_{number}", pair) for pair in same)
@@ -166,7 +166,7 @@ def count_labels(pair: Pair) -> tuple[np.ndarray, tuple[int, int]]:
     try:
         with Image.open(pair.mask) as mask:
             mode, labels = mask.mode, np.asarray(mask)
-    except Exception as error:  # decoders raise nearly every type on damaged files
+    except Exception as error:  # Decoders raise nearly every type on damaged files.
         raise ValueError(f"{pair.mask}: {type(error).__name__}: {error}") from error
     if mode not in ("L", "P"):
         raise ValueError(
@@ -189,7 +189,7 @@ def check_part(part: str, pairs: Sequence[Pair]) -> np.ndarray:
     """Decode every pair of a part, with a progress bar; return the pixels of each label.
 
     Raises:
-        UserError: Names the pairs that cannot be used.
+        UserError: Some pairs cannot be used; the message names them.
     """
     pixels = np.zeros(len(LABELS), np.int64)
     problems: list[str] = []
@@ -240,7 +240,9 @@ def check_part(part: str, pairs: Sequence[Pair]) -> np.ndarray:
 def place(source: Path, target: Path) -> None:
     """Make ``target`` a hard link to ``source``, or a copy where that is not possible."""
     source = source.resolve()
-    if target.exists() and filecmp.cmp(source, target):  # the same file, size and time, or bytes
+    if target.exists() and filecmp.cmp(
+        source, target
+    ):  # Equal by file, by size and time, or by content.
         return
     temporary = target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
     try:
@@ -255,7 +257,7 @@ def place_part(data: Path, part: str, named: dict[str, Pair]) -> None:
     """Fill ``img_dir`` and ``ann_dir`` of a part.
 
     Raises:
-        UserError: They hold files that are not the part's.
+        UserError: The folders hold files that do not belong to the part.
     """
     folders = [data / kind / part.lower() for kind in ("img_dir", "ann_dir")]
     for folder in folders[: 1 if part == "Test" else 2]:
@@ -264,8 +266,8 @@ def place_part(data: Path, part: str, named: dict[str, Pair]) -> None:
         others = [file for file in sorted(folder.iterdir()) if file.name not in named]
         if others:
             raise UserError(
-                f"{folder} holds files that {part} does not have: {listed(others, SHOWN)}; remove "
-                "img_dir and ann_dir and run this again"
+                f"{folder} holds files that {part} does not have: {listed(others, SHOWN)}. Remove "
+                "img_dir and ann_dir and run the same command again."
             )
     for name, pair in progress(named.items(), f"linking {part}", "img"):
         place(pair.image, folders[0] / name)
@@ -308,8 +310,8 @@ def run(args: argparse.Namespace) -> None:
     parts = {part: name_pairs(part, find_part(data, part)) for part in OFFICIAL}
     if not any(parts.values()):
         raise UserError(
-            f"{data} holds no Train/Rural/images_png, Train/Urban/images_png …: give the zip files "
-            "with --archives, or see --help for where to download them"
+            f"{data} holds no Train/Rural/images_png, Train/Urban/images_png …. Give the zip files "
+            "with --archives, or see --help for where to download them."
         )
     pixels = {
         part: check_part(part, list(named.values())) for part, named in parts.items() if named

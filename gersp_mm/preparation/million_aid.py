@@ -16,8 +16,8 @@ Written: data/million_aid/test/images.txt, the sorted paths of the images relati
 
 --decode decodes every image, which takes hours; those that cannot be read are left out of the list
 and named in data/million_aid/unreadable_test.txt. It may be interrupted: decoded_test.txt lists
-the decoded images (remove it to start over). Without --decode, what unreadable_test.txt names is
-left out as well. Training copes with unreadable images by itself, so this is not needed.
+the decoded images (remove it to start over). Without --decode, the images in unreadable_test.txt
+are left out as well. --decode is optional, because training replaces unreadable images by itself.
 
 Examples:
   python tools/dataset_converters/million_aid.py data/million_aid
@@ -53,7 +53,7 @@ OFFICIAL = MILLION_AID.counts
 
 
 def unpack_archives(data: Path, archives: list[Path]) -> None:
-    """Unpack each archive below the part that its name begins with, ``test`` if with none."""
+    """Unpack each archive below the part that its name begins with, else below ``test``."""
     for part in OFFICIAL:
         own = [a for a in archives if a.name.lower().startswith("train") == (part == "train")]
         unpack_into(data / part, own)
@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> None:
     unpack_archives(data, args.archives)
     if not test.is_dir():
         archives = sorted(p.name for p in data.glob("*") if p.suffix in (".zip", ".tar", ".gz"))
-        remedy = "put the images there, or a link to their folder"
+        remedy = "Put the images there, or a link to their folder."
         if archives:
-            remedy = f"unpack {listed(archives, SHOWN)} with --archives"
-        raise UserError(f"there is no folder {test}: {remedy}")
+            remedy = f"Unpack {listed(archives, SHOWN)} with --archives."
+        raise UserError(f"there is no folder {test}. {remedy}")
     names = find_images(test, progress=True)
     if not names:
         raise UserError(f"{test} holds no image: are its archives unpacked (--archives)?")

@@ -1,4 +1,4 @@
-"""Arguments that several converters take. Help needs this module and no heavy library."""
+"""Arguments that several converters take; the module imports no heavy library, for fast help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _workers(text: str) -> int:
     return number or os.cpu_count() or 1
 
 
-# The options that several converters take: flags, and what argparse needs to know.
+# The options that several converters take: flag, and keyword arguments of argparse.
 SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "archive": (
         "--archive",
@@ -26,7 +26,13 @@ SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "archives": (
         "--archives",
-        dict(nargs="+", type=Path, default=[], metavar="FILE", help="unpack these archives first"),
+        dict(
+            nargs="+",
+            type=Path,
+            default=[],
+            metavar="FILE",
+            help="unpack these archives first [none]",
+        ),
     ),
     "allow_incomplete": (
         "--allow-incomplete",
@@ -40,12 +46,12 @@ SHARED_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "--no-decode",
         dict(
             action="store_true",
-            help="do not decode the images; those of scenes are not compared either",
+            help="do not decode the images; scene images are not compared either",
         ),
     ),
     "quality": (
         "--quality",
-        dict(type=int, default=95, help="quality of JPEG, 1 to 100 [%(default)s]"),
+        dict(type=int, default=95, help="write JPEG of this quality, 1 to 100 [%(default)s]"),
     ),
     "workers": (
         "--workers",
@@ -67,8 +73,8 @@ def new_parser(
     Args:
         doc: Docstring of the converter, its help.
         shared: Keys of :data:`SHARED_OPTIONS`.
-        data: What the folder DATA is.
-        source: What the folder SRC is, for a converter that makes another folder, DST, instead.
+        data: Help of the folder DATA.
+        source: Help of the folder SRC, for a converter that makes another folder, DST.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -77,7 +83,7 @@ def new_parser(
         parser.add_argument("data", metavar="DATA", type=Path, help=data)
     else:
         parser.add_argument("source", metavar="SRC", type=Path, help=source)
-        parser.add_argument("target", metavar="DST", type=Path, help="folder to make")
+        parser.add_argument("target", metavar="DST", type=Path, help="write this folder")
     for name in shared:
         flag, settings = SHARED_OPTIONS[name]
         parser.add_argument(flag, **settings)
@@ -91,7 +97,8 @@ def add_raster_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=lambda text: int(text) if text.isdecimal() else text,
         metavar="BAND",
-        help="bands for red, green and blue, or one for all, by number from 1 or by name",
+        help="read these bands as red, green and blue, or one for all three, by number from 1 or "
+        "by name",
     )
     parser.add_argument(
         "--scale",
@@ -99,7 +106,7 @@ def add_raster_options(parser: argparse.ArgumentParser) -> None:
         action=_Scale,
         default="percentile",
         metavar="VALUE",
-        help="percentile, none, or the values for black and for white [%(default)s]",
+        help="scale by percentile, none, or the values for black and for white [%(default)s]",
     )
 
 

@@ -15,8 +15,8 @@ DST gets images/ or images.lmdb/, and lists that every dataset reads (as ann_fil
                    bytes that are not UTF-8 are escaped in names
   progress.jsonl   finished images
 
-It may be interrupted at any moment, killed included: the same command resumes where it stopped.
-Finished images are skipped, bad ones tried again. Remove DST to start over.
+The command may be interrupted or killed at any moment: the same command resumes where it stopped.
+Finished images are skipped, and bad images are tried again. Remove DST to start over.
 
 Examples:
   python tools/dataset_converters/pack_images.py data/million_aid/test data/packed/maid --to lmdb
@@ -60,10 +60,10 @@ from gersp_mm.utils.files import remove_temporaries, replacing
 
 FOLDER = "images"
 PROGRESS = "progress.jsonl"
-JPEG_LIMIT = 65500  # pixels a side; what would be longer stays as it is
-COMMIT_IMAGES, COMMIT_BYTES = 1000, 64 * 2**20  # what an interruption loses at most
+JPEG_LIMIT = 65500  # Pixels per side. Longer images are stored unchanged.
+COMMIT_IMAGES, COMMIT_BYTES = 1000, 64 * 2**20  # An interruption loses at most this much.
 LONGEST_KEY = 511  # bytes, of LMDB as it is compiled everywhere
-MAP_SIZE = 2**42  # most bytes of a database; only address space is reserved
+MAP_SIZE = 2**42  # Size limit in bytes; only address space is reserved.
 TILER = "tools/dataset_converters/tile_scenes.py"
 GO_ON = "and run the same command again, it resumes where it stopped"
 
@@ -106,15 +106,21 @@ def find_names(source: Path, listing: Path | None) -> tuple[list[str], dict[str,
 
 def _read_list(source: Path, listing: Path) -> tuple[list[str], dict[str, int]]:
     if not listing.is_file():
-        raise UserError(f"{listing} is no file: --list takes a text file, one image path a line")
+        raise UserError(
+            f"{listing} is no file. Give --list a text file with one image path per line."
+        )
     images = ImageList.read(listing, source, labelled=None)
     names: dict[str, int] = {}
     for path, label in zip(images.paths, images.labels or [-1] * len(images.paths)):
         name = osp.relpath(osp.join(source, path), source).replace(os.sep, "/")
         if name.startswith("../"):
-            raise UserError(f"{listing}: {path} is outside of {source}; choose SRC above it")
+            raise UserError(
+                f"{listing}: {path} is outside of {source}. Choose an SRC that contains it."
+            )
         if name in names:
-            raise UserError(f"{listing} names {name} twice; both would get the same name in DST")
+            raise UserError(
+                f"{listing} names {name} twice, and both would have one name in DST. Remove one."
+            )
         names[name] = label
     return list(names), {} if images.labels is None else names
 
@@ -129,16 +135,16 @@ def check_names(names: Sequence[str], longest: int | None) -> None:
         try:
             length = len(name.encode())
         except UnicodeEncodeError:
-            raise UserError(f"the file name {name!r} is not UTF-8: rename it") from None
+            raise UserError(f"the file name {name!r} is not UTF-8. Rename the file.") from None
         if name != name.strip() or len(name.splitlines()) > 1:
             raise UserError(
                 f"the file name {name!r} has a line break or begins or ends with a space, which "
-                "lists cannot hold: rename it"
+                "lists cannot hold. Rename the file."
             )
         if longest is not None and length > longest:
             raise UserError(
-                f"{name} is longer than the {longest} bytes that LMDB allows below SRC: rename "
-                "it, or use --to folder"
+                f"{name} is longer than the {longest} bytes that LMDB allows below SRC. Rename "
+                "the file, or use --to folder."
             )
 
 
@@ -165,7 +171,7 @@ class Packer(Dataset):
         path = self.source / name
         try:
             original = path.read_bytes()
-            if is_raster(io.BytesIO(original)):  # whose values and bands are kept
+            if is_raster(io.BytesIO(original)):  # Its values and bands are kept.
                 info = check_raster(original)
                 content, kind = original, "raster"
                 large = max(info.width, info.height) > WHOLE_SIDE
@@ -176,7 +182,7 @@ class Packer(Dataset):
                     refuse_scene(image)
                 content = self.shrink(image) or original
                 kind, reason = "copied" if content is original else "shrunk", ""
-        except OSError as error:  # BadImageError is one
+        except OSError as error:  # BadImageError is an OSError.
             return Packed(name, "bad", reason=" ".join(str(error).split()))
         packed = Packed(name, kind, len(original), len(content), reason)
         if self.target is None:
@@ -196,7 +202,7 @@ class Packer(Dataset):
             return None
         buffer = io.BytesIO()
         image = image.resize(size, Image.Resampling.LANCZOS)
-        image.save(buffer, "JPEG", quality=self.quality, subsampling=0)  # full colour resolution
+        image.save(buffer, "JPEG", quality=self.quality, subsampling=0)  # Full colour resolution.
         return buffer.getvalue()
 
 
@@ -204,8 +210,8 @@ def refuse_scene(image: Image.Image) -> None:
     """Raise a :class:`BadImageError` for a TIFF so large that shrinking makes a thumbnail of it."""
     if max(image.size) > WHOLE_SIDE:
         raise BadImageError(
-            f"a scene of {image.width} x {image.height} px would become a thumbnail: cut it by "
-            f"{TILER}, or use --shorter-side 0"
+            f"a scene of {image.width} x {image.height} px would become a thumbnail. Cut it with "
+            f"{TILER}, or use --shorter-side 0."
         )
 
 
@@ -215,7 +221,7 @@ def run_workers(packer: Dataset, names: Sequence[str], workers: int) -> Iterator
     Raises:
         UserError: A worker process died.
     """
-    # A sampler yields what the dataset is asked for: here the names themselves.
+    # The dataset is indexed by names, so the sampler yields the names themselves.
     loader = DataLoader(packer, batch_size=None, sampler=names, num_workers=workers)
     results = iter(loader)
 
@@ -249,18 +255,18 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
     text = path.read_bytes() if path.exists() else b""
     complete = text[: text.rfind(b"\n") + 1]
     if not complete:
-        own = f".{path.name}."  # what `replacing` leaves when it is killed
+        own = f".{path.name}."  # Prefix of the files that `replacing` leaves when it is killed.
         if path.parent.exists() and any(
             not file.name.startswith(own) for file in path.parent.iterdir() if file != path
         ):
             raise UserError(
-                f"{path.parent} is not empty and was not made by this tool: choose another DST"
+                f"{path.parent} is not empty and was not made by this tool. Choose another DST."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         complete = json.dumps(settings).encode() + b"\n"
         with replacing(path) as temporary:
             temporary.write_bytes(complete)
-    elif len(complete) < len(text):  # killed while it wrote
+    elif len(complete) < len(text):  # The last run was killed while it wrote.
         os.truncate(path, len(complete))
     first, *lines = complete.decode().splitlines()
     known = json.loads(first)
@@ -268,8 +274,8 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
         differing = [k for k in settings if known.get(k) != settings[k]]
         changes = ", ".join(f"{k} {known.get(k)!r} instead of {settings[k]!r}" for k in differing)
         raise UserError(
-            f"{path.parent} was made with other settings ({changes}): use the same, choose another "
-            "DST, or remove it"
+            f"{path.parent} was made with other settings ({changes}). Use the same settings, "
+            "choose another DST, or remove the folder."
         )
     return list(map(json.loads, lines))
 
@@ -287,14 +293,14 @@ def opened_database(path: Path, lmdb: Any, done: int) -> Iterator[Any]:
     with lmdb.open(str(path), map_size=MAP_SIZE) as database:
         if database.stat()["entries"] < done:
             raise UserError(
-                f"{path} holds fewer images than {PROGRESS} says: it was damaged or removed; "
-                f"remove {path.parent} and start anew"
+                f"{path} holds fewer images than {PROGRESS} says, because it was damaged or "
+                f"removed. Remove {path.parent} and start again."
             )
         yield database
 
 
 def in_batches(results: Iterator[Packed]) -> Iterator[list[Packed]]:
-    """Group what is made permanent at once."""
+    """Group the images that are made permanent at once."""
     batch: list[Packed] = []
     size = 0
     for packed in results:
@@ -324,7 +330,7 @@ def store(batch: Sequence[Packed], database: Any, progress: Any) -> None:
 def write_lists(
     target: Path, packed: dict[str, Packed], names: Sequence[str], labels: dict[str, int]
 ) -> None:
-    """Write what the datasets read, and the list of bad images.
+    """Write the lists that the datasets read, and the list of bad images.
 
     Raises:
         UserError: No image can be read; the other lists are not written.
@@ -343,11 +349,11 @@ def write_lists(
         paths = [f"{folder}/{name}" for name in good]
         ImageList(paths, [labels[name] for name in good]).write(target / LABELLED_LISTING)
     listed = [f"{folder}/{name}" for name in names if name not in bad]
-    write_list(target / LISTING, listed)  # last: now it is whole
+    write_list(target / LISTING, listed)  # Written last, as a sign that all is complete.
 
 
 def count_table(packed: Sequence[Packed]) -> str:
-    """Return the numbers of images and their sizes before and after, by what became of them."""
+    """Return a table of the images and their sizes before and after, by the kind of result."""
     lines: list[Sequence[object]] = []
     for kind in ("shrunk", "copied", "raster", "bad", "all"):
         rows = [row for row in packed if kind in (row.kind, "all")]
@@ -372,12 +378,12 @@ def pack(
         target: Folder to make.
         shorter_side: Length of the shorter side in pixels; 0 never shrinks.
         quality: Quality of JPEG, 1 to 100.
-        to_lmdb: Into one database instead of a folder.
-        listing: List of the images, and perhaps their labels.
-        workers: Processes next to this one; 0 does all in this one.
+        to_lmdb: Whether to write one database instead of a folder.
+        listing: List of the images, with or without labels.
+        workers: Number of worker processes; 0 works in this process.
 
     Returns:
-        What became of every image, by name, without content.
+        The result of every image, by name, without content.
 
     Raises:
         UserError: A name or a setting cannot be used, or a file cannot be written.
@@ -385,7 +391,7 @@ def pack(
     source, target = source.resolve(), target.resolve()
     lmdb = import_lmdb() if to_lmdb else None
     if target.is_relative_to(source):
-        raise UserError(f"{target} is inside {source}: choose a DST outside of SRC")
+        raise UserError(f"{target} is inside {source}. Choose a DST outside of SRC.")
     if any(part.endswith(".lmdb") for part in target.parts):
         raise UserError(f"DST is a folder that gets {DATABASE}: leave the ending .lmdb away")
     names, labels = find_names(source, listing)
@@ -445,7 +451,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Shrink the images of a folder and write them to a folder or one database."""
     if args.shorter_side < 0 or not 1 <= args.quality <= 100:
-        raise UserError("--shorter-side is at least 0, --quality is 1 to 100")
+        raise UserError(
+            f"--shorter-side {args.shorter_side} or --quality {args.quality} is out of range. Use "
+            "a side of at least 0 and a quality from 1 to 100."
+        )
     packed = pack(
         args.source, args.target, args.shorter_side, args.quality, args.to == "lmdb", args.list,
         args.workers,

@@ -14,7 +14,7 @@ class folders at any depth:
 Written: data/resisc45/splits/resisc45-gersp-1/{train,val,test}.txt, lines `path label`. Each class
 is put in the order of sha256("resisc45-gersp-1:<class>/<file>") and divided: 126 train, 14 val, 560
 test. Train and val are together the 20 % that most of the literature trains on. The split of the
-GeRSP paper is not known; this one is our choice. May be run again at any time.
+GeRSP paper is unknown; this one is our choice. The command can be repeated at any time.
 
 Examples:
   python tools/dataset_converters/resisc45.py data/resisc45

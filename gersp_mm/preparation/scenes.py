@@ -28,7 +28,7 @@ def prepare_scenes(
 
     Args:
         data: Holds the class folders at any depth; gets ``splits/<name>/<part>.txt``.
-        split: Named split that it is cut by.
+        split: Named split to write.
         side: Width and height of every image, in pixels.
         allow_incomplete: Accept missing and unknown images.
         decode: Decode every image and compare their contents.
@@ -84,13 +84,13 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
         if folder.name in folders:
             raise UserError(
                 f"the class folder {folder.name} appears twice, as {folders[folder.name]} and "
-                f"{folder}: keep one of them below {data}"
+                f"{folder}. Keep one of them below {data}."
             )
         folders[folder.name] = folder
     if not folders:
         raise UserError(
             f"{data} holds no class folder ({', '.join(classes[:3])} … are looked for, at any "
-            "depth): see --help for where to download the data set"
+            "depth). See --help for where to download the data set."
         )
     return {
         f"{name}/{file.name}": file
@@ -101,7 +101,7 @@ def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:
 
 
 def describe_difference(files: Mapping[str, Path], split: Split) -> list[str]:
-    """Say which images are missing or unknown: a count for each class concerned, some names."""
+    """List the missing and the unknown images: counts for the affected classes, and some names."""
     expected = set(split.paths())
     missing, unknown = sorted(expected - set(files)), sorted(set(files) - expected)
     rows = []

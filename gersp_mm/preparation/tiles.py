@@ -13,8 +13,8 @@ tiles are moved inwards, so that all tiles of a scene have one size. DST gets:
   bad_images.txt    scenes that cannot be read and are left out, with the reason
   progress.jsonl    finished scenes
 
-It may be interrupted at any moment, killed included: the same command resumes at the scene where it
-stopped. Remove DST to start over.
+The command may be interrupted or killed at any moment: the same command resumes at the scene where
+it stopped. Remove DST to start over.
 
 Examples:
   python tools/dataset_converters/tile_scenes.py data/scenes data/tiles
@@ -143,7 +143,7 @@ class Cutter(Dataset):
                             path=tile, scene=name, window=window, **place, nodata=round(lacking, 4)
                         )
                     )
-        except (OSError, BandsError) as error:  # RasterError is an OSError
+        except (OSError, BandsError) as error:  # RasterError is an OSError.
             return Cut(name, [], bad=" ".join(str(error).split()))
         return Cut(name, tiles, left_out)
 
@@ -207,7 +207,7 @@ def tile(
         workers: Number of worker processes; 0 works in this process.
 
     Returns:
-        What became of each scene, by its name.
+        The result of each scene, by its name.
 
     Raises:
         UserError: There is no scene, none can be used, a setting cannot be used, or a file cannot
@@ -222,9 +222,11 @@ def tile(
     if not source.is_dir():
         raise UserError(f"{source} is no folder: SRC is the folder of the scenes")
     if target.is_relative_to(source):
-        raise UserError(f"{target} is inside {source}: choose a DST outside of SRC")
+        raise UserError(f"{target} is inside {source}. Choose a DST outside of SRC.")
     if kind == TIF and (bands or scale != "percentile"):
-        raise UserError("--bands and --scale are for PNG and JPEG: GeoTIFF tiles keep all values")
+        raise UserError(
+            "--bands and --scale are for PNG and JPEG, as GeoTIFF keeps all values. Leave them out."
+        )
     names = find_images(source, RASTER_EXTENSIONS, progress=True)
     if not names:
         raise UserError(f"{source} holds no scene (looked for: {' '.join(RASTER_EXTENSIONS)})")
@@ -304,10 +306,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
     parser = new_parser(__doc__, "quality", "workers", source="folder of the scenes")
     parser.add_argument(
-        "--size", type=int, default=512, help="cut tiles of this side in pixels [%(default)s]"
+        "--size", type=int, default=512, help="cut tiles with sides of N pixels [%(default)s]"
     )
     parser.add_argument(
-        "--overlap", type=int, default=0, help="share pixels between neighbours [%(default)s]"
+        "--overlap", type=int, default=0, help="share N pixels between neighbours [%(default)s]"
     )
     parser.add_argument(
         "--max-nodata",
@@ -317,7 +319,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="leave out tiles with a larger share without data [%(default)s]",
     )
     parser.add_argument(
-        "--to", choices=(TIF, PNG, JPEG), default=TIF, help="format of the tiles [%(default)s]"
+        "--to",
+        choices=(TIF, PNG, JPEG),
+        default=TIF,
+        help="write tiles of this format [%(default)s]",
     )
     add_raster_options(parser)
     return parser.parse_args(argv)

@@ -18,10 +18,10 @@ from rich.text import Text
 
 _Item = TypeVar("_Item")
 
-EVERY = 30.0  # seconds between two lines where no bar can be drawn
+EVERY = 30.0  # Seconds between two lines where no bar can be drawn.
 RULE_BELOW_HEADER = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
-_display: rich_progress.Progress | None = None  # all bars of a terminal share one display
+_display: rich_progress.Progress | None = None  # All bars of a terminal share one display.
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -42,7 +42,7 @@ WORDS = {
 
 
 def _problem(entry: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """Say what is wrong with one field, and what is expected there."""
+    """Return a sentence on the wrong value of a field and the values that are expected."""
     is_key = entry["loc"][-1:] == ("[key]",)
     names, known = _trace(schema, entry["loc"][:-2] if is_key else entry["loc"])
     field = ".".join(names)

@@ -94,10 +94,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", type=Path, help="folder, searched recursively")
+    parser.add_argument("images", type=Path, help="search this folder recursively for images")
     parser.add_argument("--preset", default="released", choices=("released", "mocov2"))
-    parser.add_argument("--rows", type=int, default=6, help="number of images (%(default)s)")
-    parser.add_argument("--size", type=int, default=160, help="side of a view (%(default)s)")
+    parser.add_argument("--rows", type=int, default=6, help="draw N images [%(default)s]")
+    parser.add_argument(
+        "--size", type=int, default=160, help="crop views to this side in pixels [%(default)s]"
+    )
     parser.add_argument("--out", type=Path, default=Path("augmentation_paths.png"))
     return parser.parse_args(argv)
 

@@ -11,7 +11,7 @@ from typing import Any
 from gersp_mm.visualization.features import hide_ticks, new_figure, save_figure
 
 TRUTH = "annotated"
-IOU = 0.5  # the least of a hit, as in AP50
+IOU = 0.5  # Smallest IoU of a hit, as in AP50.
 ANNOTATED, HIT, MISS = "yellow", "cyan", "red"
 
 

@@ -63,8 +63,8 @@ METHODS = {
     "eigengradcam": "EigenGradCAM",
     "scorecam": "ScoreCAM",
 }
-UNKNOWN = -1  # the label of an image whose class is not known
-CELL = 1.55  # inches, side of an image
+UNKNOWN = -1  # Label of an image whose class is unknown.
+CELL = 1.55  # Side of an image in inches.
 
 
 class Probed(nn.Module):
@@ -240,7 +240,7 @@ def look(
         classes[guesses.cpu()].tolist(),
         best.tolist(),
         accuracy,
-        math.ceil(0.2 * len(labels)),  # as linear_probe splits them
+        math.ceil(0.2 * len(labels)),  # The split of linear_probe.
         model.grid,
     )
 
@@ -311,13 +311,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("images", nargs="+", type=Path, help="image files, or one folder of classes or list")
-    add("--train", type=Path, required=True, help="folder of classes or list: fits the probe")
-    add("--train-limit", type=int, help="use only this many training images; default all")
-    add("--rows", type=int, default=8, help="images of a folder or list (%(default)s)")
-    add("--method", choices=tuple(METHODS), default="gradcam", help="default %(default)s")
-    add("--target", choices=("true", "predicted"), default="true", help="class of the maps")
-    add("--overlay", type=float, default=0.45, help="share of the map's colours (%(default)s)")
+    add("images", nargs="+", type=Path, help="draw these files, or one folder of classes or list")
+    add("--train", type=Path, required=True, help="fit the probe on this folder of classes or list")
+    add("--train-limit", type=int, help="use only this many training images [all]")
+    add("--rows", type=int, default=8, help="draw N images of a folder or list [%(default)s]")
+    add(
+        "--method",
+        choices=tuple(METHODS),
+        default="gradcam",
+        help="make maps by this method [%(default)s]",
+    )
+    add("--target", choices=("true", "predicted"), default="true",
+        help="make maps of this class [%(default)s]")  # fmt: skip
+    add("--overlay", type=float, default=0.45, help="blend in this share of the map [%(default)s]")
     add_backbone_arguments(parser, "cam.png")
     return parser.parse_args(argv)
 

@@ -96,7 +96,7 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
 
 def read_setting(run: Path) -> Setting:
-    """Read what the config next to the scalars of a run says; nothing of it is run."""
+    """Read the settings in the config next to the scalars of a run, without running its code."""
     file = find_logs(run)[-1].with_name("config.py")
     values = config_values(file.read_text(encoding="utf-8")) if file.is_file() else {}
     temperature = _at(values, "model", "head", "temperature")
@@ -199,7 +199,7 @@ def draw(
         title = TITLES.get(name, name.replace("_", " ").replace("/", ": "))
         if name in TITLES and title.endswith("(%)"):
             _widen(axis)
-        if name == "queue_age":  # constant once the queue is full
+        if name == "queue_age":  # The age is constant once the queue is full.
             axis.set_ylim(bottom=0)
         notes = {setting.note for setting in settings.values()} - {""}
         if name == "loss_ct" and notes:
@@ -240,8 +240,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "runs", nargs="+", type=Path, help="draw these work directories or scalars.json files"
     )
-    parser.add_argument("--labels", nargs="+", help="name the runs so [their folders' names]")
-    parser.add_argument("--out", type=Path, help="write this png [<first run>/curves.png]")
+    parser.add_argument(
+        "--labels", nargs="+", help="give the runs these names [their folders' names]"
+    )
+    parser.add_argument("--out", type=Path, help="write this PNG file [<first run>/curves.png]")
     parser.add_argument(
         "--random-knn",
         type=float,

@@ -1,4 +1,4 @@
-"""What the tools that draw features of several backbones share: arguments, images, colours."""
+"""Arguments, images and colours of the tools that draw features of several backbones."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def add_backbone_arguments(parser: argparse.ArgumentParser, out: str) -> None:
         metavar="[NAME=]FILE",
         help="exported backbones, and `random` for the first one's network untrained",
     )
-    add("--out", type=Path, default=Path(out), help="png to write (%(default)s)")
-    add("--size", type=int, default=224, help="side of the images in pixels (%(default)s)")
-    add("--batch-size", type=int, default=64, help="images of one forward pass (%(default)s)")
-    add("--device", help="cpu, cuda, cuda:1 and so on; default: cuda where there is a GPU")
+    add("--out", type=Path, default=Path(out), help="write this PNG file [%(default)s]")
+    add("--size", type=int, default=224, help="resize images to this side in pixels [%(default)s]")
+    add("--batch-size", type=int, default=64, help="pass N images forward at once [%(default)s]")
+    add("--device", help="run on cpu, cuda or cuda:N [the first GPU, else cpu]")
     add("--seed", type=int, default=0, help="seed the random choices [%(default)s]")
     add_import_argument(parser)
 

@@ -43,7 +43,7 @@ from gersp_mm.visualization.features import (
 )
 
 RIGHT, WRONG = "#1a9850", "#d73027"
-CELL = 1.0  # inches, side of an image
+CELL = 1.0  # Side of an image in inches.
 
 
 def nearest(train: torch.Tensor, queries: torch.Tensor, k: int) -> torch.Tensor:
@@ -136,12 +136,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("images", type=Path, help="query images: a folder of classes or a list")
-    add("--train", type=Path, required=True, help="images to search: a folder of classes or a list")
-    add("--rows", type=int, default=8, help="images to draw (%(default)s)")
-    add("--k", type=int, default=5, help="neighbours of each (%(default)s)")
-    add("--limit", type=int, default=500, help="images for precision@k (%(default)s)")
-    add("--train-limit", type=int, help="use only this many training images; default all")
+    add("images", type=Path, help="query with this folder of classes or list")
+    add("--train", type=Path, required=True, help="search this folder of classes or list")
+    add("--rows", type=int, default=8, help="draw N images [%(default)s]")
+    add("--k", type=int, default=5, help="draw N neighbours of each image [%(default)s]")
+    add("--limit", type=int, default=500, help="measure precision@k on N images [%(default)s]")
+    add("--train-limit", type=int, help="use only this many training images [all]")
     add_backbone_arguments(parser, "neighbours.png")
     return parser.parse_args(argv)
 

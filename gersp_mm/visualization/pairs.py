@@ -122,7 +122,7 @@ def label_texts(samples: Sequence[Any], classes: Sequence[str] | None = None) ->
 
 
 def _of_demo(path: Path, label: int) -> bool:
-    """Say whether a file is one of the demo's photographs, named after its class in ImageNet."""
+    """Return whether a file is a photograph of the demo, named after its class in ImageNet."""
     return re.fullmatch(rf"imagenet_\d+_{label}", path.stem) is not None
 
 
@@ -166,8 +166,8 @@ def parse_args(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="pre-training config")
-    parser.add_argument("--rows", type=int, default=8, help="number of pairs; default 8")
-    parser.add_argument("--out", type=Path, help="png to write; default <work dir>/pairs.png")
+    parser.add_argument("--rows", type=int, default=8, help="draw N pairs [%(default)s]")
+    parser.add_argument("--out", type=Path, help="write this PNG file [<work dir>/pairs.png]")
     add_config_arguments(parser)
     parser.set_defaults(work_dir=None)
     return parser.parse_args(argv)

@@ -30,11 +30,11 @@ HOST_HOOKS = {
     "mmdet": ("mmdet.DetVisualizationHook", "DetLocalVisualizer"),
     "mmrotate": ("mmdet.DetVisualizationHook", "RotLocalVisualizer"),
 }
-UNLABELLED = (96, 96, 96)  # what is not evaluated
-LONGEST = 1024  # pixels of one panel
+UNLABELLED = (96, 96, 96)  # Colour of pixels that are not evaluated.
+LONGEST = 1024  # Longest side of a panel in pixels.
 DPI = 100
-SMALLEST_PANEL = 3.0  # inches
-LEGEND_WIDTH = 32  # of an entry, in sizes of its font
+SMALLEST_PANEL = 3.0  # Inches.
+LEGEND_WIDTH = 32  # Width of an entry, in sizes of its font.
 SMALL = 256  # pixels; smaller images of classes are enlarged so that text is readable on them
 
 
@@ -210,7 +210,7 @@ def require_pictures(cfg: Config, config: str) -> None:
             f"{', '.join([*HOST_HOOKS, 'mmseg'])}"
         )
     visualizer = cfg.get("visualizer") or {}
-    plain = ("Visualizer", "mmengine.Visualizer")  # draws neither boxes nor labels
+    plain = ("Visualizer", "mmengine.Visualizer")  # These draw neither boxes nor labels.
     if scope != "mmseg" and visualizer.get("type", plain[0]) in plain:
         cfg.visualizer = dict(visualizer, type=HOST_HOOKS[scope][1])
 
@@ -230,7 +230,7 @@ def add_pictures(
         UserError: There are several processes.
     """
     if runner.world_size > 1:
-        raise UserError("--show-dir: the hosts draw in one process only, start one")
+        raise UserError("--show-dir: the hosts draw only in a single process. Start one process.")
     scope = runner.cfg.default_scope
     hook: PicturesHook
     if scope == "mmseg":

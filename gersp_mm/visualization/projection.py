@@ -44,15 +44,15 @@ from gersp_mm.visualization.features import (
     spaced,
 )
 
-FEWEST = 10  # images that a projection is made of
-COMPONENTS = 50  # what t-SNE's authors reduce the features to first
+FEWEST = 10  # Smallest number of images for a projection.
+COMPONENTS = 50  # The authors of t-SNE first reduce the features to this dimension.
 FOLDS = 5
 NEIGHBOURS = 20
 CAPTION = (
     "{name} of {count} images. kNN top-1 (k = {k}, {folds} folds of these images) and silhouette "
     "of the classes\n(cosine) are of the features themselves, not of the projection"
 )
-MARKERS = "osD^vP"  # beyond 20 classes
+MARKERS = "osD^vP"  # Markers that tell more than 20 classes apart.
 
 
 def project(features: torch.Tensor, method: str, seed: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def project(features: torch.Tensor, method: str, seed: int) -> np.ndarray:
     Args:
         features: N×D.
         method: ``'tsne'`` or ``'umap'``.
-        seed: The same one gives the same result.
+        seed: Seed; the same seed gives the same result.
 
     Raises:
         UserError: There is no umap.
@@ -178,9 +178,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("images", type=Path, help="folder of classes, or list")
-    add("--method", choices=("tsne", "umap"), default="tsne", help="default %(default)s")
-    add("--limit", type=int, default=2000, help="images, evenly chosen (%(default)s)")
+    add("images", type=Path, help="project this folder of classes or list")
+    add(
+        "--method",
+        choices=("tsne", "umap"),
+        default="tsne",
+        help="project by this method [%(default)s]",
+    )
+    add("--limit", type=int, default=2000, help="use N evenly spaced images [%(default)s]")
     add_backbone_arguments(parser, "tsne.png")
     return parser.parse_args(argv)
 

@@ -133,7 +133,7 @@ def test_nothing_is_written_where_anything_fails(released, tmp_path, capsys, mon
     for arguments, reason in (
         ((wrong, target), "it holds projector alone"),
         ((released, target, "--arch", "resnet50"), "is no complete ResNet-50"),
-        ((released, tmp_path), "is a folder: name the file to write"),
+        ((released, tmp_path), "is a folder. Name the file to write."),
         ((released, released), f"SRC and DST are both {released}"),
         ((tmp_path / "absent", target), "there is no file"),
     ):

@@ -192,7 +192,7 @@ def test_what_cannot_be_cut(cut_trees, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--checkpoint", "/no/such.pth"), "/no/such.pth: run bash tools/quickstart.sh first"),
+        (("--checkpoint", "/no/such.pth"), "/no/such.pth. Run bash tools/quickstart.sh first"),
         (("--checkpoint", __file__, "--epochs", "0"), "--epochs must be at least 1, got 0"),
         (("--checkpoint", __file__, "--seeds", "1", "1"), "--seeds must be different"),
     ],

@@ -89,7 +89,8 @@ def test_one_image_is_too_few():
     with pytest.raises(UserError) as caught:
         tool.fitted_to_images(cfg, manifest)
     assert str(caught.value) == (
-        "--remote-sensing /my/tiles has one image; pre-training contrasts at least two"
+        "--remote-sensing /my/tiles has one image, and pre-training contrasts at least two. "
+        "Add images."
     )
 
 
@@ -112,7 +113,7 @@ def test_wrong_arguments_are_told_before_anything_runs(options, expected, capsys
 
 def test_the_work_directory_of_something_else(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(UserError, match="holds files of something else"):
+    with pytest.raises(UserError, match="holds files of another tool"):
         tool.claim(RunFolder(tmp_path), dict(epochs=1), force=True)
     assert (tmp_path / "thesis.txt").read_text() == "all of it"
 

@@ -108,7 +108,7 @@ def lines_about_knn(capfd):
     ("arguments", "text"),
     [
         (["gersp_r50.py", "nothing.pth"], "there is no checkpoint nothing.pth"),
-        (["gersp_r50.py", __file__], "neither test_dataloader nor a KNNEvalHook"),
+        (["gersp_r50.py", __file__], "neither a test_dataloader nor a KNNEvalHook"),
     ],
 )
 def test_tools_test_says_what_is_missing(arguments, text, tmp_path, pair_data):

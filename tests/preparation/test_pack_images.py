@@ -288,7 +288,7 @@ def test_names_that_lists_or_databases_cannot_hold(tmp_path):
     with pytest.raises(UserError, match="longer than the 511 bytes"):
         tool.check_names(["ä" * 256], tool.LONGEST_KEY)
     for name in ("a\nb.jpg", " a.jpg"):
-        with pytest.raises(UserError, match="rename it"):
+        with pytest.raises(UserError, match="Rename the file"):
             tool.check_names([name], None)
     with pytest.raises(UserError, match="not UTF-8"):
         tool.check_names([os.fsdecode(b"\xff.jpg")], None)

@@ -152,7 +152,7 @@ def test_decoding_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
 
 
 def test_million_aid_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="there is no folder .*test: put the images there"):
+    with pytest.raises(UserError, match=r"there is no folder .*test\. Put the images there"):
         convert(million_aid, tmp_path)
     touch(tmp_path, "test_1.zip", "test_2.zip")
     with pytest.raises(UserError, match="unpack test_1.zip, test_2.zip with --archives"):

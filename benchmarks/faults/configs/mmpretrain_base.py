@@ -1,4 +1,4 @@
-# What the two configs of plain mmpretrain share.
+# Settings that the two configs of plain mmpretrain share.
 data = "{{$FAULTS_DATA:data}}"
 default_scope = "mmpretrain"
 optim_wrapper = dict(
