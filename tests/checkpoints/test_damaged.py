@@ -320,10 +320,12 @@ OPTIONS: dict[str, tuple[dict, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_with_the_reason(case, tmp_path):
+def test_refused_with_the_reason(case, tmp_path, monkeypatch):
     content, reason = REFUSED[case]
     path = tmp_path / "file.pth"
     path.write_bytes(content if isinstance(content, bytes) else content())
+    monkeypatch.setitem(sys.modules, "safetensors", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(UserError) as error:
         take_backbone(path)
     message = str(error.value)

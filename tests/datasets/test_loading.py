@@ -360,7 +360,7 @@ def test_train_goes_on_with_the_scale_of_the_checkpoint(exported, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gersp_mm.engine.resume.choose_checkpoint", choose)
     monkeypatch.setattr("gersp_mm.datasets.annotations.check_data", lambda cfg, parts: None)
-    monkeypatch.setattr("gersp_mm.engine.launch.train", lambda cfg, replaced: seen.append(cfg))
+    monkeypatch.setattr("gersp_mm.engine.launch.train", lambda cfg, *_, **__: seen.append(cfg))
     name = "configs/downstream/eurosat/finetune_r50_eurosat.py"
     train.run(train.parse_args([name, "--resume"]))
     assert used_scale(seen[0]) == SCALE

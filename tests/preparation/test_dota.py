@@ -385,7 +385,7 @@ def test_finished_tiles_are_left_alone(finished, capsys, monkeypatch):
 def test_tiles_of_something_else_need_force(finished, capsys):
     tiles = finished / "tiles_800_160"
     write_label(finished, "val", "P3", f"{square(5, 5, 50, 50)} ship 0")
-    with pytest.raises(UserError, match=r"val was made of other images or labels: --force"):
+    with pytest.raises(UserError, match=r"val was made of other images or labels. Add --force"):
         convert(finished)
     convert(finished, "released", "--force")
     assert "ship" in (tiles / "val" / "annfiles" / "P3__800__0___0.txt").read_text()

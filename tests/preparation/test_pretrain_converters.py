@@ -155,7 +155,7 @@ def test_million_aid_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"there is no folder .*test\. Put the images there"):
         convert(million_aid, tmp_path)
     touch(tmp_path, "test_1.zip", "test_2.zip")
-    with pytest.raises(UserError, match="unpack test_1.zip, test_2.zip with --archives"):
+    with pytest.raises(UserError, match="Unpack test_1.zip, test_2.zip with --archives"):
         convert(million_aid, tmp_path)
     (tmp_path / "test").mkdir()
     with pytest.raises(UserError, match="test holds no image: are its archives unpacked"):
