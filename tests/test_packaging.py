@@ -149,7 +149,7 @@ def test_metadata(built: dict[str, Path]) -> None:
     assert any(item.startswith("onedl-mmcv==") and "openmmlab" in item for item in required)
     assert set(metadata.get_all("Provides-Extra") or []) == {
         "openmmlab", "downstream", "demo", "tests", "docs", "fast", "raster",
-        "trackers"}  # fmt: skip
+        "hub", "trackers"}  # fmt: skip
     assert metadata["Name"] == "gersp_mm"
 
 

@@ -76,18 +76,30 @@ class StopRequest:
             return bool(self.number)
         if not self._stop_at and self.arrived():
             # No rank is past the next step: it would have needed this one there.
-            agreed = self._store.compare_set("request", "", f"{self._steps + 1} {self.number}")
-            step, number = agreed.decode().split()
-            self._stop_at, self.number = int(step), int(number)
+            if agreed := self._request(f"{self._steps + 1} {self.number}"):
+                step, number = agreed.split()
+                self._stop_at, self.number = int(step), int(number)
         return 0 < self._stop_at <= self._steps
 
     def arrived(self) -> bool:
         """Return whether this process, or another one of the group, was asked to stop."""
         if self.number or self._store is None:
             return bool(self.number)
-        request = self._store.compare_set("request", "", "")  # reads; torch 2.1 has no `check`
+        request = self._request("")  # reads; torch 2.1 has no `check`
         self.number = int(request.split()[1]) if request else 0
         return bool(self.number)
+
+    def _request(self, own: str) -> str:
+        """Make a request unless there is one, and return the one that counts; empty if none does.
+
+        Where rank 0 holds the store, the store goes with it. After the last step rank 0 may have
+        finished before the others ask. If it died, the next exchange between the ranks fails.
+        """
+        try:
+            assert self._store is not None
+            return self._store.compare_set("request", "", own).decode()
+        except RuntimeError:
+            return ""
 
     def leave(self, save: Callable[[], Any]) -> None:
         """Save on rank 0 while the other ranks wait, and end the process.

@@ -81,3 +81,16 @@ def test_a_forked_process_with_the_handler_asks_for_nothing():
         assert request.number == 0
         signal.raise_signal(signal.SIGHUP)
     assert request.number == signal.SIGHUP and len(said) == 1
+
+
+def test_a_rank_may_ask_after_the_store_has_gone_with_rank_0(monkeypatch):
+    (rank,) = group(monkeypatch, 1)
+
+    class Gone:
+        def compare_set(self, key, expected, value):
+            raise RuntimeError("Connection reset by peer")
+
+    rank._store = Gone()
+    assert not rank.due()
+    rank.number = signal.SIGTERM  # which came too late
+    assert not rank.due()
