@@ -76,9 +76,8 @@ class StopRequest:
             return bool(self.number)
         if not self._stop_at and self.arrived():
             # No rank is past the next step: it would have needed this one there.
-            if agreed := self._request(f"{self._steps + 1} {self.number}"):
-                step, number = agreed.split()
-                self._stop_at, self.number = int(step), int(number)
+            step, _, number = self._request(f"{self._steps + 1} {self.number}").partition(" ")
+            self._stop_at, self.number = int(step or 0), int(number or self.number)
         return 0 < self._stop_at <= self._steps
 
     def arrived(self) -> bool:
