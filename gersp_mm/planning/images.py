@@ -33,7 +33,6 @@ class Look(NamedTuple):
         side: Median of the shorter sides in pixels.
         longer: Median of the longer sides in pixels.
         scenes: Whether windows of the images are read.
-        rasters: Whether any of the sample is a raster.
     """
 
     source: dict[str, Any]
@@ -41,7 +40,6 @@ class Look(NamedTuple):
     side: int
     longer: int
     scenes: bool
-    rasters: bool
 
 
 def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None) -> Look:
@@ -75,7 +73,7 @@ def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None
         source.update(data_root=folder, files=names)
     if not paths:
         raise UserError(f"--images {first} holds no image.")
-    sizes, found_raster = _sizes([paths[index] for index in spread(len(paths), SAMPLED)])
+    sizes = _sizes([paths[index] for index in spread(len(paths), SAMPLED)])
     if not sizes:
         raise UserError(
             f"--images {first}: none of {min(len(paths), SAMPLED)} files that were looked at can "
@@ -90,12 +88,12 @@ def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None
         if "ann_file" in source:
             source["files"] = source.pop("ann_file")
         source["window"] = window or 512
-    return Look(source, len(paths), side, longer, scenes, found_raster)
+    return Look(source, len(paths), side, longer, scenes)
 
 
-def _sizes(paths: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
-    """Return the sizes of the files that can be read, and whether one of them is a raster."""
-    sizes, found = [], False
+def _sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the sizes of the files that can be read."""
+    sizes = []
     for path in paths:
         try:
             with open_file(path) as file:
@@ -106,7 +104,6 @@ def _sizes(paths: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
             else:
                 with unlimited_image_size(), Image.open(path) as image:
                     sizes.append(image.size)
-            found = found or raster
         except OSError:  # Training replaces and counts unreadable images.
             continue
-    return sizes, found
+    return sizes

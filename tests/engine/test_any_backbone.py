@@ -18,7 +18,7 @@ from gersp_mm.utils.model import as_tuple
 from gersp_mm.visualization import cam, neighbours
 from gersp_mm.visualization import projection as tsne
 from tests.support import own_networks
-from tests.support.runs import build, demo_config, train
+from tests.support.runs import build, demo_config, refusal_of, train
 
 OWN = own_networks.__name__
 STAGES = dict(num_modules=1, block="BASIC")
@@ -130,14 +130,6 @@ def config_with(backbone, pair_data, work_dir):
     cfg.model.backbone = dict(backbone)
     cfg.model.feat_dim = cfg.model.neck.out_channels = 16
     return cfg
-
-
-def refusal_of(cfg) -> str:
-    runner = build(cfg)
-    with pytest.raises(UserError) as caught:
-        runner.train()
-    assert runner.iter == 0
-    return str(caught.value)
 
 
 def options_in(text):

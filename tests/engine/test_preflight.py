@@ -9,7 +9,7 @@ import torch
 from gersp_mm.engine.preflight import batch, shapes
 from gersp_mm.engine.preflight.findings import Finding, refuse_errors, run_checks
 from gersp_mm.utils.errors import UserError
-from tests.support.runs import build, demo_config
+from tests.support.runs import build, demo_config, refusal_of
 
 
 def set_options(**options):
@@ -80,14 +80,6 @@ REFUSALS = {
         "or train for longer.",
     ),
 }
-
-
-def refusal_of(cfg) -> str:
-    runner = build(cfg)
-    with pytest.raises(UserError) as caught:
-        runner.train()
-    assert runner.iter == 0
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("change, text", REFUSALS.values(), ids=REFUSALS.keys())

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from gersp_mm.utils.errors import UserError
 from tests.support.smoke import forget_runs, smoke_twin
 
 BATCH = 4
@@ -82,3 +84,12 @@ def assert_same_training_state(a: str | Path, b: str | Path) -> None:
         assert_same(first[part], second[part], part)
     for part in ("epoch", "iter"):
         assert first["meta"][part] == second["meta"][part]
+
+
+def refusal_of(cfg) -> str:
+    """Return why a run is refused before its first step."""
+    runner = build(cfg)
+    with pytest.raises(UserError) as caught:
+        runner.train()
+    assert runner.iter == 0
+    return str(caught.value)
