@@ -1,4 +1,4 @@
-"""Labelled images in parts: known data sets by their names, and a user's own."""
+"""Labelled images in training, validation and test parts, of known or own data sets."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from gersp_mm.utils.errors import UserError, listed
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled images in parts.
+    """Labelled images of a data set, split into parts.
 
     Attributes:
         name: Title of the data set in the rows.
-        split: The split; lists of other content have another one.
+        split: The split; lists of other images give another split.
         parts: Images of train, test and, in some data sets, val.
-        size: Pixels of the square crop.
-        resize: Pixels to which the shorter side is brought first.
+        size: Side of the square crop in pixels.
+        resize: Length in pixels to which the shorter side is resized first.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Data:
 
     @property
     def image(self) -> ImageInput:
-        """The size of the images, as protocols have it."""
+        """The sizes as a field of protocols."""
         resize = None if self.resize == self.size else self.resize
         return ImageInput(size=self.size, resize=resize)
 
 
 def known_data(name: str) -> Data:
-    """Find one of :data:`SCENES` below ``GERSP_DATA``, with the package's split or one by shares.
+    """Return a data set of :data:`SCENES` below ``GERSP_DATA``, split by lists or by shares.
 
     Raises:
         UserError: The data set does not exist, or its folders or images are not as expected.
@@ -56,8 +56,8 @@ def known_data(name: str) -> Data:
     root = known.root()
     if not root.is_dir():
         raise UserError(
-            f"data: {name} is looked for in {root}, which does not exist. Put it there, or set "
-            "GERSP_DATA to the folder that holds it."
+            f"data: {name} is expected in {root}, which does not exist. Put the data set "
+            "there, or set GERSP_DATA to the folder that holds it."
         )
     if known.split is not None:
         folder = root / "splits" / known.split.name
@@ -73,8 +73,8 @@ def known_data(name: str) -> Data:
     images = {"/".join(path.split("/")[-2:]): path for path in paths}
     if len(images) < len(paths):
         raise UserError(
-            f"data: {root} holds {len(paths) - len(images)} images twice, in folders of one name. "
-            "Keep one of them."
+            f"data: {root} holds {len(paths) - len(images)} images twice, in folders of the "
+            "same name. Keep one of the two folders."
         )
     refuse_second_copies(paths, f"data: {root}")
     sizes: dict[str, int] = {}
@@ -88,7 +88,7 @@ def known_data(name: str) -> Data:
     if len(images) != known.images:
         print_log(
             f"data: {known.title} has {known.images:,} images, {root} has {len(images):,}: results "
-            "on it are not comparable with those on the whole data set.",
+            "are not comparable with results on the whole data set.",
             logger="current",
             level=logging.WARNING,
         )

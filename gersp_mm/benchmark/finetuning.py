@@ -1,4 +1,4 @@
-"""Training and testing a downstream config in processes of their own."""
+"""Training and testing a downstream config in separate processes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gersp_mm.utils.files import replacing
 
 
 def finetune(job: Job, folder: Path, device: str) -> list[Row]:
-    """Train and test a downstream config in processes of their own, and return its rows.
+    """Train and test a downstream config in separate processes, and return its rows.
 
-    A folder in which this was interrupted is resumed, and a finished one is only read.
+    An interrupted run in ``folder`` is resumed; the rows of a finished run are only read.
 
     Args:
-        job: What to train and test.
+        job: Config, weights and seed to train and test with.
         folder: Work directory of the training.
         device: ``'cpu'``, ``'cuda'`` or ``'cuda:N'``.
 
@@ -52,7 +52,7 @@ def finetune(job: Job, folder: Path, device: str) -> list[Row]:
         checkpoint = latest_checkpoint(str(folder))
         if checkpoint is None:
             raise UserError(f"{job.title}: the training left no checkpoint in {folder}")
-        with replacing(results) as partial:  # It stays empty where no value is defined.
+        with replacing(results) as partial:  # The file stays empty if no value is defined.
             test = [sys.executable, resource("tools", "test.py"), config, checkpoint]
             test += ["--results", partial, *common]
             title = f"{job.title}: tools/test.py"

@@ -27,7 +27,7 @@ class Job:
     Attributes:
         task: The task.
         pretraining: Name of the checkpoint.
-        seed: The seed; None where nothing is drawn.
+        seed: The seed; None if the job makes no random choice.
         file: File of the weights; None for random ones.
         identities: Identity of each row, one for each metric.
         backbone: The weights; they are read again when the network is built.
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def settings(self) -> Pretraining:
-        """How the weights came about."""
+        """The pre-training that produced the weights."""
         if self.file is None:
             return Pretraining(method=RANDOM)
         return Pretraining.of_origin(self.backbone.meta.stored)
@@ -54,7 +54,7 @@ class Job:
 
     @property
     def id(self) -> str:
-        """Name of the job's files."""
+        """Stem of the names of the job's files."""
         rows = json.dumps([one.model_dump(mode="json") for one in self.identities])
         return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
@@ -87,7 +87,7 @@ def read_backbone(plan: Plan, file: str | None, seed: int | None) -> ExportedBac
     """Return the weights of a file, or random ones of the plan's architecture.
 
     Raises:
-        UserError: The file is no exported backbone.
+        UserError: The file is not an exported backbone.
     """
     told = None
     if plan.arch and (file is None or plan.arch["type"] != "ResNet"):
@@ -96,7 +96,7 @@ def read_backbone(plan: Plan, file: str | None, seed: int | None) -> ExportedBac
         assert told is not None
         return ExportedBackbone.random(told, seed or 0)
     backbone = ExportedBackbone.read(file, told)
-    backbone.release()  # a plan may name many
+    backbone.release()  # The weights of all checkpoints of a plan may not fit into memory.
     return backbone
 
 
@@ -164,9 +164,10 @@ def _job(
         data, architecture = plan.data[str(task.data)], backbone.architecture
         if architecture.config is None:
             raise UserError(
-                f"{plan.path}: {file} is no ResNet. Give its backbone as arch: {{type: ..., ...}}."
+                f"{plan.path}: {file} is not a ResNet. "
+                "Give its backbone as arch: {type: ..., ...}."
             )
-        model = Architecture.parse(architecture.config).name  # a file may say others
+        model = Architecture.parse(architecture.config).name  # the file's network, not the plan's
         columns = [
             Column(dataset=data.name, split=data.split, measured_by=p, model=model, metric="top-1")
             for p in protocols_of(task.spec, data)

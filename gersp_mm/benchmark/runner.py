@@ -1,4 +1,4 @@
-"""Running the jobs that have no rows yet."""
+"""The runner of the jobs that have no rows yet."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Part(NamedTuple):
     Attributes:
         features: Features, N×D.
         labels: Labels, N.
-        left_out: Index in the part's list, path and reason of each image that cannot be read; it
-            has no features.
+        left_out: Index in the part's list, path and reason of each unreadable image, for which
+            there are no features.
     """
 
     features: torch.Tensor
@@ -60,7 +60,7 @@ class Runner:
         plan: The plan.
         out: File that the rows are appended to.
         device: Where to run.
-        num_workers: Processes that decode images.
+        num_workers: Number of processes that decode images.
     """
 
     def __init__(self, plan: Plan, out: Path, device: str, num_workers: int = 0) -> None:
@@ -76,11 +76,11 @@ class Runner:
         """Return the identities of the rows that are recorded."""
         if not self.out.is_file():
             return set()
-        store.append_rows(self.out, [])  # removes what a killed process left unfinished
+        store.append_rows(self.out, [])  # removes a last line that a killed process left unfinished
         rows = store.read_rows(self.out)
         old = sum(isinstance(row.measured_by, Unparsed) for row in rows)
         if old and not self._told_old:
-            print(f"{self.out}: {counted(old, 'row')} of an older version are not compared")
+            print(f"{self.out}: {counted(old, 'row')} of an older version are ignored")
             self._told_old = True
         return {row.identity for row in rows}
 
@@ -88,7 +88,7 @@ class Runner:
         """Run the jobs without rows, print a line for each, and return their number."""
         ran = 0
         waiting = list(enumerate(jobs, 1))
-        for wait in (False, True):  # The second time waits for jobs of another process.
+        for wait in (False, True):  # The second pass waits for jobs of other processes.
             left = []
             for number, job in waiting:
                 lock = self.plan.work_dir / "jobs" / f"{job.id}.lock"
@@ -104,7 +104,7 @@ class Runner:
                     store.append_rows(self.out, made)
                     seconds = time.perf_counter() - started
                 ran += 1
-                values = ", ".join(f"{row.value:.2f}" for row in made) or "nothing defined"
+                values = ", ".join(f"{row.value:.2f}" for row in made) or "no value is defined"
                 print(f"[{number}/{len(jobs)}] {job.title}: {values} ({seconds:.1f} s)", flush=True)
             waiting = left
         return ran
@@ -210,8 +210,9 @@ def evaluate(task: TaskSpec, data: Data, features: Features, seed: int) -> list[
         task: A task on frozen features.
         data: The data set.
         features: Features of its parts.
-        seed: Seed of all that is drawn: the part of train on which C is chosen where there is no
-            validation list; few-shot's draws seed·draws to seed·draws + draws - 1.
+        seed: Seed of the random choices. A linear probe without a validation list draws the
+            training images on which C is chosen; few-shot uses the draws seed·draws to
+            seed·draws + draws - 1.
     """
     parts = {part: Part(*row) for part, row in features.items()}
     train, test = parts["train"][:2], parts["test"][:2]
@@ -235,7 +236,7 @@ def evaluate(task: TaskSpec, data: Data, features: Features, seed: int) -> list[
 
 @contextlib.contextmanager
 def _claimed(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold a lock file; give False if another process holds it and ``wait`` is False."""
+    """Hold a lock file; yield False if another process holds it and ``wait`` is False."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file, locked(file, wait) as taken:
         yield taken

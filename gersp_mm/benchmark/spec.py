@@ -87,14 +87,14 @@ def _kind_of_source(value: Any) -> str | None:
 
 
 Whole = Annotated[int, Field(strict=True, ge=1)]
-# YAML reads 1e-3 as a string, which counts as the number.
+# YAML reads 1e-3 as a string, which is accepted as the number.
 Number = Annotated[Positive, BeforeValidator(_number)]
 FilePath = Annotated[str, Field(min_length=1)]
 Seeds = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], AfterValidator(_different)]
 
 
 class OwnData(Typed):
-    """A data set of the user: folders of class folders, or lists of ``path label`` lines."""
+    """A user's data set: folders with a sub-folder per class, or lists of ``path label`` lines."""
 
     name: str | None = None
     train: FilePath
@@ -165,7 +165,7 @@ TaskSpec = KNN | LinearProbe | FewShot | Finetuning
 
 
 class PlanFile(Typed):
-    """The content of the file."""
+    """The content of a plan's file."""
 
     checkpoints: Annotated[
         dict[str, Annotated[dict[Any, Any], BeforeValidator(_files)]], Field(min_length=1)
@@ -195,7 +195,7 @@ class Checkpoint:
         """Return seed and file of each run of a task.
 
         Args:
-            varies: Whether a result changes with the seed though the weights do not.
+            varies: Whether the seed changes the result even when the weights are the same.
             seeds: Seeds of the plan.
         """
         if set(self.files) == {None}:
@@ -209,7 +209,7 @@ class Task:
     """One task on one data set.
 
     Attributes:
-        spec: The task as the file has it.
+        spec: The task as written in the file.
         data: Key of its data set in the plan; None for a fine-tuning, whose config names it.
         measurement: The columns of a fine-tuning's values.
     """
@@ -221,7 +221,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """A YAML file that was read and checked."""
+    """A plan that was read and checked."""
 
     path: Path
     checkpoints: Sequence[Checkpoint]
@@ -233,7 +233,7 @@ class Plan:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that appears twice, of which YAML takes the last."""
+    """A loader that refuses a repeated key; YAML would silently take the last value."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Build a dict."""
@@ -251,11 +251,11 @@ def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None
 
     Args:
         path: The file. Paths in it are relative to the current folder.
-        work_dir: Work directory, in place of the file's.
+        work_dir: Work directory that replaces the file's.
 
     Raises:
-        UserError: A field is missing, unknown or wrong. The message has one line for each of them,
-            with file and field.
+        UserError: A field is missing, unknown or wrong. The message has a line for each of these
+            fields and names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -263,7 +263,7 @@ def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None
     try:
         content = expand_home(yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except UserError as error:
         raise UserError(f"{path}, {error}") from None
     given: PlanFile = validated(PlanFile, content, str(path))
@@ -279,7 +279,9 @@ def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None
 
     checkpoints = [Checkpoint(name, files) for name, files in given.checkpoints.items()]
     if given.arch is None and any(None in c.files.values() for c in checkpoints):
-        problems.append(f"{path}: arch is missing, which random weights (null) need: resnet18")
+        problems.append(
+            f"{path}: arch is missing, but random weights (null) need it. Write arch: resnet18."
+        )
     for name in set(given.datasets) & set(SCENES):
         problems.append(f"{path}: datasets.{name} is the name of a known data set. Choose another.")
     tasks = []
@@ -306,24 +308,24 @@ def _measurement(task: Finetuning) -> Measurement:
         shipped, cfg = Config.fromfile(path), Config.fromfile(path)
         trains = bool(cfg.get("train_cfg"))
         cfg.merge_from_dict(dict(task.cfg_options))
-    except Exception as error:  # A config is code, which may raise anything.
+    except Exception as error:  # A config is code and may raise any error.
         raise UserError(f"config {task.config} cannot be read: {error}") from None
     if not trains:
         raise UserError(f"{task.config} trains nothing. Use protocol knn or fewshot.")
     apply_switches(cfg)
     measurement = Measurement(cfg, task.config, None, changes_of_run(shipped, cfg))
     if not measurement.metrics:
-        raise UserError(f"{task.config} has no evaluation.metrics: there is no value to record")
+        raise UserError(f"{task.config} has no evaluation.metrics, so there is no value to record")
     return measurement
 
 
 def option(value: Any) -> str:
-    """Write a value as ``--cfg-options`` takes it."""
+    """Write a value in the syntax of ``--cfg-options``."""
     return "[" + ",".join(map(option, value)) + "]" if isinstance(value, list) else str(value)
 
 
 def _resolve_data(source: Sources, named: Mapping[str, Sources], data: dict[str, Data]) -> str:
-    """Read a data set once; return its key in ``data``."""
+    """Read a data set into ``data`` unless it is there, and return its key."""
     if isinstance(source, str):
         key, source = source, named.get(source, source)
     else:

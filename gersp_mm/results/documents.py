@@ -1,6 +1,6 @@
 """Tables inside Markdown pages, written from rows and compared with them.
 
-A table stands between two comments, of which the first one says what it holds::
+A table stands between two comments, the first of which describes it::
 
     <!-- table: mini_cpu
     rows="IMP, 2,400 updates => IMP; GeRSP, 2,400 updates => GeRSP"
@@ -8,10 +8,11 @@ A table stands between two comments, of which the first one says what it holds::
     ...
     <!-- end -->
 
-``mini_cpu`` is the file of rows without its suffix. ``rows`` are pre-trainings and ``columns`` data
-set and short protocol, each with the text shown after ``=>``. ``seeds`` uses these seeds alone.
-``decimals`` [2] rounds. ``bold="no"`` marks no best value. ``layout="down"`` writes a line for each
-column, with the comparison of the last row with the first one.
+``mini_cpu`` is the name of the file of rows without its suffix. ``rows`` lists pre-trainings, and
+``columns`` lists data sets with short protocols; the text after ``=>`` is shown in their place.
+``seeds`` selects the seeds. ``decimals`` [2] is the number of decimals. ``bold="no"`` leaves the
+best value unmarked. ``layout="down"`` writes a line for each column and compares the last row with
+the first one.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from gersp_mm.utils.files import write_text
 
 BLOCK = re.compile(r"(<!-- table: ([\w-]+)\s+(.*?)-->\n)(.*?)(<!-- end -->)", re.S)
 OPTION = re.compile(r'(\w+)="([^"]*)"')
-VALUES = dict(  # what the options of a table may be
+VALUES = dict(  # allowed values of a table's options
     decimals=r"\d", seeds=r"\d+( \d+)*", bold="yes|no", layout="across|down",
               rows=r"(?s).*\S.*", columns=r"(?s).*\S.*")  # fmt: skip
 
 
 class Cells:
-    """The cells of a file of rows, found by the names that pages use.
+    """The cells of a file of rows, looked up by the names that pages use.
 
     Args:
         path: A result file.
-        seeds: Use these seeds alone.
+        seeds: Seeds to use; by default all.
 
     Raises:
         UserError: The file cannot be read.
@@ -54,16 +55,16 @@ class Cells:
         for repeat in repeats:
             if repeat.other_weights:
                 raise UserError(
-                    f"{path}: {repeat.where} and {repeat.of} have one name, column and seed, and "
-                    "other weights or configs. Give one of them a name of its own."
+                    f"{path}: {repeat.where} and {repeat.of} have the same name, column and seed, "
+                    "but other weights or configs. Give one of them another name."
                 )
 
     def column(self, name: str) -> Mapping[str, Cell]:
         """Return a column's cells by pre-training.
 
         Args:
-            name: Data set and short protocol, ``EuroSAT kNN``, with the metric where several have
-                the same.
+            name: Data set and short protocol, such as ``EuroSAT kNN``; with the metric if
+                several columns share them.
 
         Raises:
             UserError: No column or several have this name.
@@ -118,7 +119,7 @@ def updated(text: str, results: str | os.PathLike, where: str) -> tuple[str, int
             if name in VALUES and not re.fullmatch(VALUES[name], value):
                 raise UserError(f'{where}, table {match[2]}: {name}="{value}" is not possible.')
         if unknown or not {"rows", "columns"} <= set(options):
-            wrong = f"no option {unknown[0]}" if unknown else "rows or columns missing"
+            wrong = f"no option {unknown[0]}" if unknown else "rows or columns are missing"
             raise UserError(f"{where}, table {match[2]}: {wrong}")
         try:
             return match[1] + _table(Path(results, f"{match[2]}.jsonl"), options) + match[5]
@@ -129,8 +130,8 @@ def updated(text: str, results: str | os.PathLike, where: str) -> tuple[str, int
     begun = len(re.findall(r"<!--\s*table\b", text))
     if count < begun:
         raise UserError(
-            f"{where} begins {begun} tables and ends {count}. Write <!-- table: NAME ... --> on "
-            "top of each and <!-- end --> below it."
+            f"{where} begins {begun} tables and ends {count}. Write <!-- table: NAME ... --> "
+            "above each table and <!-- end --> below it."
         )
     return page, count
 
@@ -143,7 +144,7 @@ def _page(path: str | os.PathLike) -> str:
 
 
 def write(path: str | os.PathLike, results: str | os.PathLike) -> int:
-    """Fill the tables of a page in place, which keeps its line ends; return their number.
+    """Fill the tables of a page in place, keep its line ends, and return the number of tables.
 
     Args:
         path: A Markdown file.
@@ -157,14 +158,14 @@ def write(path: str | os.PathLike, results: str | os.PathLike) -> int:
 
 
 def check(path: str | os.PathLike, results: str | os.PathLike) -> int:
-    """Compare the tables of a page with the rows; return their number.
+    """Compare the tables of a page with the rows, and return the number of tables.
 
     Args:
         path: A Markdown file.
         results: Folder of the rows.
 
     Raises:
-        UserError: A table differs. The message names the first line that does.
+        UserError: A table differs. The message names the first line that differs.
     """
     given = _page(path)
     text, count = updated(given, results, str(path))

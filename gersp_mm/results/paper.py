@@ -1,4 +1,4 @@
-"""The paper's values, and which columns of ours they may stand next to."""
+"""The paper's values, and the columns of ours that they are comparable with."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FIELDS = (
 
 
 class Requirements(Typed):
-    """What has to be equal for a column to be comparable with a table of the paper.
+    """The fields that have to be equal for a column to be comparable with a table of the paper.
 
     Attributes:
-        datasets: Our name by the paper's.
-        models: Our name by the paper's.
-        metric: Our name.
+        datasets: Our name of each data set, by the paper's name.
+        models: Our name of each model, by the paper's name.
+        metric: Our name of the metric.
         split: Our split.
-        measured_by: Fields of the protocol, by name; None if nothing is comparable.
+        measured_by: Fields of the protocol, by name; None if no column is comparable.
         pretrainings: Further fields of the protocol, by the paper's names of pre-trainings.
     """
 
@@ -40,7 +40,7 @@ class Requirements(Typed):
 
 
 class PaperValue(Typed):
-    """One value of the paper, as its line in ``paper.csv`` has it."""
+    """One value of the paper: a line of ``paper.csv``."""
 
     table: str
     dataset: str
@@ -58,7 +58,7 @@ class PaperValue(Typed):
 
     @property
     def name(self) -> str:
-        """The pre-training; random weights by the name that our rows have."""
+        """The pre-training; random weights have the name that our rows use."""
         random = Pretraining.of_name(self.pretraining).method == RANDOM
         return RANDOM if random else self.pretraining
 
@@ -82,10 +82,10 @@ class PaperValue(Typed):
 
 
 def read_paper(path: str | os.PathLike) -> list[PaperValue]:
-    """Read ``results/paper.csv``, and next to it ``paper.yml``, which says what is comparable.
+    """Read ``results/paper.csv`` and its requirements in ``paper.yml`` next to it.
 
     Args:
-        path: The ``.csv`` file. Without a ``.yml`` file of its name nothing is comparable.
+        path: The ``.csv`` file. Without a ``.yml`` file of the same name no value is comparable.
 
     Raises:
         UserError: The file does not exist, or a line is wrong.

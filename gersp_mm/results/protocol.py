@@ -1,4 +1,4 @@
-"""How a value was measured: one class for each protocol, with its fields and its words."""
+"""The protocols that values are measured by: one class for each, with its fields and its words."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ class Typed(BaseModel):
 
 
 class ImageInput(Typed):
-    """What the network is shown of an image.
+    """The size at which the network sees an image.
 
     Attributes:
-        size: Pixels of the square crop.
-        resize: Pixels to which the shorter side is brought first; None for the crop's size.
+        size: Side of the square crop in pixels.
+        resize: Length in pixels to which the shorter side is resized first; None for the crop's
+            size.
     """
 
     size: Count
     resize: Count | None = None
 
     def __str__(self) -> str:
-        """Write the size as sentences have it."""
+        """Return the size as it stands in sentences."""
         resized = f", resized to {self.resize} px first" if self.resize else ""
         return f"{self.size} px{resized}"
 
@@ -56,8 +57,8 @@ class Protocol(Typed):
     """Base of all protocols.
 
     Attributes:
-        reads: Dotted config keys that fields hold, as patterns. A change of another option of the
-            config is no part of the protocol; the row holds it as an override.
+        reads: Patterns of the dotted config keys whose values the fields hold. If another option of
+            the config is changed, the row holds the change as an override.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -69,7 +70,7 @@ class Protocol(Typed):
 
     @property
     def short(self) -> str:
-        """The protocol in a word for the head of a table; empty where the metric says it."""
+        """The protocol in a word for the head of a table; empty if the metric implies it."""
         return ""
 
     @classmethod
@@ -83,11 +84,11 @@ class Protocol(Typed):
 
         Args:
             cfg: The config with all overrides. Its ``evaluation.measured_by`` holds the kind and
-                those fields that the run cannot tell. An ``evaluation.protocol``, which is a
-                sentence, takes precedence and gives :class:`Unparsed`.
-            checkpoint_meta: ``meta`` of the checkpoint. The config in it, which the training ran
-                with, decides on epochs, iterations and frozen layers.
-            **fields: Further fields, of one metric of several.
+                the fields that cannot be read from the run. The sentence in an
+                ``evaluation.protocol`` takes precedence and gives :class:`Unparsed`.
+            checkpoint_meta: ``meta`` of the checkpoint. It holds the config of the training, which
+                decides on epochs, iterations and frozen layers.
+            **fields: Further fields, which hold for one of several metrics.
 
         Raises:
             UserError: A field is missing, unknown or of another type.
@@ -108,7 +109,7 @@ class Protocol(Typed):
     def _fields_of_run(
         cls, tested: Mapping[str, Any], trained: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return what the configs of test and training tell; a protocol takes its own fields."""
+        """Return fields from the configs of test and training; each protocol takes its own."""
         train_cfg = trained.get("train_cfg") or {}
         backbone = (trained.get("model") or {}).get("backbone") or {}
         frozen = FROZEN.get(backbone.get("frozen_stages", -1), UNREAD)
@@ -116,7 +117,7 @@ class Protocol(Typed):
         return {**{k: v for k, v in found.items() if v is not None}, "frozen": frozen}
 
     def overrides_of(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those changed options that no field of the protocol holds.
+        """Return the changed options that no field of the protocol holds.
 
         Args:
             changes: Values by dotted key.
@@ -230,7 +231,7 @@ class FewShot(Protocol):
 
 
 class FineTuning(Protocol):
-    """A classifier of which all layers that are not frozen are trained."""
+    """A classifier whose layers are all trained, except the frozen ones."""
 
     reads = ("train_cfg.max_epochs", BACKBONE_FROZEN)
     kind: Literal["finetune"] = "finetune"
@@ -256,9 +257,10 @@ class Detection(Protocol):
     """A detector of horizontal or oriented boxes.
 
     Attributes:
-        recipe: ``released`` as the paper's code, ``field`` as is usual, ``demo`` of the quickstart.
-        tile: Pixels of the tiles into which scenes were cut; None for whole images.
-        merged: Whether the tiles' boxes were put together before they were counted.
+        recipe: ``released`` by the paper's code, ``field`` for the usual one, ``demo`` for the
+            quickstart's.
+        tile: Side in pixels of the tiles into which scenes were cut; None for whole images.
+        merged: Whether the boxes of the tiles were merged into scenes before the evaluation.
     """
 
     reads = ("train_cfg.max_epochs", BACKBONE_FROZEN)
@@ -284,7 +286,7 @@ class Segmentation(Protocol):
     """A segmenter.
 
     Attributes:
-        crop: Pixels of the training crops.
+        crop: Side of the training crops in pixels.
     """
 
     reads = ("train_cfg.max_iters", BACKBONE_FROZEN)
@@ -301,7 +303,7 @@ class Segmentation(Protocol):
 
 
 class TrainingLog(Protocol):
-    """Values of a training's own log, which are no per cent.
+    """Values of a training's log, which are not in per cent.
 
     Attributes:
         window: The part of the training over which values are averaged.
@@ -322,7 +324,7 @@ class TrainingLog(Protocol):
 
 
 class Unparsed(Protocol):
-    """A sentence by somebody else or of an older version; it can be shown, not compared."""
+    """A sentence of a user or of an older version, which can be shown but not compared."""
 
     kind: Literal["unparsed"] = "unparsed"
     text: str

@@ -1,4 +1,4 @@
-"""One result: what was measured, where, how, and where the value comes from."""
+"""One result: the value, its protocol, its data set, and the weights and code behind it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NAMES_OF_RANDOM = (RANDOM, "random initialisation", "random weights", "from scra
 
 
 class SplitRef(Typed):
-    """The images of a data set that were trained and evaluated on.
+    """The images of a data set on which a model was trained and evaluated.
 
     Attributes:
         name: The split's name.
-        train: The part that was trained on.
-        part: The part that was evaluated; None where the name says it.
+        train: The training part.
+        part: The part that was evaluated; None if the name of the split says it.
         sha256: First eight digits of the lists' hash, for lists that have no fixed content.
-        sizes: Number of images of each part, for such lists.
+        sizes: Number of images of each part, for lists that have no fixed content.
     """
 
     name: str
@@ -33,7 +33,7 @@ class SplitRef(Typed):
     sizes: dict[str, int] | None = None
 
     def __str__(self) -> str:
-        """Write the split as sentences have it."""
+        """Return the split as it stands in sentences."""
         if self.sizes:
             sizes = ", ".join(f"{count} {part}" for part, count in self.sizes.items())
             return f"{self.name} {self.sha256} ({sizes})"
@@ -43,13 +43,13 @@ class SplitRef(Typed):
 
 
 class Pretraining(Typed):
-    """How the weights came about that a value was measured with.
+    """The pre-training of the weights that a value was measured with.
 
     Attributes:
         method: ``GeRSP``, ``MoCo-IN``, ...; ``random`` for weights that were never trained; None
             if unknown.
         epochs: Length of the pre-training.
-        updates: Length of the pre-training where it is counted in steps.
+        updates: Length of the pre-training in steps, if it is counted in steps.
         options: Options of the recipe that were changed, by dotted key.
         statistics: ``own`` if BatchNorm's statistics were estimated anew from other images.
     """
@@ -62,12 +62,12 @@ class Pretraining(Typed):
 
     @classmethod
     def of_name(cls, name: str | None) -> Pretraining:
-        """Recognise random weights by any of their names; other names tell nothing."""
+        """Return random weights for any of their names, and unknown fields for other names."""
         return cls(method=RANDOM if str(name).lower() in NAMES_OF_RANDOM else None)
 
     @classmethod
     def of_origin(cls, origin: Mapping[str, Any] | None) -> Pretraining:
-        """Read what an exported backbone says, or a training notes of the file it starts from.
+        """Return the pre-training that the ``meta`` of a file records.
 
         Args:
             origin: ``meta`` of an exported backbone, ``meta['pretrained']`` of a checkpoint, or
@@ -85,7 +85,7 @@ class Pretraining(Typed):
 
 
 class Column(Typed):
-    """What values have to share to be compared: a column of a table."""
+    """The fields that comparable values share: a column of a table."""
 
     dataset: str
     split: SplitRef | None = None
@@ -113,7 +113,7 @@ class Column(Typed):
 
 
 class Identity(Column):
-    """What tells a row from all others."""
+    """The fields that distinguish a row from all others."""
 
     seed: int | None
     pretraining: str | None
@@ -128,22 +128,22 @@ class Row(Identity):
 
     Attributes:
         dataset: Title of the data set.
-        split: Its images; None in rows of older files, whose sentence holds them.
+        split: The images; None in rows of older files, whose sentence names them.
         measured_by: The protocol.
         model: Name of the network.
         metric: Name of the metric.
         overrides: Options of the config that change results and that no protocol field holds.
-        seed: Seed of all that is drawn; None where nothing is.
+        seed: Seed of all random choices; None if there are none.
         pretraining: Label of the weights that the measurement started from.
-        checkpoint_sha256: Hash of their file; None for random weights.
+        checkpoint_sha256: Hash of the file of the weights; None for random weights.
         config: Path of the config or plan in the repository.
-        value: In per cent, but for losses.
-        settings: How the weights came about.
-        commit: Commit of the code, with ``-dirty`` where files differed from it.
-        hardware: Devices.
-        threads: Threads of PyTorch; None if unknown.
+        value: The value, in per cent except for losses.
+        settings: The pre-training of the weights.
+        commit: Commit of the code, with ``-dirty`` if files differed from it.
+        hardware: Names of the devices.
+        threads: Number of PyTorch's threads; None if unknown.
         versions: Versions of Python and of the libraries.
-        seconds: Duration of the measurement.
+        seconds: Duration of the measurement in seconds.
         schema_version: Version of these fields.
     """
 
@@ -159,7 +159,7 @@ class Row(Identity):
     @model_validator(mode="before")
     @classmethod
     def _without_sentence(cls, content: Any) -> Any:
-        """Drop the sentence, which is generated; in older rows it is all that there is."""
+        """Drop the generated sentence, but keep it for older rows, which have no other protocol."""
         if not isinstance(content, Mapping) or "protocol" not in content:
             return content
         content = dict(content)
@@ -172,7 +172,7 @@ class Row(Identity):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def protocol(self) -> str:
-        """The protocol in a sentence for people, which is written and never read."""
+        """The protocol in a sentence for people; files hold it, and no code reads it."""
         return self.sentence
 
     @property
@@ -182,11 +182,11 @@ class Row(Identity):
 
     @property
     def identity(self) -> Identity:
-        """The fields that tell the row from all others."""
+        """The fields that distinguish the row from all others."""
         return Identity(**{name: getattr(self, name) for name in Identity.model_fields})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data, in the order in which files hold it."""
+        """Return plain data in the order of the fields in files."""
         content = self.model_dump(mode="json")
         order = ("dataset", "protocol", "model", "metric", "value", "seed", "pretraining",
                  "checkpoint_sha256", "config", "commit", "hardware", "threads", "versions",
@@ -195,7 +195,7 @@ class Row(Identity):
 
 
 def label_of(origin: Mapping[str, Any] | None) -> str | None:
-    """Name what a training started from, as a label of rows.
+    """Return the label in rows of the weights that a training started from.
 
     Args:
         origin: ``meta['pretrained']`` of a checkpoint, or None if unknown.

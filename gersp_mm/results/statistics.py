@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-LEVEL = 0.05  # of significance
+LEVEL = 0.05  # significance level
 LEAST_PAIRS = 3
 
 
 class Comparison(NamedTuple):
-    """A pre-training against another.
+    """The comparison of two pre-trainings in one column.
 
     Attributes:
         difference: Difference of the means.
-        words: Whether the seeds say that it is more than noise.
+        words: A phrase that says whether the difference exceeds the noise.
         p: p-value of the paired t-test; None without a test.
     """
 
@@ -47,13 +47,13 @@ class Cell:
         return self.shown(2)
 
     def shown(self, decimals: int) -> str:
-        """Write mean ± standard deviation with so many decimals."""
+        """Return mean ± standard deviation with the given number of decimals."""
         spread = "" if self.std is None else f" ± {fixed(self.std, decimals)}"
         return fixed(self.mean, decimals) + spread
 
 
 def compare(one: Cell, other: Cell) -> Comparison:
-    """Say by a paired t-test over seeds whether the difference of two cells is more than noise."""
+    """Return the difference of two cells and its paired t-test over the common seeds."""
     from scipy.stats import ttest_rel
 
     difference = one.mean - other.mean
@@ -78,11 +78,11 @@ def compare(one: Cell, other: Cell) -> Comparison:
 def further_run(values: Sequence[float]) -> tuple[float, float]:
     """Return the range in which a further run is expected with 95 % probability.
 
-    It is wider than the range of the values, which a further run misses twice in ``n + 1`` times.
-    The values are taken as independent and normally distributed.
+    The range is wider than that of the values, which a further run misses twice in ``n + 1`` times.
+    The values are assumed to be independent and normally distributed.
 
     Args:
-        values: One of each run, at least two.
+        values: One value of each run, at least two.
     """
     from scipy.stats import t
 
@@ -94,6 +94,6 @@ def further_run(values: Sequence[float]) -> tuple[float, float]:
 
 
 def fixed(value: float, decimals: int = 2, sign: bool = False) -> str:
-    """Write a number with a fixed number of decimals, and zero never as ``-0.00``."""
+    """Return a number with a fixed number of decimals; zero has no sign."""
     rounded = round(value, decimals) + 0.0  # The sum of -0.0 and 0.0 is 0.0.
     return f"{rounded:+.{decimals}f}" if sign else f"{rounded:.{decimals}f}"

@@ -20,7 +20,7 @@ def append_rows(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     removed.
 
     Args:
-        path: A ``.jsonl`` file. It is created with its folder where it does not exist.
+        path: A ``.jsonl`` file. If it does not exist, it and its folder are created.
         rows: The rows.
     """
     text = "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows)
@@ -33,7 +33,7 @@ def append_rows(path: str | os.PathLike, rows: Iterable[Row]) -> None:
         if unfinished:
             try:
                 json.loads(unfinished)
-                end = b"\n"  # a file that was edited by hand
+                end = b"\n"  # The file was edited by hand and has no newline at its end.
             except ValueError:
                 file.truncate(len(whole))
         file.write(end + text.encode())
@@ -48,7 +48,7 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
 
     Raises:
         UserError: The file does not exist, or a line holds no row. The message names the line, each
-            field that is wrong, and what is expected there.
+            wrong field, and the value that is expected there.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no results file {path}")
@@ -61,6 +61,8 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
             try:
                 content = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{where} is no JSON ({error}). Fix or remove the line.") from None
+                raise UserError(
+                    f"{where} is not valid JSON ({error}). Fix or remove the line."
+                ) from None
             rows.append(validated(Row, content, where))
     return rows

@@ -18,21 +18,30 @@ from gersp_mm.results.row import NAMES_OF_RANDOM, RANDOM, Column, Row
 from gersp_mm.results.statistics import LEAST_PAIRS, LEVEL, Cell, Comparison, compare, fixed
 from gersp_mm.utils.errors import counted
 
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # Spreadsheets begin formulas with these.
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "＝",
+    "＋",
+    "－",
+    "＠",
+)  # of formulas in spreadsheets
 MARKDOWN = re.compile(r"[\\`*_{}\[\]|~$#]")  # may be markup within a line
 
 
 class Repeat(NamedTuple):
-    """A further row of a column, pre-training and seed, which no mean counts.
+    """A further row with the same column, pre-training and seed, which enters no mean.
 
     Attributes:
         where: File and line.
-        of: File and line of the row that counts.
+        of: File and line of the row that enters the mean.
         column: The column.
         name: The pre-training.
         seed: The seed.
-        value: Its value.
-        first: The value that counts.
+        value: The repeated value.
+        first: The value that enters the mean.
         other_weights: Whether the two rows name other files of weights or other configs.
     """
 
@@ -47,22 +56,22 @@ class Repeat(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The difference to the value that counts."""
+        """The difference from the value that enters the mean."""
         return self.value - self.first
 
 
-# Fields that tell whether a row with the same name and seed is of the same weights.
+# Two rows with the same name and seed belong to the same weights if these fields agree.
 IDENTITY_OF_WEIGHTS = ("checkpoint_sha256", "config")
 
 
 @dataclass
 class Tables:
-    """All columns, and what is compared with what.
+    """All columns, and the pre-trainings that each one is compared with.
 
     Attributes:
         cells: Cells by column and pre-training.
         baseline: Pre-training to compare with, usually random weights.
-        reference: Another one, usually supervised on ImageNet.
+        reference: Second pre-training to compare with, usually supervised on ImageNet.
         paper: Values of the paper.
         repeats: Rows whose seed appears twice.
     """
@@ -74,7 +83,7 @@ class Tables:
     repeats: Sequence[Repeat] = ()
 
     def __post_init__(self) -> None:
-        """Take random weights by any of their names."""
+        """Replace any name of random weights by the name in rows."""
         self.baseline, self.reference = named(self.baseline), named(self.reference)
 
     @property
@@ -84,22 +93,22 @@ class Tables:
 
     @property
     def others(self) -> list[str]:
-        """Baseline and reference, as far as there are rows of them."""
+        """Baseline and reference, if there are rows of them."""
         return [o for o in dict.fromkeys((self.baseline, self.reference)) if o in self.names]
 
     def best(self, column: Column) -> set[str]:
-        """Return the pre-trainings with the highest printed mean; none if there is but one."""
+        """Return the pre-trainings with the highest printed mean; none if there is only one."""
         return best_of(self.cells[column])
 
     def compared(self, column: Column, name: str, other: str) -> Comparison | None:
-        """Compare two pre-trainings; None where one is not there or they are the same."""
+        """Compare two pre-trainings; None if one has no values or they are the same."""
         cells = self.cells[column]
         if name == other or name not in cells or other not in cells:
             return None
         return compare(cells[name], cells[other])
 
     def of_paper(self, column: Column, name: str) -> PaperValue | None:
-        """Return the paper's value of a pre-training where the protocol is the paper's."""
+        """Return the paper's value of a pre-training if the protocol equals the paper's."""
         return next((p for p in self.paper if p.name == name and p.matches(column)), None)
 
     def apart(self) -> dict[tuple[str, str, str], list[PaperValue]]:
@@ -113,14 +122,14 @@ class Tables:
 
 
 def best_of(cells: Mapping[str, Cell], decimals: int = 2) -> set[str]:
-    """Return the names with the highest printed mean; none if there is but one cell."""
+    """Return the names with the highest printed mean; none if there is only one cell."""
     shown = {name: fixed(cell.mean, decimals) for name, cell in cells.items()}
     top = max(shown.values(), key=float, default="")
     return {name for name, text in shown.items() if text == top} if len(shown) > 1 else set()
 
 
 def named(name: str | None) -> str:
-    """Return a pre-training's name in tables; random weights have one, whoever made the row."""
+    """Return a pre-training's name in tables; all names of random weights give the same."""
     return RANDOM if str(name).lower() in NAMES_OF_RANDOM else str(name or "unknown")
 
 
@@ -130,11 +139,11 @@ def collect(
     """Sort rows into columns and cells.
 
     Args:
-        rows: File and line, and the row.
+        rows: Pairs of a row's file and line, and the row.
 
     Returns:
         The cells by column and pre-training; and the rows whose column, pre-training and seed
-        appear twice, of which the first one counts.
+        appear twice, of which the first one enters the mean.
     """
     cells: dict[Column, dict[str, dict[int | None, float]]] = {}
     first: dict[tuple[Column, str, int | None], tuple[str, Row]] = {}
@@ -160,10 +169,7 @@ def notes(repeats: Sequence[Repeat]) -> list[str]:
         return []
     same = sum(fixed(repeat.difference) == "0.00" for repeat in repeats)
     farthest = max(repeats, key=lambda repeat: abs(repeat.difference))
-    text = (
-        f"{counted(len(repeats), 'row')} of a seed that is there already, which no mean counts: "
-        f"{same} with the same value"
-    )
+    text = f"{counted(len(repeats), 'repeated row')}, part of no mean: {same} with the same value"
     if same < len(repeats):
         place = f"{farthest.name}, {farthest.column.dataset}, {farthest.column.short}"
         text += f", the largest difference {fixed(farthest.difference, sign=True)} ({place})"
@@ -181,13 +187,13 @@ def notes(repeats: Sequence[Repeat]) -> list[str]:
 
 
 class Detail(NamedTuple):
-    """One pre-training in one column.
+    """The values of one pre-training in one column.
 
     Attributes:
         name: The pre-training.
-        cell: Its values; None where only the paper has one.
+        cell: Its values; None if only the paper has a value.
         best: Whether its mean is the highest.
-        comparisons: With baseline and reference.
+        comparisons: Comparisons with baseline and reference.
         paper: The paper's value.
     """
 
@@ -261,7 +267,7 @@ def _facts(tables: Tables) -> list[str]:
 
 
 def _view(tables: Tables) -> dict[str, Any]:
-    """Return what both templates show."""
+    """Return the content of both templates."""
     models: dict[str, list[Numbered]] = {}
     by_model: dict[str, list[Column]] = {}
     for column in tables.cells:
@@ -286,12 +292,12 @@ def _view(tables: Tables) -> dict[str, Any]:
 
 
 def to_markdown(tables: Tables) -> str:
-    """Write an overview for each model, a table for each column, and the paper's values apart."""
+    """Return overviews for the models, tables for the columns, and the paper's other values."""
     return _render("table.md.j2", **_view(tables))
 
 
 def to_html(tables: Tables, title: str = "Benchmark tables") -> str:
-    """Write one page that needs no other file; a click on a head sorts by it."""
+    """Return one page that needs no other file; a click on the head of a column sorts by it."""
     return _render("table.html.j2", title=title, **_view(tables))
 
 
@@ -314,7 +320,7 @@ def markdown(text: str) -> str:
 
 
 def to_csv(tables: Tables) -> str:
-    """Write a line for each column and pre-training; spreadsheets take no name for a formula."""
+    """Return a line for each column and pre-training, with names that are never formulas."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header = ["dataset", "model", "protocol", "metric", "pretraining", "mean", "std", "seeds"]
@@ -341,5 +347,5 @@ def to_csv(tables: Tables) -> str:
 
 
 def _cell(name: str) -> str:
-    """Mark a name as text where a spreadsheet would run it as a formula."""
+    """Mark a name as text if a spreadsheet would run it as a formula."""
     return f"'{name}" if name.lstrip().startswith(FORMULA) or name[:1] in "\t\r\n" else name

@@ -230,7 +230,7 @@ def test_study_from_images_to_rows_and_again(few, data, tmp_path, capsys):
     again = run(*command, output=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "2 of them done" in again.stdout
-    assert "12 rows of a seed that is there already" in again.stdout
+    assert "12 repeated rows, part of no mean" in again.stdout
     assert "11 with the same value, the largest difference -1.00 (" in again.stdout
     repeated = tables.read_text().split("## Repeated rows")[1]
     assert repeated.count("/rows.jsonl, row ") == 12

@@ -230,7 +230,7 @@ def test_rows_of_an_older_version_are_said_not_to_count(folder, capsys):
     knn = PLAN[: PLAN.index("  - {protocol: linear")]
     ran, found = run(f"{knn}work_dir: work\n")
     assert (ran, len(found)) == (3, 21 + 3)
-    said = "r.jsonl: 21 rows of an older version are not compared\n"
+    said = "r.jsonl: 21 rows of an older version are ignored\n"
     assert capsys.readouterr().out.count(said) == 1
 
 
@@ -259,7 +259,7 @@ def test_known_data_sets_and_their_splits(folder, monkeypatch):
 
 ERRORS = [
     ("arch: resnet18", "arch: vgg", "arch: must be one of resnet18, resnet34"),
-    ("arch: resnet18\n", "", "arch is missing, which random weights"),
+    ("arch: resnet18\n", "", "arch is missing, but random weights"),
     ("seeds: [0, 1]", "seeds: [0, 0]", r"seeds: must be a list of different numbers, got \[0, 0\]"),
     ("seeds: [0, 1]", "seeds: [-1]", "seed 1 must be greater than or equal to 0, got -1"),
     ("seeds:", "seed:", "plan.yml: seed is no field. Did you mean seeds?"),
@@ -296,8 +296,8 @@ ERRORS = [
     (PLAN, "", r"plan.yml: must be a mapping \(name: value\), got None"),
     ("train: train", "train: none", "data: train: none does not exist"),
     ("mine: {", "eurosat: {", "datasets.eurosat is the name of a known data set"),
-    ("data: mine, k: 5", "data: aid", "aid is looked for in .*data/aid, which does not exist"),
-    ("seeds: [0, 1]", "seeds: [0, 1", "plan.yml is no YAML"),
+    ("data: mine, k: 5", "data: aid", "aid is expected in .*data/aid, which does not exist"),
+    ("seeds: [0, 1]", "seeds: [0, 1", "plan.yml is not valid YAML"),
     ("work_dir: work", "work_dir: 3", "work_dir must be a valid string, got 3"),
 ]
 
@@ -320,7 +320,7 @@ def test_all_errors_of_a_file_are_told_at_once(folder):
     with pytest.raises(UserError) as error:  # of data and configs
         plan_of(PLAN.replace("data: mine, k", "data: your, k").replace("arch: resnet18\n", ""))
     assert [line.split(":")[1] for line in str(error.value).splitlines()] == [
-        " arch is missing, which random weights (null) need", " task 1 (knn)"
+        " arch is missing, but random weights (null) need it. Write arch", " task 1 (knn)"
     ]  # fmt: skip
 
 
@@ -336,7 +336,7 @@ def test_what_shows_only_with_the_jobs(folder):
         benchmark.make_jobs(plan_of(PLAN.replace("b.pth", "c.pth")))
     scale = dict(mean=list(RGB_MEAN), std=list(RGB_STD))
     for arch, text in (
-        ("Foo-7", r"plan\.yml: c\.pth is no ResNet. Give its backbone as arch: {type"),
+        ("Foo-7", r"plan\.yml: c\.pth is not a ResNet. Give its backbone as arch: {type"),
         ("ResNet-18", r"ResNet-18 cannot be loaded from c\.pth: 100 missing: conv1\.weight"),
     ):
         export_backbone({"backbone.x": torch.zeros(1)}, "c.pth", arch, "GeRSP", **scale)
@@ -424,5 +424,5 @@ def test_a_plan_may_merge_and_has_to_be_utf8(folder):
     found = [task.spec.k for task in plan_of(shared).tasks if task.spec.protocol == "knn"]
     assert found == [5, 3]
     Path("plan.yml").write_bytes(PLAN.encode().replace(b"mine", b"m\xefne"))
-    with pytest.raises(UserError, match=r"plan\.yml is no YAML: 'utf-8' codec"):
+    with pytest.raises(UserError, match=r"plan\.yml is not valid YAML: 'utf-8' codec"):
         benchmark.read_plan("plan.yml")

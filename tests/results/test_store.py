@@ -94,7 +94,7 @@ def line_of(**changes) -> str:
 @pytest.mark.parametrize(
     "line, text",
     [
-        ('{"dataset": "DIOR"', "line 2 is no JSON"),
+        ('{"dataset": "DIOR"', "line 2 is not valid JSON"),
         ("[1, 2]", "line 2: must be a "),
         (json.dumps({"value": 1.0}), "line 2: dataset is missing"),
         (line_of(modle="R"), "line 2: modle is no field. Did you mean model?"),

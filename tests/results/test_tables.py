@@ -96,7 +96,7 @@ def test_a_repeated_seed_is_shown_with_its_difference_and_counts_once():
     assert (first.where, first.of, first.difference) == ("row 3", "row 1", 0.0)
     assert (second.seed, second.first, second.value, second.difference) == (1, 3.0, 3.5, 0.5)
     assert tables.notes(table.repeats) == [
-        "2 rows of a seed that is there already, which no mean counts: 1 with the same value, the "
+        "2 repeated rows, part of no mean: 1 with the same value, the "
         "largest difference +0.50 (IMP, A & <B>, kNN top-1)",
         "2 repeats of other weights or by another config, such as row 3 against row 1. Give other "
         "weights a name of their own",

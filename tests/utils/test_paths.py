@@ -64,10 +64,10 @@ def test_arguments_of_every_command(home):
 
 
 def test_paths_of_a_benchmark(home, tmp_path, monkeypatch):
-    """The checkpoint is found, and the data are looked for in the right place."""
+    """The checkpoint is found, and the data are expected in the right place."""
     monkeypatch.setenv("GERSP_DATA", "~/data")
     (tmp_path / "a.pth").touch()
     text = "checkpoints: {a: ~/a.pth}\ntasks: [{protocol: knn, data: eurosat}]\nwork_dir: ~/w\n"
     (tmp_path / "plan.yml").write_text(text)
-    with pytest.raises(UserError, match=f"eurosat is looked for in {home}/data/eurosat"):
+    with pytest.raises(UserError, match=f"eurosat is expected in {home}/data/eurosat"):
         read_plan(tmp_path / "plan.yml", None)
