@@ -1,4 +1,4 @@
-"""The comparison of two sets of tensors, and its result in words."""
+"""The comparison of two sets of tensors, and a text on the differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from gersp_mm.utils.errors import listed
 
-# BatchNorm's counter of batches, which old files lack and no result depends on.
+# BatchNorm's counter of batches. Old files lack it, and no result depends on it.
 COUNTER = "num_batches_tracked"
 
 
@@ -32,7 +32,7 @@ class StateDifference:
     changed: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Tell whether anything differs."""
+        """Return whether there is a difference."""
         return bool(
             self.missing or self.unexpected or self.reshaped or self.retyped or self.changed
         )
@@ -69,7 +69,7 @@ def compare(
         expected: Tensors of a module, an optimizer or another file.
         values: Whether values are compared exactly, after conversion to one type.
         types: Whether types are compared.
-        optional: Names that may be missing, like BatchNorm's counters of batches.
+        optional: Names that may be missing, such as BatchNorm's counters of batches.
     """
     shared = [name for name in expected if name in given]
     reshaped = {

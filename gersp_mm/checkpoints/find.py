@@ -26,7 +26,7 @@ class Progress(NamedTuple):
         epoch: Epochs trained.
         iteration: Iterations trained.
         run_id: Id of its run; None for checkpoints that were written before runs had ids.
-        attempt: How often its run had been resumed.
+        attempt: How many times the run had been resumed.
     """
 
     resumable: bool
@@ -59,7 +59,8 @@ def latest_checkpoint(
 
     The epoch and the iteration inside the files decide, because times are lost when a folder is
     copied, files may be renamed, and a killed run may leave MMEngine's ``last_checkpoint`` empty or
-    outdated. Checkpoints without an optimizer, such as MMEngine's ``best_*.pth``, come last.
+    outdated. Checkpoints without an optimizer, such as MMEngine's ``best_*.pth``, are the last
+    choice.
 
     Args:
         folders: Folders of the checkpoints of one run.
@@ -180,7 +181,7 @@ def read_progress(path: str | os.PathLike) -> Progress | None:
 
 
 def read_outline(path: str | os.PathLike) -> Any:
-    """Return the content of a file of ``torch.save`` with stand-ins for all but plain Python.
+    """Return the content of a file of ``torch.save``; stand-ins replace all but plain Python.
 
     Raises:
         Exception: The file is empty, cut off or something else.
@@ -192,7 +193,7 @@ def read_outline(path: str | os.PathLike) -> Any:
 
 
 class _Outline(pickle.Unpickler):
-    """Unpickler of plain Python, in which everything else becomes an empty stand-in."""
+    """An unpickler of plain Python that replaces all other objects by empty stand-ins."""
 
     def find_class(self, module: str, name: str) -> Any:
         return type(name.rpartition(".")[2], (StandIn,), {})

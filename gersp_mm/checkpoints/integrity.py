@@ -1,4 +1,4 @@
-"""Checks that the bytes of a file are those that were written."""
+"""Checks that the bytes of a file have not changed since they were written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def verify_records(archive: zipfile.ZipFile) -> bool:
     Raises:
         zipfile.BadZipFile: A record does not match its CRC.
     """
-    # A file without CRCs has zeros, and so has an empty record.
+    # The CRC fields are 0 in a file without CRCs, and in empty records.
     checked = [entry for entry in archive.infolist() if entry.CRC]
     for entry in checked:
         with archive.open(entry) as record:
@@ -51,9 +51,9 @@ def verify_records(archive: zipfile.ZipFile) -> bool:
 
 
 def identity(path: Path) -> Identity | None:
-    """Return path, inode, size and time of a file, or None if it changed a moment ago.
+    """Return path, inode, size and time of a file, or None if it has just changed.
 
-    The times of files are too coarse to distinguish two writes within a moment.
+    File times are too coarse to distinguish two writes in quick succession.
     """
     state = path.stat()
     settled = time.time() - state.st_mtime > SETTLED

@@ -29,8 +29,9 @@ from gersp_mm.checkpoints.integrity import (
 )
 from gersp_mm.utils.errors import UserError, counted, listed
 
-# Plain data of well-known libraries that training checkpoints hold next to their tensors. They are
-# read as stand-ins, like all classes that are not in REAL, but do not need --trust.
+# Classes of plain data of well-known libraries that training checkpoints hold next to their
+# tensors. Their objects are read as stand-ins, like all classes that are not in REAL, but without
+# --trust.
 HARMLESS = {
     "argparse.Namespace", "builtins.object", "pathlib.Path", "pathlib.PosixPath",
     "pathlib.WindowsPath", "yacs.config.CfgNode",
@@ -54,7 +55,7 @@ class _Log(HistoryBuffer):
         """Set the state without the functions that MMEngine's class would call."""
         self.__dict__.update({k: v for k, v in state.items() if k != "statistics_methods"})
         self.__class__ = HistoryBuffer
-        self._set_default_statistics()  # Otherwise only the first buffer of a process sets them.
+        self._set_default_statistics()  # MMEngine sets them for the first buffer of a process only.
 
 
 # MMEngine's log buffers, and the numpy scalars and arrays in them.
@@ -115,10 +116,10 @@ class Content(NamedTuple):
 def read_checkpoint(path: str | os.PathLike, trust: bool = False, remedy: str = TRUST) -> Content:
     """Read a checkpoint file and check that its bytes are those that were written.
 
-    The file is read with ``torch.load(weights_only=True)``, MMEngine's log buffers and numpy's
-    scalars being allowed. If that fails, objects of all other classes become empty stand-ins, and
-    nothing is imported. No code of the file runs, whatever ``trust`` is, and Lightning's files can
-    be read without Lightning.
+    The file is read with ``torch.load(weights_only=True)``, which is told to accept MMEngine's log
+    buffers and numpy's scalars. If that fails, objects of all other classes become empty stand-ins,
+    and no module is imported. No code of the file runs, whatever the value of ``trust``, and
+    Lightning's files can be read without Lightning.
 
     ``meta['config']``, which ``Runner.resume`` of MMEngine would run, becomes
     ``meta['config_text']``.
@@ -129,17 +130,19 @@ def read_checkpoint(path: str | os.PathLike, trust: bool = False, remedy: str = 
     Args:
         path: A file of ``torch.save`` (zip or older format), or safetensors.
         trust: Also accept a file with stand-ins for other classes than those in ``HARMLESS``.
-        remedy: What to do if ``trust`` is missing, a sentence without its full stop.
+        remedy: The advice in the message if ``trust`` is missing: a sentence without its full stop.
 
     Raises:
-        UserError: The file is something else, damaged, or needs ``trust``.
+        UserError: The file is of another kind, is damaged, or needs ``trust``.
     """
     path = Path(path)
     try:
-        known = path.is_file() and identity(path) in _verified  # This process has read it before.
+        known = path.is_file() and identity(path) in _verified
         verified = _refuse_what_is_no_checkpoint(path, known)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Check its rights") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}). Check its permissions"
+        ) from error
     stand_ins: tuple[str, ...] = ()
     if _is_safetensors(path):
         data: Any = _read_safetensors(path)
@@ -205,7 +208,7 @@ def require_finite(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor])
 
 
 class Unread:
-    """A false stand-in for a value of a config that is no plain data."""
+    """A stand-in, false as a boolean, for a value of a config that is not plain data."""
 
     def __bool__(self) -> bool:
         """Return False, so that ``value or default`` gives the default."""

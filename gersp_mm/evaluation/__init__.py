@@ -1,4 +1,4 @@
-"""What frozen features are worth: extraction, k nearest neighbours, linear probe."""
+"""Evaluation of frozen features: extraction, k nearest neighbours, linear probe, few-shot."""
 
 from gersp_mm.evaluation.features import EvalImages, extract_features
 from gersp_mm.evaluation.knn import knn_accuracy, knn_predict

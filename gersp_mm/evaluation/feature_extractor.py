@@ -21,16 +21,16 @@ from gersp_mm.constants import CHANNEL_ORDER
 from gersp_mm.evaluation.features import EvalImages, prepare
 from gersp_mm.images.decode import load_rgb
 
-SIZE = 224  # pixels, where a config has no KNNEvalHook that says another
+SIZE = 224  # pixels; a config's KNNEvalHook replaces it
 
 
 class FeatureExtractor(mmpretrain.FeatureExtractor):
-    """Extract features by the config and a checkpoint of a pre-training run.
+    """Extract features with the config and a checkpoint of a pre-training run.
 
-    mmpretrain's class reads its images by ``test_dataloader``, which such configs do not have.
-    Images are resized and cropped to the size of the config's KNNEvalHook, as that hook does.
-    Called as the host's: ``extractor(images, batch_size=1)`` returns for each image what
-    ``extract_feat`` of the model gives.
+    mmpretrain's class takes its pipeline from ``test_dataloader``, which configs of pre-training do
+    not have. Images are resized and cropped to the size of the config's KNNEvalHook, as that hook
+    does. ``extractor(images, batch_size=1)`` returns the output of the model's ``extract_feat`` for
+    each image.
 
     Args:
         model: The config, or the path of its file.
@@ -38,7 +38,7 @@ class FeatureExtractor(mmpretrain.FeatureExtractor):
         device: Where to run; the CPU by default.
 
     Raises:
-        UserError: The checkpoint does not hold the model's tensors, but for those of its heads.
+        UserError: The checkpoint lacks tensors of the model other than those of its heads.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class FeatureExtractor(mmpretrain.FeatureExtractor):
         """Yield batches of uint8 RGB images, N×3×size×size.
 
         Args:
-            inputs: Paths, or BGR arrays H×W×3 as the host takes them.
-            batch_size: Images of a batch.
+            inputs: Paths, or BGR arrays H×W×3 as in mmpretrain.
+            batch_size: Number of images in a batch.
         """
         for start in range(0, len(inputs), batch_size):
             images = [
@@ -86,7 +86,7 @@ class FeatureExtractor(mmpretrain.FeatureExtractor):
 
         Args:
             inputs: A batch of :meth:`preprocess`.
-            **kwargs: Of the model's ``extract_feat``.
+            **kwargs: Arguments of the model's ``extract_feat``.
         """
         device = next(self.model.parameters()).device
         images = inputs.to(device, torch.float32)

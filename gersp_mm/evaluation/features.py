@@ -33,7 +33,7 @@ class UnreadableImage(UserError):
 
     Args:
         path: Path of the image.
-        reason: What is wrong with it.
+        reason: The cause, for the message.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -51,14 +51,14 @@ class EvalImages(Dataset):
     An item is (uint8 RGB tensor 3×size×size, label).
 
     Args:
-        source: a folder with one sub-folder per class (labels follow the sorted names), or a text
+        source: A folder with one sub-folder per class (labels follow the sorted names), or a text
             file with a line ``path label`` per image, the paths relative to the file's folder;
             or the (path, label) of each image.
         size: Side of the square crop in pixels.
-        resize: Length in pixels that the shorter side is brought to first (bilinear with
-            antialiasing); ``size`` by default, so that nothing but the ends of the longer side is
-            cut off.
-        limit: Use only this many images, spread evenly over the list.
+        resize: Length in pixels to which the shorter side is resized first (bilinear with
+            antialiasing); ``size`` by default, so that only the ends of the longer side are cut
+            off.
+        limit: Greatest number of images, which are spread evenly over the list.
         pixel_scale: How rasters are read; None stretches each by itself.
 
     Attributes:
@@ -114,7 +114,7 @@ class EvalImages(Dataset):
             raise UnreadableImage(path, str(error)) from None
 
     def leave_out(self, unreadable: Mapping[int, str]) -> None:
-        """Remove images, and say how many and which.
+        """Remove images, and warn of their number and paths.
 
         Args:
             unreadable: The reason for each index.
@@ -165,21 +165,21 @@ def read_parts(
     limit: int | None = None,
     refuse_shared: bool = True,
 ) -> dict[str, EvalImages]:
-    """Read the parts of an evaluation, all with the labels of the first one's classes.
+    """Read the parts of an evaluation, and number the classes of all as in the first part.
 
     Args:
         sources: Folder or list of each part, see :class:`EvalImages`; the training part first. In
-            lists, the folders of the images count as names of the classes where each label has one
-            of its own.
+            lists, the folders of the images are the names of the classes if each label has its
+            own folder.
         size: Side of the square crop in pixels.
         resize: See :class:`EvalImages`.
-        limit: Use only this many images of each part.
+        limit: Greatest number of images of each part.
         refuse_shared: Whether many pictures that two parts share are an error, see
             :func:`gersp_mm.images.duplicates.check_parts`; otherwise they are a warning.
 
     Raises:
-        UserError: A part cannot be read, or has a class or label that the training part has not;
-            or too many pictures are in two parts.
+        UserError: A part cannot be read, or has a class or label that the training part lacks; or
+            too many pictures are in two parts.
     """
     read = {}
     for part, source in sources.items():
@@ -227,7 +227,7 @@ def _read(source: Path, root: str | os.PathLike | None = None) -> _Read:
 
 
 def _named_by_folders(entries: Sequence[Entry]) -> dict[str, int]:
-    """Return the label of each folder of images; nothing where labels and folders do not agree."""
+    """Return the label of each folder of images; empty if labels and folders do not agree."""
     labels: dict[str, set[int]] = defaultdict(set)
     for path, label in entries:
         labels[os.path.basename(os.path.dirname(path))].add(label)
@@ -246,7 +246,7 @@ def _follow(
     """Number the classes of a part as the training part does.
 
     Args:
-        read: Images of the part, and the labels that its classes have by themselves.
+        read: Images of the part, and the labels of its classes before they are renumbered.
         named: Source and name of the part, for messages.
         numbers: Labels of the training part's classes.
         training: Images of the training part.
@@ -259,17 +259,17 @@ def _follow(
         unknown = sorted(set(own) - set(numbers))
         if numbers and unknown:
             raise UserError(
-                f"The {part} images ({source}) have classes that the {training_part} images have "
-                f"not: {listed(unknown)}. Remove them, or add training images of them."
+                f"The {part} images ({source}) have classes that the {training_part} images "
+                f"lack: {listed(unknown)}. Remove them, or add training images of them."
             )
         if numbers:
             labels = {label: numbers[name] for name, label in own.items()}
             return [(path, labels[label]) for path, label in entries], dict(numbers)
         if set(own.values()) != known:
             raise UserError(
-                f"The {part} images ({source}) have {len(own)} class folders, the {training_part} "
-                f"images {len(known)} labels without names of classes, so that the folders cannot "
-                f"be numbered. Give the {part} images as a list as well."
+                f"The {part} images ({source}) have {len(own)} class folders, but the "
+                f"{training_part} images have {len(known)} labels without class names, so the "
+                f"folders cannot be numbered. Give the {part} images as a list as well."
             )
     for name in own.keys() & numbers.keys():
         if own[name] != numbers[name]:
@@ -288,7 +288,7 @@ def _follow(
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; give every module its own mode back on leaving."""
+    """Put a model into eval mode, and restore the mode of every module on leaving."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -310,22 +310,22 @@ def extract_features(
     num_workers: int = 0,
     progress: str | None = "features",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run a frozen backbone over a dataset.
+    """Return the features of a frozen backbone for all images of a dataset.
 
-    The model is in eval mode meanwhile, so BatchNorm statistics stay as they are, and each of its
-    modules is given its mode back. Images that cannot be read are left out, with a warning, and are
+    The model runs in eval mode, so BatchNorm statistics do not change, and the mode of each module
+    is restored. Images that cannot be read are left out, with a warning, and are
     removed from ``dataset``, so that its items and the features agree. Under ``torch.distributed``
     every rank runs its share, and all ranks return the features of the whole dataset, in its order.
 
     Args:
-        model: a backbone, or a model with a ``backbone``, whose output (the last one of several)
+        model: A backbone, or a model with a ``backbone``, whose output (the last one of several)
             is N×D, N×D×H×W (averaged over the positions) or N×tokens×D (averaged over the tokens).
         dataset: Items are (RGB tensor 3×H×W with values 0 to 255, label): :class:`EvalImages`.
         mean: Per-channel mean in RGB order, range 0 to 255, that the backbone was trained with.
-        std: Per-channel standard deviation, likewise.
-        device: Where to run; by default where the model is. The model is not moved.
-        batch_size: Images of one forward pass.
-        num_workers: Processes that decode images.
+        std: Per-channel standard deviation in RGB order, range 0 to 255.
+        device: Device of the images; by default the model's. The model is not moved.
+        batch_size: Number of images in one forward pass.
+        num_workers: Number of processes that decode images.
         progress: Text next to the progress bar of rank 0, None for no bar.
 
     Returns:
@@ -333,11 +333,11 @@ def extract_features(
 
     Raises:
         UserError: The dataset is empty, or the output has another number of dimensions.
-        RuntimeError: It failed on another rank; all ranks raise then.
+        RuntimeError: The extraction failed on another rank. In that case all ranks raise.
     """
     total = len(dataset)  # type: ignore[arg-type]
     if total == 0:
-        raise UserError("there are no images to extract features of")
+        raise UserError("There are no images to extract features from.")
     whole = unwrap(model)
     backbone: Any = getattr(whole, "backbone", whole)
     if device is None:
@@ -391,7 +391,7 @@ def extract_features(
 
 
 def _fail_together(run: Callable[[], None]) -> None:
-    """Run something on every rank; if it fails on one, all raise, so that none waits for it."""
+    """Run a function on every rank; if it fails on one, all raise, so that none waits for it."""
     failure: Exception | None = None
     try:
         run()
@@ -420,7 +420,7 @@ class _Guarded(Dataset):
 
 
 def _collate(items: Sequence[Any]) -> tuple[Any, dict[int, str]]:
-    """Return a batch of what could be read, None if nothing, and reasons by place in the batch."""
+    """Return a batch of the readable images or None, and reasons by place in the batch."""
     bad = {place: item for place, item in enumerate(items) if isinstance(item, str)}
     good = [item for item in items if not isinstance(item, str)]
     return (default_collate(good) if good else None), bad
@@ -432,13 +432,13 @@ def prepare(
     std: Sequence[float],
     device: str | torch.device | None = None,
 ) -> torch.Tensor:
-    """Return images as a network takes them: fp32, normalised.
+    """Return normalised fp32 images, the input of a network.
 
     Args:
         images: N×3×H×W with values 0 to 255, in the channel order of ``mean``.
         mean: Mean per channel, range 0 to 255.
         std: Standard deviation per channel, range 0 to 255.
-        device: Where the network is; by default where the images are.
+        device: Device of the network; by default that of the images.
     """
     images = images.to(device, torch.float32)
     shift, scale = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
@@ -446,13 +446,13 @@ def prepare(
 
 
 def pool(output: Any) -> torch.Tensor:
-    """Bring a backbone's output to one fp32 vector per image, N×D.
+    """Return one fp32 vector per image, N×D, for a backbone's output.
 
     Args:
-        output: a tensor, or several of which the last counts: N×D, N×D×H×W or N×tokens×D.
+        output: A tensor N×D, N×D×H×W or N×tokens×D, or several, of which the last one is used.
 
     Raises:
-        UserError: It has another number of dimensions.
+        UserError: The tensor has another number of dimensions.
     """
     output = last_output(output)
     if output.dim() == 4:
@@ -467,7 +467,7 @@ def pool(output: Any) -> torch.Tensor:
 
 
 def last_output(output: Any) -> torch.Tensor:
-    """Return a backbone's output, the last one of several."""
+    """Return a backbone's output, or the last one of several outputs."""
     while isinstance(output, (tuple, list)):
         output = output[-1]
     return output
@@ -480,9 +480,9 @@ def _gather(
     world_size: int,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put the shares of all ranks together: rank r holds items r, r + world size, and so on."""
+    """Merge the shares of all ranks: rank r holds items r, r + world size, and so on."""
     dim = torch.tensor(0 if features is None else features.shape[1], device=device)
-    width = int(max(dist.all_gather(dim)))  # a rank without images does not know it
+    width = int(max(dist.all_gather(dim)))  # A rank without images does not know the dimension.
     each = -(-total // world_size)
     if features is None:
         features = torch.empty(0, width)

@@ -32,7 +32,7 @@ def few_shot_accuracies(
         train_labels: N integers.
         test_features: M×D.
         test_labels: M integers.
-        names: Paths of the training images; the last two components count.
+        names: Paths of the training images, of which the last two components are used.
         shots: Number of images per class.
         draws: Seeds of the random subsets; each one selects other training images.
 
@@ -45,7 +45,8 @@ def few_shot_accuracies(
     if not len(train_features) == len(train_labels) == len(names):
         raise UserError(
             f"{len(train_features)} training features with {len(train_labels)} labels and "
-            f"{len(names)} names: few-shot needs one of each"
+            f"{len(names)} names. Few-shot needs one "
+            "label and one name for each feature."
         )
     if len(test_features) != len(test_labels) or not len(test_labels):
         raise UserError(
@@ -78,14 +79,14 @@ def few_shot_predictions(
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of the draws and their sample standard deviation, 0 of a single one."""
+    """Return the mean and the sample standard deviation of the draws, 0 for a single draw."""
     return float(np.mean(values)), float(np.std(values, ddof=len(values) > 1))
 
 
 def _predict(
     features: torch.Tensor, labels: torch.Tensor, test_features: torch.Tensor
 ) -> torch.Tensor:
-    """Classify M×D test features by a few labelled ones."""
+    """Classify M×D test features by a classifier of a few labelled features."""
     from sklearn.linear_model import LogisticRegression
 
     x, x_test = (F.normalize(f, dim=1).cpu().numpy() for f in (features, test_features))

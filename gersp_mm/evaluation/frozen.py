@@ -26,27 +26,27 @@ OPTIONS = {"knn": ("k", "temperature"), "fewshot": ("shots", "draws")}
 
 @LOOPS.register_module()
 class FrozenFeaturesLoop(BaseLoop):
-    """Classify the test images by the frozen features of training images; nothing is trained.
+    """Classify the test images by the frozen features of training images, without training.
 
     The backbone starts from its ``init_cfg``. Training images go through the test pipeline. The
-    config's ``test_evaluator`` does the counting, its metrics get a prefix: ``knn/accuracy/top1``,
+    config's ``test_evaluator`` computes the metrics, which get a prefix: ``knn/accuracy/top1``,
     ``fewshot_5/accuracy/top1`` (the mean over the draws) and ``fewshot_5/accuracy/top1_std``.
 
     Args:
         runner: Runner of a classification config of mmpretrain.
         dataloader: Data loader of the test images.
         evaluator: Metrics that take ``pred_label`` and ``gt_label``.
-        train_ann_file: List of the training images, in the place of the test set's ``ann_file``.
+        train_ann_file: List of the training images, which replaces the test set's ``ann_file``.
         knn: ``k`` and ``temperature`` of :func:`gersp_mm.evaluation.knn_predict`, or None.
-        fewshot: ``shots``, images per class, and ``draws``, how often they are chosen anew by
-            :func:`gersp_mm.datasets.splits.few_shot`; or None. The classifier is that of
+        fewshot: ``shots``, the number of images per class, and ``draws``, the number of random
+            subsets of :func:`gersp_mm.datasets.splits.few_shot`; or None. The classifier is that of
             :mod:`gersp_mm.evaluation.few_shot`.
 
     Raises:
         UserError: Neither ``knn`` nor ``fewshot`` is given, or one of them has an unknown option.
     """
 
-    starts_from_pretrained = True  # PretrainedCheckHook looks at the weights
+    starts_from_pretrained = True  # read by PretrainedCheckHook
 
     def __init__(
         self,
@@ -58,7 +58,9 @@ class FrozenFeaturesLoop(BaseLoop):
         fewshot: dict | None = None,
     ) -> None:
         if not knn and not fewshot:
-            raise UserError("test_cfg names neither knn nor fewshot: there is nothing to evaluate")
+            raise UserError(
+                "test_cfg names neither knn nor fewshot. Add one to evaluate the features."
+            )
         for name, options in (("knn", knn), ("fewshot", fewshot)):
             unknown = [key for key in options or {} if key not in OPTIONS[name]]
             if unknown:
@@ -147,8 +149,8 @@ class PreparedImages(Dataset):
     An item is (RGB tensor 3×H×W with values 0 to 255, label).
 
     Args:
-        dataset: Gives ``inputs`` and ``data_samples`` with a ``gt_label``.
-        flip: Whether its channels are BGR.
+        dataset: A data set whose items hold ``inputs`` and ``data_samples`` with a ``gt_label``.
+        flip: Whether the channels of ``inputs`` are BGR.
     """
 
     def __init__(self, dataset: Any, flip: bool) -> None:

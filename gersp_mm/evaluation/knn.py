@@ -1,4 +1,4 @@
-"""Classification by the weighted vote of the nearest training features."""
+"""Classification by a weighted vote of the nearest training features."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ def knn_predict(
     temperature: float = KNN_TEMPERATURE,
     chunk_size: int = 1024,
 ) -> torch.Tensor:
-    """Let the k most similar training features vote, each with weight exp(similarity / T).
+    """Return the labels that the k most similar training features vote for.
+
+    Each vote has the weight exp(similarity / T).
 
     Similarity is the cosine. The protocol is that of Wu et al., "Unsupervised Feature Learning via
-    Non-Parametric Instance Discrimination" (CVPR 2018), there with k = 200 and T = 0.07.
+    Non-Parametric Instance Discrimination" (CVPR 2018), who use k = 200 and T = 0.07.
 
     Args:
-        train_features: N×D, on any device; the work is done there.
+        train_features: N×D, on the device that computes the similarities.
         train_labels: N, integers from 0.
         test_features: M×D.
-        k: Number of voters; where there are fewer training features, all of them vote and a
-            warning says so.
+        k: Number of voters. If there are fewer training features, all of them vote and a warning
+            is issued.
         temperature: T, above 0.
         chunk_size: Test features compared at a time; at most chunk_size × N similarities are held.
 
@@ -38,7 +40,7 @@ def knn_predict(
         Predicted labels, M, int64, on the device of ``train_features``.
 
     Raises:
-        UserError: Shapes do not fit, there is nothing to compare, or k or T is not positive.
+        UserError: Shapes do not fit, there are no features, or k or T is not positive.
     """
     if train_features.dim() != 2 or train_features.shape[1:] != test_features.shape[1:]:
         raise UserError(
@@ -83,11 +85,11 @@ def knn_accuracy(
     temperature: float = KNN_TEMPERATURE,
     chunk_size: int = 1024,
 ) -> float:
-    """Top-1 accuracy in percent of :func:`knn_predict`.
+    """Return the top-1 accuracy of :func:`knn_predict` in per cent.
 
     Raises:
-        UserError: k or T is not positive, shapes do not fit, or the test features and labels
-            differ in number or are none.
+        UserError: k or T is not positive, shapes do not fit, there are no test features, or their
+            number differs from that of the labels.
     """
     if len(test_features) != len(test_labels) or not len(test_labels):
         raise UserError(

@@ -18,9 +18,9 @@ class LinearProbeResult(NamedTuple):
     """Outcome of :func:`linear_probe`.
 
     Attributes:
-        accuracy: Top-1 on the test features in percent.
+        accuracy: Top-1 on the test features in per cent.
         chosen_c: Inverse regularisation strength that was used.
-        sweep: Validation accuracy in percent of every C that was tried.
+        sweep: Validation accuracy in per cent of every C that was tried.
         predictions: The class of each test feature, M integers.
         classifier: The classifier that was tested, trained on all training features.
     """
@@ -47,10 +47,10 @@ def linear_probe(
     """Train a logistic regression on frozen features and test it.
 
     Features are standardised with the mean and standard deviation of the training features. C is
-    chosen on validation features, or without any on a stratified part of the training features
-    (the strongest regularisation of equally good ones); the classifier is then trained on all
-    training features. The test features take no part in any choice. The same input and seed give
-    the same result.
+    chosen on validation features, or, if there are none, on a stratified part of the training
+    features; of equally good values, the strongest regularisation is taken. The classifier is then
+    trained on all training features. The test features influence no choice. The same input and seed
+    give the same result.
 
     Args:
         train_features: N×D.
@@ -61,7 +61,7 @@ def linear_probe(
         val_share: Share of the training features that C is chosen on, between 0 and 1.
         seed: Seed of that split.
         max_iter: Greatest number of iterations of L-BFGS for one classifier.
-        val: Features and labels to choose C on; in place of ``val_share`` and ``seed``.
+        val: Features and labels to choose C on; they replace ``val_share`` and ``seed``.
         progress: Text next to a progress bar, None for no bar.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Logistic regression, as scikit-learn's, quick also where features are nearly collinear.
+"""Logistic regression with scikit-learn's optimum, fast even if features are nearly collinear.
 
-Features of a network often are: those of a ResNet-50 after a few hundred steps on EuroSAT have 91 %
-of their variance in one direction. scikit-learn's L-BFGS knows nothing of that and took more than
-five times as long on them (docs/guide/benchmarks.md), which is why this is here.
+Features of a network often are nearly collinear: those of a ResNet-50 after a few hundred steps on
+EuroSAT have 91 % of their variance in one direction. This module exists because scikit-learn's
+L-BFGS took more than five times as long on these features (docs/guide/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch.nn import functional as F
 
 from gersp_mm.utils import console
 
-TOLERANCE = 5e-5  # of the largest entry of the gradient, where L-BFGS ends
+TOLERANCE = 5e-5  # L-BFGS ends when no entry of the gradient is larger.
 
 
 class Classifier(NamedTuple):
-    """Takes the class of the highest score, weight · standardised features + bias.
+    """A linear classifier: the class with the highest score, weight · standardised features + bias.
 
     Attributes:
         mean: Mean of the training features, D.
         std: Standard deviation of the training features, D.
-        weight: Weights of standardised features, K×D.
+        weight: Weights for standardised features, K×D.
         bias: Biases, K.
         classes: Labels, K.
     """
@@ -37,7 +37,7 @@ class Classifier(NamedTuple):
     classes: torch.Tensor
 
     def predict(self, features: torch.Tensor) -> torch.Tensor:
-        """Classify M×D features; returns M labels."""
+        """Return M labels for M×D features."""
         scores = (features - self.mean) / self.std @ self.weight.T + self.bias
         return self.classes[scores.argmax(1)]
 
@@ -55,21 +55,21 @@ def fit_classifiers(
     start: Classifier | None = None,
     progress: str | None = None,
 ) -> dict[float, Classifier]:
-    """Train a logistic regression on standardised features for each C, each from the one before.
+    """Train a logistic regression on standardised features for each C, starting from the last one.
 
-    Each is scikit-learn's: it has the least ``mean cross-entropy + |W|² / (2 C N)``, without
-    penalty of the bias.
+    Each minimises scikit-learn's objective ``mean cross-entropy + |W|² / (2 C N)``, without a
+    penalty on the bias.
 
     Args:
         features: N×D, fp32.
         labels: N integers, of at least two classes.
         sweep: Values of C.
-        max_iter: Greatest number of iterations of L-BFGS for each.
-        start: Classifier that the first one starts from.
+        max_iter: Greatest number of iterations of L-BFGS for each C.
+        start: Classifier from which the training starts.
         progress: Text next to a progress bar, None for no bar.
     """
     std, mean = torch.std_mean(features, 0, correction=0)
-    std[std <= 1e-6 * mean.abs()] = 1  # constant
+    std[std <= 1e-6 * mean.abs()] = 1  # Constant features stay at 0.
     x = (features - mean) / std
     classes, targets = labels.unique(return_inverse=True)
     n, k = len(x), len(classes)
@@ -80,7 +80,7 @@ def fit_classifiers(
         weight, bias = start.weight, start.bias
     found = {}
     for c in console.progress(sweep, progress or "", "C", shown=progress is not None):
-        # Of two classes, scikit-learn penalises the difference of the two weights.
+        # With two classes, scikit-learn penalises the difference of the two weights.
         penalty = (2 if k == 2 else 1) / (c * n)
         weight, bias, steps = _minimise(x, one_hot, penalty, covariance, weight, bias, max_iter)
         if steps >= max_iter:
@@ -98,11 +98,11 @@ def _minimise(
     bias: torch.Tensor,
     max_iter: int,
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Go to the least mean cross-entropy + ``penalty`` / 2 · |W|²; return also the steps taken.
+    """Minimise mean cross-entropy + ``penalty`` / 2 · |W|², and return also the number of steps.
 
-    Features of a network vary much in few directions and little in most, for which L-BFGS takes
-    many steps in W. So it works on V = W L with L Lᵀ = h Xᵀ X / N + ``penalty``, which is about
-    the Hessian where h is the mean of p (1 - p). The optimum is the same.
+    Features of a network vary much in few directions and little in all others, so that L-BFGS takes
+    many steps in W. The variable is therefore V = W L with L Lᵀ = h Xᵀ X / N + ``penalty``, which
+    is close to the Hessian if h is the mean of p (1 - p). The optimum is the same.
     """
     from scipy.optimize import minimize
 
@@ -110,7 +110,7 @@ def _minimise(
     p = (weight @ x.T + bias[:, None]).softmax(0)
     h = max((p * (1 - p)).mean().item(), 1e-4)
     hessian = h * covariance
-    hessian.diagonal().add_(max(penalty, 1e-6 * h * d))  # above the rounding of the covariance
+    hessian.diagonal().add_(max(penalty, 1e-6 * h * d))  # The floor is larger than rounding errors.
     factor = torch.linalg.cholesky(hessian)
     lower = factor.float()
 

@@ -1,4 +1,4 @@
-"""The rows of a test: a config's names, the protocol as it ran, and the host's values."""
+"""The rows of a test: a config's names, the protocol of the run, and the host's values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Measurement:
 
     Args:
         cfg: The config with all overrides.
-        config: Its path, which models are named after.
+        config: Path of the config, which may name the model.
         checkpoint_meta: ``meta`` of the tested checkpoint.
         changes: Options that differ from the config's file; those that no field of the protocol
             holds become overrides of the rows.
@@ -59,7 +59,7 @@ class Measurement:
             )
 
     def summary(self, metrics: Mapping[str, float]) -> str:
-        """Say what was measured, one line for each protocol.
+        """Return a text with the measured values, one line for each protocol.
 
         Args:
             metrics: The values of the host's evaluator.
@@ -89,9 +89,9 @@ class Measurement:
             metrics: The values of the host's evaluator.
             config: See :func:`config_name`.
             seed: Seed of the training.
-            pretrained: What the training started from, as ``PretrainedCheckHook`` notes it in
-                ``meta['pretrained']`` of a checkpoint; None if that is not known.
-            seconds: Duration of the test.
+            pretrained: The start of the training, as ``PretrainedCheckHook`` notes it in
+                ``meta['pretrained']`` of a checkpoint; None if unknown.
+            seconds: Duration of the test in seconds.
 
         Raises:
             UserError: A wanted metric is missing.
@@ -113,7 +113,7 @@ class Measurement:
 
 
 def _require_evaluated(metrics: list[Metric], test_cfg: Mapping[str, Any]) -> None:
-    """Refuse metrics of frozen features that a test will not give."""
+    """Refuse metrics of frozen features that a test will not compute."""
     shots = (test_cfg.get("fewshot") or {}).get("shots", ())
     given = [f"fewshot_{count}" for count in shots] + ["knn"] * bool(test_cfg.get("knn"))
     for metric in metrics:
@@ -128,13 +128,13 @@ def _require_evaluated(metrics: list[Metric], test_cfg: Mapping[str, Any]) -> No
 def model_name(cfg: Mapping[str, Any], config: str) -> str:
     """Return the name of a config's model.
 
-    That is ``evaluation.model`` if the config has it, else the backbone of a classifier, else the
-    config's name without schedule and data set: ``retinanet_r50_fpn`` for
+    The name is ``evaluation.model`` if the config has it, else the backbone of a classifier, else
+    the config's name without schedule and data set: ``retinanet_r50_fpn`` for
     ``retinanet_r50_fpn_24e_dior.py``.
 
     Args:
         cfg: The config.
-        config: Its path.
+        config: Path of the config.
     """
     name = (cfg.get("evaluation") or {}).get("model")
     if name:
@@ -146,6 +146,6 @@ def model_name(cfg: Mapping[str, Any], config: str) -> str:
 
 
 def config_name(path: str | os.PathLike) -> str:
-    """Return the path of a config relative to the repository; of a config elsewhere its name."""
+    """Return the path of a config relative to the repository, or the name of any other config."""
     path, root = Path(path).resolve(), resource_root().resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

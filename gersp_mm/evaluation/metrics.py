@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 from gersp_mm.utils.errors import UserError
 
-# Factors that make the hosts' values per cent. An unknown key is an error, not a guess.
+# Factors that convert the hosts' values to per cent. An unknown key is an error.
 SCALES = {
     r"coco/bbox_mAP(_50|_75|_s|_m|_l)?": 100,
-    r"coco/.+_precision": 100,  # of one class
+    r"coco/.+_precision": 100,  # for a single class
     r"dota/(mAP|AP\d+)": 100,
     r"((knn|fewshot_\d+)/)?accuracy/top\d+(_std)?": 1,
     r"single-label/(precision|recall|f1-score)(_\w+)?": 1,
     r"aAcc|m(IoU|Acc|Dice|Fscore|Precision|Recall)": 1,
 }
 UNDEFINED = -1.0  # COCO's AP where there is no object
-# mmdet's CocoMetric returns no key at all where the detector found nothing, which is an AP of 0.
-# Whether there are objects of one size or class is not known then.
+# mmdet's CocoMetric returns no key at all if the detector found no object, which is an AP of 0.
+# Whether objects of a size or class exist is not known in that case.
 ZERO_IF_NOTHING_FOUND = re.compile(r"coco/(bbox|segm)_mAP(_50|_75)?")
 
 
@@ -30,8 +30,8 @@ class Metric(NamedTuple):
     Attributes:
         key: The host's name.
         name: The name in rows.
-        scale: Factor that makes its values per cent.
-        fields: Fields of the protocol that this metric has for itself, such as ``shots``.
+        scale: Factor that converts the values to per cent.
+        fields: Fields of the protocol that hold for this metric alone, such as ``shots``.
     """
 
     key: str
@@ -44,9 +44,9 @@ def wanted_metrics(evaluation: Mapping[str, Any]) -> list[Metric]:
     """Read ``evaluation.metrics`` of a config.
 
     Args:
-        evaluation: ``dataset``, ``split``, ``measured_by`` and ``metrics``. The last maps the
-            host's metric keys to names, or to ``dict(name=..., scale=...)`` where the key is not in
-            :data:`SCALES`. Other entries of this dict are fields of the protocol.
+        evaluation: ``dataset``, ``split``, ``measured_by`` and ``metrics``. ``metrics`` maps
+            the host's metric keys to names, or to ``dict(name=..., scale=...)`` if the key is not
+            in :data:`SCALES`. Other entries of this dict are fields of the protocol.
 
     Raises:
         UserError: A field is missing, or a key's scale is not known.
@@ -73,7 +73,7 @@ def wanted_metrics(evaluation: Mapping[str, Any]) -> list[Metric]:
 
 
 def in_per_cent(wanted: Sequence[Metric], metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Give the wanted metrics their scale.
+    """Return the wanted metrics in per cent.
 
     Args:
         wanted: See :func:`wanted_metrics`.
@@ -81,8 +81,8 @@ def in_per_cent(wanted: Sequence[Metric], metrics: Mapping[str, float]) -> dict[
             object in any image.
 
     Returns:
-        Values in per cent by the host's keys; None where the value is not defined, such as the AP
-        of small objects where there are none.
+        Values in per cent by the host's keys; None if the value is not defined, such as the AP of
+        small objects on images without small objects.
 
     Raises:
         UserError: A wanted metric is missing.

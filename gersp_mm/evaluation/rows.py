@@ -1,4 +1,4 @@
-"""The old path of :mod:`gersp_mm.results`, where rows are dicts."""
+"""The earlier interface of :mod:`gersp_mm.results`, in which rows are dicts."""
 
 from __future__ import annotations
 

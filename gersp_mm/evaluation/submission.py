@@ -1,4 +1,4 @@
-"""Files for the test servers of DOTA and LoveDA: writing LoveDA's, checking both."""
+"""Files for the test servers of DOTA and LoveDA: LoveDA's are written, both are checked."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ LOVEDA_CLASSES = len(LOVEDA.classes)
 LOVEDA_IMAGES = LOVEDA.counts["test"]
 LOVEDA_SIZE = (LOVEDA.side, LOVEDA.side)
 LOVEDA_ZIP = "LoveDA_submission.zip"
-TILE = re.compile(r"__\d+(\.\d+)?__\d+___\d+$")  # what the tools that cut DOTA's images append
-SHOWN = 3  # problems of one kind that are told in full
+TILE = re.compile(r"__\d+(\.\d+)?__\d+___\d+$")  # appended by the tools that cut DOTA's images
+SHOWN = 3  # problems of one kind that are printed in full
 
 
 @METRICS.register_module()
 class LoveDASubmission(BaseMetric):
-    """Write the predictions as LoveDA's test server takes them, labels 0 to 6 as predicted.
+    """Write the predictions in the format of LoveDA's test server, with labels 0 to 6 as predicted.
 
-    mmseg's ``IoUMetric(output_dir=...)`` adds 1 where the data set has ``reduce_zero_label``, as
-    LoveDA has; the server fails on the label 7 that this gives.
+    mmseg's ``IoUMetric(output_dir=...)`` adds 1 if the data set has ``reduce_zero_label``, as
+    LoveDA does; the server fails on the resulting label 7.
 
-    Written are ``<id>.png`` and, of all of them, ``LoveDA_submission.zip``. Images that several
-    processes predicted are gathered, each once.
+    The files are ``<id>.png`` for each image and ``LoveDA_submission.zip`` with all of them. An
+    image that several processes predicted is written once.
 
     Args:
-        output_dir: Where to write.
-        collect_device: How results are gathered, ``'cpu'`` or ``'gpu'``.
+        output_dir: Folder of the files.
+        collect_device: Device on which results are gathered, ``'cpu'`` or ``'gpu'``.
 
     Raises:
         UserError: A label above 6 was predicted, or two images have one name.
@@ -74,10 +74,10 @@ class LoveDASubmission(BaseMetric):
             self.results.append((Path(sample["img_path"]).stem, png.getvalue()))
 
     def compute_metrics(self, results: list[tuple[str, bytes]]) -> dict[str, float]:
-        """Write all files; there are no metrics without labels."""
+        """Write all files, and return no metrics, because there are no labels."""
         double = [name for name, times in Counter(name for name, _ in results).items() if times > 1]
         if double:
-            raise UserError(f"several images are called {', '.join(double[:SHOWN])}.png")
+            raise UserError(f"several images have the name {', '.join(double[:SHOWN])}.png")
         path = self.output_dir / LOVEDA_ZIP
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, png in sorted(results):
@@ -89,7 +89,7 @@ class LoveDASubmission(BaseMetric):
 
 
 class Submission:
-    """The files of a submission, written next to those of an older one until they are whole.
+    """The files of a submission, written next to those of an older one until they are complete.
 
     Args:
         kind: ``'dota'`` or ``'loveda'``.
@@ -102,12 +102,12 @@ class Submission:
         self.partial = folder / ".Task1.partial"
 
     def prepare(self, evaluator: Any) -> None:
-        """Tell the evaluator where to write.
+        """Set the evaluator's output folder.
 
         Raises:
-            UserError: The folder holds files of something else.
+            UserError: The folder holds other files.
         """
-        if self.kind == "loveda":  # Its evaluator replaces each file at once.
+        if self.kind == "loveda":  # LoveDA's evaluator replaces each file atomically.
             evaluator.output_dir = str(self.folder)
             return
         target = self.folder / "Task1"
@@ -128,7 +128,7 @@ class Submission:
             dataset: The data set that was tested.
 
         Raises:
-            UserError: They are not fit to submit.
+            UserError: The files are not fit to submit.
         """
         path = self._replace()
         paths = [dataset.get_data_info(number)["img_path"] for number in range(len(dataset))]
@@ -150,14 +150,14 @@ class Submission:
 
 
 class Check(NamedTuple):
-    """What was found in a file for a test server."""
+    """The problems and remarks found in a file for a test server."""
 
     problems: list[str]
     notes: list[str]  # remarks that need no fix
 
 
 class _Problems:
-    """Texts by kind, of which a few are kept and all are counted."""
+    """Texts by kind; a few of each kind are kept, and all are counted."""
 
     def __init__(self) -> None:
         self._count: Counter[str] = Counter()
@@ -185,7 +185,7 @@ def check_file(
     Args:
         kind: ``'dota'`` or ``'loveda'``.
         path: The zip archive.
-        images: Width and height of the test images by name; None for no comparison.
+        images: Width and height of the test images by name; None to skip the comparison.
 
     Raises:
         UserError: The file is not fit to submit; the message lists all problems.
@@ -198,14 +198,14 @@ def check_file(
 
 
 def image_sizes(paths: Sequence[str | Path], tiles: bool) -> dict[str, tuple[int, int]]:
-    """Return width and height of test images by the names that the servers know.
+    """Return width and height of test images by the names that the servers use.
 
     Args:
         paths: Image files.
         tiles: Whether ``P0006__1024__0___0.png`` is a tile of ``P0006``.
 
     Raises:
-        UserError: A file is no image.
+        UserError: A file is not an image.
     """
     sizes = {}
     for path in map(Path, paths):
@@ -221,7 +221,7 @@ def images_below(folder: str | Path) -> list[Path]:
     """Return all image files below a folder.
 
     Raises:
-        UserError: There are none.
+        UserError: The folder holds no image.
     """
     found = [Path(folder, name) for name in find_images(folder)] if os.path.isdir(folder) else []
     if not found:
@@ -234,7 +234,7 @@ def check_dota(path: str | Path, images: Collection[str] | None = None) -> Check
 
     Args:
         path: The archive.
-        images: Names of the test images; any name will do by default.
+        images: Names of the test images; by default any name is accepted.
 
     Raises:
         UserError: There is no such archive.

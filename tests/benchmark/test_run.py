@@ -120,7 +120,7 @@ def test_one_class_list_and_pictures_of_one_part_alone(folder):
     data = plan_of(PLAN.replace("test: test", "test: other")).data["mine"]
     assert [label for _, label in data.parts["test"]] == [1, 1, 1, 2, 2, 2]
     write_images(Path("other/airport"), 1, seed=600)
-    with pytest.raises(UserError, match="classes that the train images have not: airport"):
+    with pytest.raises(UserError, match="classes that the train images lack: airport"):
         plan_of(PLAN.replace("test: test", "test: other"))
     with pytest.raises(UserError, match="data: train and train: 18 of 18 test images are also in"):
         plan_of(PLAN.replace("test: test", "test: train"))

@@ -82,7 +82,7 @@ def test_both_parts_have_one_class_list_and_shared_pictures_are_said(pair_data, 
     count = len(hook.images["test"])
     assert f"{count} of {count} test images are also in train" in said[0]
     shutil.copytree(pair_data / "natural/class_1", part / "airport")
-    with pytest.raises(UserError, match="classes that the train images have not: airport"):
+    with pytest.raises(UserError, match="classes that the train images lack: airport"):
         KNNEvalHook(str(pair_data / "natural"), str(part)).before_train(runner)
 
 

@@ -252,7 +252,7 @@ def test_a_test_part_is_numbered_by_the_classes_of_training(tmp_path: Path):
 
 def test_a_class_that_training_lacks_is_refused_by_name(tmp_path: Path):
     sources = write_parts(tmp_path, "abc", "abx")
-    with pytest.raises(UserError, match="classes that the train images have not: x. Remove"):
+    with pytest.raises(UserError, match="classes that the train images lack: x. Remove"):
         read_parts(sources)
     (tmp_path / "test" / "x").rename(tmp_path / "x")
     (tmp_path / "test" / "empty").mkdir()  # a folder without images is no class to be tested
@@ -280,7 +280,9 @@ def test_folders_beside_a_list_without_names_are_refused_unless_they_agree(tmp_p
         path.rename(flat / f"{number}.jpg")
     listing = tmp_path / "flat.txt"
     listing.write_text("".join(f"flat/{number}.jpg {number // 3}\n" for number in range(9)))
-    with pytest.raises(UserError, match="have 2 class folders, the train images 3 labels without"):
+    with pytest.raises(
+        UserError, match="have 2 class folders, but the train images have 3 labels without"
+    ):
         read_parts(dict(train=listing, test=sources["test"]))
 
 

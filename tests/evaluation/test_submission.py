@@ -90,7 +90,7 @@ def test_two_images_of_one_name_are_refused(tmp_path):
     metric = submission.LoveDASubmission(str(tmp_path))
     (labels,) = label_maps(1).values()
     metric.process({}, [predicted(f"/{area}/7.png", labels) for area in ("Rural", "Urban")])
-    with pytest.raises(UserError, match=r"several images are called 7\.png"):
+    with pytest.raises(UserError, match=r"several images have the name 7\.png"):
         metric.evaluate(2)
 
 
