@@ -1,4 +1,4 @@
-"""Options that results depend on and in which a run differs from its config file."""
+"""Options that influence results and in which a run differs from its config file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gersp_mm.engine.options import plain_leaves
 TRAINING = ("auto_scale_lr", "custom_hooks", "model", "optim_wrapper", "param_scheduler",
             "train_cfg", "train_dataloader")  # fmt: skip
 TESTING = ("model", "test_cfg", "test_dataloader", "test_evaluator")
-# Options that say where data are or how fast they are read; results do not depend on them.
+# Options on the place of data or the speed of reading, which do not influence results.
 HARMLESS = (
     "*.backend_args", "*.data_root", "*.disable_subprocess_warning", "*.file_client_args",
     "*.init_cfg", "*.init_cfg.*", "*.multiprocessing_context", "*.num_workers",
@@ -27,13 +27,13 @@ NOTHING = object()
 def changes_of_run(
     shipped: Mapping[str, Any], tested: Mapping[str, Any], meta: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the values that results depend on and that differ from the config file.
+    """Return the values that influence results and differ from the config file.
 
     Args:
         shipped: The config as its file states it.
         tested: The config that is tested.
-        meta: Meta of the tested checkpoint. Its config says how the model was trained; without
-            one, the tested config is assumed.
+        meta: Meta of the tested checkpoint. Its config is that of the training; if there is none,
+            the tested config is assumed.
 
     Returns:
         Values by dotted key, sorted. The key ``checkpoint`` exists if the training was unfinished.
@@ -67,7 +67,7 @@ def _differences(
 
 
 def _loaded_as_the_weights(side: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return how the keys of loaders begin that the starting weights set, not the user."""
+    """Return the prefixes of the keys of loaders that the starting weights set, not the user."""
     mark = f".{PIXEL_SCALE}.{INSTEAD}"
     transforms = [key.removesuffix(mark) for key in side if key.endswith(mark)]
     return tuple(f"{key}.{name}" for key in transforms for name in ("type", PIXEL_SCALE))

@@ -1,4 +1,4 @@
-"""Reading all weights that a run names without running code from the files."""
+"""Reading all weights that a run names, without running code from the files."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ REMEDY = f"A run only reads files without code. Convert it: {CONVERTER} {{}} OUT
 
 
 def read_all_weights_safely() -> None:
-    """Make MMEngine read weights with our safe reader, in this process.
+    """Replace MMEngine's loaders of weights in this process by our safe reader.
 
     MMEngine's own loaders unpickle files that ``weights_only`` refuses. Their replacements fetch
-    the file to a local path and give it to :func:`gersp_mm.checkpoints.read.read_checkpoint`.
+    the file to a local path and pass it to :func:`gersp_mm.checkpoints.read.read_checkpoint`.
     """
     for scheme in list(CheckpointLoader._schemes):
         CheckpointLoader.register_scheme(scheme, _loader(scheme), force=True)
@@ -58,7 +58,7 @@ def read_weights(address: str) -> dict[str, Any]:
 def require_trained_model(
     runner: Any, path: str, checkpoint: Mapping[str, Any], config: str
 ) -> None:
-    """Refuse a checkpoint that does not hold all tensors of the model, or has another input.
+    """Refuse a checkpoint that lacks tensors of the model or was trained on another input.
 
     MMEngine itself warns of missing tensors, leaves them random and continues.
 
@@ -125,13 +125,13 @@ def _listed(addresses: dict[str, str], name: str, address: str) -> str:
 
 
 def _downloaded(url: str) -> Path:
-    """Return the file in PyTorch's cache, as ``torch.hub`` does; the first process fetches it."""
+    """Return the file in PyTorch's cache, as ``torch.hub`` does; one process downloads it."""
     path = Path(torch.hub.get_dir(), "checkpoints", os.path.basename(urlparse(url).path))
     fetch = functools.partial(_fetch, url, path)
     if get_rank() == 0:
         fetch()
     barrier()
-    fetch()  # Machines may have caches of their own.
+    fetch()  # Other machines may have separate caches.
     return path
 
 
@@ -147,7 +147,7 @@ def _fetch(url: str, path: Path) -> None:
 def _fetching(address: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # The clients of networks and storage raise types of their own.
+    except Exception as error:  # Clients of networks and storage raise their own types.
         raise UserError(
             f"{address} cannot be fetched ({type(error).__name__}: {error}). Check the address and "
             "the network, or download the file elsewhere and give its path."

@@ -28,7 +28,7 @@ from gersp_mm.utils.errors import UserError, check_choice
 from gersp_mm.utils.paths import expand_home
 
 PREFIX = "backbone."
-NOT_GIVEN = "not-given"  # The value in the configs where GERSP_CHECKPOINT is not set.
+NOT_GIVEN = "not-given"  # the value of `pretrained` in configs if GERSP_CHECKPOINT is not set
 NO_CHECKPOINT = (
     "no weights to start from: give the exported backbone with --cfg-options pretrained=PATH or "
     "GERSP_CHECKPOINT=PATH in the environment, or start from scratch with --cfg-options "
@@ -55,7 +55,7 @@ def read_config(
     """
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # A config is code and may raise anything.
+    except Exception as error:  # A config is code and may raise any error.
         raise UserError(f"cannot read config {path}: {type(error).__name__}: {error}") from error
     expand_home(cfg._cfg_dict)
     scope = cfg.get("default_scope") or "mmengine"
@@ -83,7 +83,7 @@ def _import_modules(cfg: Config, options: Mapping[str, Any]) -> None:
     named.merge_from_dict(given)
     try:
         import_modules_from_strings(**named.custom_imports)
-    except Exception as error:  # Modules may raise anything.
+    except Exception as error:  # Modules may raise any error.
         raise UserError(
             f"custom_imports={named.custom_imports} cannot be imported ({type(error).__name__}: "
             f"{error}). Correct it, or put the folder of the module into PYTHONPATH."
@@ -91,7 +91,7 @@ def _import_modules(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Merge values into a config; a None on the way to a key becomes a section.
+    """Merge values into a config, and replace a None on the path of a key by a section.
 
     Args:
         cfg: Changed in place.
@@ -142,11 +142,11 @@ def apply_switches(cfg: Config) -> None:
     """Apply the variables ``pretrained`` and ``frozen`` of a downstream config to its model.
 
     ``pretrained`` is the path of a backbone file, or ``None`` for a start from scratch. ``frozen``
-    is a key of :data:`FROZEN_STAGES`. Where the file holds a pixel scale, the config's images are
-    loaded by it; it goes into the config itself, so that the file may move later.
+    is a key of :data:`FROZEN_STAGES`. If the file holds a pixel scale, the config's images are
+    loaded with this scale. The scale is copied into the config, so that the file may move later.
 
     Args:
-        cfg: Changed in place where it has these variables. A second call changes nothing.
+        cfg: Changed in place if it has these variables. A second call has no effect.
 
     Raises:
         UserError: ``frozen`` is unknown.
@@ -170,29 +170,30 @@ def apply_switches(cfg: Config) -> None:
 
 
 def _meta_of(address: str) -> Mapping[str, Any]:
-    """Return the meta of a file of weights, fetched if need be; nothing where it cannot be read.
+    """Return the meta of a file of weights; empty if the file cannot be read.
 
-    Weights of the hosts, such as ``torchvision://resnet50``, have none and are not fetched for it.
+    A remote file is fetched, but not the hosts' weights, such as ``torchvision://resnet50``,
+    because they have no meta.
     """
     if not address.startswith(("http://", "https://")):
         return stored_meta(address)
-    with contextlib.suppress(UserError):  # The model says it when it loads them.
+    with contextlib.suppress(UserError):  # The model reports the error when it loads the file.
         return read_weights(address).get("meta") or {}
     return {}
 
 
 def load_as_trained(cfg: Config, path: str, meta: Mapping[str, Any] | None = None) -> None:
-    """Have images loaded as in the training of a checkpoint, which is tested or gone on from.
+    """Load images as in the training of a checkpoint that is tested or resumed.
 
-    The scale of the checkpoint replaces that of ``pretrained``.
+    The pixel scale of the checkpoint replaces that of ``pretrained``.
 
     Args:
         cfg: Changed in place.
         path: The checkpoint, a path or one of MMEngine's addresses.
-        meta: Meta of the checkpoint, where it has been read.
+        meta: Meta of the checkpoint, if it has been read.
 
     Raises:
-        UserError: A loader that the config itself has contradicts the checkpoint.
+        UserError: A loader in the config contradicts the checkpoint.
     """
     if meta is None:
         remote = "://" in path

@@ -1,7 +1,7 @@
 """Boxes and compiled operators in fp32 inside a bfloat16 forward pass.
 
-mmcv's operators have no bfloat16 on CPUs and few of them on GPUs, and mmrotate's box coders go
-through NumPy, which has no bfloat16. Boxes would also be rounded, near 1000 px to steps of 4 px.
+None of mmcv's operators supports bfloat16 on CPUs and few support it on GPUs, and mmrotate's box
+coders use NumPy, which has no bfloat16. Boxes would also be rounded: near 1000 px to steps of 4 px.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parts_in_full_precision(model: nn.Module) -> list[Part]:
 
 @contextmanager
 def full_precision(parts: list[Part]) -> Iterator[None]:
-    """Run methods without autocast and on fp32 tensors inside the context.
+    """Run methods on fp32 tensors and without autocast inside the context.
 
     Args:
         parts: Pairs of a module and the name of its method. All are restored afterwards.

@@ -45,7 +45,7 @@ MMENGINE_HOOKS = (
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Load the config that a tool's arguments name; see :func:`load`."""
+    """Load the config that the arguments of a tool name; see :func:`load`."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return load(args.config, args.cfg_options, args.work_dir, args.launcher)
 
@@ -61,12 +61,12 @@ def load(
     Args:
         config: A file, or the name of a shipped config.
         options: Values to replace, as ``key=value``.
-        work_dir: Where the run writes; by default what the config says, else
+        work_dir: Folder of the run; by default that of the config, else
             ``work_dirs/<config name>``.
-        launcher: How the processes were started: ``'none'``, ``'pytorch'``, ``'slurm'``, ``'mpi'``.
+        launcher: Launcher of the processes: ``'none'``, ``'pytorch'``, ``'slurm'``, ``'mpi'``.
 
     Raises:
-        UserError: The config does not exist, cannot be read, or is known to fail.
+        UserError: The config does not exist, cannot be read or holds errors.
     """
     try:
         path = find_config(config)
@@ -126,7 +126,7 @@ def start(launcher: str = "none") -> None:
 
 
 def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
-    """Build the run of a config; where ``num_classes`` is ``'auto'``, the data decide it.
+    """Build the run of a config, and replace ``num_classes='auto'`` by the number in the data.
 
     Args:
         cfg: The config.
@@ -142,12 +142,12 @@ def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
 
 
 def train(cfg: Config, replaced: Sequence[Path] = (), summary: bool = False) -> None:
-    """Build the run of a config and train.
+    """Build the run of a config, and train.
 
     Args:
         cfg: The config.
         replaced: Files of an older run. They are removed before the first step.
-        summary: Whether the console shows a summary and a bar in place of the whole log.
+        summary: Whether the console shows a summary and a bar instead of the whole log.
 
     Raises:
         UserError: A part cannot be built; the message names its key.
@@ -180,7 +180,7 @@ def join_cpu_processes(launcher: str) -> None:
 
 
 def join_processes(cfg: Config) -> None:
-    """Start the process group of a config's launcher, as MMEngine's Runner does a little later."""
+    """Start the process group of a config's launcher earlier than MMEngine's Runner does."""
     if cfg.launcher == "none" or is_distributed():
         return
     environment = cfg.get("env_cfg", {})

@@ -1,4 +1,4 @@
-"""The logs of a resumed run, which go on at the iteration of its checkpoint."""
+"""The logs of a resumed run, which continue at the iteration of its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gersp_mm.utils.files import write_text
 
 
 def cut_back(work_dir: Path, iteration: int, current: Path) -> list[Path]:
-    """Move what a run logged after an iteration out of the scalar files of its earlier starts.
+    """Remove the lines after an iteration from the scalar files of a run's earlier starts.
 
-    The lines go into ``*.superseded.json`` beside each file, so that nothing is lost. A run that
-    left its logs in the folder before this one began is left alone.
+    The lines are moved to ``*.superseded.json`` next to each file, so that nothing is lost. The
+    logs of older runs in the folder do not change.
 
     Args:
         work_dir: The run's work directory.
-        iteration: The iteration of the checkpoint from which the run goes on.
+        iteration: The iteration of the checkpoint from which the run resumes.
         current: The ``vis_data`` folder of this start.
 
     Returns:
@@ -55,7 +55,7 @@ def _begins_a_run(file: Path, earlier: list[Path]) -> bool:
 
 
 def _cut(file: Path, entries: int) -> bool:
-    """Keep the first entries of a file; the rest, a line half written too, goes beside it."""
+    """Keep the first entries of a file, and move all other bytes to the file next to it."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     kept, left = lines[:entries], lines[entries:]
     if not left:
@@ -69,7 +69,7 @@ def _cut(file: Path, entries: int) -> bool:
 
 
 class ContinueLogsHook(Hook):
-    """Let the logs of a resumed run go on at the iteration of its checkpoint."""
+    """Continue the logs of a resumed run at the iteration of its checkpoint."""
 
     priority = "LOWEST"  # after all checks
 
@@ -77,7 +77,7 @@ class ContinueLogsHook(Hook):
         self._trackers: list[Tracker] = []
 
     def before_train(self, runner: Any) -> None:
-        """Cut back what was logged after the checkpoint, and open the trackers."""
+        """Move lines that were logged after the checkpoint, and open the trackers."""
         done = runner.iter if runner._resume else 0
         with together():
             if runner.rank == 0:
@@ -94,11 +94,11 @@ class ContinueLogsHook(Hook):
         files = cut_back(Path(runner.work_dir), done, current) if done else []
         if files:
             runner.logger.info(
-                f"moved what was logged after iteration {done} into *{SUPERSEDED} beside "
+                f"moved the lines logged after iteration {done} to *{SUPERSEDED} next to "
                 f"{listed([str(file) for file in files])}"
             )
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Let the trackers write the iteration before this one."""
+        """Let the trackers write the previous iteration."""
         for tracker in self._trackers:
             tracker.commit()

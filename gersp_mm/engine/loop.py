@@ -26,7 +26,7 @@ from gersp_mm.registry import LOOPS
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.model import unwrap
 
-# Parts of models whose state is in no checkpoint.
+# Parts of models whose state no checkpoint holds.
 FORGETFUL = {
     "BatchSyncRandomResize": "BatchSyncRandomResize forgets its size until it draws the next",
     "DynamicRoIHead": "DynamicRoIHead forgets its thresholds until it computes the next",
@@ -48,7 +48,7 @@ class _Resumable(BaseLoop):
             pairs = len(loader.sampler) * get_world_size()
             batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
             raise UserError(
-                f"an epoch has no iteration, because {pairs} samples make no batch of "
+                f"an epoch has no iteration, because {pairs} samples do not fill a batch of "
                 f"{batch * get_world_size()} ({batch} per process). Lower "
                 "train_dataloader.batch_size or add images."
             )
@@ -76,7 +76,7 @@ class _Resumable(BaseLoop):
             try:
                 self._train()
             except Exception:
-                if self._stop.number and runner.rank:  # Rank 0 has saved and left.
+                if self._stop.number and runner.rank:  # Rank 0 has saved and exited.
                     raise SystemExit(128 + self._stop.number) from None
                 raise
             runner.call_hook("after_train")
@@ -84,13 +84,13 @@ class _Resumable(BaseLoop):
 
     @abc.abstractmethod
     def _train(self) -> None:
-        """Run all epochs or iterations that are left, with their evaluations."""
+        """Run all remaining epochs or iterations, with their evaluations."""
 
     def _start(self, done: int) -> Iterator[Any]:
         """Return an iterator over the batches of one pass.
 
         Args:
-            done: Number of batches that are skipped without reading them.
+            done: Number of batches that are skipped without reading their images.
         """
         if self._batches is not None:
             self._batches.begin(self.runner.seed, self._pass, done)
@@ -100,7 +100,7 @@ class _Resumable(BaseLoop):
     @property
     @abc.abstractmethod
     def _pass(self) -> int:
-        """Number of the pass over the data, which the random numbers of its samples depend on."""
+        """Number of the pass over the data, on which the random numbers of the samples depend."""
 
     def _evaluation_due(self, done: int, last: int) -> bool:
         """Return whether to evaluate after epoch or iteration ``done`` of ``last``."""
@@ -124,19 +124,19 @@ class _Resumable(BaseLoop):
         """Let a signal end an evaluation, which the resumed run then repeats.
 
         With an ``EMAHook``, the model holds the averaged weights during the evaluation, so that
-        it cannot be saved before the end.
+        it cannot be saved before the end of the evaluation.
         """
         if not any(isinstance(hook, EMAHook) for hook in self.runner.hooks):
             self.runner.register_hook(_LeaveEvaluation(self), priority="LOWEST")
 
     def _stop_if_asked(self, evaluation_due: bool = False) -> None:
-        """Save and leave if a signal arrived; called after every iteration."""
+        """Save and exit if a signal arrived; called after every iteration."""
         if self.runner.optim_wrapper.should_update() and self._stop.due():
             self._note_evaluation(evaluation_due)
             self._stop.leave(self._save)
 
     def _stop_between_steps(self) -> None:
-        """Save and leave outside a step, where several ranks could not agree on the moment."""
+        """Save and exit outside a step, where several ranks could not agree on the moment."""
         if get_world_size() == 1:
             self._stop_if_asked()
 
@@ -160,10 +160,10 @@ class _Resumable(BaseLoop):
         )
 
     def _keep_sampler_seed(self) -> None:
-        """Keep the order of the data in a resumed run, also if no seed was configured."""
+        """Keep the order of the data in a resumed run, even if no seed is configured."""
         loader, hub = self.dataloader, self.runner.message_hub
         sampler = loader.sampler
-        if not hasattr(sampler, "seed"):  # A batch sampler may hold the one of the run.
+        if not hasattr(sampler, "seed"):  # A batch sampler may hold the run's sampler.
             sampler = getattr(loader.batch_sampler, "sampler", None)
         if hasattr(sampler, "seed"):
             sampler.seed = hub.get_info("sampler_seed", sampler.seed)
@@ -177,7 +177,7 @@ class _Resumable(BaseLoop):
             found.append("the data loader has no batch sampler")
         if found:
             self.runner.logger.warning(
-                f"a resumed run will not be exactly the run without interruption: {listed(found)}"
+                f"a resumed run will not exactly equal the uninterrupted run: {listed(found)}"
             )
 
 
@@ -198,8 +198,8 @@ class _LeaveEvaluation(Hook):
 class ResumableTrainLoop(_Resumable, EpochBasedTrainLoop):
     """MMEngine's epoch loop, made safe to interrupt and exact to resume.
 
-    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 let the current optimizer step finish, write
-    ``iter_<n>.pth`` and end the process. A second Ctrl-C, at least a second later, ends it at once.
+    After Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 the run finishes the current optimizer step, writes
+    ``iter_<n>.pth`` and exits. A second Ctrl-C, at least a second later, ends it at once.
     A checkpoint from the middle of an epoch resumes with the next batch of that epoch, without
     reading the images before it.
 
@@ -257,7 +257,7 @@ class ResumableTrainLoop(_Resumable, EpochBasedTrainLoop):
         if before != now:
             self.runner.logger.warning(
                 f"an epoch had {before} iterations before and has {now} now. The run continues at "
-                f"epoch {self._epoch}, but not as it would have without the interruption."
+                f"epoch {self._epoch}, but not as it would without the interruption."
             )
             self._iter = self._epoch * now
             self.runner.optim_wrapper.initialize_count_status(
@@ -286,7 +286,7 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
         dynamic_intervals: Pairs of an iteration and the interval from there on.
 
     Raises:
-        UserError: The data make no batch.
+        UserError: The data do not fill a batch.
     """
 
     def __init__(
@@ -341,7 +341,7 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
 
 
 def make_resumable(runner: Runner) -> None:
-    """Replace MMEngine's training loop of a run by the resumable one; its config stays as it is.
+    """Replace MMEngine's training loop of a run by the resumable one, without changing its config.
 
     Args:
         runner: A run that has not started.
@@ -365,5 +365,5 @@ def make_resumable(runner: Runner) -> None:
     elif kind is not None and not issubclass(kind, _Resumable):
         runner.logger.warning(
             f"train_cfg.type={given!r} is none of MMEngine's loops: signals do not save a "
-            "checkpoint, and a resumed run will not be exactly the run without interruption"
+            "checkpoint, and a resumed run will not exactly equal the uninterrupted run"
         )

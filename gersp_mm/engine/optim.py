@@ -1,4 +1,4 @@
-"""An optimizer of trainable parameters in few fused calls, and mixed precision in bfloat16."""
+"""An optimizer that updates trainable parameters in few fused calls, and bfloat16 precision."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
     """MMEngine's default constructor, limited to trainable parameters and with few groups.
 
     MMEngine's constructor puts frozen parameters (the teacher's) into the optimizer. With a
-    ``paramwise_cfg``, it also makes a group of every parameter, and fused optimizers take a call
-    per group. Here, groups of equal options are one group. Optimizers with a fused form use it,
-    unless their config has ``fused=False``.
+    ``paramwise_cfg``, it also makes a group of every parameter, and fused optimizers need a call
+    per group. This constructor merges groups with equal options. Optimizers with a fused form use
+    it, unless their config has ``fused=False``.
 
     Raises:
         UserError: A key of ``paramwise_cfg.custom_keys`` matches no trained parameter.
@@ -64,7 +64,7 @@ class TrainableParamsConstructor(DefaultOptimWrapperConstructor):
 def check_custom_keys(model: nn.Module, custom_keys: Iterable[str]) -> None:
     """Refuse a key of ``paramwise_cfg.custom_keys`` that no trained parameter's name contains.
 
-    MMEngine's constructors accept such a key, and its options are then used nowhere.
+    MMEngine's constructors accept such a key without using its options.
 
     Args:
         model: The model whose parameters are trained.
@@ -95,7 +95,7 @@ def check_custom_keys(model: nn.Module, custom_keys: Iterable[str]) -> None:
 
 
 def has_fused_form(optimizer: Any, model: nn.Module) -> bool:
-    """Tell whether PyTorch can update all parameters of an optimizer in one call on this device."""
+    """Return whether this device can update all parameters of an optimizer in one call."""
     optimizer = getattr(torch.optim, optimizer, None) if isinstance(optimizer, str) else optimizer
     if optimizer not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return False
@@ -106,7 +106,7 @@ def has_fused_form(optimizer: Any, model: nn.Module) -> bool:
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16 on any device, not only on GPUs as MMEngine's.
+    """Mixed precision in bfloat16 on any device; MMEngine's wrapper needs a GPU.
 
     bfloat16 has the range of fp32, so the loss is not scaled. Boxes and mmcv's operators stay in
     fp32, see :mod:`gersp_mm.engine.full_precision`.

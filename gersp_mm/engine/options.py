@@ -19,10 +19,10 @@ def parse_options(
 ) -> dict[str, Any]:
     """Read ``key=value`` strings; a mapping is returned as it is.
 
-    Numbers, ``True``, ``False`` and ``None`` become Python's; ``[…]``, ``(…)``, ``{…}`` and
+    Numbers, ``True``, ``False`` and ``None`` become Python's values; ``[…]``, ``(…)``, ``{…}`` and
     ``dict(…)`` become lists, tuples and dicts, nested to any depth. All other values are strings,
-    exactly as typed. Where the config holds a list or a tuple, ``1,2`` becomes one too, and a list
-    that replaces a tuple becomes a tuple.
+    exactly as typed. If the config holds a list or a tuple, ``1,2`` becomes a value of that type,
+    and a list that replaces a tuple becomes a tuple.
 
     Args:
         options: The options as typed.
@@ -55,7 +55,7 @@ def value_at(cfg: Any, key: str) -> Any:
 def plain_leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values of a config by their dotted keys.
 
-    A list of plain values is one value. A value that is no plain data, such as a class, is
+    A list of plain values is one value. A value that is not plain data, such as a class, is
     ``UNREAD``.
     """
     inside: Iterable[tuple[Any, Any]] = ()
@@ -111,7 +111,7 @@ def _parse_scalar(text: str) -> Any:
 
 
 def _fitted(key: str, text: str, held: Any) -> Any:
-    """Read a value and give it the type of the config's value where that is meant."""
+    """Read a value, and convert it to the type of the config's value if the text permits."""
     value = parse_value(text)
     if isinstance(held, (list, tuple)):
         if isinstance(value, str):
@@ -129,7 +129,7 @@ def _fitted(key: str, text: str, held: Any) -> Any:
 
 
 def _as_held(value: Any, held: Any) -> Any:
-    """Turn lists into tuples where the config holds tuples."""
+    """Convert lists to tuples where the config holds tuples."""
     if not isinstance(value, list) or not isinstance(held, (list, tuple)):
         return value
     inner = value
@@ -139,7 +139,7 @@ def _as_held(value: Any, held: Any) -> Any:
 
 
 def _outside_quotes(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the characters outside quotes; a quote opens at the start of an item alone."""
+    """Yield the characters outside quotes; quotes open only at the start of an item."""
     quote, previous = "", ","
     for place, char in enumerate(text):
         if quote:
@@ -152,7 +152,7 @@ def _outside_quotes(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _is_enclosed(text: str) -> bool:
-    """Whether the first character is a bracket that the last one closes."""
+    """Return whether the first character is a bracket that the last character closes."""
     if text[:1] not in BRACKETS:
         return False
     open_brackets: list[str] = []
@@ -168,7 +168,7 @@ def _is_enclosed(text: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas outside brackets and quotes; a last comma may stand alone."""
+    """Split at the commas outside brackets and quotes; a trailing comma is allowed."""
     parts, depth, start = [], 0, 0
     for place, char in _outside_quotes(text):
         depth += (char in BRACKETS) - (char in BRACKETS.values())

@@ -15,8 +15,8 @@ from gersp_mm.registry import MODEL_WRAPPERS
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """MMEngine's ``MMDistributedDataParallel`` for processes without a GPU.
 
-    MMEngine would pass it the number of a GPU. SyncBN does not run on CPUs, so every process
-    normalises with the statistics of its own images, which a warning says.
+    MMEngine would pass the index of a GPU to it. SyncBN does not run on CPUs, so every process
+    normalises with the statistics of its own images, and a warning is issued.
 
     Args:
         module: The model.

@@ -28,8 +28,8 @@ from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.runs import together
 from gersp_mm.utils.errors import UserError, listed
 
-SAVED = re.compile(r"[/\\](epoch|iter|best)_[^/\\]*\.pth \(")  # a checkpoint's name, and a reason
-AUTO = "auto"  # resume if there is a checkpoint, else start anew
+SAVED = re.compile(r"[/\\](epoch|iter|best)_[^/\\]*\.pth \(")  # up to the reason
+AUTO = "auto"  # resume if there is a checkpoint, else start a new run
 
 
 def choose_checkpoint(cfg: Config, given: str | bool | None, overwrite: bool = False) -> list[Path]:
@@ -38,17 +38,17 @@ def choose_checkpoint(cfg: Config, given: str | bool | None, overwrite: bool = F
     Rank 0 decides for all processes. Every process has to call this.
 
     Args:
-        cfg: Changed in place; its ``resume`` and ``load_from`` count where ``given`` is None.
+        cfg: Changed in place; its ``resume`` and ``load_from`` are used if ``given`` is None.
         given: A path; True for the checkpoint of this run that is furthest in training;
-            ``'auto'`` for the same, or a new run where there is none; None for a new run.
+            ``'auto'`` for the same, or a new run if there is no checkpoint; None for a new run.
         overwrite: Whether a new run may replace an old one.
 
     Returns:
         Files of old runs, to be removed when the new run starts.
 
     Raises:
-        UserError: The file does not exist, is damaged or is no checkpoint of a training; there is
-            no checkpoint; or a new run would be mixed with an old one.
+        UserError: The file does not exist, is damaged or is not a checkpoint of a training; there
+            is no checkpoint; or a new run would be mixed with an old one.
     """
     chosen: list[Any] = [None, []]
     with together():
@@ -90,7 +90,7 @@ def _choose(
         if found is None and given is True:
             raise UserError(
                 f"--resume: there is no checkpoint in {listed(folders)}. Name one with --resume "
-                "PATH, or leave --resume out; --resume auto starts a new run where there is none"
+                "PATH, or leave --resume out; --resume auto starts a new run if there is none"
             )
         if found is None:
             print(f"--resume auto: no checkpoint in {listed(folders)} yet, starting a new run")
@@ -140,7 +140,7 @@ def _make_room(folders: list[str], overwrite: bool) -> list[Path]:
 
 
 def _keep_export(cfg: Config) -> None:
-    """Refuse to replace the exported backbone of a run whose checkpoints lie elsewhere or are gone.
+    """Refuse to replace the exported backbone of a run whose checkpoints are not in the folder.
 
     :func:`_make_room` handles exports next to the checkpoints of their run.
     """
@@ -150,7 +150,7 @@ def _keep_export(cfg: Config) -> None:
     path = osp.join(cfg.work_dir, f"{Path(cfg.filename).stem}_backbone.pth")
     try:
         run_id = read_outline(path)["meta"].get(RUN_ID)
-    except Exception:  # The file does not exist, or is no export of this package.
+    except Exception:  # The file does not exist, or is not an export of this package.
         return
     if run_id is not None:
         raise UserError(
@@ -178,7 +178,7 @@ def _exports(folders: list[str], run_ids: set[str]) -> list[Path]:
             meta = read_outline(path)["meta"]
             if "weights_sha256" in meta and meta.get(RUN_ID) in run_ids:
                 exports.append(path)
-        except Exception:  # The file is no export of this package.
+        except Exception:  # The file is not an export of this package.
             continue
     return exports
 

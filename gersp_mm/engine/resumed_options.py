@@ -26,11 +26,11 @@ FIXED = ("*.init_cfg.*", "optim_wrapper.optimizer.amsgrad", "optim_wrapper.optim
          "optim_wrapper.optimizer.fused", "optim_wrapper.optimizer.type", "pretrained",
          "randomness.diff_rank_seed", "randomness.seed",
          "train_dataloader.sampler.seed")  # fmt: skip
-# Options of how the run is started, which are logged elsewhere.
+# Options that concern the start of a run, which are logged elsewhere.
 SILENT = ("launcher", "load_from", "local_rank", "resume")
 NOTHING = object()
 UNSET = (None, NOTHING)
-# How the optimizer computes its step: kept with its state.
+# Options of the computation of a step, which belong to the optimizer's state.
 IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}
 STEPS = {"last_step", "verbose"}  # Every scheduler has these besides its options.
 
@@ -41,7 +41,7 @@ class OptionChanges:
     Attributes:
         in_effect: Options that take effect because the run is built from them.
         applied: Options that the states of the checkpoint replace, so that they are applied after
-            these are loaded.
+            the states are loaded.
         refused: Options that a resumed run cannot change.
     """
 
@@ -99,9 +99,9 @@ class OptimizerChanges:
 
     Args:
         checkpoint: Content of the file before any of it is loaded.
-        optim_wrapper: The run's, as built from its config.
-        schedulers: The run's, as built from its config: a list, a dict of lists, or None. They are
-            stepped.
+        optim_wrapper: The optimizer wrapper, as built from the config.
+        schedulers: The schedulers, as built from the config: a list, a dict of lists, or None. They
+            are stepped.
         epoch_length: Iterations of an epoch.
 
     Raises:
@@ -154,7 +154,7 @@ class OptimizerChanges:
         by_iter = max((n for n, s in zip(steps, own) if not s.by_epoch), default=0)
         by_epoch = max((n for n, s in zip(steps, own) if s.by_epoch), default=0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch expects steps of the optimizer.
+            warnings.simplefilter("ignore")  # PyTorch warns without steps of the optimizer.
             for iteration in range(1, max(by_iter, by_epoch * length if by_iter else 0) + 1):
                 for scheduler, wanted in zip(own, steps):
                     if not scheduler.by_epoch and scheduler._global_step < wanted:
@@ -200,13 +200,13 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _is_unread(key: str, side: Mapping[str, Any]) -> bool:
-    """Tell whether a value, or a section around it, is no plain data on one side."""
+    """Return whether a value, or a section around it, is not plain data on one side."""
     names = key.split(".")
     return any(side.get(".".join(names[:n])) is UNREAD for n in range(1, len(names) + 1))
 
 
 def _is_kept(key: str, old: Any, new: Any) -> bool:
-    """Tell whether a changed value may stay, because a resumed run does not read its file."""
+    """Return whether a changed value is allowed, because a resumed run does not read its file."""
     if ".init_cfg." in key and old is NOTHING:
         return not key.endswith(".checkpoint")
     moved = isinstance(old, str) and isinstance(new, str)

@@ -1,4 +1,4 @@
-"""A run: its folder, which belongs to one run at a time, and a run in a process of its own."""
+"""The folder of a run, which belongs to one run at a time, and a run in a separate process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gersp_mm.utils.files import write_text
 
 LOCK = "run.lock"
 SCALARS = "*/vis_data/scalars.json"  # one file for each start of a run
-SUPERSEDED = ".superseded.json"  # how a file ends that holds what a resumed run logged once more
+SUPERSEDED = ".superseded.json"  # suffix of files with lines that a resumed run logged again
 TRAINING_LOG = "train.log"  # the output of a training that another process started
 EPOCH_LENGTH = re.compile(r"Epoch\(train\)\s*\[\s*\d+\]\[\s*\d+/\s*(\d+)\]")  # in a line of the log
 POLL = 0.5  # seconds between two checks of a process
@@ -38,13 +38,14 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 def sole_run(work_dir: str | os.PathLike) -> Iterator[None]:
     """Hold the lock of a work directory until the block ends.
 
-    Rank 0 holds it for all processes of a run. The lock ends with its process, however that ends.
+    Rank 0 holds the lock for all processes of a run. The lock ends with the process of rank 0, even
+    if it is killed.
 
     Args:
-        work_dir: Folder of the run, made if it does not exist.
+        work_dir: Folder of the run; created if it does not exist.
 
     Raises:
-        UserError: Another run writes to the folder, or it cannot be written to. The other ranks
+        UserError: Another run writes to the folder, or the folder is not writable. The other ranks
             raise ``SystemExit`` with code 2, so that the line is printed once.
     """
     path = Path(work_dir) / LOCK
@@ -60,7 +61,7 @@ def sole_run(work_dir: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Let all ranks leave if rank 0 fails, so that none of them waits for it.
+    """End all ranks if rank 0 fails, so that no rank waits for it.
 
     Every rank has to enter and leave the block.
 
@@ -111,7 +112,7 @@ def _acquire(lock: FileLock, path: Path) -> None:
 
 
 class RunFolder:
-    """Work directory of a run, with its settings, its results and whether it is finished.
+    """The work directory of a run, with its settings and results.
 
     Args:
         path: The folder. It need not exist.
@@ -137,7 +138,7 @@ class RunFolder:
         Args:
             known: Settings of the run in the folder.
             settings: Requested settings.
-            remedy: The end of the message: what to do.
+            remedy: The advice at the end of the message.
 
         Raises:
             UserError: The message names each setting that differs.
@@ -168,9 +169,9 @@ def read_scalars(file: Path) -> list[dict[str, Any]]:
 def read_run(files: Sequence[Path]) -> list[tuple[float, dict[str, Any]]]:
     """Read the scalar files of the starts of a run as one log.
 
-    What an earlier start logged from the first iteration of a later one on is left out, since the
-    later start repeated it from a checkpoint. Lines of validation hold no iteration; they belong
-    to their step, or to the iteration logged before them, where the step is an epoch.
+    Entries of an earlier start are dropped from the first iteration of a later start on, because
+    the later start repeated them from a checkpoint. Lines of validation hold no iteration; they
+    belong to their step, or, if the step is an epoch, to the iteration logged before them.
 
     Args:
         files: The ``scalars.json`` of each start, the oldest first.
@@ -200,7 +201,7 @@ def _entries(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 
 class ChildRun:
-    """A command in a process of its own, usually a training.
+    """A command in a separate process, usually a training.
 
     Its output is appended to a log file. The progress of a training is read from the
     ``scalars.json`` in the folder of the log. As a context manager, it terminates a process that
@@ -223,7 +224,7 @@ class ChildRun:
         **options: Any,
     ) -> None:
         self.title, self.log, self.length = title, log, length
-        self.last: dict[str, Any] = {}  # what the training logged last
+        self.last: dict[str, Any] = {}  # the last entry of the training's log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._older = set(log.parent.glob(SCALARS))
         self._scalars: _NewLines | None = None
@@ -244,7 +245,7 @@ class ChildRun:
             self.process.stdin.close()
         self.stop()
         while self.running:
-            with contextlib.suppress(KeyboardInterrupt):  # An impatient user types it once more.
+            with contextlib.suppress(KeyboardInterrupt):  # The user pressed Ctrl-C again.
                 self.process.wait()
 
     @property
@@ -253,9 +254,9 @@ class ChildRun:
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """Terminate the process, at which a training saves a checkpoint; do not wait for it.
+        """Terminate the process without waiting; a training then saves a checkpoint.
 
-        A second call does nothing, since a second signal would not let the training save.
+        A second call does nothing, because a second signal would interrupt the saving.
         """
         if self.running and not self._stopped:
             self._stopped = True
@@ -267,7 +268,7 @@ class ChildRun:
         return self._output.read()
 
     def lines(self) -> Iterator[list[str]]:
-        """Yield the new lines of output, again and again until the process has ended."""
+        """Yield the new lines of output repeatedly until the process has ended."""
         while self.running:
             time.sleep(POLL)
             yield self.new_lines()
@@ -345,7 +346,7 @@ class ChildRun:
 
 
 def last_error(output: str) -> str:
-    """Return the last ``error:`` of a tool's output, else its last line."""
+    """Return the last ``error:`` line of a tool's output, or else its last line."""
     found = re.findall(r"^error: (.*)", output, re.M) or output.strip().splitlines()[-1:]
     return found[-1] if found else ""
 

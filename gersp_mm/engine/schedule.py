@@ -1,4 +1,4 @@
-"""The learning rate of a run before it starts, and schedules fitted to another length."""
+"""The simulated learning rate of a run, and schedules fitted to another length."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def planned_length(cfg: Config, epoch_length: int = 1) -> float | None:
         epoch_length: Iterations of an epoch.
 
     Returns:
-        Epochs or iterations, or None where only warm-ups have an end.
+        Epochs or iterations, or None if only warm-ups have an end.
     """
     length = run_length(cfg)
     ends = []
@@ -100,7 +100,7 @@ def learning_rates(cfg: Config, epoch_length: int, length: int | None = None) ->
     Args:
         cfg: The config.
         epoch_length: Iterations of an epoch.
-        length: Epochs or iterations, in the unit of the run; its own by default.
+        length: Epochs or iterations, in the unit of the run; by default the length of the run.
     """
     import mmengine.optim  # noqa: F401  (registers the schedulers)
     import torch
@@ -127,7 +127,7 @@ def learning_rates(cfg: Config, epoch_length: int, length: int | None = None) ->
         schedulers.append(PARAM_SCHEDULERS.build(paper, default_args=default_args))
     rates = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch expects steps of the optimizer.
+        warnings.simplefilter("ignore")  # PyTorch warns without steps of the optimizer.
         for step in range(paper_epoch * (epochs if by_epoch else 1)):
             rates.append(optimizer.param_groups[0]["lr"])
             ends_epoch = by_epoch and (step + 1) % paper_epoch == 0
@@ -153,8 +153,8 @@ def _shrink(entry: dict[str, Any], scale: float) -> None:
 def fitted_options(cfg: Config, number: int, epoch_length: int = 1) -> dict[str, Any]:
     """Return the options that train for another length, with the schedule fitted to it.
 
-    Warm-ups stay as they are, cosines and polynomials end with the run, milestones and cycles keep
-    their shares of it.
+    Warm-ups do not change, cosines and polynomials end with the run, and milestones and cycles keep
+    their shares of the run.
 
     Args:
         cfg: The config.
@@ -207,7 +207,7 @@ def with_epochs(cfg: Config, epochs: int) -> Config:
 
     Args:
         cfg: A config with ``train_cfg.max_epochs``; it is not changed.
-        epochs: At least 1.
+        epochs: Number of epochs, at least 1.
     """
     changed = copy.deepcopy(cfg)
     changed.merge_from_dict(fitted_options(cfg, epochs))
@@ -215,7 +215,7 @@ def with_epochs(cfg: Config, epochs: int) -> Config:
 
 
 def as_options(options: Mapping[str, Any]) -> list[str]:
-    """Return values as ``--cfg-options`` takes them."""
+    """Return values in the syntax of ``--cfg-options``."""
     return [f"{key}={str(value).replace(' ', '')}" for key, value in options.items()]
 
 

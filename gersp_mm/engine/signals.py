@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from gersp_mm.utils.memory import keep_freed_memory
 
-# Ctrl-C, the end of a job, a lost terminal, and what Slurm sends before a time limit.
+# Ctrl-C, the end of a job, a lost terminal, and Slurm's signal before a time limit.
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 ECHO = 1.0  # s; some releases of torchrun answer a terminal's Ctrl-C by sending another one
@@ -28,7 +28,7 @@ SAVING = timedelta(seconds=60)  # longest wait of the other ranks while rank 0 s
 
 
 class StopRequest:
-    """A signal that asks a run to save and leave.
+    """A signal that asks a run to save and exit.
 
     A process group shares the request through its store: wherever the signal arrives, all ranks
     stop after the same optimizer step. A signal that was ignored when the run started, as
@@ -65,7 +65,7 @@ class StopRequest:
     def protect_workers(self, loader: Any) -> None:
         """Let the worker processes of a data loader ignore signals until the run has ended.
 
-        A signal to all processes then does not end them before the checkpoint is written.
+        A signal to all processes then does not end the workers before the checkpoint is written.
         """
         loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn, self._released)
 
@@ -75,7 +75,7 @@ class StopRequest:
         if self._store is None:
             return bool(self.number)
         if not self._stop_at and self.arrived():
-            # No rank is past the next step: it would have needed this one there.
+            # No rank can be past the next step, because that step needs this rank.
             step, _, number = self._request(f"{self._steps + 1} {self.number}").partition(" ")
             self._stop_at, self.number = int(step or 0), int(number or self.number)
         return 0 < self._stop_at <= self._steps
@@ -84,15 +84,15 @@ class StopRequest:
         """Return whether this process, or another one of the group, was asked to stop."""
         if self.number or self._store is None:
             return bool(self.number)
-        request = self._request("")  # reads; torch 2.1 has no `check`
+        request = self._request("")  # reads the request; torch 2.1 has no `check`
         self.number = int(request.split()[1]) if request else 0
         return bool(self.number)
 
     def _request(self, own: str) -> str:
-        """Make a request unless there is one, and return the one that counts; empty if none does.
+        """Make a request unless there is one, and return the valid request, or an empty text.
 
-        Where rank 0 holds the store, the store goes with it. After the last step rank 0 may have
-        finished before the others ask. If it died, the next exchange between the ranks fails.
+        The store may end with rank 0. After the last step rank 0 may have finished before the other
+        ranks ask. If rank 0 died, the next exchange between the ranks fails.
         """
         try:
             assert self._store is not None
@@ -114,7 +114,7 @@ class StopRequest:
             finally:
                 self._store.set("saved", "yes")
         else:
-            with contextlib.suppress(RuntimeError):  # Rank 0 may have left, and its store with it.
+            with contextlib.suppress(RuntimeError):  # The store may have ended with rank 0.
                 self._store.wait(["saved"], SAVING)
         raise SystemExit(128 + self.number)
 
@@ -171,7 +171,7 @@ def _start_worker(init: Callable[[int], None] | None, released: Any, worker_id: 
     if init is not None:
         init(worker_id)
     keep_freed_memory()
-    gc.freeze()  # The collector would copy memory that all processes share.
+    gc.freeze()  # Garbage collection would copy memory that all processes share.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # PyTorch ends workers that outlive the loader by SIGTERM.

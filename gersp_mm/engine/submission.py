@@ -18,14 +18,14 @@ from gersp_mm.utils.errors import UserError, check_flag
 def choose_submission(
     cfg: Config, config: str, folder: str | None, options: Sequence[str] | None
 ) -> Submission | None:
-    """Replace the test of a config by its submission, if it is requested or the only test.
+    """Replace the test of a config by its submission, if requested or if there is no other test.
 
     Args:
         cfg: Changed in place.
         config: File of the config, for messages.
         folder: Folder of the submission; ``''`` for ``<work dir>/submission``, None for no
             submission.
-        options: Options that the config got, as ``key=value``.
+        options: Options of the command, as ``key=value``.
 
     Raises:
         UserError: The config has no submission, or an option contradicts it.
@@ -40,7 +40,7 @@ def choose_submission(
         names = [name for name in list_configs() if name.startswith("downstream/")]
         names = [n for n in names if "submission" in Config.fromfile(resource("configs", n))]
         raise UserError(
-            f"--submission: {config} has no `submission`. Choose a config that has: "
+            f"--submission: {config} has no `submission`. Choose a config with one: "
             f"{', '.join(f'configs/{name}' for name in names)}"
         )
     if known.get("kind") not in ("dota", "loveda"):
@@ -62,9 +62,9 @@ def choose_submission(
 
 
 def is_only_submission(known: Any) -> bool:
-    """Tell whether a config can only write a submission: ``submission.only``.
+    """Return whether a config can only write a submission: ``submission.only``.
 
-    Configs of earlier versions lack the field; there, only DOTA's had no other test.
+    Configs of earlier versions lack the field; of these, only DOTA's have no other test.
 
     Raises:
         UserError: The section or the field is of another type.

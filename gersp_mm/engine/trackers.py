@@ -1,4 +1,4 @@
-"""TensorBoard, W&B and MLflow as logs of a run: one line of values at its iterations."""
+"""TensorBoard, W&B and MLflow as logs of a run, with all values at iterations."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gersp_mm.engine.runs import SCALARS, read_run
 from gersp_mm.registry import VISBACKENDS
 from gersp_mm.utils.errors import UserError
 
-PROJECT = "gersp_mm"  # of W&B, and experiment of MLflow, unless the user names another
+PROJECT = "gersp_mm"  # default project of W&B and experiment of MLflow
 RUN_TAG = "gersp_mm.run_id"  # tag of a run of MLflow
 STORE = "mlflow"  # folder of MLflow's data in a work directory
-LEFT_OUT = {"step"}  # names of a line of scalars.json that are no value
+LEFT_OUT = {"step"}  # names in a line of scalars.json that are not values
 
 
 def use_own_trackers(cfg: Config) -> None:
     """Replace MMEngine's trackers of a config by those of this module, with the same arguments.
 
-    Values of a validation then stand at iterations, as all others do.
+    Values of a validation are then logged at iterations, like all other values.
 
     Args:
         cfg: Changed in place.
@@ -46,15 +46,15 @@ def use_own_trackers(cfg: Config) -> None:
 
 
 class Tracker(host.BaseVisBackend):
-    """Base of the trackers: what they know of this start of the run.
+    """Base of the trackers, with the facts about this start of the run.
 
-    A tracker begins with the first step, when all checks have passed, or with the first thing
-    that is written to it.
+    A tracker begins with the first step, when all checks have passed, or with the first value that
+    is written to it.
 
     Attributes:
         run_id: Id of the run in its checkpoints.
         work_dir: The run's work directory.
-        done: Iterations of the checkpoint from which the run goes on; 0 in a new run.
+        done: Iterations of the checkpoint from which the run resumes; 0 in a new run.
     """
 
     run_id: str | None = None
@@ -63,7 +63,7 @@ class Tracker(host.BaseVisBackend):
     cfg: Config | None = None
 
     def begin(self, run_id: str | None, work_dir: Path, done: int) -> None:
-        """Open the tracker's record of the run, or go on in it."""
+        """Open the tracker's record of the run, or continue it."""
         if not self._env_initialized:
             self.run_id, self.work_dir, self.done = run_id, work_dir, done
             _ = self.experiment  # opens it
@@ -82,7 +82,7 @@ class Tracker(host.BaseVisBackend):
             super().add_config(self.cfg)
 
     def _earlier(self, pattern: str) -> list[Path]:
-        """Return what earlier starts of this run left in its work directory, the oldest first."""
+        """Return files of earlier starts of this run in its work directory, the oldest first."""
         if self.work_dir is None or self.run_id is None:
             return []
         return sorted(self.work_dir.glob(pattern))
@@ -90,9 +90,9 @@ class Tracker(host.BaseVisBackend):
 
 @VISBACKENDS.register_module()
 class TensorboardVisBackend(Tracker, host.TensorboardVisBackend):
-    """MMEngine's TensorBoard backend, in which a resumed run goes on in the folder of its start.
+    """MMEngine's TensorBoard backend, in which a resumed run continues in the folder of its start.
 
-    What was logged after the checkpoint is purged. The event files carry the id of their run.
+    Values logged after the checkpoint are purged. The event files hold the id of their run.
 
     Args:
         save_dir: Folder of the event files; the run sets it.
@@ -112,13 +112,13 @@ class TensorboardVisBackend(Tracker, host.TensorboardVisBackend):
 
 @VISBACKENDS.register_module()
 class WandbVisBackend(Tracker, host.WandbVisBackend):
-    """MMEngine's W&B backend, with iterations as steps and one run however often it is resumed.
+    """MMEngine's W&B backend, with iterations as steps and one W&B run for all starts of a run.
 
-    The run has the id that its checkpoints note and belongs to the project ``gersp_mm``, unless
-    ``init_kwargs`` or W&B's environment variables say otherwise. Values of one iteration make one
-    row.
+    The run has the id in its checkpoints and belongs to the project ``gersp_mm``, unless
+    ``init_kwargs`` or W&B's environment variables say otherwise. The values of one iteration form
+    one row.
 
-    W&B does not take values back. A resumed run on a server leaves out the steps that W&B has. An
+    W&B cannot remove values. A resumed run on a server leaves out the steps that W&B has. An
     offline run is written anew from ``scalars.json``, and the folder of its earlier start is moved
     to ``superseded``.
 
@@ -131,11 +131,11 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
         watch_kwargs: Arguments of ``wandb.watch``.
 
     Raises:
-        UserError: W&B does not begin, as without a login.
+        UserError: W&B cannot start a run, for example without a login.
     """
 
     _init_kwargs: dict[str, Any] | None
-    _step = 0  # of the row that is being filled
+    _step = 0  # step of the row that is being filled
     _first = 0  # the first step that W&B takes
 
     def _init_env(self) -> None:
@@ -155,7 +155,7 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
         except Exception as error:
             reason = str(error).strip().rstrip(".") or type(error).__name__
             raise UserError(
-                f"W&B does not begin: {reason}. Log in with "
+                f"W&B cannot start a run: {reason}. Log in with "
                 "`wandb login`, or log to files with WANDB_MODE=offline"
             ) from error
         run = self._wandb.run
@@ -166,7 +166,7 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
             self._first = run.step
 
     def _write_history(self, run: Any) -> None:
-        """Write what the run logged before; the offline folders of its earlier starts go aside."""
+        """Write the values that the run logged before, and move its earlier offline folders."""
         new = Path(run.dir).parent
         name = f"offline-run-*-{run.id}"
         earlier = {*self._earlier(f"**/{name}"), *new.parent.glob(name)} - {new}
@@ -222,23 +222,23 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
 
 @VISBACKENDS.register_module()
 class MLflowVisBackend(Tracker, host.MLflowVisBackend):
-    """MMEngine's MLflow backend, with a store that MLflow 3 takes and one run over all starts.
+    """MMEngine's MLflow backend, with a store that MLflow 3 accepts and one run for all starts.
 
     Without ``tracking_uri`` and without the variable ``MLFLOW_TRACKING_URI``, the store is
-    ``<work_dir>/mlflow/mlflow.db``, and what was logged after the checkpoint is removed from it
-    when a run is resumed. From a server nothing can be removed: a resumed run leaves out the
-    steps that it has.
+    ``<work_dir>/mlflow/mlflow.db``, and values logged after the checkpoint are removed from it
+    when a run is resumed. Values on a server cannot be removed: a resumed run leaves out the steps
+    that the server has.
 
     Args:
         save_dir: Not used.
         exp_name: Name of the experiment; by default ``MLFLOW_EXPERIMENT_NAME`` or ``gersp_mm``.
         run_name: Name of the run.
         tags: Tags of the run.
-        params: Parameters of the run besides those of the config.
-        tracking_uri: Where MLflow writes to.
-        artifact_suffix: How files of the work directory end that are uploaded at the end.
+        params: Parameters of the run in addition to those of the config.
+        tracking_uri: Address of MLflow's store.
+        artifact_suffix: Suffix of the files of the work directory that are uploaded at the end.
         tracked_config_keys: Sections of the config that are parameters; by default all.
-        artifact_location: Where a new experiment keeps its files.
+        artifact_location: Folder or address for the files of a new experiment.
     """
 
     _artifact_location: str | None
@@ -292,7 +292,7 @@ class MLflowVisBackend(Tracker, host.MLflowVisBackend):
         return Path(self.cfg.work_dir if self.cfg is not None else self._save_dir)
 
     def _log_params(self, params: dict[str, Any], known: Any) -> None:
-        """Write parameters; those of a resumed run stay, because MLflow changes none."""
+        """Write parameters; those of a resumed run stay, because MLflow cannot change them."""
         old = known.data.params if known is not None else {}
         try:
             self._mlflow.log_params({name: v for name, v in params.items() if name not in old})
@@ -337,7 +337,7 @@ def _cut_metrics(database: Path, run: str, done: int) -> None:
     with closing(sqlite3.connect(database)) as connection, connection:
         for table in ("metrics", "latest_metrics"):
             connection.execute(f"DELETE FROM {table} WHERE run_uuid = ? AND step > ?", (run, done))
-        # The latest values are those that are left.
+        # The latest remaining values become the latest metrics.
         connection.execute(
             "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) "
             "SELECT key, value, timestamp, step, is_nan, run_uuid FROM metrics AS m "

@@ -1,4 +1,4 @@
-"""Keeping the log of a run off the console, for those who watch :class:`WatchHook` there."""
+"""Keeping the log of a run off the console, where :class:`WatchHook` shows its progress."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mmengine.runner import Runner
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a record is more than MMEngine's word on its own future."""
+    """Return whether a record is not one of MMEngine's deprecation warnings."""
     return "will be deprecated" not in record.getMessage()
 
 
 class QuietRunner(Runner):
-    """A runner whose log goes to its file alone, except for warnings and errors."""
+    """A runner whose log goes only to its file, except for warnings and errors."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger and raise the level of its console handler."""

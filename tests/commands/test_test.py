@@ -302,7 +302,7 @@ def test_options_that_lead_nowhere(classifier):
     with pytest.raises(UserError) as error:
         classifier.run("--submission")
     text = str(error.value)
-    assert "small_r18_1x_data.py has no `submission`. Choose a config that has: " in text
+    assert "small_r18_1x_data.py has no `submission`. Choose a config with one: " in text
     named = text.rpartition(": ")[2].split(", ")
     assert "configs/downstream/loveda/psanet_r50-d8_80k_loveda.py" in named
     assert "configs/downstream/dota/oriented-rcnn_le90_r50_fpn_1x_dota-field.py" in named

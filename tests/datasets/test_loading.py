@@ -334,7 +334,7 @@ def test_files_are_sampled_once_and_an_old_run_is_warned(meta, sampled, warned, 
         hook.after_load_checkpoint(runner, dict(meta=meta))
     hook.before_train(runner)
     assert source.sampled == sampled and source.found == SCALE
-    assert any("by their high bytes" in line for line in log) is warned
+    assert any("it used their high bytes" in line for line in log) is warned
     assert json.loads((tmp_path / "pixel_scale.json").read_text())["remote_sensing"]
 
 

@@ -176,8 +176,8 @@ def test_four_steps_export_reload_and_tsne(backbone, needed, name, pair_data, tm
 def test_a_dict_is_refused(pair_data, tmp_path):
     text = refusal_of(config_with(dict(type="DictNetwork"), pair_data, tmp_path))
     assert text == (
-        "model.backbone (DictNetwork) gives a dict, no tensor. The backbone has to give one "
-        "N×C×H×W map or N×C vector: change it, or what gets its output."
+        "model.backbone (DictNetwork) gives a dict, not a tensor. The backbone has to give one "
+        "N×C×H×W map or N×C vector. Change the backbone, or the part that gets its output."
     )
 
 
@@ -188,7 +188,7 @@ def test_supervised_training_takes_several_outputs_and_no_tokens(pair_data, tmp_
     cfg = config_with(dict(VIT, out_type="raw"), pair_data, tmp_path / "tokens")
     cfg.model.neck = cfg.model.head = None
     text = refusal_of(cfg)
-    assert "gives 2×17×16, of which model.natural_head (LinearClsHead) gets no N×C vector" in text
+    assert "gives 2×17×16, from which model.natural_head (LinearClsHead) gets no N×C vector" in text
     expected = {"model.backbone.out_type": "cls_token", "model.natural_head.in_channels": 16}
     assert options_in(text) == expected
 

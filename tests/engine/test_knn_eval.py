@@ -271,7 +271,7 @@ def test_a_run_is_ended_early_by_knn(pair_data, tmp_path):
 @pytest.mark.parametrize(
     "changes, text",
     [
-        (dict(save_best="knn_top5"), "save_best='knn_top5' is given by no evaluation.*knn_top1"),
+        (dict(save_best="knn_top5"), "save_best='knn_top5' is computed by no evaluation.*knn_top1"),
         (dict(save_best="auto", knn=False), "save_best='auto' monitors a metric, but the run eval"),
     ],
 )

@@ -250,7 +250,7 @@ def test_what_cannot_be_exact_is_said_in_one_line(pair_data, tmp_path):
     texts = [call.args[0] for call in warning.call_args_list]
     assert (
         texts.count(
-            "a resumed run will not be exactly the run without interruption: DynamicRoIHead "
+            "a resumed run will not exactly equal the uninterrupted run: DynamicRoIHead "
             "forgets its thresholds until it computes the next"
         )
         == 1
@@ -300,6 +300,6 @@ def test_too_few_images_for_a_batch_are_refused_with_the_numbers(pair_data, tmp_
     with pytest.raises(UserError) as caught:
         train(cfg)
     assert str(caught.value) == (
-        "an epoch has no iteration, because 16 samples make no batch of 17 (17 per process). Lower "
-        "train_dataloader.batch_size or add images."
+        "an epoch has no iteration, because 16 samples do not fill a batch of 17 (17 per process). "
+        "Lower train_dataloader.batch_size or add images."
     )

@@ -76,8 +76,8 @@ REFUSALS = {
     ),
     "accumulation beyond the run": (
         set_options(optim_wrapper__accumulative_counts=5),
-        "optim_wrapper.accumulative_counts=5 is more than the 4 iterations of the run. Lower it, "
-        "or train for longer.",
+        "optim_wrapper.accumulative_counts=5 is more than the 4 iterations of the run. Lower "
+        "accumulative_counts, or train for longer.",
     ),
 }
 
@@ -214,7 +214,7 @@ def test_a_queue_that_is_never_full_is_said(pair_data, tmp_path):
     assert found[0].severity == "warning"
     assert found[0].text == (
         "model.queue_len=17: the queue is never full, because all 4 iterations give 16 keys; the "
-        "rest stay random vectors. Lower model.queue_len, or train for longer."
+        "others stay random vectors. Lower model.queue_len, or train for longer."
     )
 
 

@@ -15,8 +15,8 @@ from gersp_mm.utils.model import unwrap
 class AlphaScheduleHook(Hook):
     """Change the model's α linearly during training.
 
-    This is our addition: α is constant in the paper and in the released code. It depends on the
-    number of the iteration alone, so that a resumed run is exact, and is logged as ``alpha``.
+    This is our addition: α is constant in the paper and in the released code. α depends only on the
+    number of the iteration, so that a resumed run is exact, and is logged as ``alpha``.
 
     Args:
         start: α of the first iteration, at least 0.

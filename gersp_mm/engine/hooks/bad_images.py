@@ -70,7 +70,7 @@ class BadImageHook(Hook):
         counts = _count(entries)
         dataset = runner.train_dataloader.dataset
         files = (
-            getattr(getattr(dataset, name, None), "file_count", size)  # of scenes, not of windows
+            getattr(getattr(dataset, name, None), "file_count", size)  # scenes, not windows
             for name, size in zip(SOURCES, dataset.sizes)
         )
         totals = dict(zip(SOURCES.values(), files))

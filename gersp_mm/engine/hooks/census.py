@@ -1,4 +1,4 @@
-"""Keeping what the scenes of a run hold, and noticing when one of them changes."""
+"""Recording the census of a run's scenes, and noticing when one of them changes."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ CENSUS = "census"  # key of a checkpoint's meta
 
 @HOOKS.register_module()
 class CensusHook(Hook):
-    """Keep the census of :class:`gersp_mm.Scenes` with the run.
+    """Record the census of :class:`gersp_mm.Scenes` with the run.
 
-    It is written to ``<work_dir>/census.json``; scenes that cannot be used go into
+    The census is written to ``<work_dir>/census.json``, and unusable scenes are listed in
     ``<work_dir>/bad_images.txt``. Every checkpoint holds a fingerprint of each scene, by which a
-    resumed run notices a scene that changed. A run without scenes has none of it.
+    resumed run notices that a scene changed. A run without scenes has no census.
 
     Raises:
         UserError: The run is resumed and scenes were added, removed or replaced.
     """
 
-    priority = "LOW"  # after BadImageHook, which begins its list anew
+    priority = "LOW"  # after BadImageHook, which starts the list
 
     def __init__(self) -> None:
         self._before: dict[str, dict[str, str]] | None = None
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Take the fingerprints that the run began with."""
+        """Read the fingerprints from the start of the run."""
         if runner._resume:
             self._before = checkpoint["meta"].get(CENSUS)
 
     def before_train(self, runner: Any) -> None:
-        """Compare the scenes with those that the run began with, and write the census."""
+        """Compare the scenes with those at the start of the run, and write the census."""
         sources = _scenes(runner)
         if self._before is not None:
             _require_same(self._before, _fingerprints(sources))
@@ -54,13 +54,13 @@ class CensusHook(Hook):
                 append_missing_entries(Path(runner.work_dir) / "bad_images.txt", lines)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Keep the fingerprints with the checkpoint."""
+        """Add the fingerprints to the checkpoint."""
         if sources := _scenes(runner):
             checkpoint["meta"][CENSUS] = _fingerprints(sources)
 
 
 def _scenes(runner: Any) -> dict[str, Any]:
-    """Return the sources of a run that are scenes."""
+    """Return the sources of a run that read scenes."""
     dataset = runner.train_dataloader.dataset
     sources = {name: getattr(dataset, name, None) for name in SOURCES}
     return {name: source for name, source in sources.items() if hasattr(source, "census")}

@@ -1,4 +1,4 @@
-"""Write checkpoints atomically."""
+"""Checkpoints that are written atomically."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ATOMIC_BACKEND = "gersp_mm.atomic"
 
 
 class AtomicLocalBackend(LocalBackend):
-    """Local file system whose files are written under a temporary name and moved into place."""
+    """A local file system whose files are written under a temporary name and moved into place."""
 
     def put(self, obj: bytes, filepath: str) -> None:
-        """Write bytes; a reader sees the old content or the new one, never a part."""
+        """Write bytes so that a reader sees the old or the new content, never a part of it."""
         with replacing(filepath) as temporary:
             temporary.write_bytes(obj)
 
@@ -38,15 +38,15 @@ class AtomicCheckpointHook(CheckpointHook):
 
     A run that is killed while it saves keeps all earlier checkpoints readable. A checkpoint at the
     end of an epoch that lies between two optimizer steps also holds the gradients accumulated so
-    far. A checkpoint by iteration waits for the optimizer step, because every rank has gradients
-    of its own and only rank 0 saves.
+    far. A checkpoint by iteration waits for the optimizer step, because gradients differ between
+    ranks and only rank 0 saves.
 
     Args:
         **kwargs: Arguments of ``CheckpointHook``. ``max_keep_ckpts`` must not be 1, because the
             old checkpoint is removed before the new one is complete.
 
     Raises:
-        UserError: ``max_keep_ckpts`` is 1, or a number is of another type or below its range; the
+        UserError: ``max_keep_ckpts`` is 1, a number is of another type or below its range, or the
             disk has no room for a checkpoint.
     """
 
@@ -63,7 +63,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._due = False
 
     def before_train(self, runner: Any) -> None:
-        """Remove half-written files of an earlier run, and restore its gradients."""
+        """Remove partly written files of an earlier run, and restore its gradients."""
         super().before_train(runner)
         with together():
             if runner.rank == 0 and "://" not in self.out_dir:
@@ -97,12 +97,12 @@ class AtomicCheckpointHook(CheckpointHook):
             self._save_checkpoint(runner)
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
-        """Save, and end all ranks if rank 0 cannot."""
+        """Save a checkpoint, and end all ranks if rank 0 fails."""
         with together():
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
-        """Save the best checkpoint, and end all ranks if rank 0 cannot."""
+        """Save the best checkpoint, and end all ranks if rank 0 fails."""
         with together():
             super()._save_best_checkpoint(runner, metrics)
 

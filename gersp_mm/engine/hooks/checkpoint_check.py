@@ -26,8 +26,8 @@ class CheckpointCheckHook(Hook):
     Options that differ from those of the checkpoint are logged. Options of the optimizer and the
     schedule are applied after their states are loaded; options that cannot change are refused.
 
-    Every checkpoint notes the id of its run in ``meta['run_id']``, which a resumed run keeps, and
-    how often the run had been resumed in ``meta['attempt']``. The tools of this package add this
+    Every checkpoint holds the id of its run in ``meta['run_id']``, which a resumed run keeps, and
+    the number of earlier resumes in ``meta['attempt']``. The tools of this package add this
     hook to every run.
 
     Raises:
@@ -43,7 +43,7 @@ class CheckpointCheckHook(Hook):
     _optimizers: OptimizerChanges | None = None
 
     def before_run(self, runner: Any) -> None:
-        """Draw the id of the run, and note buffers that hold infinity by design, as masks do."""
+        """Draw the id of the run, and note buffers that hold infinity by design, such as masks."""
         self.run_id = secrets.token_hex(6)
         self._infinite = set(not_finite(dict(unwrap(runner.model).named_buffers())))
 
@@ -92,7 +92,7 @@ class CheckpointCheckHook(Hook):
         if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
             runner.logger.warning(
                 "EarlyStoppingHook starts counting again in a resumed run, because checkpoints do "
-                "not hold its best value: the run may end later than one that nothing interrupted"
+                "not hold its best value: the run may end later than without the interruption"
             )
         loop = runner.train_loop
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
@@ -105,7 +105,7 @@ class CheckpointCheckHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Note the run's id, and refuse weights or an optimizer state that are not finite."""
+        """Add the run's id, and refuse weights or an optimizer state that are not finite."""
         if self.run_id is not None:
             checkpoint["meta"][RUN_ID] = self.run_id
         checkpoint["meta"][ATTEMPT] = self.attempt

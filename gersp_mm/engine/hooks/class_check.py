@@ -16,7 +16,7 @@ class ClassCheckHook(Hook):
     """Compare the classes of annotation files with the config's before the first iteration.
 
     mmdet skips classes that a file does not have and numbers the others in the order of the file.
-    This hook stops a run whose labels would be shifted. Classes that a config leaves out are named
+    This hook stops a run whose labels would be shifted. Classes that a config omits are named
     and counted in the log. See :func:`gersp_mm.datasets.annotations.check_data`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Watching whether the contrastive branch learns."""
+"""A monitor of the contrastive branch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CollapseMonitorHook(Hook):
 
     Args:
         interval: Iterations between two checks.
-        min_std: Smallest ``feat_std`` without a warning. At 0 all images have the same feature, at
+        min_std: Smallest ``feat_std`` without a warning. At 0 all images have the same feature; at
             about 1 the features fill the sphere.
         warmup: Iterations before the first warning; random networks start with little spread.
 

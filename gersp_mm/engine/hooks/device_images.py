@@ -17,7 +17,7 @@ from gersp_mm.utils.model import unwrap
 
 @HOOKS.register_module()
 class DeviceImagesHook(Hook):
-    """Decode every image once, keep all images on the device and cut the views out there.
+    """Decode every image once, keep all images on the device and crop the views there.
 
     This suits data sets of small images that are read many times, such as EuroSAT with
     Tiny-ImageNet (2 GB), where decoding would keep a GPU waiting. Workers then only draw crops and

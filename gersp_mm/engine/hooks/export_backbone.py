@@ -24,21 +24,21 @@ from gersp_mm.utils.model import unwrap
 class ExportBackboneHook(Hook):
     """Write ``<work_dir>/<config name>_backbone.pth`` whenever a checkpoint is saved.
 
-    The file holds the student's backbone of the newest checkpoint and what a downstream model has
-    to know about it; see :func:`gersp_mm.backbones.export_backbone`. It is moved into place
-    when complete.
+    The file holds the student's backbone of the newest checkpoint and the facts that a downstream
+    model needs; see :func:`gersp_mm.backbones.export_backbone`. The file is moved into place when
+    it is complete.
 
     Args:
         method: Name of the pre-training in the file; by default the model's class. Baselines that
-            are made of GeRSP's parts set it.
-        weights: ``'ema'`` for the averaged weights of the run's ``EMAHook``, ``'raw'`` for those
-            that the optimizer moves. By default ``'ema'`` where there is an ``EMAHook``, which are
-            also the weights that MMEngine writes into the checkpoint. The choice is noted in
-            ``meta['weights']`` of the export and of the checkpoint.
+            consist of GeRSP's parts set it.
+        weights: ``'ema'`` for the averaged weights of the run's ``EMAHook``, ``'raw'`` for the
+            weights that the optimizer updates. The default is ``'ema'`` if there is an ``EMAHook``;
+            MMEngine writes the same weights into the checkpoint. ``meta['weights']`` of the export
+            and of the checkpoint holds the choice.
 
     Raises:
-        UserError: The data preprocessor has no mean and std to note in the file; or averaged
-            weights are asked for and the run has none.
+        UserError: The data preprocessor has no mean and std for the file; or averaged weights are
+            requested and the run has no ``EMAHook``.
     """
 
     priority = "NORMAL"
@@ -54,7 +54,7 @@ class ExportBackboneHook(Hook):
         preprocessor = unwrap(runner.model).data_preprocessor
         if Normalisation.of(preprocessor) is None:
             raise UserError(
-                "the exported backbone has to say how its images were normalised: set mean and "
+                "the exported backbone has to hold the normalisation of its images: set mean and "
                 f"std of model.data_preprocessor ({type(preprocessor).__name__}), or set "
                 "default_hooks.export_backbone=None"
             )
@@ -65,7 +65,7 @@ class ExportBackboneHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Export the weights of the checkpoint that is about to be saved (on rank 0 alone)."""
+        """Export the weights of the checkpoint that is about to be saved, on rank 0 only."""
         model, averaged = unwrap(runner.model), averaged_model(runner)
         weights = self.weights or ("raw" if averaged is None else "ema")
         # Whether EMAHook has swapped the weights in the checkpoint depends on the hooks' order.
@@ -104,14 +104,14 @@ class ExportBackboneHook(Hook):
 
 
 def _frozen_stages(backbone: nn.Module) -> int | None:
-    """Return ``frozen_stages``; -1 where nothing is frozen, which some networks call 0."""
+    """Return ``frozen_stages``; -1 if no stage is frozen, which some networks call 0."""
     stages = getattr(backbone, "frozen_stages", None)
     learns = all(parameter.requires_grad for parameter in backbone.parameters())
     return -1 if stages is not None and learns else stages
 
 
 def _pixel_scale(runner: Any) -> dict[str, Any] | None:
-    """Return how rasters among the remote-sensing images were read; None where there are none."""
+    """Return the pixel scale of rasters among the remote-sensing images; None without rasters."""
     source = getattr(runner.train_dataloader.dataset, "remote_sensing", None)
     scale = getattr(source, PIXEL_SCALE, None)
     return scale.as_dict() if scale is not None and scale.limits else None

@@ -1,4 +1,4 @@
-"""kNN accuracy of the backbone while it is being pre-trained."""
+"""kNN accuracy of the backbone during pre-training."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class KNNEvalHook(Hook):
     checkpoint (``default_hooks.checkpoint.save_best='knn_top1'``), an ``EarlyStoppingHook`` and a
     ``ReduceOnPlateauLR`` can follow it.
 
-    The evaluation comes after the checkpoint of its epoch. A failed evaluation is
-    reported on every rank, and training continues.
+    The evaluation follows the checkpoint of its epoch. A failed evaluation is reported on every
+    rank, and training continues.
 
     Args:
         train: Voting images: a folder with one sub-folder per class, or a list of
@@ -42,9 +42,9 @@ class KNNEvalHook(Hook):
         k: Number of neighbours that vote.
         temperature: T in the weights exp(similarity / T) of the votes.
         size: Side of the images in pixels.
-        batch_size: Images of one forward pass.
-        num_workers: Processes that decode images.
-        limit: Use at most this many images of either part, to save time.
+        batch_size: Number of images in one forward pass.
+        num_workers: Number of processes that decode images.
+        limit: Greatest number of images of either part, to save time.
 
     Raises:
         UserError: Before the first step, when a number is of another type or outside its range,
@@ -93,11 +93,11 @@ class KNNEvalHook(Hook):
             raise UserError(f"KNNEvalHook: {error}") from error
 
     def before_train(self, runner: Any) -> None:
-        """List the images, and leave out those of a sample that cannot be decoded."""
+        """List the images, and leave out unreadable images of a sample."""
         loader = getattr(runner, "train_dataloader", None)
         source = getattr(getattr(loader, "dataset", None), "remote_sensing", None)
         for images in self.images.values():
-            images.pixel_scale = getattr(source, "pixel_scale", None)  # None after photographs
+            images.pixel_scale = getattr(source, "pixel_scale", None)  # None for photographs
             _leave_out_unreadable(images)
         counts = {part: len(images) for part, images in self.images.items()}
         runner.logger.info(f"kNN evaluation every {self.interval} epochs on {counts} images")
@@ -143,7 +143,7 @@ class KNNEvalHook(Hook):
 
 
 def _tell(runner: Any, metrics: dict[str, float]) -> None:
-    """Give the result to the hooks that act on metrics, as MMEngine does after a validation.
+    """Pass the result to the hooks that act on metrics, as MMEngine does after a validation.
 
     Other hooks are left out, because ``EMAHook`` would swap the weights.
     """

@@ -1,4 +1,4 @@
-"""Finding the pixel scale of rasters before the first step, and keeping it with the run."""
+"""The pixel scale of rasters: found before the first step and kept with the run."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from gersp_mm.utils.files import write_text
 
 @HOOKS.register_module()
 class PixelScaleHook(Hook):
-    """Find how the values of rasters become grey levels, before the first step.
+    """Find the scale that maps the values of rasters to grey levels, before the first step.
 
-    The first rank looks at a sample of each source, and all ranks use what it found. It is logged,
-    written to ``<work_dir>/pixel_scale.json``, kept in ``meta['pixel_scale']`` of every checkpoint
-    and used again when the run is resumed. That of the remote-sensing images goes into the exported
-    backbone. A run on photographs alone has none of it. A run that is resumed from a checkpoint
-    without a scale, as older versions wrote them, warns that its values change.
+    Rank 0 finds the scale of each source in a sample of its images, and all ranks use it. The scale
+    is logged, written to ``<work_dir>/pixel_scale.json``, kept in ``meta['pixel_scale']`` of every
+    checkpoint and used again when the run is resumed. The exported backbone holds the scale of the
+    remote-sensing images. A run on photographs alone has no scale. A run that is resumed from a
+    checkpoint of an older version, which holds no scale, warns that its values change.
 
     Raises:
         UserError: The rasters need a choice of bands; or the run is resumed with another scale
             or other bands.
     """
 
-    priority = "ABOVE_NORMAL"  # before whatever reads an image
+    priority = "ABOVE_NORMAL"  # before any hook reads an image
 
     def __init__(self) -> None:
         self._kept: dict[str, PixelScale] = {}
         self._resumed = False
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Take what the run used before."""
+        """Read the scales that the run used before."""
         if runner._resume:
             self._resumed, self._kept = True, scales_of(checkpoint["meta"])
 
     def before_train(self, runner: Any) -> None:
-        """Find the scale of each source and tell it."""
+        """Find the scale of each source, and log it."""
         dataset = runner.train_dataloader.dataset
         for name, words in SOURCES.items():
             source: Any = getattr(dataset, name, None)
@@ -62,8 +62,8 @@ class PixelScaleHook(Hook):
                 if self._resumed and not known:
                     runner.logger.warning(
                         f"the checkpoint holds no pixel scale of the {words} images: if the run "
-                        "read these rasters before, it was by their high bytes, on another scale "
-                        "of values than from here on. Start a new run for one scale throughout"
+                        "read these rasters before, it used their high bytes, on another scale "
+                        "of values than from now on. Start a new run for one scale throughout"
                     )
                 self._kept[name] = source.pixel_scale
                 for line in source.pixel_scale.describe():
@@ -73,7 +73,7 @@ class PixelScaleHook(Hook):
             write_text(Path(runner.work_dir) / "pixel_scale.json", text)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Keep the scales with the checkpoint."""
+        """Add the scales to the checkpoint."""
         if self._kept:
             checkpoint["meta"][PIXEL_SCALE] = self._content()
 
@@ -85,6 +85,6 @@ def _require_same(name: str, kept: PixelScale, asked: PixelScale) -> None:
     if (kept.scale, kept.bands) != (asked.scale, asked.bands):
         raise UserError(
             f"train_dataloader.dataset.{name}: the run used scale={kept.scale!r} and "
-            f"bands={kept.bands}, and the config asks for scale={asked.scale!r} and "
+            f"bands={kept.bands}, but the config asks for scale={asked.scale!r} and "
             f"bands={asked.bands}. Resume with the former, or start a new run with load_from"
         )

@@ -1,4 +1,4 @@
-"""A check that a model really starts from the checkpoint that its config names."""
+"""A check that a model starts from the checkpoint that its config names."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class PretrainedCheckHook(Hook):
     file's ``meta`` or config. Position embeddings that the host resizes are compared after the
     host's own function has resized those of the file; the log names them.
 
-    With ``init_cfg``, all of ``module`` has to come from the file. With ``load_from``, the whole
-    model has to, except heads: a head that is missing or has another number of classes starts from
-    random weights, which a warning names. With ``load_from`` and in a resumed run, the file in
-    ``init_cfg`` of ``module`` is not read and need not exist.
+    With ``init_cfg``, all tensors of ``module`` have to come from the file. With ``load_from``, all
+    tensors of the model have to, except those of heads: a head that is missing or has another
+    number of classes starts from random weights, and a warning names it. With ``load_from`` and in
+    a resumed run, the file in ``init_cfg`` of ``module`` is not read and need not exist.
 
-    Every checkpoint of the run notes in ``meta['pretrained']`` what it started from: path, sha256,
-    method, arch and epoch of the file, or ``method='random'`` without a file. It notes in
-    ``meta['normalisation']`` how its images were normalised, and in ``meta['pixel_scale']`` how
+    Every checkpoint of the run describes its start in ``meta['pretrained']``: path, sha256, method,
+    arch and epoch of the file, or ``method='random'`` without a file. ``meta['normalisation']``
+    holds the normalisation of its images, and ``meta['pixel_scale']`` the scale with which
     :class:`gersp_mm.LoadImage` read its rasters.
 
     Args:
@@ -64,8 +64,8 @@ class PretrainedCheckHook(Hook):
     Raises:
         UserError: A tensor is missing, unexpected, of another shape or of other values than in the
             file, or mean, std, channel order or the pixel scale of rasters differ; the message
-            gives the likely reason. Also if a config of this package was given no weights, or its
-            switches did not reach the model.
+            gives the likely reason. Or a config of this package got no weights, or its switches
+            did not reach the model.
     """
 
     priority = "VERY_LOW"  # after all hooks that may change weights
@@ -99,13 +99,13 @@ class PretrainedCheckHook(Hook):
             require_same_sources(dataset, *self._start)
 
     def before_test(self, runner: Any) -> None:
-        """Compare values and normalisation where a test starts from the file (frozen features)."""
+        """Compare values and normalisation if a test starts from the file (frozen features)."""
         starts_here = getattr(runner.test_loop, "starts_from_pretrained", False)
         if starts_here and not (runner._resume or runner._load_from):
             self._check(runner, values=True)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Compare the file of ``load_from`` with the model, and keep what the run started from."""
+        """Compare the file of ``load_from`` with the model, and note the start of the run."""
         meta = checkpoint.get("meta") or {}
         self._source = meta.get("pretrained")
         if runner._resume:
@@ -138,7 +138,7 @@ class PretrainedCheckHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Note what the run started from, and how its images are normalised."""
+        """Add the start of the run and the normalisation of its images to the checkpoint."""
         checkpoint["meta"]["pretrained"] = self._source
         if scale := Normalisation.of(unwrap(runner.model).data_preprocessor):
             checkpoint["meta"]["normalisation"] = scale.as_dict()

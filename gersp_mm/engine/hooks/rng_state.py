@@ -1,4 +1,4 @@
-"""Random states that a resumed run shares with one that was never interrupted."""
+"""Random states that do not depend on interruptions of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RNGStateHook(Hook):
 
     No state has to be stored: whichever iteration a run resumes from, that iteration sees the same
     random numbers as without the interruption. Worker processes are covered by the samplers, which
-    give every sample a seed of its own.
+    give every sample its own seed.
     """
 
     priority = "VERY_HIGH"

@@ -1,4 +1,4 @@
-"""Losses of every iteration, noted without waiting for the device in every iteration."""
+"""Losses of every iteration, read without waiting for the device in every iteration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.hooks import LoggerHook, RuntimeInfoHook
 
 from gersp_mm.registry import HOOKS
 
-SILENCE = 30  # seconds without a line of the log from which the first iteration is told
+SILENCE = 30  # seconds; for longer gaps before the first log line, the first iteration is printed
 
 
 @HOOKS.register_module()
@@ -22,8 +22,8 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     device. This hook keeps the values on the device and reads them together before a log line, a
     checkpoint and the end of an epoch. The logged values are the same.
 
-    Where the log would be silent for long, it writes the values of a start's first iteration at
-    once, into the text log alone.
+    If the first line of the log is far away, this hook writes the values of the first iteration
+    after a start at once, into the text log only.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._interval = min(loggers, default=1)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Note when the first iteration begins."""
+        """Note the time at which the first iteration begins."""
         super().before_train_iter(runner, batch_idx, data_batch)
         if self._began is None:
             self._began = time.perf_counter()

@@ -14,7 +14,7 @@ from gersp_mm.utils.model import unwrap
 
 @HOOKS.register_module()
 class TeacherUpdateHook(Hook):
-    """Call the model's ``update_teacher`` once per optimizer step, also when gradients accumulate.
+    """Call the model's ``update_teacher`` once per optimizer step, also if gradients accumulate.
 
     Args:
         end_momentum: Momentum at the end of the run, in [0, 1]. It is reached from the model's
@@ -24,7 +24,7 @@ class TeacherUpdateHook(Hook):
             checkpoint.
 
     Raises:
-        UserError: ``timing`` is neither of the two, or ``end_momentum`` is out of its range.
+        UserError: ``timing`` has another value, or ``end_momentum`` is out of its range.
     """
 
     priority = "NORMAL"
@@ -38,7 +38,7 @@ class TeacherUpdateHook(Hook):
         self.timing = timing
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Update at the moment of the released code."""
+        """Update before the forward pass, as the released code does."""
         if self.timing == "before_forward":
             self._update(runner)
 
@@ -54,7 +54,7 @@ class TeacherUpdateHook(Hook):
         if not runner.optim_wrapper.should_update():
             return
         model = unwrap(runner.model)
-        if not hasattr(model, "update_teacher"):  # mmpretrain's models do it themselves
+        if not hasattr(model, "update_teacher"):  # Models of mmpretrain do it themselves.
             return
         momentum = model.teacher_momentum
         if self.end_momentum is not None:

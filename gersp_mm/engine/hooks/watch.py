@@ -1,4 +1,4 @@
-"""A run one can watch: a summary before the first step, then one line that lives."""
+"""The console of a run: a summary before the first step, then one line of progress."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ MOST_LOSSES = 4  # of another training
 
 @HOOKS.register_module()
 class WatchHook(Hook):
-    """Show what a run is and how far it is, on the console of the first process.
+    """Show a summary and the progress of a run on the console of the first process.
 
     Before the first step, a summary of at most ten lines is printed: data, model, batch, schedule,
-    device and where things go. Then a bar shows the progress, the latest losses and the time that
-    is left; where the output is no terminal, a line is printed at the first step, every 30 seconds
-    and at the end of each epoch. :class:`gersp_mm.engine.watch.QuietRunner` keeps the log off the
+    device and folders. Then a bar shows the progress, the latest losses and the remaining time. If
+    the output is not a terminal, a line is printed at the first step, every 30 seconds and at the
+    end of each epoch. :class:`gersp_mm.engine.watch.QuietRunner` keeps the log off the
     console, except for warnings.
     """
 
-    priority = "VERY_LOW"  # after whatever finds out about the data, and after the log
+    priority = "VERY_LOW"  # after the hooks that examine the data, and after the log
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -50,7 +50,7 @@ class WatchHook(Hook):
         self._bar.start_from(runner.iter, runner.max_iters)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Note when the first step of this start begins."""
+        """Note the time at which the first step of this start begins."""
         if not self._began:
             self._began = time.perf_counter()
 
@@ -58,7 +58,7 @@ class WatchHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Count the step; show the losses where the log has just read them."""
+        """Count the step, and show the losses if the log has just read them."""
         if self._bar is None:
             return
         first = self._bar.done == self._bar.first
@@ -88,7 +88,7 @@ class WatchHook(Hook):
 
 
 def summary(runner: Any) -> list[tuple[str, str]]:
-    """Return what a run is, as names and texts."""
+    """Return the summary of a run as pairs of a name and a text."""
     loader, model = runner.train_dataloader, unwrap(runner.model)
     dataset, steps = loader.dataset, len(loader)
     lines = [("data", text) for text in _data(dataset)]

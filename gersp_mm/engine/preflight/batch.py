@@ -32,7 +32,7 @@ def check_queue(runner: Any) -> Iterator[Finding]:
 
 
 def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
-    """Warn of a queue that a run never fills, because its random start vectors remain."""
+    """Warn of a queue that a run never fills, so that some of its random start vectors remain."""
     queue = getattr(unwrap(runner.model), "queue", None)
     batch = runner.train_dataloader.batch_size
     if queue is None or not batch:
@@ -43,7 +43,7 @@ def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
             "model.queue_len",
             len(queue),
             f"model.queue_len={len(queue)}: the queue is never full, because all "
-            f"{runner.max_iters} iterations give {keys * runner.max_iters} keys; the rest stay "
+            f"{runner.max_iters} iterations give {keys * runner.max_iters} keys; the others stay "
             "random vectors.",
             "Lower model.queue_len, or train for longer.",
             "warning",
@@ -51,7 +51,7 @@ def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
 
 
 def check_queue_repeats(runner: Any) -> Iterator[Finding]:
-    """A queue of more than one pass over the images has keys of the query's image as negatives."""
+    """Warn of a queue longer than an epoch, which holds keys of the query's own image."""
     model = unwrap(runner.model)
     queue = getattr(model, "queue", None)
     batch = runner.train_dataloader.batch_size
@@ -73,7 +73,7 @@ def check_queue_repeats(runner: Any) -> Iterator[Finding]:
 
 
 def check_pooled_norm(runner: Any) -> Iterator[Finding]:
-    """Find a BatchNorm after global pooling that gets a batch of one image."""
+    """Find a BatchNorm after global pooling whose batch is a single image."""
     loader = runner.train_dataloader
     name = _pooled_norm(unwrap(runner.model))
     if name is None or not loader.batch_size:
@@ -129,8 +129,8 @@ def check_epoch(runner: Any) -> Iterator[Finding]:
         yield Finding(
             "train_dataloader.batch_size",
             loader.batch_size,
-            f"train_dataloader.batch_size={loader.batch_size} is more than the data have: an epoch "
-            f"is one batch of {images} samples.",
+            f"train_dataloader.batch_size={loader.batch_size} exceeds the number of samples: an "
+            f"epoch is one batch of {images} samples.",
             "Lower train_dataloader.batch_size or add images.",
             "warning",
         )
@@ -145,7 +145,7 @@ def check_accumulation(runner: Any) -> Iterator[Finding]:
             counts,
             f"optim_wrapper.accumulative_counts={counts} is more than the {runner.max_iters} "
             "iterations of the run.",
-            "Lower it, or train for longer.",
+            "Lower accumulative_counts, or train for longer.",
         )
 
 

@@ -37,7 +37,7 @@ PASSED_ON = (MemoryError, torch.cuda.OutOfMemoryError)
 
 @contextmanager
 def told_in_one_line(cfg: Config) -> Iterator[None]:
-    """Turn an error of building a run into a :class:`UserError` that names the field.
+    """Turn an error while a run is built into a :class:`UserError` that names the field.
 
     An error of the running loop keeps its traceback.
 
@@ -59,7 +59,7 @@ def told_in_one_line(cfg: Config) -> Iterator[None]:
 
 
 def explain(error: Exception, cfg: Config) -> str | None:
-    """Return one line on what cannot be built, or None for an error of another kind."""
+    """Return one line on the part that cannot be built, or None for an error of another kind."""
     frames = list(_frames(error))
     if any(_is_running(frame) for frame in frames):
         return None
@@ -91,7 +91,7 @@ def _explain_call(
     prefix = f"{where}." if where else ""
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
     missing = re.search(r"missing \d+ required .*argument.*?: (.*)", text)
-    # The error may come from a class that this one calls, which has other arguments.
+    # The error may come from a class that this class calls, which has other arguments.
     if unexpected and unexpected[1] in part and function is not None:
         known, _ = parameters(function)
         close = nearest(unexpected[1], known, 0.6)
@@ -154,7 +154,7 @@ def _name(kind: Any) -> str:
 def find_field(cfg: Any, part: Mapping[str, Any]) -> str:
     """Return the dotted key at which a config holds a part, or an empty string.
 
-    A part that was changed since is found by its type, if no other part has this type.
+    A part that has been changed is found by its type, if no other part has this type.
     """
     same_type = []
     for key, value in _flat(cfg):

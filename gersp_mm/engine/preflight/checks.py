@@ -1,4 +1,4 @@
-"""All checks before the first step. Each is quick, takes one subject and yields findings."""
+"""All checks before the first step. Each is fast, takes one subject and yields findings."""
 
 from gersp_mm.engine.preflight import (
     batch,
@@ -27,7 +27,7 @@ CONFIG_CHECKS = (
     classes.check_topk,
     parts.check_parts,
 )
-# Checks of a runner, when everything is built.
+# Checks of a built runner.
 RUN_CHECKS = (
     classes.check_natural_classes,
     classes.check_downstream_classes,

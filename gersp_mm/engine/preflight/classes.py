@@ -33,7 +33,7 @@ def fill_class_count(cfg: Config, checkpoint: str | None = None) -> None:
     A run that is resumed or tested keeps the number of its checkpoint.
 
     Args:
-        cfg: A pre-training config, changed in place. Other configs stay as they are.
+        cfg: A pre-training config, changed in place. Other configs do not change.
         checkpoint: Path of the checkpoint that decides; by default that of a resumed run.
 
     Raises:
@@ -119,7 +119,7 @@ def check_downstream_classes(runner: Any) -> Iterator[Finding]:
     """Compare every head of a host's model with the classes of the data of the run's loops."""
     model = unwrap(runner.model)
     if isinstance(model, BaseSelfSupervisor) or hasattr(model, "language_model"):
-        return  # Their outputs are no classes of the data, or follow a text prompt.
+        return  # Their outputs are not classes of the data, or follow a text prompt.
     counts = {}
     for part, title in PARTS.items():
         if (dataset := _built_dataset(runner, part)) is not None:
@@ -154,7 +154,7 @@ def check_class_names(runner: Any) -> Iterator[Finding]:
             "val_dataloader.dataset.metainfo.classes",
             _classes_of(val),
             f"The validation data have other classes than the training data: {problem}.",
-            "Set metainfo.classes of both to the same.",
+            "Set metainfo.classes of both to the same classes.",
         )
 
 
@@ -215,7 +215,7 @@ def _classes_of(dataset: Any) -> tuple[str, ...]:
 
 
 def _has_classes(name: str, module: Any) -> bool:
-    """Tell whether a part of a model has one output per class of the data."""
+    """Return whether a part of a model has one output per class of the data."""
     parts = [part for part in name.split(".") if not part.isdecimal()]
     return (
         bool(parts)
@@ -234,7 +234,7 @@ def _fits(head: Any, needed: int) -> bool:
 def _field_of_head(cfg: Config, name: str) -> str:
     """Return the key of the config that sets a head's number of classes."""
     field = f"model.{name}.num_classes"
-    if value_at(cfg, field) is None:  # Several heads may be made of one section.
+    if value_at(cfg, field) is None:  # Several heads may be built from one section.
         shared = ".".join(part for part in name.split(".") if not part.isdecimal())
         if value_at(cfg, f"model.{shared}.num_classes") is not None:
             field = f"model.{shared}.num_classes"
@@ -251,12 +251,17 @@ def _count_of_dataset(dataset: Any) -> tuple[int, bool]:
 def _needed_outputs(dataset: Any) -> int:
     try:
         return int(np.max(dataset.get_gt_labels())) + 1
-    except (AttributeError, KeyError, TypeError, ValueError):  # no labels of whole images
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # no labels of whole images
         return 0
 
 
 def check_topk(cfg: Config) -> Iterator[Finding]:
-    """Find top-k accuracies of more classes than a classifier has."""
+    """Find top-k accuracies whose k exceeds the number of classes."""
     num_classes = value_at(cfg, "model.head.num_classes")
     if not isinstance(num_classes, int):
         return

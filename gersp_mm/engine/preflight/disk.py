@@ -17,7 +17,7 @@ from gersp_mm.utils.model import unwrap
 def check_free_space(runner: Any, hook: Any, folder: str | os.PathLike) -> None:
     """Compare the free space of a folder with the checkpoints that a run will write.
 
-    A warning is logged if there is room for some of the checkpoints only.
+    A warning is logged if there is room for only some of the checkpoints.
 
     Args:
         runner: The run before its first step.

@@ -71,7 +71,7 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
 
 
 def warn(findings: Iterable[Finding], say: Callable[[str], Any]) -> None:
-    """Report each warning in a frame that stands out.
+    """Report each warning in a frame.
 
     Args:
         findings: Warnings, and errors, which are ignored.

@@ -20,7 +20,7 @@ class PreflightHook(Hook):
     Warnings are logged. All errors are raised together.
 
     Raises:
-        UserError: A value is out of range, or parts of the run do not fit each other.
+        UserError: A value is out of range, or parts of the run do not fit together.
     """
 
     priority = "VERY_HIGH"
@@ -44,7 +44,7 @@ class PreflightHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Log once how much data shuffling sends."""
+        """Log once how much data the shuffling of keys sends."""
         sent = getattr(unwrap(runner.model), "exchanged_bytes", 0)
         if sent and not self.told:
             runner.logger.info(

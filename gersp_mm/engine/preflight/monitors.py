@@ -29,7 +29,7 @@ NAMES = {
 
 
 def check_monitors(runner: Any) -> Iterator[Finding]:
-    """Find a monitored metric that no evaluation of the run gives."""
+    """Find a monitored metric that no evaluation of the run computes."""
     given = _given(runner)
     for field, name in _monitored(runner):
         if given is None or any(re.fullmatch(pattern, name) for pattern, _ in given):
@@ -49,7 +49,7 @@ def check_monitors(runner: Any) -> Iterator[Finding]:
             yield Finding(
                 field,
                 name,
-                f"{field}={name!r} is given by no evaluation of the run.",
+                f"{field}={name!r} is computed by no evaluation of the run.",
                 f"{hint}Choose one of {listed(names)}.",
             )
 

@@ -1,4 +1,4 @@
-"""Checks of option names: an option has to change something."""
+"""Checks of option names: every option has to have an effect."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ TAKEN: dict[str, set[str]] = {
     "train_cfg": {"by_epoch"},
 }
 GIVEN = {"dataloader", "dataset", "optimizer", "runner", "self"}  # arguments from the builders
-REGISTRIES = {  # likely registries by the first name of a key
+REGISTRIES = {  # the likely registry of a section, by the first name of its key
     "custom_hooks": ("HOOKS",),
     "default_hooks": ("HOOKS",),
     "log_processor": ("LOG_PROCESSORS",),
@@ -88,14 +88,14 @@ LAYERS = ("model.*.conv_cfg", "model.*.dcn", "model.*.plugins*", "model.*.upsamp
 
 
 def top_level_names() -> set[str]:
-    """Return the top-level keys that change something."""
+    """Return the top-level keys that have an effect."""
     from mmengine.runner import Runner
 
     return {*inspect.signature(Runner.__init__).parameters} - {"self", "cfg"} | TOP_LEVEL
 
 
 def check_options(shipped: Config, options: Mapping[str, Any]) -> list[Finding]:
-    """Return findings on the options that change nothing.
+    """Return findings on the options that have no effect.
 
     Args:
         shipped: The config as its file states it.
@@ -289,7 +289,7 @@ def _check_name(
 
 
 def _arguments(kind: Any, section: str, cfg: Any) -> tuple[set[str], bool]:
-    """Return the arguments that a type takes in a section, and whether it may take others too."""
+    """Return the arguments that a type takes in a section, and whether it may take others."""
     found = find_types(kind, section, cfg)
     taken = [parameters(one) for one in found]
     opaque = not found or any(others for _, others in taken)
@@ -300,15 +300,15 @@ def _arguments(kind: Any, section: str, cfg: Any) -> tuple[set[str], bool]:
 def leave_out_former_arguments(cfg: Config, options: Mapping[str, Any]) -> Iterator[Finding]:
     """Remove the arguments of a type that an option replaces, where the new type lacks them.
 
-    This is for data sets and transforms, whose arguments say where the former data are. Elsewhere,
-    as in an optimizer, they are decisions, and building the new type refuses them.
+    This applies to data sets and transforms, whose arguments describe the former data. In other
+    sections, such as an optimizer, arguments are decisions, and building the new type refuses them.
 
     Args:
         cfg: The config as its file states it, changed in place.
         options: Values by dotted key.
 
     Yields:
-        A warning for each section, which names what is left out.
+        A warning for each section, which names the removed arguments.
     """
     for key, kind in options.items():
         section, _, name = key.rpartition(".")
@@ -327,8 +327,8 @@ def leave_out_former_arguments(cfg: Config, options: Mapping[str, Any]) -> Itera
             words = listed([f"{name}={value!r}" for name, value in left.items()])
             yield Finding(
                 key, kind,
-                f"{section} leaves out what its type in the config file, {held['type']}, takes and "
-                f"{kind} does not: {words}.", "", "warning",
+                f"{section} loses the arguments of its type in the config file, {held['type']}, "
+                f"that {kind} does not take: {words}.", "", "warning",
             )  # fmt: skip
 
 
@@ -345,7 +345,7 @@ def _matching(table: Mapping[str, set[str]], section: str) -> set[str]:
 
 
 def check_types(cfg: Config) -> Iterator[Finding]:
-    """Find types that MMEngine would report by an error that does not name them."""
+    """Find unknown types, which MMEngine's error would not name."""
     import mmengine.dataset
     import mmengine.optim  # noqa: F401  (registers the optimizers)
 
@@ -367,7 +367,7 @@ def check_types(cfg: Config) -> Iterator[Finding]:
 
 
 def nearest_type(kind: str, registry: Any, scope: str | None = None) -> str | None:
-    """Return the registered type that is spelled most like ``kind``, with its scope."""
+    """Return the registered type whose spelling is nearest to ``kind``, with its scope."""
     given, _, short = kind.rpartition(".")
     child = registry.root._search_child(given or scope) if given or scope else registry
     known: dict[str, str] = {}
@@ -384,7 +384,7 @@ def find_types(kind: Any, section: str, cfg: Any = None) -> list[Any]:
     Args:
         kind: The value of ``type``.
         section: Dotted key of the dict that holds it.
-        cfg: That dict; its ``_scope_`` counts.
+        cfg: The dict itself, whose ``_scope_`` is used.
     """
     if not isinstance(kind, str):
         return [kind]
@@ -403,7 +403,7 @@ def find_types(kind: Any, section: str, cfg: Any = None) -> list[Any]:
 
 
 def _registered(root: Any, scope: str | None, name: str) -> Any:
-    """Return the entry of a library's registry, or of MMEngine's, without a warning."""
+    """Return the entry of a library's registry or of MMEngine's registry, without a warning."""
     if scope:
         with contextlib.suppress(ImportError):
             import_module(f"{scope}.registry")
@@ -412,7 +412,7 @@ def _registered(root: Any, scope: str | None, name: str) -> Any:
 
 
 def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
-    """Return the argument names of a class or function, and whether it may take others too.
+    """Return the argument names of a class or function, and whether it may take others.
 
     The ``**kwargs`` of a class are followed along its bases as far as they are passed on. A class
     that checks its ``**kwargs`` itself lists their names in ``keyword_names``.
@@ -441,7 +441,7 @@ def parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
 
 
 def _passes_on(function: Any, keywords: str) -> bool:
-    """Tell whether an ``__init__`` passes its ``**kwargs`` to that of its base."""
+    """Return whether an ``__init__`` passes its ``**kwargs`` to the ``__init__`` of its base."""
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):

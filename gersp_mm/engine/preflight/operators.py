@@ -19,7 +19,7 @@ FIX = (
 
 
 def check_operators(runner: Any) -> Iterator[Finding]:
-    """Refuse a layer whose operator nobody has; warn where a model may call one."""
+    """Refuse layers whose operator is not available, and warn of code that may call one."""
     surely, perhaps = needed_and_missing(unwrap(runner.model))
     where = "neither this mmcv, without compiled operators, nor gersp_mm.ops has"
     if surely:

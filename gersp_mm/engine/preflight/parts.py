@@ -13,7 +13,7 @@ from gersp_mm.engine.preflight.findings import Finding
 
 
 def check_parts(cfg: Config) -> Iterator[Finding]:
-    """Warn of an evaluation on the images that are trained on."""
+    """Warn of an evaluation on the training images."""
     trained = {_identity(dataset) for dataset in _datasets(cfg, "train")}
     for part in ("val", "test"):
         for dataset in _datasets(cfg, part):
@@ -25,7 +25,7 @@ def check_parts(cfg: Config) -> Iterator[Finding]:
                     f"{part}_dataloader evaluates on the images of train_dataloader: "
                     f"{dataset.get('data_root') or ''} {dataset.get(field)}. Results on training "
                     "images say nothing about others.",
-                    f"Set {part}_dataloader.dataset.{field} to images that are not trained on.",
+                    f"Set {part}_dataloader.dataset.{field} to held-out images.",
                     "warning",
                 )
 

@@ -1,4 +1,4 @@
-"""A check that each view is a function of its image and of its seed, and has one size."""
+"""A check that each view depends only on its image and seed, and that views have one size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
 PIPELINES = {"remote_sensing": "rs_pipeline", "natural": "natural_pipeline"}
-SEEDS = range(8)  # a transform of probability 0.3 is left out in all of them once in 17 times
+SEEDS = range(8)  # All of them skip a transform of probability 0.3 in 1 of 17 cases.
 
 
 def check_pipelines(runner: Any) -> Iterator[Finding]:
@@ -28,7 +28,7 @@ def check_pipelines(runner: Any) -> Iterator[Finding]:
         if pipeline.transforms and all(
             getattr(transform, "takes_tensor", False) for transform in pipeline.transforms
         ):
-            continue  # ours alone
+            continue  # The pipeline holds only our transforms.
         field = f"train_dataloader.dataset.{name}"
         try:
             with preserved_rng_state():
@@ -45,7 +45,7 @@ def check_pipelines(runner: Any) -> Iterator[Finding]:
 def _problem(
     pipeline: Pipeline, images: list[dict[str, Any]], batch: int
 ) -> tuple[str, str] | None:
-    """Return what is wrong with a pipeline, and the fix."""
+    """Return the problem of a pipeline, and the fix."""
     sizes: dict[str, None] = {}
     same = True
     for number, image in enumerate(images):
@@ -72,7 +72,7 @@ def _problem(
     if batch > 1 and len(sizes) > 1:
         return (
             f"dataset.{pipeline.name} gives views of varying size ({' and '.join([*sizes][:2])} "
-            "pixels), which make no batch.",
+            "pixels), which do not form a batch.",
             "End it with a transform that gives one size, such as "
             "dict(type='torchvision/Resize', size=(224, 224)).",
         )

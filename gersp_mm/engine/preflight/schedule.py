@@ -12,9 +12,9 @@ from mmengine.hooks import CheckpointHook
 from gersp_mm.engine import schedule
 from gersp_mm.engine.preflight.findings import Finding
 
-# A learning rate counts as annealed below this multiple of the schedule's last rate.
+# A learning rate is annealed if it is below this multiple of the schedule's last rate.
 ANNEALED = 1.3
-TOLERANCE = 0.01  # of the run's length
+TOLERANCE = 0.01  # as a share of the run's length
 
 
 def check_schedule(runner: Any) -> Iterator[Finding]:

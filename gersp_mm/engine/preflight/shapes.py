@@ -1,4 +1,4 @@
-"""A check that the parts of a model fit each other, run on two black images."""
+"""A check on two black images that the parts of a model fit together."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gersp_mm.utils.model import as_tuple, unwrap
 from gersp_mm.utils.randomness import preserved_rng_state
 
 IMAGES = 2
-GUESSED_SIZE = (224, 224)  # of views whose pipeline does not say theirs
-SIZES = ("size", "crop_size", "scale")  # attributes of the transforms that set it
+GUESSED_SIZE = (224, 224)  # of views, if their pipeline does not say it
+SIZES = ("size", "crop_size", "scale")  # attributes of transforms that hold the size of views
 
 
 class Parts(NamedTuple):
-    """What the two branches of a model run one after the other.
+    """The parts of a model through which its two branches pass.
 
     Attributes:
         backbone: The student's backbone.
@@ -51,7 +51,7 @@ def check_shapes(runner: Runner) -> Iterator[Finding]:
     for size in sizes or [GUESSED_SIZE]:
         images = _black_images(model, size)
         output, problem = _run(parts.backbone, images)
-        if problem is not None and not sizes:  # The guess may be wrong.
+        if problem is not None and not sizes:  # The guessed size may be wrong.
             return
         found = _misfit(parts, images, output, problem)
         if found is None:
@@ -65,8 +65,8 @@ def check_shapes(runner: Runner) -> Iterator[Finding]:
             or (
                 "Change the size of the views, or the backbone."
                 if problem is not None
-                else "The backbone has to give one N×C×H×W map or N×C vector: change it, or what "
-                "gets its output."
+                else "The backbone has to give one N×C×H×W map or N×C vector. Change the backbone, "
+                "or the part that gets its output."
             ),
         )
         return
@@ -87,7 +87,7 @@ def check_shapes(runner: Runner) -> Iterator[Finding]:
 
 
 def _misfit(parts: Parts, images: torch.Tensor, output: Any, problem: str | None) -> str | None:
-    """Return what a part of the model cannot take, in words; None if all fit."""
+    """Return a text on the first part of the model that does not fit; None if all fit."""
     name = _named("model.backbone", parts.backbone)
     if problem is not None:
         height, width = images.shape[2:]
@@ -95,7 +95,7 @@ def _misfit(parts: Parts, images: torch.Tensor, output: Any, problem: str | None
         return f"{name} cannot take views of {size} px{_because(problem)}"
     features = as_tuple(output)
     if not isinstance(features, tuple) or not features:
-        return f"{name} gives a {type(output).__name__}, no tensor"
+        return f"{name} gives a {type(output).__name__}, not a tensor"
     if not all(isinstance(feature, torch.Tensor) for feature in features):
         kinds = sorted({type(feature).__name__ for feature in features})
         return f"{name} gives a tuple of {' and '.join(kinds)}, not of tensors alone"
@@ -107,17 +107,17 @@ def _misfit(parts: Parts, images: torch.Tensor, output: Any, problem: str | None
             return f"{name} gives {shapes}, which {neck} does not take{_because(problem)}"
     if parts.head is not None and features[-1].ndim not in (2, 4):
         head = _named("model.natural_head", parts.head)
-        return f"{name} gives {shapes}, of which {head} gets no N×C vector"
+        return f"{name} gives {shapes}, from which {head} gets no N×C vector"
     return None
 
 
 def _settings(cfg: Any, built: Parts, images: torch.Tensor) -> dict[str, Any]:
-    """Return options of the config with which the parts were seen to fit; none if there are none.
+    """Return options of the config with which the parts were found to fit; empty if none was found.
 
     Args:
         cfg: ``model`` of the config.
-        built: The parts as they are.
-        images: The images on which they are tried.
+        built: The parts as built from ``cfg``.
+        images: The images on which options are tried.
     """
     if not isinstance(cfg, Mapping) or not isinstance(cfg.get("backbone"), Mapping):
         return {}
@@ -197,7 +197,7 @@ def _rebuilt(
             return MODELS.build({**own, **change}).to(images.device)
     except PASSED_ON:
         raise
-    except Exception:  # of whatever class the config names
+    except Exception:  # The class may raise any error.
         return None
 
 
@@ -228,7 +228,7 @@ def _in_channels(head: Any) -> int | None:
 
 
 def _view_sizes(dataset: Any) -> list[tuple[int, int]]:
-    """Return the different sizes of views, as far as the pipelines say them."""
+    """Return the different sizes of views that the pipelines state."""
     sizes: dict[tuple[int, int], None] = {}
     for name in ("rs_pipeline", "natural_pipeline"):
         transforms = getattr(getattr(dataset, name, None), "transforms", ())
@@ -252,7 +252,7 @@ def _run(module: nn.Module, value: Any) -> tuple[Any, str | None]:
     """Return the output of a module, and the first line of its error, None if there is none.
 
     The module runs in evaluation mode and without gradients; its buffers and all random states are
-    put back. Forward is called by its name, because compiling takes minutes.
+    restored. ``forward`` is called directly, because compiling takes minutes.
     """
     try:
         with _untouched(module), torch.no_grad():
@@ -260,7 +260,7 @@ def _run(module: nn.Module, value: Any) -> tuple[Any, str | None]:
             return module.forward(value), None
     except PASSED_ON:
         raise
-    except Exception as error:  # of whatever class the config names
+    except Exception as error:  # The class may raise any error.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return None, lines[0].rstrip(".") if lines else ""
 

@@ -16,7 +16,7 @@ from gersp_mm.utils.model import unwrap
 
 
 def check_colour(runner: Any) -> Iterator[Finding]:
-    """Find colours that are left to a preprocessor that does not apply them."""
+    """Find colour changes that are left to a preprocessor which does not apply them."""
     model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
     for name in ("rs_pipeline", "natural_pipeline"):
         transforms = getattr(getattr(dataset, name, None), "transforms", ())

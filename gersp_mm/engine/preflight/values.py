@@ -1,4 +1,4 @@
-"""Checks of the types and ranges of values that no class of this package reads."""
+"""Checks of the types and ranges of values that no class of this package checks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_start_method(name: str, value: Any) -> None:
 
 count = partial(check_number, low=1, whole=True)
 share = partial(check_number, low=0)
-# The first pattern that matches a key decides. None is allowed.
+# The first matching pattern decides on a key. None is allowed.
 RULES: dict[str, Rule] = {
     "model": check_section,
     "*_dataloader": check_section,
@@ -158,7 +158,7 @@ def check_normalisation(cfg: Config) -> Iterator[Finding]:
 
 
 def check_initialisation(cfg: Config) -> Iterator[Finding]:
-    """Find an ``init_cfg`` without a type, as an option of one of its keys leaves it."""
+    """Find an ``init_cfg`` without a type, which an option for one of its keys creates."""
     for key, value in _flat(cfg):
         is_filled = key.endswith(".init_cfg") and isinstance(value, Mapping) and value
         if is_filled and "type" not in value:
@@ -195,7 +195,7 @@ def check_learning_rate(cfg: Config) -> Iterator[Finding]:
         yield Finding(
             "optim_wrapper.optimizer.lr",
             0,
-            "optim_wrapper.optimizer.lr=0 leaves all weights as they are.",
+            "optim_wrapper.optimizer.lr=0 changes no weight.",
             "Set it to a number above 0 to train.",
             "warning",
         )
