@@ -1,7 +1,7 @@
-"""Where the shipped configs, tools and demo files are, whichever way gersp_mm was installed.
+"""Paths of the shipped configs, tools and demo files for every kind of installation.
 
-In a checkout (also an editable install) they are the folders next to the package; a wheel carries
-them inside the package, in ``gersp_mm/.mim/``, where ``mim train gersp_mm CONFIG`` looks.
+In a checkout, also an editable install, they are folders next to the package. A wheel holds them in
+``gersp_mm/.mim/``, where ``mim train gersp_mm CONFIG`` searches for them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def resource_root() -> Path:
-    """Folder that holds ``configs/``, ``tools/``, ``demo/`` and ``model-index.yml``.
+    """Return the folder that holds ``configs/``, ``tools/``, ``demo/`` and ``model-index.yml``.
 
     Raises:
-        FileNotFoundError: Neither the checkout's folders nor ``gersp_mm/.mim`` are there.
+        FileNotFoundError: Neither the checkout's folders nor ``gersp_mm/.mim`` exist.
     """
     for root in (_PACKAGE.parent, _PACKAGE / ".mim"):
         if (root / "model-index.yml").is_file() and (root / "configs").is_dir():
@@ -30,10 +30,10 @@ def resource_root() -> Path:
 
 
 def resource(*parts: str) -> Path:
-    """Path of one shipped file or folder, e.g. ``resource('tools', 'train.py')``.
+    """Return the path of a shipped file or folder, e.g. ``resource('tools', 'train.py')``.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
     """
     path = resource_root().joinpath(*parts)
     if not path.exists():
@@ -42,16 +42,16 @@ def resource(*parts: str) -> Path:
 
 
 def data_root(folder: str | Path = "") -> Path:
-    """Folder of the data sets: ``$GERSP_DATA``, else ``data`` below a folder.
+    """Return the folder of the data sets: ``$GERSP_DATA``, else ``data`` below a folder.
 
     Args:
-        folder: By default the current one, from which the configs start too.
+        folder: By default the current folder, as in the configs.
     """
     return Path(os.environ.get("GERSP_DATA") or Path(folder, "data")).expanduser()
 
 
 def list_configs() -> list[str]:
-    """Names of all shipped configs relative to ``configs/``, with ``/``, sorted, bases left out."""
+    """Return the sorted names of all shipped configs but bases, relative to ``configs/``."""
     root = resource("configs")
     names = (path.relative_to(root) for path in root.rglob("*.py"))
     return sorted(
@@ -62,14 +62,14 @@ def list_configs() -> list[str]:
 
 
 def find_config(name: str | Path) -> Path:
-    """Path of a config given as a file, as a shipped config's relative path, or as its bare name.
+    """Return the path of a config, given as a file, a shipped config's relative path or its name.
 
     ``'my/config.py'``, ``'configs/pretrain/gersp_r50.py'``, ``'pretrain/gersp_r50'`` and
-    ``'gersp_r50'`` are all understood; the suffix ``.py`` may be left out.
+    ``'gersp_r50'`` are all valid; the suffix ``.py`` may be omitted.
 
     Raises:
-        FileNotFoundError: No such config; the message lists similar names.
-        ValueError: A bare name that several shipped configs have.
+        FileNotFoundError: There is no such config; the message lists similar names.
+        ValueError: Several shipped configs have this name.
     """
     given = Path(name)
     if given.suffix:
@@ -85,14 +85,14 @@ def find_config(name: str | Path) -> Path:
     relative = wanted.as_posix().removeprefix("./").removeprefix("configs/")
     if relative in configs:
         return root / relative
-    # A bare name, or the suffix-less alias that `mim` hands on as an absolute path.
+    # The name alone, or the name without suffix that `mim` passes on as an absolute path.
     if len(given.parts) == 1 or (given.is_file() and not given.suffix):
         matches = [config for config in configs if config.rsplit("/", 1)[-1] == wanted.name]
         if len(matches) == 1:
             return root / matches[0]
         if matches:
             raise ValueError(
-                f"several configs are called {wanted.name}: {', '.join(matches)}; "
+                f"several configs have the name {wanted.name}: {', '.join(matches)}; "
                 "give the path of one"
             )
     stems = {config.rsplit("/", 1)[-1].removesuffix(".py"): config for config in configs}

@@ -371,7 +371,7 @@ def test_find_config_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(FileNotFoundError, match=r"no config elsewhere/gersp_r50\.py"):
         resources.find_config("elsewhere/gersp_r50.py")
     monkeypatch.setattr(resources, "list_configs", lambda: ["a/same.py", "b/same.py"])
-    with pytest.raises(ValueError, match=r"several configs are called same\.py: a/same\.py, b/"):
+    with pytest.raises(ValueError, match=r"several configs have the name same\.py: a/same\.py, b/"):
         resources.find_config("same")
 
 

@@ -1,4 +1,4 @@
-"""One view: what is drawn, and the engines that apply it."""
+"""One view: its random draws, and the engines that apply them."""
 
 from gersp_mm.augmentation.view import ViewAugmentation
 

@@ -1,9 +1,9 @@
-"""The colour work and the crops of a whole batch on the training device.
+"""Colour changes and crops of a whole batch on the training device.
 
-The batched twin of :func:`gersp_mm.augmentation.host.apply_with_pil`: the same draws give the same
-images, but for single grey levels where float32 rounds differently and where PIL rounds between
-the passes of its blur. The draws stay on the host, which knows from them how many images each
-operation concerns, so nothing here waits for the device.
+This is the batched form of :func:`gersp_mm.augmentation.host.apply_with_pil`: the same draws give
+the same images, except for single grey levels where float32 rounds differently and where PIL rounds
+between the passes of its blur. The draws stay on the host, which counts the images of each
+operation, so that no operation waits for the device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class KeptImages(NamedTuple):
 
     Attributes:
         images: K×3×H×W uint8.
-        size: Side of the views that are cut out of them, in pixels.
+        size: Side of the views that are cropped from them, in pixels.
     """
 
     images: torch.Tensor
@@ -39,9 +39,9 @@ def finish_views(
     """Finish the views of a batch.
 
     Args:
-        images: N×3×H×W uint8, what the worker processes have cut out.
+        images: N×3×H×W uint8, the crops of the worker processes.
         draws: N records of :data:`gersp_mm.augmentation.draw.VIEW_DRAW` on the host.
-        kept: The images to cut the views out of in place of ``images``.
+        kept: Images from which the views are cropped; they replace ``images``.
 
     Returns:
         N×3×size×size uint8.
@@ -52,7 +52,7 @@ def finish_views(
 
 
 def recolour_batch(images: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
-    """Apply grayscale, jitter, blur and flips, each image its own draw.
+    """Apply grayscale, jitter, blur and flips to each image by its own draw.
 
     Args:
         images: N×3×H×W uint8 RGB on any device; not changed.
@@ -82,7 +82,7 @@ def _apply(
     operation: Callable[..., torch.Tensor],
     factors: np.ndarray | None = None,
 ) -> None:
-    """Replace the chosen images (N booleans) by what ``operation`` makes of them."""
+    """Replace the chosen images (N booleans) by the result of ``operation``."""
     rows = np.flatnonzero(chosen)
     if not len(rows):
         return
@@ -132,7 +132,7 @@ def _saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def _hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Turn the hue by a share of the circle, through PIL's HSV in 8 bits."""
+    """Rotate the hue by a share of the circle, in PIL's HSV of 8 bits."""
     r, g, b = images.unbind(1)
     high, low = images.amax(1), images.amin(1)
     chroma = high - low
@@ -144,7 +144,7 @@ def _hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     saturation = (chroma / high.clamp(min=1)).mul_(255).floor_().div_(255)
     steps = (shift.view(-1, 1, 1) * 255).trunc_()
     sixth = (hue + steps).remainder_(256).mul_(6 / 255)
-    whole = (sixth + 1e-5).floor_()  # 6/255 is not exact in float32, multiples of 42.5 have to be
+    whole = (sixth + 1e-5).floor_()  # 6/255 is not exact in float32, multiples of 42.5 must be
     rest = (sixth - whole).clamp_(min=0)
     whole = whole.remainder_(6)
     p = (high * (1 - saturation)).add_(0.5).floor_()
@@ -189,7 +189,7 @@ def _blur_some(images: torch.Tensor, sigmas: np.ndarray) -> None:
 
 
 def blur_kernel(sigma: float) -> np.ndarray:
-    """Weights of PIL's ``GaussianBlur(sigma)``: three box blurs with a fractional radius.
+    """Return the weights of PIL's ``GaussianBlur(sigma)``: three box blurs of fractional radius.
 
     Args:
         sigma: Standard deviation in pixels, positive.
@@ -211,7 +211,7 @@ def blur_kernel(sigma: float) -> np.ndarray:
 
 
 def crop_batch(images: torch.Tensor, draws: np.ndarray, size: int) -> torch.Tensor:
-    """Cut out, resize with antialiasing and turn.
+    """Crop, resize with antialiasing and rotate.
 
     Args:
         images: K×3×H×W uint8, all images of a source, on any device.
@@ -237,17 +237,17 @@ def crop_batch(images: torch.Tensor, draws: np.ndarray, size: int) -> torch.Tens
 def resize_weights(
     start: np.ndarray, length: np.ndarray, total: int, size: int, like: torch.Tensor
 ) -> torch.Tensor:
-    """Return what share each old pixel of a line has in each new one: N×size×total.
+    """Return the share of each old pixel of a line in each new pixel: N×size×total.
 
-    Bilinear with antialiasing: a triangle over the pixels of the crop, as wide as a new pixel, or
-    as two old ones where the crop is enlarged.
+    The weights are bilinear with antialiasing: a triangle over the pixels of the crop, as wide as a
+    new pixel, or as two old ones where the crop is enlarged.
 
     Args:
-        start: N integers, first old pixel of the crop.
-        length: N integers, its number of old pixels.
-        total: Old pixels of the whole line.
-        size: New pixels of the crop.
-        like: Tensor on the device.
+        start: First old pixel of each crop, N integers.
+        length: Number of old pixels of each crop, N integers.
+        total: Number of old pixels of the whole line.
+        size: Number of new pixels of the crop.
+        like: A tensor on the device.
     """
     first, count = (send(v.astype(np.float32), like).view(-1, 1, 1) for v in (start, length))
     scale = count / size

@@ -1,4 +1,4 @@
-"""What is drawn for one view: its crop, its turns and its colours, whichever engine applies them.
+"""The random draws of one view: crop, turns and colours, for every engine.
 
 A draw is one record of the NumPy type :data:`VIEW_DRAW`. Worker processes
 (:mod:`gersp_mm.augmentation.host`) and the training device (:mod:`gersp_mm.augmentation.device`)
@@ -19,24 +19,22 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE, NOTHING = 0, 1, 2, 3, -1
 
 VIEW_DRAW = np.dtype(
     [
-        ("image", np.int64),  # its number in a source that is kept on the device
-        ("top", np.int64),  # of the crop, in pixels, as the three that follow
+        ("image", np.int64),  # number of the image in a source that is kept on the device
+        ("top", np.int64),  # of the crop in pixels, like the next three fields
         ("left", np.int64),
         ("height", np.int64),
         ("width", np.int64),
-        ("turns", np.int64),  # by 90 degrees
-        ("order", np.int64, 4),  # the operation that comes first, second, …; NOTHING leaves it out
-        ("factors", np.float32, 4),  # by operation: around 1; of the hue, -0.5 to 0.5
+        ("turns", np.int64),  # number of turns by 90 degrees
+        ("order", np.int64, 4),  # the first, second, … operation; NOTHING skips one
+        ("factors", np.float32, 4),  # by operation: around 1; for the hue -0.5 to 0.5
         ("grayscale", np.int64),  # 0: no, 1: before the jitter, 2: after it
-        ("sigma", np.float32),  # of the Gaussian blur, in pixels; 0: none
+        ("sigma", np.float32),  # of the Gaussian blur in pixels; 0: no blur
         ("hflip", np.bool_),
         ("vflip", np.bool_),
     ],
     align=True,
 )
-_LAYOUT = struct.Struct(
-    "@6q4q4fqf2?2x"
-)  # the same record; NumPy takes ten times as long to make one
+_LAYOUT = struct.Struct("@6q4q4fqf2?2x")  # the same record; NumPy packs it ten times slower
 
 BLUR_SIGMA = (0.1, 2.0)  # MoCo v2's range
 RATIO = (3 / 4, 4 / 3)  # width to height of the crop
@@ -51,7 +49,7 @@ def draw_view(height: int, width: int, parts: dict[str, Any]) -> np.void:
         parts: An augmentation preset, see :class:`gersp_mm.ViewAugmentation`.
 
     Returns:
-        One record of :data:`VIEW_DRAW`, a function of Python's random state.
+        One record of :data:`VIEW_DRAW`, which depends on Python's random state.
     """
     uniform, chance = random.uniform, random.random
     crop = draw_crop(height, width, parts["scale"], RATIO)
@@ -104,7 +102,7 @@ def draw_crop(height: int, width: int, scale: Any, ratio: Any) -> Crop:
         ratio: Smallest and largest width divided by height.
 
     Returns:
-        A crop inside the image; after ten that do not fit, the largest central one that does.
+        A crop inside the image; after ten misfits, the largest central crop that fits.
     """
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""The colour work of one view in a worker process: compiled where numba is, with PIL elsewhere."""
+"""The colour changes of one view in a worker process: compiled with numba, or with PIL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ADJUST = {
 
 
 def has_numba() -> bool:
-    """Whether the compiled kernel can be used (``pip install gersp_mm[fast]``)."""
+    """Return whether the compiled kernel is available (``pip install gersp_mm[fast]``)."""
     return importlib.util.find_spec("numba") is not None
 
 
@@ -45,10 +45,10 @@ def compile_kernel() -> None:
 
 
 def apply_compiled(pixels: np.ndarray, draw: np.void) -> np.ndarray:
-    """Apply one draw with the compiled kernel; the same result as :func:`apply_with_pil`.
+    """Apply one draw with the compiled kernel, with the result of :func:`apply_with_pil`.
 
     Args:
-        pixels: H×W×3 uint8 RGB, contiguous; its content is lost.
+        pixels: H×W×3 uint8 RGB, contiguous; it is overwritten.
         draw: A record of :func:`gersp_mm.augmentation.draw.draw_view`.
 
     Returns:
@@ -64,7 +64,7 @@ def apply_compiled(pixels: np.ndarray, draw: np.void) -> np.ndarray:
         bool(draw["vflip"]),
         out,
     )
-    if draw["sigma"] > 0:  # comes after the colours, and a flip does not change it
+    if draw["sigma"] > 0:  # The blur follows the colours and commutes with flips.
         out = np.array(_blur(Image.fromarray(out), draw))
     return out
 

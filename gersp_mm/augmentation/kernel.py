@@ -1,11 +1,11 @@
-"""The colour work of one view as one compiled kernel, equal to PIL's to the last bit.
+"""The colour changes of one view as one compiled kernel, bit-identical with PIL.
 
-Needs numba (``pip install gersp_mm[fast]``). Pixels go through in tiles that stay in the
-processor's nearest cache, split into channels there so that every loop is vectorised; only
-contrast, which depends on the mean of the whole image, needs a second pass.
+The module needs numba (``pip install gersp_mm[fast]``). Pixels are processed in tiles that stay in
+the processor's first cache, split into channels so that every loop is vectorised; only contrast,
+which depends on the mean of the whole image, needs a second pass.
 
-The arithmetic restates what PIL computes, for instance its truncation in blends and its HSV in
-8 bits, because that is the augmentation that MoCo and the released code train with.
+The arithmetic repeats PIL's, for instance its truncation in blends and its HSV of 8 bits, because
+MoCo and the released code train with this augmentation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ f32 = np.float32
 
 @_compiled
 def _luma(r, g, b):
-    """ITU-R 601-2 luma in PIL's fixed-point weights; exact in float32, sums stay below 2^24."""
+    """Return ITU-R 601-2 luma in PIL's fixed-point weights; sums stay below 2^24, so are exact."""
     return np.floor((r * f32(19595) + g * f32(38470) + b * f32(7471) + f32(32768)) / f32(65536))
 
 
@@ -67,7 +67,7 @@ def _grayscale(tile, n):
 
 @_compiled
 def _hue(tile, n, shift):
-    """Turn the hue by ``shift`` of 256 steps, through 8-bit HSV and back."""
+    """Rotate the hue by ``shift`` of 256 steps, through 8-bit HSV and back."""
     for i in range(n):
         r, g, b = tile[0, i], tile[1, i], tile[2, i]
         high, low = max(max(r, g), b), min(min(r, g), b)
@@ -116,8 +116,8 @@ def _run(tile, n, codes, first, last, factors, mean):
             _grayscale(tile, n)
 
 
-# Indices that start at zero, of a slice: numba then drops the check for negative ones, which would
-# keep these loops from being vectorised.
+# The index into a slice starts at zero, so that numba drops the check for negative indices, which
+# would prevent the vectorisation of these loops.
 @_compiled
 def _load(part, n, tile):
     for i in range(n):
@@ -147,11 +147,12 @@ def recolour(pixels, factors, order, grayscale, hflip, vflip, out):
 
     Args:
         pixels: H×W×3 uint8 RGB, contiguous; overwritten when there is a contrast operation.
-        factors: Of a record of :data:`gersp_mm.augmentation.draw.VIEW_DRAW`, as those that follow.
-        order: 4 int64.
-        grayscale: 0, 1 or 2.
-        hflip: Whether left and right change places.
-        vflip: Whether top and bottom change places.
+        factors: Factors in a record of :data:`gersp_mm.augmentation.draw.VIEW_DRAW`; the next
+            four arguments come from the same record.
+        order: Order of the operations, 4 int64.
+        grayscale: 0 (no), 1 (before the jitter) or 2 (after the jitter).
+        hflip: Whether to exchange left and right.
+        vflip: Whether to exchange top and bottom.
         out: H×W×3 uint8, contiguous, not ``pixels``.
     """
     height, width = pixels.shape[0], pixels.shape[1]

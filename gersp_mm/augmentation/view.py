@@ -16,9 +16,9 @@ from gersp_mm.augmentation.host import apply_compiled, apply_with_pil, compile_k
 from gersp_mm.registry import TRANSFORMS
 from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number, nearest
 
-# `released`: configs/selfsup/GeRSP/GeRSP.py of the released code, for both of its branches; what
-# the paper's Figure 3 shows could not be sourced. `mocov2`: MoCo v2 (arXiv:2003.04297).
-# `overhead`: ours, for images without an up side and with stretched values, not measured yet.
+# `released`: configs/selfsup/GeRSP/GeRSP.py of the released code, for both of its branches; the
+# content of the paper's Figure 3 was not found. `mocov2`: MoCo v2 (arXiv:2003.04297).
+# `overhead`: ours, for images without an up side and with stretched values; not measured yet.
 PRESETS: dict[str, dict[str, Any]] = {
     "released": dict(
         scale=(0.2, 1.0),
@@ -61,23 +61,23 @@ class ViewAugmentation:
     """Random crop, colour and flip: one augmented view of one image.
 
     ``dict(type='gersp_mm.ViewAugmentation', preset='released', size=224)`` is the released code's
-    pipeline; any part of a preset can be replaced by name. What is drawn has the distributions of
+    pipeline; any part of a preset can be replaced by name. The draws have the distributions of
     torchvision's RandomResizedCrop, ColorJitter, RandomGrayscale and flips.
 
-    Crop and resize happen here, in the worker process. The rest (colours, blur, flips) happens
-    where there is time for it: batched on the training device by
-    :class:`gersp_mm.PairedDataPreprocessor` when that is an accelerator, else here, by a compiled
-    kernel where numba is installed and with PIL elsewhere. The images come out the same.
+    The worker process crops and resizes. If the training device is an accelerator,
+    :class:`gersp_mm.PairedDataPreprocessor` changes colours, blurs and flips there in batches. Else
+    the worker process does so too, by a compiled kernel if numba is installed and with PIL
+    otherwise. The images are the same.
 
     Args:
         preset: ``'released'``, ``'mocov2'``, or ``'overhead'``, for images from above: quarter
             turns, both flips and milder colours.
         size: Side of the square view in pixels.
-        colour: Where colours, blur and flips are done: ``'device'``, ``'workers'``, or ``'auto'``
-            for the device if there is an accelerator.
-        engine: How the workers do it: ``'numba'``, ``'pil'`` (which also resizes with PIL: the
-            reference, to at most 2 of 255 grey levels the same), or ``'auto'`` for numba where it
-            is installed.
+        colour: Place of colours, blur and flips: ``'device'``, ``'workers'``, or ``'auto'`` for the
+            device if there is an accelerator.
+        engine: Engine of the workers: ``'numba'``, ``'pil'`` (the reference, which also resizes
+            with PIL and differs by at most 2 of 255 grey levels), or ``'auto'`` for numba if it is
+            installed.
         **changes: ``scale``, the area share of the crop; ``jitter``, strengths of brightness,
             contrast, saturation and hue; ``jitter_prob``, ``grayscale_prob``, ``blur_prob``,
             ``horizontal_flip_prob``, ``vertical_flip_prob`` in [0, 1]; ``grayscale_first``,
@@ -85,8 +85,8 @@ class ViewAugmentation:
             overhead images are turned by 0, 90, 180 or 270 degrees, each equally likely.
 
     Raises:
-        UserError: An argument is none of its choices or out of its range, a part of a preset is
-            unknown, or numba is asked for and not installed.
+        UserError: An argument is not one of its choices or is out of its range, a part of a preset
+            is unknown, or numba is requested and not installed.
     """
 
     takes_tensor = True  # results['img'] is a 3×H×W tensor, not a PIL image
@@ -132,8 +132,8 @@ class ViewAugmentation:
 
         Returns:
             ``results`` with ``img``, a uint8 tensor, 3×size×size, channels last in memory; and, if
-            the device is to go on from there, ``draw``, what it has to do (the bytes of a record of
-            :mod:`gersp_mm.augmentation.draw`).
+            the device finishes the view, ``draw``, the bytes of a record of
+            :mod:`gersp_mm.augmentation.draw`.
         """
         image = results["img"]
         if not isinstance(image, torch.Tensor):
@@ -151,8 +151,8 @@ class ViewAugmentation:
     def _resize(
         self, image: torch.Tensor, top: int, left: int, height: int, width: int
     ) -> torch.Tensor:
-        """Cut out and resize with antialiasing, as 3×size×size."""
-        # Channels last with a batch dimension is the layout that torch has a fast kernel for.
+        """Crop and resize with antialiasing to 3×size×size."""
+        # torch has a fast kernel for channels last with a batch dimension.
         part = image.permute(1, 2, 0)[None, top : top + height, left : left + width]
         if self.engine == "pil":
             pil = Image.fromarray(part[0].numpy())

@@ -16,8 +16,8 @@ from gersp_mm.checkpoints.read import config_values, require_finite
 from gersp_mm.constants import PREFIX
 from gersp_mm.utils.errors import UserError
 
-TOLERANCE = 1e-2  # largest difference of mean and std, which configs round
-SAMPLE = 20  # number of names by which a prefix is searched
+TOLERANCE = 1e-2  # largest difference of mean and std, because configs round them
+SAMPLE = 20  # number of names in which a prefix is searched
 
 State = Mapping[str, torch.Tensor]
 
@@ -39,9 +39,9 @@ def require_same_tensors(
         path: Path of the file.
         own: State dict of the module.
         given: Tensors of the file by the module's names.
-        values: Whether the module has to hold the file's values already.
-        extra: Whether tensors that the module does not have are an error.
-        advice: Sentences with the reason and the fix; guessed by default.
+        values: Whether the values of the module have to equal those of the file.
+        extra: Whether tensors that the module lacks are an error.
+        advice: Sentences with the reason and the fix; by default the likely ones.
 
     Raises:
         UserError: The tensors differ, or one holds NaN or infinity.
@@ -67,7 +67,7 @@ def without_module(state: State) -> dict[str, torch.Tensor]:
 
 
 def in_head(name: str) -> bool:
-    """Tell whether a tensor belongs to a head, which depends on the classes."""
+    """Return whether a tensor belongs to a head, which depends on the classes."""
     return any(part.endswith("head") for part in name.split("."))
 
 
@@ -87,7 +87,7 @@ def require_whole_model(path: str, own: State, given: State, config: str) -> Non
     _require_finite(path, own, given)
     if found := compare(given, own):
         if given and all(name.startswith(PREFIX) for name in given):
-            advice = "This is a backbone file: it starts a training, see tools/train.py."
+            advice = "This is a backbone file. Start a training from it with tools/train.py."
         else:
             advice = _prefix_advice(own, given, "MMEngine") or (
                 "It belongs to another config: use the one that its training wrote into its work "
@@ -108,11 +108,11 @@ def require_loadable_model(
         path: Path of the file.
         own: State dict of the model.
         given: Tensors of the file, without ``module.``.
-        part: The part of the model that has to have the same tensors as the file.
+        part: The part of the model whose tensors have to equal those of the file by name and shape.
 
     Returns:
-        Phrases on the tensors of heads that keep their initial values, because they are missing in
-        the file or have another shape there.
+        Phrases on the tensors of heads that keep their initial values, because the file lacks them
+        or holds another shape.
 
     Raises:
         UserError: Another tensor is missing or of another shape, ``part`` has more tensors in the
@@ -135,7 +135,7 @@ def require_loadable_model(
             advice = likely_reason(inner, theirs)
         elif inner and _prefix_in(inner, list(given)) == "":
             advice = (
-                f"It holds a {part} without prefix: use pretrained={path} in place of load_from, "
+                f"It holds a {part} without prefix: use pretrained={path} instead of load_from, "
                 f"with model.{part}.init_cfg.prefix=None."
             )
         else:
@@ -162,7 +162,7 @@ def _prefix_advice(own: State, given: State, reader: str) -> str | None:
         return None
     return (
         f"Its names start with {start!r}, which {reader} does not remove: save its state dict "
-        "without that."
+        "without the prefix."
     )
 
 
@@ -184,8 +184,8 @@ def require_same_input(path: str, meta: Any, preprocessor: Any, part: Any = None
     style = _stored_style(meta)
     if part is not None and style and getattr(part, "style", style) != style:
         raise UserError(
-            f"the backbone has style={part.style!r}, with its strides elsewhere than where {path} "
-            f"had them, although the tensors fit: set style={style!r}"
+            f"the backbone has style={part.style!r}, which places its strides elsewhere than "
+            f"{path} does, although the tensors fit: set style={style!r}"
         )
     if expected is None:
         return
@@ -201,7 +201,7 @@ def require_same_input(path: str, meta: Any, preprocessor: Any, part: Any = None
         ):
             raise UserError(
                 f"{path} was trained with {name}={list(theirs)} ({expected.channel_order}), but "
-                f"model.data_preprocessor has {list(ours)}: set it to the checkpoint's"
+                f"model.data_preprocessor has {list(ours)}: set it to the values of the checkpoint"
             )
     if found.channel_order != expected.channel_order:
         raise UserError(
@@ -245,26 +245,27 @@ def likely_reason(own: State, stored: State, prefix: str = "") -> str:
                 "model.backbone.init_cfg.prefix=None)."
             )
         if all(name.startswith(("neck.", "head.", "projector", "fc")) for name in names):
-            return "It holds a projector or head alone, no backbone."
-        return f"None of its names fits, the first is {names[0]!r}."
+            return "It holds only a projector or a head, and no backbone."
+        return f"None of its names fits; the first is {names[0]!r}."
     if any(name.startswith("stem.") for name in own) != any(n.startswith("stem.") for n in given):
         return (
-            "One of them has the deep stem of ResNetV1c or V1d: use type='ResNet' for the backbone."
+            "Only one of the two has the deep stem of ResNetV1c or V1d: use type='ResNet' for the "
+            "backbone."
         )
     blocks = [{n.rpartition(".conv")[0] for n in side if ".conv" in n} for side in (own, given)]
     if blocks[0] != blocks[1]:
-        return "They have different blocks: is backbone.depth the checkpoint's?"
+        return "The blocks differ: set backbone.depth to that of the checkpoint."
     other = [k for k in own if k in given and own[k].shape != given[k].shape]
     if other and all(map(is_resized, other)):
         return (
             "This backbone does not resize them: give it the image and window size of the file's "
-            "training, or a backbone type that does, such as mmpretrain's."
+            "training, or use a backbone type that resizes them, such as mmpretrain's."
         )
     if other:
-        return "Widths differ: is it the same architecture?"
+        return "The widths differ: use the architecture of the checkpoint."
     if compare(given, own):
         return "It belongs to another model: use the file that this model's training wrote."
-    return "Something loads other weights afterwards, or the model changed them at initialisation."
+    return "Other weights are loaded afterwards, or the model changed them at initialisation."
 
 
 def _prefix_in(own: State, names: list[str]) -> str | None:

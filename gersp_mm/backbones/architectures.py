@@ -19,15 +19,15 @@ from gersp_mm.utils.errors import UserError, listed
 
 TRANSFORMER = re.compile(r"(^|\.)(patch_embed|cls_token|class_token|(blocks|layers)\.\d+)")
 OWN = (
-    "Of other backbones than ResNets, only files that this package exported are taken, such as the "
+    "Only files that this package exported may hold other backbones than ResNets, such as the "
     "<config>_backbone.pth next to a run's checkpoints"
 )
 # Arguments by which a network would load another file, or MMEngine import a module.
 NOT_ARCHITECTURE = (
     "init_cfg", "pretrained", "pretrained_cfg", "checkpoint", "checkpoint_path", "_scope_",
 )  # fmt: skip
-TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # Types that the config of a file may build.
-SIZES = ("depth", "arch")  # Arguments that give the size of a backbone.
+TYPES = re.compile(r"((mmpretrain|gersp_mm)\.)?\w+")  # types that the config of a file may build
+SIZES = ("depth", "arch")  # arguments that hold the size of a backbone
 PLAIN = (str, int, float, bool, type(None))
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,12 +35,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of network.
+    """The architecture of a network.
 
     Attributes:
-        name: The network in words, such as ``ResNet-50``.
-        config: Config from which mmpretrain builds it; None where only the name is known.
-        where: Place that names it, with which messages begin; by default the name.
+        name: Name for people, such as ``ResNet-50``.
+        config: Config from which mmpretrain builds the network; None if only the name is known.
+        where: Place that names the architecture, at the start of messages; by default the name.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Architecture:
         Args:
             given: ``resnet50``, ``ResNet-50``, another name (without a known config), or the config
                 of a backbone.
-            where: Place that names it, for messages.
+            where: Place that names the architecture, for messages.
         """
         if not isinstance(given, str):
             name = _named(str(given["type"]).rpartition(".")[2], given)
@@ -84,10 +84,10 @@ class Architecture:
 
     @classmethod
     def stored(cls, meta: Mapping[str, Any], path: str | os.PathLike) -> Architecture:
-        """Return the architecture that an exported file is of.
+        """Return the architecture of an exported file.
 
-        New files hold its config as plain data, older ones the text of their training's config, of
-        which no code is run. A converted file of an older release is known to be a standard ResNet.
+        New files hold the config as plain data; older files hold the text of their training's
+        config, whose code is not run. A converted file of an older release is a standard ResNet.
 
         Args:
             meta: ``meta`` of the file.
@@ -111,9 +111,9 @@ class Architecture:
 
 
 def plain_config(config: Any) -> dict[str, Any] | None:
-    """Return the architecture alone of a backbone's config; None if it is no plain data.
+    """Return only the architecture in a backbone's config; None if it is not plain data.
 
-    What would load other weights or import a module is left out, at any depth.
+    Entries that would load other weights or import a module are removed at any depth.
     """
     if not isinstance(config, Mapping) or "type" not in config:
         return None
@@ -148,7 +148,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def _named(kind: str, *sources: Mapping[str, Any]) -> str:
-    """Return the kind with its size; a dict of widths and depths is no name."""
+    """Return the kind with its size, unless the size is a dict of widths and depths."""
     found = (source.get(key) for source in sources for key in SIZES)
     size = next((size for size in found if size and isinstance(size, (str, int))), None)
     return f"{kind}-{size}" if size else kind
@@ -158,8 +158,8 @@ def _named(kind: str, *sources: Mapping[str, Any]) -> str:
 def resnet_shapes(depth: int) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of a ResNet's tensors, without the classifier's.
 
-    They are those of mmpretrain's, mmdet's and mmseg's ResNet too (a test compares), but
-    torchvision's can be built without memory for the weights.
+    mmpretrain's, mmdet's and mmseg's ResNets have the same (a test compares them). torchvision's is
+    used because it can be built without memory for the weights.
     """
     import torchvision
 
@@ -170,7 +170,7 @@ def resnet_shapes(depth: int) -> dict[str, tuple[int, ...]]:
 
 
 def nearest_depth(names: Iterable[str]) -> int:
-    """Return the depth of the ResNet that has most names in common with these."""
+    """Return the depth of the ResNet that shares most names with the given names."""
     own = {name for name in names if not name.endswith(COUNTER)}
     return min(
         DEPTHS,
@@ -179,12 +179,12 @@ def nearest_depth(names: Iterable[str]) -> int:
 
 
 def require_resnet(shapes: Shapes, depth: int, what: str) -> None:
-    """Raise a :class:`UserError` unless the tensors are the whole ResNet and nothing else.
+    """Raise a :class:`UserError` unless the tensors are exactly those of a ResNet.
 
     Args:
         shapes: Shapes of the tensors by their names without prefix.
-        depth: Depth of the ResNet that they have to be.
-        what: What is compared, the start of the message.
+        depth: Depth of the ResNet.
+        what: Name of the compared weights, at the start of the message.
     """
     reference = resnet_shapes(depth)
     found = compare(_without_values(shapes), _without_values(reference))
@@ -192,7 +192,7 @@ def require_resnet(shapes: Shapes, depth: int, what: str) -> None:
     if found or counters:
         text = found or f"{len(counters)} unexpected: {listed(counters)}"
         name, reason = Architecture.resnet(depth).name, _reason(shapes, depth)
-        raise UserError(f"{what} is no complete {name}: {text}. {reason}".rstrip())
+        raise UserError(f"{what} is not a complete {name}: {text}. {reason}".rstrip())
 
 
 def _without_values(shapes: Shapes) -> dict[str, torch.Tensor]:
@@ -205,8 +205,8 @@ def _reason(shapes: Shapes, depth: int) -> str:
     expected = resnet_shapes(depth)["layer1.0.conv2.weight"]
     if any(name.startswith(("stem.0.", "conv1.0.")) for name in names):
         return (
-            "It has the deep stem of ResNetV1c, V1d or timm's resnet50d, three convolutions in "
-            "place of one, so it is another network"
+            "It has the deep stem of ResNetV1c, V1d or timm's resnet50d, three convolutions "
+            "instead of one, so it is another network"
         )
     if any(name.startswith("res2.") for name in names):
         return (

@@ -1,4 +1,4 @@
-"""Look at a folder of images before a training, and say what to write in the config.
+"""Examine a folder of images before a training, and print the lines for the config.
 
 SRC is a folder (searched recursively), a packed folder, a text list with one path per line, or one
 raster. All files are listed, but only the pixels of an even sample of them (--sample) are decoded.
@@ -15,8 +15,8 @@ The command writes to OUT:
   empty.txt          files without data or of one colour, with the reason
   duplicates.txt     files with the bytes of an earlier file, with its path
 
-Unreadable files are no error, because training replaces them with other files. The exit code is 0
-if at least one file can be used.
+Unreadable files are not an error, because training replaces them with other files. The exit code is
+0 if at least one file can be used.
 
 Examples:
   python tools/check_images.py /my/images
@@ -32,7 +32,7 @@ from pathlib import Path
 from gersp_mm.commands.options import run_tool
 from gersp_mm.preparation.options import SHARED_OPTIONS, add_raster_options
 
-PRESETS = ("released", "mocov2", "overhead")  # The presets of ViewAugmentation.
+PRESETS = ("released", "mocov2", "overhead")  # the presets of ViewAugmentation
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "source", metavar="SRC", type=Path, help="look at this folder, list or raster"
+        "source", metavar="SRC", type=Path, help="examine this folder, list or raster"
     )
     parser.add_argument(
         "--out", type=Path, help="write to this folder [work_dirs/check/<name of SRC>]"

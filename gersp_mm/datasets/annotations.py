@@ -1,4 +1,4 @@
-"""Checks that a config's annotation files exist and have the classes that it names."""
+"""Checks that a config's annotation files exist and have the classes of the config."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> list[str]:
     """Check the annotation files of a downstream config before any data set is built.
 
     COCO files, also those of evaluators, may hold more classes than ``metainfo.classes``, but they
-    have to hold all of these in the same order, because mmdet numbers classes in the order of the
-    file and skips names that the file does not have. DOTA folders are compared by names, ``path
-    label`` lists by labels, and data sets of mmseg with the classes that the host knows. Folders
-    have to hold files. Class folders have to be the same in all parts, because each part numbers
-    its own.
+    have to hold all of its classes in the same order, because mmdet numbers classes in the order of
+    the file and skips names that the file lacks. DOTA folders are compared by names, ``path label``
+    lists by labels, and data sets of mmseg with the classes of their type. Folders must not be
+    empty. Class folders have to be the same in all parts, because each part numbers its own
+    folders.
 
     Args:
         cfg: A config with ``<part>_dataloader.dataset``, which may be wrapped.
         parts: Loaders to check.
 
     Returns:
-        Sentences on the classes that the config leaves out.
+        Sentences on the classes that the config omits.
 
     Raises:
         UserError: A file does not exist, or has other classes.
@@ -94,14 +94,14 @@ def _classes_of(dataset: Any, scope: str) -> tuple[str, ...]:
 
 def _classes_of_type(dataset: Any, scope: str) -> tuple[str, ...]:
     """Return the classes of a data set's type, in detection or segmentation."""
-    if scope == "mmpretrain":  # Its labels are numbers.
+    if scope == "mmpretrain":  # mmpretrain's labels are numbers.
         return ()
     return tuple((getattr(_kind(dataset, scope), "METAINFO", None) or {}).get("classes") or ())
 
 
 def _is_coco(dataset: Any, scope: str) -> bool:
     kind = _kind(dataset, scope)
-    lvis = "LVIS" in getattr(kind, "__name__", "")  # It has an order of its own.
+    lvis = "LVIS" in getattr(kind, "__name__", "")  # LVIS numbers its classes in another way.
     return kind is None or (hasattr(kind, "COCOAPI") and not lvis)
 
 
@@ -161,7 +161,7 @@ def _check_file(
         "mmdet",
         "mmrotate",
         "mmseg",
-    ):  # Theirs hold names only.
+    ):  # Their annotation files hold only names.
         ours = str(dataset.get("type", "")).startswith("gersp_mm.")
         return _check_labels(path, classes, folder, ours)
     return []
@@ -175,11 +175,12 @@ def _check_coco(path: Path, classes: tuple[str, ...], folder: str | None) -> lis
         boxes = Counter(box["category_id"] for box in content.get("annotations", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is no COCO annotation file ({type(error).__name__}: {error}). Write it again."
+            f"{path} is not a COCO annotation file ({type(error).__name__}: {error}). "
+            "Write it again."
         ) from None
     if folder is not None:
         require_entries(path, images, folder)
-    found = tuple(names.values())  # mmdet numbers them in this order and ignores their ids.
+    found = tuple(names.values())  # mmdet numbers classes in this order and ignores their ids.
     if unknown := [name for name in classes if name not in found]:
         raise UserError(
             f"the categories of {path} are not the classes of the config, and labels would be "

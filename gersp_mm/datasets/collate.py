@@ -24,8 +24,8 @@ def collate_pairs(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``inputs``, a dict of N×3×H×W uint8 tensors; ``data_samples``, N samples without labels;
-        ``gt_label``, N int64 (if there are labels); and ``draw``, a dict of arrays with the random
-        draws of each view, which stay on the host (if the device finishes the views).
+        ``gt_label``, N int64 (if there are labels); and ``draw``, a dict of arrays on the host with
+        the random draws of each view (if the device finishes the views).
         :class:`gersp_mm.PairedDataPreprocessor` puts the labels back.
     """
     data_samples = [sample["data_samples"] for sample in samples]

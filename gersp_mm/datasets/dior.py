@@ -45,7 +45,7 @@ class DiorObject(NamedTuple):
 class DiorAnnotation(NamedTuple):
     """An annotation file."""
 
-    size: tuple[int, int] | None  # width and height, None where the file does not say
+    size: tuple[int, int] | None  # width and height; None if the file lacks them
     objects: list[DiorObject]
 
 
@@ -53,8 +53,8 @@ def read_split(path: Path) -> list[str]:
     """Read a list of image names without file ending, one per line.
 
     Raises:
-        UserError: The list does not exist, is no text or is empty, or a line is no number or
-            appears twice.
+        UserError: The list does not exist, is not a text file or is empty, or a line is not a
+            number or appears twice.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist. Unpack DIOR's ImageSets into {path.parents[2]}.")
@@ -64,7 +64,7 @@ def read_split(path: Path) -> list[str]:
         if not name:
             continue
         if not (name.isascii() and name.isdigit()):
-            raise UserError(f"{path}, line {number}: {name!r} is no image number such as 00001")
+            raise UserError(f"{path}, line {number}: {name!r} is not an image number such as 00001")
         if int(name) in names:
             raise UserError(f"{path}, line {number}: {name} appears twice. Remove one line.")
         names[int(name)] = name
@@ -81,12 +81,12 @@ def read_annotation(path: Path, kind: str) -> DiorAnnotation:
         kind: :data:`HORIZONTAL` or :data:`ORIENTED`.
 
     Raises:
-        UserError: The file is no XML of this form, or has an unknown class.
+        UserError: The file is not XML of this form, or has an unknown class.
     """
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path} is no XML file ({error}). Download it again.") from None
+        raise UserError(f"{path} is not an XML file ({error}). Download it again.") from None
     objects = []
     box_tag, tags = BOX_TAGS[kind]
     for number, element in enumerate(root.iterfind("object"), 1):

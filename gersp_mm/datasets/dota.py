@@ -27,7 +27,7 @@ class LabelledBox(NamedTuple):
 
     corners: tuple[float, ...]  # x1 y1 x2 y2 x3 y3 x4 y4
     name: str
-    difficulty: int | None  # None where the file has none
+    difficulty: int | None  # None if the file has none
 
     @property
     def around(self) -> Box:
@@ -60,7 +60,7 @@ def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[Label
     byte-order marks are ignored.
 
     Raises:
-        UserError: The file is no text, or a line has another form or an unknown class.
+        UserError: The file is not a text file, or a line has another form or an unknown class.
     """
     boxes = []
     for number, line in enumerate(read_text(path)[0].splitlines(), 1):
@@ -90,7 +90,7 @@ def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[Label
 
 
 def format_labels(boxes: Iterable[LabelledBox]) -> str:
-    """Return the text of a label file, as mmrotate's splitter and data sets read it."""
+    """Return the text of a label file, in the format of mmrotate's splitter and data sets."""
     return "".join(
         f"{' '.join(f'{c:.9g}' for c in box.corners)} {box.name} {box.difficulty or 0}\n"
         for box in boxes

@@ -1,4 +1,4 @@
-"""The facts about each published data set that the package knows by name."""
+"""Facts about the published data sets that the package knows by name."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class KnownDataset:
         title: Name in result rows and messages.
         folder: Name of the folder below ``GERSP_DATA``.
         counts: Number of images in each part of the release.
-        classes: Class names in the order of the labels; empty where the package does not need them.
+        classes: Class names in the order of the labels; empty if the package does not need them.
         class_count: Number of classes; by default that of ``classes``.
-        side: Width and height of the images in pixels, 0 where they differ.
+        side: Width and height of the images in pixels; 0 if they differ.
         resize: Shorter side in pixels after resizing, for frozen features.
         crop: Side in pixels of the centre crop after that.
         shares: Per cent of each class in train, val and test, for frozen features.

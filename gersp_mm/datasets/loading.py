@@ -1,4 +1,4 @@
-"""Loading the images of downstream data sets as those of a pre-training were read."""
+"""Loading the images of downstream data sets as in the pre-training."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ from gersp_mm.registry import TRANSFORMS
 from gersp_mm.utils.errors import UserError
 
 PIXEL_SCALE = "pixel_scale"  # key of an export's and a checkpoint's meta
-REMOTE_SENSING = "remote_sensing"  # the source whose scale goes downstream
+REMOTE_SENSING = "remote_sensing"  # the source whose scale downstream tasks use
 HOST_LOADER, LOADER = "LoadImageFromFile", "gersp_mm.LoadImage"
-INSTEAD = "instead_of"  # key of a scale that a tool wrote into a config: the loader it replaced
-CARRIED = {"backend_args", "to_float32"}  # settings of the hosts' loader that ours has too
-OUR_WAY = dict(color_type="color", ignore_empty=False, file_client_args=None)  # all it can do
+INSTEAD = "instead_of"  # key of a scale that a tool wrote into a config, with the replaced loader
+CARRIED = {"backend_args", "to_float32"}  # settings that the hosts' loader shares with ours
+OUR_WAY = dict(color_type="color", ignore_empty=False, file_client_args=None)  # fixed in ours
 
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Load an image as a pre-training did, in place of the hosts' ``LoadImageFromFile``.
+    """Load an image as in a pre-training; replaces the hosts' ``LoadImageFromFile``.
 
     In a pipeline of mmpretrain, mmdet, mmrotate or mmseg::
 
         dict(type='gersp_mm.LoadImage', pixel_scale='work_dirs/own/gersp_r50_backbone.pth')
 
-    It sets ``img`` (H×W×3 uint8, BGR, as the hosts' own), ``img_shape`` and ``ori_shape``.
-    Photographs have the values of the hosts' loader; rasters go through the pixel scale. Of the
-    settings of the hosts' loader, ``imdecode_backend`` is missing, because the decoder is ours,
-    and so are ``color_type`` and ``ignore_empty``: three channels are what a network takes, and an
-    image that cannot be read is an error.
+    The transform sets ``img`` (H×W×3 uint8, BGR, as the hosts do), ``img_shape`` and ``ori_shape``.
+    Photographs have the values of the hosts' loader; the pixel scale is applied to rasters. Three
+    settings of the hosts' loader are missing: ``imdecode_backend``, because the decoder is ours,
+    ``color_type``, because networks take three channels, and ``ignore_empty``, because an
+    unreadable image is an error.
 
     Args:
-        pixel_scale: An exported backbone or a ``pixel_scale.json``, by its path, or what
-            ``meta['pixel_scale']`` of an export holds. None stretches each raster by itself.
-        scale: In place of ``pixel_scale``: limits that are given, see
+        pixel_scale: Path of an exported backbone or of a ``pixel_scale.json``, or the content of
+            ``meta['pixel_scale']`` of an export. None stretches each raster by its own values.
+        scale: Limits that replace ``pixel_scale``, see
             :class:`gersp_mm.images.pixels.PixelScale`.
-        bands: In place of ``pixel_scale``: the bands.
-        backend_args: Where the files are stored, see ``mmengine.fileio.get``.
+        bands: Bands that replace those of ``pixel_scale``.
+        backend_args: Storage of the files, see ``mmengine.fileio.get``.
         to_float32: Whether ``img`` is float32, with the same values from 0 to 255.
 
     Raises:
-        UserError: The file does not exist or holds no pixel scale, or two settings contradict.
+        UserError: The file does not exist or holds no pixel scale, or two settings contradict each
+            other.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class LoadImage(BaseTransform):
 
 
 def read_pixel_scale(given: str | os.PathLike | Mapping[str, Any]) -> PixelScale:
-    """Return a pixel scale by what it is given as, see :class:`LoadImage`.
+    """Return the pixel scale of a file or of a dict, see :class:`LoadImage`.
 
     Raises:
         UserError: The file does not exist or holds no pixel scale.
@@ -95,7 +96,7 @@ def read_pixel_scale(given: str | os.PathLike | Mapping[str, Any]) -> PixelScale
     if isinstance(given, Mapping):
         content: Any = given
     elif not Path(given).is_file():
-        raise UserError(f"pixel_scale={str(given)!r} is no file")
+        raise UserError(f"pixel_scale={str(given)!r} is not a file. Correct the path.")
     elif str(given).endswith(".json"):
         try:
             content = json.loads(Path(given).read_text(encoding="utf-8"))
@@ -109,15 +110,15 @@ def read_pixel_scale(given: str | os.PathLike | Mapping[str, Any]) -> PixelScale
     found = scale_of({PIXEL_SCALE: content})
     if found is None:
         raise UserError(
-            f"pixel_scale={given!r} holds no pixel scale: it is that of a pre-training on rasters, "
-            "an export or the pixel_scale.json of its work directory"
+            f"pixel_scale={given!r} holds no pixel scale. Give the export of a pre-training on "
+            "rasters, or the pixel_scale.json of its work directory"
         )
     return found
 
 
 def stored_meta(path: str | os.PathLike) -> Mapping[str, Any]:
-    """Return the meta of a local file of weights; nothing where it cannot be read."""
-    with contextlib.suppress(Exception):  # whatever is wrong with it, its own reader says
+    """Return the meta of a local file of weights; empty if the file cannot be read."""
+    with contextlib.suppress(Exception):  # The reader of the weights reports the error.
         meta = read_outline(path)["meta"]
         return meta if isinstance(meta, Mapping) else {}
     return {}
@@ -126,8 +127,8 @@ def stored_meta(path: str | os.PathLike) -> Mapping[str, Any]:
 def scales_of(meta: Mapping[str, Any]) -> dict[str, PixelScale]:
     """Return the pixel scales in a file's meta by the name of the source.
 
-    Checkpoints of a pre-training hold one for each source; exports and fine-tuned checkpoints hold
-    that of the remote-sensing images.
+    Checkpoints of a pre-training hold a scale for each source; exports and fine-tuned checkpoints
+    hold the scale of the remote-sensing images.
     """
     content = meta.get(PIXEL_SCALE)
     if not isinstance(content, Mapping):
@@ -138,20 +139,20 @@ def scales_of(meta: Mapping[str, Any]) -> dict[str, PixelScale]:
 
 
 def scale_of(meta: Mapping[str, Any]) -> PixelScale | None:
-    """Return the pixel scale that a file's network reads remote-sensing images by."""
+    """Return the pixel scale of remote-sensing images in a file's meta."""
     return scales_of(meta).get(REMOTE_SENSING)
 
 
 def use_pixel_scale(cfg: Any, scale: PixelScale | None) -> None:
-    """Have every pipeline of a config load its images by a pixel scale.
+    """Make every pipeline of a config load its images with a pixel scale.
 
-    The hosts' loaders are replaced, and what an earlier call set. A :class:`LoadImage` that the
-    config itself has stays, for :func:`require_same_scale` to compare. So does a loader whose
-    ``color_type``, ``ignore_empty`` or ``file_client_args`` ours cannot follow.
+    The hosts' loaders and those of an earlier call are replaced. A :class:`LoadImage` in the config
+    itself stays, so that :func:`require_same_scale` can compare it. A loader with values of
+    ``color_type``, ``ignore_empty`` or ``file_client_args`` that ours does not support stays too.
 
     Args:
         cfg: A config or a part of one, changed in place.
-        scale: The scale; None puts the hosts' loaders back that an earlier call replaced.
+        scale: The scale; None restores the hosts' loaders that an earlier call replaced.
     """
     for transform in loaders(cfg):
         if transform["type"] == LOADER:
@@ -172,7 +173,7 @@ def use_pixel_scale(cfg: Any, scale: PixelScale | None) -> None:
 
 
 def used_scale(cfg: Any) -> PixelScale | None:
-    """Return the pixel scale by which a config trains; None where the hosts' loaders read."""
+    """Return the pixel scale with which a config trains; None with the hosts' loaders."""
     found = list(loaders(cfg.get("train_dataloader"))) or list(loaders(cfg))
     scales = (_scale_of_loader(loader) for loader in found if loader["type"] == LOADER)
     return next(scales, None)
@@ -193,7 +194,7 @@ def loaders(cfg: Any) -> Iterator[Any]:
 
 
 def require_same_scale(cfg: Any, meta: Mapping[str, Any], path: str) -> str | None:
-    """Make sure that no pipeline of a config scales rasters in another way than a file's network.
+    """Refuse a config whose pipelines scale rasters in another way than a file's network expects.
 
     Args:
         cfg: The config.
@@ -201,7 +202,7 @@ def require_same_scale(cfg: Any, meta: Mapping[str, Any], path: str) -> str | No
         path: The file, for messages.
 
     Returns:
-        A warning, where rasters would not go through the file's pixel scale at all.
+        A warning if the pixel scale of the file would not be applied to rasters, else None.
 
     Raises:
         UserError: A pipeline has other limits or bands for a kind of raster, or none.
@@ -230,10 +231,10 @@ def require_same_scale(cfg: Any, meta: Mapping[str, Any], path: str) -> str | No
 
 
 def require_same_sources(dataset: Any, meta: Mapping[str, Any], path: str) -> None:
-    """Make sure that a pre-training reads rasters as the file did that it starts from.
+    """Refuse a pre-training that reads rasters in another way than the file it starts from.
 
     Args:
-        dataset: A :class:`gersp_mm.PairedDataset` whose sources know their pixel scales.
+        dataset: A :class:`gersp_mm.PairedDataset` with the pixel scales of its sources.
         meta: ``meta`` of the file.
         path: The file, for messages.
 
@@ -268,7 +269,8 @@ def _scale_of_loader(transform: Mapping[str, Any]) -> PixelScale:
 def _difference(expected: PixelScale, own: PixelScale) -> str | None:
     """Return a kind of raster that two scales read differently.
 
-    A kind that only one of them knows among others is no difference: it is refused when it is met.
+    A kind that only one scale knows is not a difference: an image of that kind is refused when it
+    is read.
     """
     for kind in {**expected.limits, **own.limits} or ("rasters",):
         wanted, found = expected.limits_of(kind), own.limits_of(kind)
@@ -283,6 +285,6 @@ def _difference(expected: PixelScale, own: PixelScale) -> str | None:
 
 def _words(scale: PixelScale, kind: str) -> str:
     limits = scale.limits_of(kind)
-    known = "no limits, so that it stretches each image by itself"
+    known = "no limits, which stretches each image by its own values"
     known = known if limits is None else f"limits {[list(pair) for pair in limits]}"
     return f"{kind} with bands={scale.bands} and {known}"

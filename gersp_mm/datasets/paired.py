@@ -28,8 +28,8 @@ class PairedDataset(Dataset):
     """Pairs of two views of one remote-sensing image and one labelled natural image.
 
     Each file is decoded once; ``rs_pipeline`` then runs twice on the decoded image. A sample of
-    :class:`PairedSampler` is a function of its :class:`PairIndex` alone. It does not depend on the
-    number of workers or on earlier samples.
+    :class:`PairedSampler` depends only on its :class:`PairIndex`, not on the number of workers or
+    on earlier samples.
 
     An unreadable image is replaced by the next one of its source and named in the sample's
     ``bad_images``, which :class:`gersp_mm.BadImageHook` counts and lists.
@@ -40,9 +40,9 @@ class PairedDataset(Dataset):
         natural: Config of a labelled dataset of mmpretrain's kind (``ImageNet``,
             ``CustomDataset``), or None to train the contrastive branch alone.
         rs_pipeline: Transforms of one remote-sensing view. They get ``img``, a PIL RGB image (or,
-            if the first of them has ``takes_tensor``, a 3×H×W uint8 tensor that they must not
+            if the first transform has ``takes_tensor``, a 3×H×W uint8 tensor that they must not
             change), and replace it by a 3×H×W uint8 tensor, a PIL image or an H×W×3 RGB array.
-            Their ``draw`` is passed on to the data preprocessor.
+            Their ``draw`` is passed to the data preprocessor.
         natural_pipeline: Transforms of the natural image, of the same form.
         cache_images: Number of decoded images that every worker process keeps in memory, for small
             data sets that are read many times.
@@ -70,7 +70,7 @@ class PairedDataset(Dataset):
         self.natural_pipeline = Pipeline("natural_pipeline", natural_pipeline)
         self._cached: OrderedDict[tuple[int, str], torch.Tensor] = OrderedDict()
         self.cache_images = cache_images
-        # The readers of both sources, which DeviceImagesHook replaces.
+        # DeviceImagesHook replaces these readers.
         self.readers: dict[str, Any] = {
             name: DecodedImages(name, source, self._reader(source))
             for name, source in self._sources()
@@ -89,7 +89,7 @@ class PairedDataset(Dataset):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Meta information of the natural images, which have classes."""
+        """Meta information of the natural images, with their classes."""
         return {} if self.natural is None else self.natural.metainfo
 
     def __len__(self) -> int:
@@ -98,8 +98,8 @@ class PairedDataset(Dataset):
     def __getitem__(self, index: PairIndex | Sequence[int] | int) -> dict[str, Any]:
         """Return ``dict(inputs=dict(rs_query, rs_key, natural), data_samples=DataSample)``.
 
-        The images are uint8 tensors, 3×H×W RGB; where the device finishes them, ``draw`` holds the
-        random draws of each view. A plain number means the pair of images with that number in
+        The images are uint8 tensors, 3×H×W RGB; if the device finishes them, ``draw`` holds the
+        random draws of each view. A plain number gives the pair of images with that number in
         each source, augmented with the global random state.
         """
         if isinstance(index, (int, np.integer)):
@@ -107,7 +107,7 @@ class PairedDataset(Dataset):
             rs_index, natural_index = (number % max(size, 1) for size in self.sizes)
             return self._load(rs_index, natural_index)
         pair = PairIndex(*index)
-        # The random states of the main process are not the dataset's.
+        # The dataset must not change the random states of the main process.
         guard = preserved_rng_state() if get_worker_info() is None else contextlib.nullcontext()
         with guard:
             seed_everything(pair.seed, cpu_only=True)
@@ -122,7 +122,7 @@ class PairedDataset(Dataset):
         if self.remote_sensing is not None:
             results = self.readers["remote_sensing"].read(rs_index, bad)
             views["rs_query"] = self.rs_pipeline.view(results)
-            if "key_img" in results:  # of a window close by
+            if "key_img" in results:  # a neighbouring window
                 results["img"] = results.pop("key_img")
             views["rs_key"] = self.rs_pipeline.view(results)
             sample.set_field(results["img_path"], "rs_path", field_type="metainfo")
@@ -147,7 +147,7 @@ class PairedDataset(Dataset):
 
     def _decode(self, source: Any, info: dict[str, Any]) -> dict[str, Any]:
         path = info["img_path"]
-        key = id(source), path  # two sources may read a raster by two scales
+        key = id(source), path  # Two sources may read the same raster with different scales.
         if key in self._cached:
             self._cached.move_to_end(key)
             return dict(img=self._cached[key])
@@ -166,7 +166,7 @@ def _build_source(name: str, cfg: dict | None) -> Any:
         return HOST_DATASETS.build(cfg)
     except UserError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:  # mmpretrain's datasets raise these.
+    except (OSError, RuntimeError, ValueError) as error:  # raised by mmpretrain's datasets
         raise UserError(
             f"the images of dataset.{name} cannot be listed ({error}). Check its data_root "
             f"{cfg.get('data_root', '')!r} and ann_file {cfg.get('ann_file', '')!r}."

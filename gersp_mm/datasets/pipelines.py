@@ -1,4 +1,4 @@
-"""The transforms of one view: the form of image that each gets, and its random numbers."""
+"""The transforms of one view: the kind of image that each gets, and its random numbers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from gersp_mm.utils.errors import UserError
 HOSTS = ("mmcv", "mmpretrain", "mmdet", "mmseg", "mmrotate")  # their transforms take arrays
 LOADS = "the images are decoded already. Remove it."
 PACKS = "the dataset packs the views itself. Remove it."
-REPEATS = "rs_pipeline runs twice on every image, once for each view. List its transforms alone."
-# Transforms that have no place in a view's pipeline, by the start and the end of their names.
+REPEATS = "rs_pipeline runs twice on every image, once for each view. List them once."
+# Transforms that are not allowed in a view's pipeline, by the start and the end of their names.
 MISPLACED = (
     ("Load", "", ("Image", "Patch", "Annotations"), LOADS),
     ("InferencerLoader", "", (), LOADS),
@@ -45,9 +45,9 @@ class Pipeline(Compose):
 
     Args:
         name: ``'rs_pipeline'`` or ``'natural_pipeline'``, for messages.
-        cfgs: Transforms or their configs. Those of mmcv and its hosts get ``img`` as an H×W×3
-            uint8 RGB array, torchvision's as a PIL image where an array was left, and all others
-            what the transform before left; the first gets a PIL RGB image.
+        cfgs: Transforms or their configs. The first gets ``img`` as a PIL RGB image. Transforms of
+            mmcv and its hosts get an H×W×3 uint8 RGB array, torchvision's get a PIL image in place
+            of an array, and all others get the result of the previous transform.
 
     Raises:
         UserError: A transform loads images, packs them or makes several views.
@@ -57,7 +57,7 @@ class Pipeline(Compose):
         self.name = name
         for number, cfg in enumerate(cfgs):
             _refuse_misplaced(f"dataset.{name}.{number}", cfg)
-        with DefaultScope.overwrite_default_scope("mmpretrain"):  # of transforms inside others
+        with DefaultScope.overwrite_default_scope("mmpretrain"):  # for inner transforms
             built = [HOST_TRANSFORMS.build(c) if isinstance(c, dict) else c for c in cfgs]
         super().__init__(built)
         for transform in self.transforms:
@@ -69,10 +69,10 @@ class Pipeline(Compose):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.generators = list(_generators(self.transforms))  # those of this process
+        self.generators = list(_generators(self.transforms))  # generators of this process
 
     def seed_generators(self) -> None:
-        """Seed the generators that transforms have of their own from Python's random state."""
+        """Seed the transforms' own random generators from Python's random state."""
         for seed in self.generators:
             seed(random.getrandbits(32))
 
@@ -80,7 +80,7 @@ class Pipeline(Compose):
         """Return ``results`` with ``img``, a 3×H×W uint8 RGB tensor.
 
         Args:
-            results: ``img``, a 3×H×W uint8 RGB tensor that stays as it is.
+            results: ``img``, a 3×H×W uint8 RGB tensor, which is not changed.
             steps: Number of transforms to run; None runs all and checks their result.
 
         Raises:
@@ -110,7 +110,7 @@ class Pipeline(Compose):
                 "it with a PIL RGB image, an H×W×3 uint8 array or a 3×H×W uint8 tensor, and leave "
                 "scaling and normalisation to the data preprocessor."
             )
-        if type(view) is not torch.Tensor:  # torchvision's own kind
+        if type(view) is not torch.Tensor:  # a tensor type of torchvision
             view = view.as_subclass(torch.Tensor)
         return {**results, "img": view}
 
@@ -131,7 +131,7 @@ class Pipeline(Compose):
                 text = str(error).strip().partition("\n")[0].rstrip(".")
                 raise UserError(
                     f"{self.place(number)} fails on {_kind(image)}: {type(error).__name__}: "
-                    f"{text}. Put a transform before it that gives what it takes (PILToNumpy, "
+                    f"{text}. Put a transform before it that gives the right kind (PILToNumpy, "
                     "torchvision/ToPILImage, torchvision/PILToTensor), or remove it."
                 ) from error
             if not isinstance(results, Mapping) or "img" not in results:
@@ -144,7 +144,7 @@ class Pipeline(Compose):
 
 
 class _Converting:
-    """A transform inside another one, which gets the form of image that it takes."""
+    """A transform inside another transform, which gets the kind of image that it needs."""
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
@@ -177,14 +177,14 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _name(transform: Any) -> str:
-    inner = getattr(transform, "t", None)  # mmpretrain's wrapper of torchvision's
+    inner = getattr(transform, "t", None)  # inside mmpretrain's wrapper of a torchvision transform
     if type(transform).__name__ == "TorchVisonTransformWrapper":
         return f"torchvision/{type(inner).__name__}"
     return getattr(transform, "__name__", type(transform).__name__)
 
 
 def _convert_inside(transform: Any) -> None:
-    """Give the transforms inside mmcv's RandomApply, RandomChoice and the like what they take."""
+    """Convert images for the transforms inside mmcv's RandomApply, RandomChoice and the like."""
     for part in _compositions(transform):
         part.transforms = [
             inner if _compositions(inner) else _Converting(inner) for inner in part.transforms
@@ -205,13 +205,13 @@ def _compositions(transform: Any) -> list[Any]:
 
 
 def _converted(transform: Any, results: dict[str, Any]) -> dict[str, Any]:
-    """Return results with the form of image that a transform takes."""
+    """Return results with the kind of image that a transform needs."""
     wanted, image = _takes(transform), results.get("img")
     if wanted is None or image is None:
         return results
     if wanted is np.ndarray and not isinstance(image, np.ndarray):
         pixels = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else image
-        array = np.array(pixels)  # transforms may change it
+        array = np.array(pixels)  # Transforms may change the array.
         shape = array.shape[:2]
         return {**results, "img": array, "img_shape": shape}
     if wanted is not np.ndarray and isinstance(image, np.ndarray) and image.dtype == np.uint8:
@@ -222,7 +222,7 @@ def _converted(transform: Any, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _takes(transform: Any) -> type | None:
-    """Return the form of image that a transform needs; None leaves the image as it is."""
+    """Return the kind of image that a transform needs; None if it takes any kind."""
     if getattr(transform, "takes_tensor", False):
         return Image.Image  # or a tensor
     if _compositions(transform):
@@ -234,7 +234,7 @@ def _takes(transform: Any) -> type | None:
         return None if name in TAKE_ANYTHING else Image.Image
     if not isinstance(transform, BaseTransform) or type(transform).__name__ in TAKE_ANYTHING:
         return None
-    # Whoever wrote `transform` decided what it takes, not who named a class of their own.
+    # The class that defines `transform` decides the kind, not a subclass in another library.
     author = type(transform).transform.__module__.split(".")[0]
     return np.ndarray if author in HOSTS else None
 
@@ -250,8 +250,8 @@ def _kind(image: Any) -> str:
 
 
 def _generators(root: Any) -> Iterator[Callable[[int], Any]]:
-    """Yield a function that seeds it for each random generator within transforms."""
-    waiting, seen = [root], [root]  # what is seen is kept, so that its id stays its own
+    """Yield a seeding function for each random generator within transforms."""
+    waiting, seen = [root], [root]  # Objects are kept so that no id is used twice.
     known = {id(root)}
     while waiting:
         part = waiting.pop()
@@ -289,7 +289,7 @@ def _is_filled(cell: Any) -> bool:
 
 
 def _seeding(part: Any) -> Callable[[int], Any] | None:
-    """Return a function that seeds an object, or None where it holds no random state itself."""
+    """Return a function that seeds an object, or None if it holds no random state itself."""
     if isinstance(part, np.random.Generator):
         return functools.partial(_seed_bits, part.bit_generator)
     if isinstance(part, (np.random.RandomState, random.Random)):
@@ -298,8 +298,8 @@ def _seeding(part: Any) -> Callable[[int], Any] | None:
         return part.manual_seed
     state = getattr(part, "set_random_state", None)
     if callable(state) and {"random_generator", "py_random"} <= _arguments(state):
-        # By set_random_seed, Albumentations gives all transforms of a Compose the same numbers, so
-        # that two flips always come together.
+        # Albumentations' set_random_seed gives all transforms of a Compose the same numbers, so
+        # that two flips always occur together.
         return functools.partial(_seed_state, state)
     seed = getattr(part, "set_random_seed", None)
     return seed if callable(seed) else None

@@ -1,4 +1,4 @@
-"""Reading the images of a source by number, with a readable image in place of a bad one."""
+"""Reading the images of a source by number, replacing unreadable images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from gersp_mm.images.decode import BadImageError, EmptyWindowError
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
 
-# The source is taken for broken after so many unreadable images in a row: the larger of this number
-# and this share of the source.
+# Reading stops after this number of unreadable images in a row, or this share of the source, if
+# that is larger.
 MAX_BAD_IN_A_ROW = 100
 MAX_BAD_SHARE_IN_A_ROW = 0.05
 
@@ -23,8 +23,8 @@ class DecodedImages:
     Args:
         name: ``'remote_sensing'`` or ``'natural'``.
         source: A dataset of mmpretrain's kind.
-        decode: Function that returns, for what the source knows of an image, ``img``, its 3×H×W
-            uint8 RGB tensor, and whatever else belongs to it.
+        decode: Function that takes the source's data info of an image and returns a dict with
+            ``img``, a 3×H×W uint8 RGB tensor, and further entries.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DecodedImages:
                 return {**info, **self.decode(info), "number": number}
             except BadImageError as error:
                 last = info["img_path"], str(error)
-                if not isinstance(error, EmptyWindowError):  # whose file is intact
+                if not isinstance(error, EmptyWindowError):  # Its file is intact.
                     bad.append((self.name, *last))
         path, reason = last
         raise UserError(

@@ -50,7 +50,7 @@ class ResidentImages:
 
 
 class ResidentView:
-    """Random draws of a view that the device cuts out, instead of a :class:`ViewAugmentation`."""
+    """The random draws of a view that the device crops; replaces a :class:`ViewAugmentation`."""
 
     takes_tensor = True
 
@@ -69,7 +69,7 @@ def view_of(dataset: PairedDataset, name: str) -> ViewAugmentation:
     """Return the augmentation of a source.
 
     Raises:
-        UserError: Its pipeline is not one :class:`ViewAugmentation`.
+        UserError: The pipeline is not a single :class:`ViewAugmentation`.
     """
     steps = getattr(dataset, PIPELINES[name]).transforms
     if len(steps) != 1 or not isinstance(steps[0], ViewAugmentation):

@@ -28,13 +28,13 @@ class PairIndex(NamedTuple):
 class PairedSampler(Sampler):
     """Sampler of (remote-sensing, natural) pairs that permutes each source in every epoch.
 
-    The pairs of an epoch are a function of (seed, epoch) alone: they are the same for any number of
-    workers and after any interruption, and disjoint between ranks. The shorter source starts a new
-    permutation whenever it is used up.
+    The pairs of an epoch depend only on (seed, epoch): they are the same for any number of workers
+    and after any interruption, and disjoint between ranks. The shorter source starts a new
+    permutation whenever all its images have been used.
 
     Args:
         dataset: A :class:`PairedDataset`.
-        seed: At least 0; by default, one is drawn and shared by all ranks.
+        seed: Seed of the pairs, at least 0; by default it is drawn and shared by all ranks.
         shuffle: Whether to permute the sources.
         pairing: ``'independent'``, or ``'locked'``: image i of one source always comes with image i
             of the other (modulo its length), as in the released code
@@ -44,8 +44,8 @@ class PairedSampler(Sampler):
             shorter than the longer source is a random part of a pass over that source.
 
     Raises:
-        UserError: An argument is none of its choices or out of its range, or there are fewer pairs
-            than ranks.
+        UserError: An argument is not one of its choices or is out of its range, or there are fewer
+            pairs than ranks.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PairedSampler(Sampler):
             raise UserError(f"{self.total} pairs cannot be shared by {self.world_size} ranks")
 
     def __len__(self) -> int:
-        """Number of pairs per epoch and rank; a random remainder is left out."""
+        """Number of pairs per epoch and rank; a random remainder is dropped."""
         return self.total // self.world_size
 
     def set_epoch(self, epoch: int) -> None:

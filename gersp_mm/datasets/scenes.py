@@ -1,4 +1,4 @@
-"""Windows of large rasters as the images of a source, spread evenly over where there is data."""
+"""Windows of large rasters as the images of a source, spread evenly over all valid pixels."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from gersp_mm.utils.errors import UserError, check_number, counted, listed
 from gersp_mm.utils.files import escape_name
 
 RASTER_EXTENSIONS = (".tif", ".tiff", ".jp2", ".png", ".nc")
-ATTEMPTS = 8  # windows that are drawn for one cell until one has enough data
-CLEAN = 0.01  # share of no data that ends the search at once
+ATTEMPTS = 8  # most windows drawn for a cell until a window has enough data
+CLEAN = 0.01  # A window with a smaller share of no data ends the search at once.
 Window = tuple[int, int, int, int]  # top, left, height and width in pixels of the scene
 _METRES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*m\s*")
 
@@ -51,32 +51,32 @@ class Scenes(Dataset):
         remote_sensing=dict(type='gersp_mm.Scenes', data_root='/my/scenes', window='384 m',
                             bands=(4, 3, 2))
 
-    A census looks at every scene first. Each scene is divided into cells of half the side of a
-    window; one window belongs to each cell with data, and its centre is drawn within the cell, from
-    the global random state. Asked for by :class:`gersp_mm.PairedSampler`, a window is a function of
-    (seed, epoch, index). Every place with data is in at least one window of a pass and in four on
-    average, except at a border where no window has enough data.
+    A census examines every scene first. Each scene is divided into cells of half the side of a
+    window; one window belongs to each cell with data, and its centre is drawn within the cell from
+    the global random state. With :class:`gersp_mm.PairedSampler`, a window depends only on (seed,
+    epoch, index). Every valid pixel is in at least one window of a pass and in four on average,
+    except at borders where no window has enough data.
 
     Args:
         data_root: Folder of the scenes, searched recursively.
         files: Scenes by their paths, a pattern such as ``'2024/*.tif'``, or the path of a list with
             one path per line; relative to ``data_root``.
         window: Side of a window in pixels (``512``) or in metres (``'384 m'``).
-        jitter: By how much the side varies, in the same unit: it is drawn from ``window - jitter``
+        jitter: Variation of the side, in the same unit: the side is drawn from ``window - jitter``
             to ``window + jitter``.
-        read_size: A window with a longer side is reduced to it while it is read, from an overview
-            where the file has one. In pixels.
+        read_size: Largest side in pixels at which a window is read. Longer windows are reduced to
+            it while they are read, from an overview if the file has one.
         max_nodata: Largest share of a window without data, in [0, 1).
-        nodata: A value that stands for no data where a file does not declare one; ``'auto'``
-            suspects it where a constant border is large; None takes the files' word.
-        neighbour_key: Distance in the unit of ``window`` by which the window of the key view is
-            shifted at most, in each direction; 0 takes both views from one window.
+        nodata: A value that stands for no data if a file does not declare one; ``'auto'`` takes
+            the value of a large constant border; None uses only the declared values.
+        neighbour_key: Largest shift of the key view's window in each direction, in the unit of
+            ``window``; 0 takes both views from one window.
         scale: See :class:`gersp_mm.images.pixels.PixelScale`.
         bands: See :class:`gersp_mm.images.pixels.PixelScale`.
 
     Raises:
-        UserError: There is no scene, none can be used, an argument is out of its range, or rasterio
-            is not installed.
+        UserError: There is no scene, no scene can be used, an argument is out of its range, or
+            rasterio is not installed.
     """
 
     labelled = False
@@ -114,29 +114,29 @@ class Scenes(Dataset):
         self.scenes = self._census(_find(data_root, files))
         counts = [len(scene.cells) for scene in self.scenes]
         self._ends = np.cumsum(counts)
-        # A replacement is taken so many windows further on, from another scene where there is one.
+        # A replacement is this number of windows further on, in another scene if there are several.
         steps = range(int(0.618 * len(self)) + 1, 2 * len(self) + 2)
         self.stride = next(step for step in steps if math.gcd(step, len(self)) == 1)
 
     def __len__(self) -> int:
-        """Windows of one pass."""
+        """Return the number of windows of one pass."""
         return int(self._ends[-1])
 
     def full_init(self) -> None:
-        """Do nothing: everything is known from the start. Hosts call it."""
+        """Do nothing, because the scenes are listed at the start; the hosts call this method."""
 
     def census(self) -> list[dict[str, Any]]:
         """Return the facts about each scene, plain Python, in the order of their paths."""
         return [scene.as_dict() for scene in self.scenes]
 
     def fingerprints(self) -> dict[str, str]:
-        """Return for each scene, by its path below ``data_root``, what tells its content."""
+        """Return the fingerprint of each scene by its path below ``data_root``."""
         root = self.data_root or os.curdir
         return {osp.relpath(scene.path, root): scene.fingerprint for scene in self.scenes}
 
     @property
     def file_count(self) -> int:
-        """Number of scenes, also of those that cannot be used."""
+        """Number of scenes, including unusable scenes."""
         return len(self.scenes) + len(self.bad)
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
@@ -152,11 +152,11 @@ class Scenes(Dataset):
         """Draw a window and read it.
 
         Args:
-            info: What :meth:`get_data_info` gave.
+            info: The result of :meth:`get_data_info`.
 
         Returns:
             ``img``, 3×H×W uint8 RGB, ``window`` (top, left, height and width in pixels of the
-            scene), and ``key_img`` where the key view comes from a window of its own.
+            scene), and ``key_img`` if the key view comes from another window.
 
         Raises:
             BadImageError: The pixels are damaged.
@@ -190,7 +190,7 @@ class Scenes(Dataset):
         shift: float | None = None,
         fallback: Any = None,
     ) -> tuple[Window, torch.Tensor]:
-        """Draw a window around a centre and read it, moved to where there is data if need be."""
+        """Draw a window around a centre and read it, moved towards valid pixels if necessary."""
         half = tuple(side / 2 for side in scene.cell_size)
         reach = (half[0], half[1]) if shift is None else (shift, shift)
         best: tuple[float, Any, Raster | None] = (2.0, None, None)
@@ -241,7 +241,7 @@ class Scenes(Dataset):
         return top, left, height, width
 
     def _read_as(self, window: Window) -> tuple[int, int] | None:
-        """Return the height and width that a window is reduced to while it is read."""
+        """Return the height and width to which a window is reduced while it is read."""
         _, _, height, width = window
         factor = self.read_size / max(height, width)
         if factor >= 1:
@@ -251,14 +251,14 @@ class Scenes(Dataset):
     def _census(self, paths: list[str]) -> list[Scene]:
         scenes: list[Scene] = []
         empty: list[Scene] = []
-        samples: dict[str, list[np.ndarray]] = {}  # of each kind
+        samples: dict[str, list[np.ndarray]] = {}  # by kind
         sampled = spread(len(paths))
-        with progress_bar("looking at scenes", "scene", len(paths)) as bar:
+        with progress_bar("examining scenes", "scene", len(paths)) as bar:
             for number, path in enumerate(paths):
                 try:
                     side = self._cell_side(path)
                     scene = look_at(path, side, self.nodata, self.asked_scale.choose)
-                except (OSError, BandsError) as error:  # RasterError is the former
+                except (OSError, BandsError) as error:  # RasterError is an OSError.
                     self.bad[path] = " ".join(str(error).split())
                 else:
                     if len(scene.cells) and (number in sampled or scene.info.kind not in samples):
@@ -285,7 +285,7 @@ class Scenes(Dataset):
         if suspected:
             logger.warning(
                 f"{len(suspected)} scenes seem to have no data where all bands have one value, "
-                f"though they do not declare it: {listed(suspected)}. Set nodata=None to use "
+                f"although they do not declare it: {listed(suspected)}. Set nodata=None to use "
                 "these pixels"
             )
         return scenes
@@ -299,8 +299,8 @@ class Scenes(Dataset):
             pixel_size = rasters.describe(dataset).pixel_size
         if pixel_size is None:
             raise RasterError(
-                "it has no ground scale (no reference system, or no size of a pixel), so that "
-                "window in metres says nothing. Give window in pixels, such as window=512"
+                "it has no ground scale (no reference system, or no size of a pixel), so "
+                "window cannot be in metres. Give window in pixels, such as window=512"
             )
         return max(1, round(half / pixel_size))
 
@@ -308,8 +308,8 @@ class Scenes(Dataset):
 def _towards_data(window: Window, valid: np.ndarray, info: RasterInfo) -> Window | None:
     """Move a window by twice the way from its centre to that of its data.
 
-    For a straight border this is the smallest shift that leaves nothing without data inside. None
-    if the window has no data at all.
+    For a straight border this is the smallest shift after which the window holds only data. The
+    result is None if the window has no data at all.
     """
     places = np.nonzero(valid)
     if not len(places[0]):
@@ -327,7 +327,7 @@ def _find(data_root: str, files: str | Sequence[str]) -> list[str]:
     """Return the sorted paths of the scenes."""
     if not files:
         if not osp.isdir(data_root):
-            raise UserError(f"Scenes: data_root={data_root!r} is no folder")
+            raise UserError(f"Scenes: data_root={data_root!r} is not a folder. Correct the path.")
         found = find_images(data_root, RASTER_EXTENSIONS)
     elif isinstance(files, str) and osp.isfile(osp.join(data_root, files)):
         path = osp.join(data_root, files)
@@ -353,7 +353,7 @@ def _length(name: str, value: int | float | str, in_metres: bool) -> float:
     """Read a length in pixels or in metres.
 
     Raises:
-        UserError: It is neither, or of the other unit than the window.
+        UserError: The value is neither, or has another unit than the window.
     """
     if isinstance(value, str):
         found = _METRES.fullmatch(value)
@@ -365,7 +365,9 @@ def _length(name: str, value: int | float | str, in_metres: bool) -> float:
         return float(found[1])
     check_number(f"Scenes: {name}", value, 1 if name == "window" else 0, such_as=512)
     if in_metres and value:
-        raise UserError(f"Scenes: {name}={value!r} is in pixels and window in metres")
+        raise UserError(
+            f"Scenes: {name}={value!r} is in pixels and window in metres. Use one unit for both."
+        )
     return float(value)
 
 
@@ -374,10 +376,10 @@ def _summary(scenes: Sequence[Scene]) -> str:
     kinds = sorted({scene.info.kind for scene in scenes})
     sizes = sorted({scene.info.pixel_size for scene in scenes if scene.info.pixel_size})
     ends = list(dict.fromkeys(f"{size:.3g}" for size in (sizes[:1] + sizes[-1:])))
-    ground = f", {' to '.join(ends)} m a pixel" if ends else ""
+    ground = f", {' to '.join(ends)} m per pixel" if ends else ""
     pixels = sum(scene.info.width * scene.info.height for scene in scenes) / 1e6
     valid = sum(s.valid_share * s.info.width * s.info.height for s in scenes) / 1e6 / pixels
     return (
         f"{counted(len(scenes), 'scene')}, {pixels:,.0f} million pixels ({valid:.0%} with data), "
-        f"{listed(kinds)}{ground}: {windows:,} windows a pass"
+        f"{listed(kinds)}{ground}: {windows:,} windows per pass"
     )

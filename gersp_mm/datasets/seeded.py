@@ -1,4 +1,4 @@
-"""Samples of any host's dataset whose random numbers only depend on their place in a run."""
+"""Samples of any host's dataset whose random numbers depend only on their place in a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from gersp_mm.datasets.sampler import PairedSampler
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
-# Transforms that keep earlier images in the worker process, or draw from generators of their own.
+# Transforms that keep earlier images in the worker process, or use their own random generators.
 CACHES = ("results_cache",)
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 
@@ -37,7 +37,7 @@ class SampleIndex(int):
 
 
 class SeededDataset(Dataset):
-    """A dataset whose sample is a function of its :class:`SampleIndex` in every process.
+    """A dataset whose samples depend only on their :class:`SampleIndex`, in every process.
 
     Python's, NumPy's and PyTorch's random states are set before the host loads a sample. In the
     main process they are restored afterwards. All attributes are those of the wrapped dataset.
@@ -55,7 +55,7 @@ class SeededDataset(Dataset):
         """Return the sample; an index without numbers is passed on unchanged."""
         if not isinstance(index, SampleIndex):
             return self._wrapped[index]
-        # The random states of the main process are not the dataset's.
+        # The dataset must not change the random states of the main process.
         guard = preserved_rng_state() if get_worker_info() is None else contextlib.nullcontext()
         with guard:
             seed_everything(*index.numbers, cpu_only=True)
@@ -65,7 +65,7 @@ class SeededDataset(Dataset):
         return len(self._wrapped)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python and PyTorch look for optional methods.
+        if name.startswith("__"):  # Python and PyTorch look up optional methods.
             raise AttributeError(name)
         return getattr(self.__dict__["_wrapped"], name)
 
@@ -145,16 +145,16 @@ def seed_samples(loader: DataLoader) -> SeededBatches | None:
     """Make each sample of a data loader a function of the seed and its place in the run.
 
     Args:
-        loader: Changed in place. A dataset with :class:`gersp_mm.PairedSampler` stays as it is,
+        loader: Changed in place. A dataset with :class:`gersp_mm.PairedSampler` does not change,
             because that sampler gives each sample a seed.
 
     Returns:
-        The loader's batch sampler, or None where it has none.
+        The loader's batch sampler, or None if it has none.
     """
     if loader.batch_sampler is None:
         return None
     batches = SeededBatches(loader.batch_sampler)
-    # PyTorch forbids to set these attributes, and a new loader would lose batch size and sampler.
+    # PyTorch forbids setting these attributes, and a new loader would lose batch size and sampler.
     vars(loader)["batch_sampler"] = batches
     if not isinstance(loader.sampler, PairedSampler):
         vars(loader)["dataset"] = SeededDataset(loader.dataset)
@@ -169,7 +169,7 @@ def find_private_randomness(dataset: Any) -> list[str]:
         if any(hasattr(transform, cache) for cache in CACHES):
             found[name] = f"{name} keeps images of earlier samples"
         elif _has_generator(transform):
-            found[name] = f"{name} has a random generator of its own"
+            found[name] = f"{name} has its own random generator"
     return list(found.values())
 
 

@@ -1,4 +1,4 @@
-"""Images of a folder or list: unlabelled (Million-AID, or your own) and labelled (ImageNet)."""
+"""Images of a folder or list: unlabelled (Million-AID or own images) and labelled (ImageNet)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MillionAID(CustomDataset):
     """Images without labels, from a folder (flat or nested, searched recursively) or a list.
 
     GeRSP pre-trains on the 990,848 unlabelled images of Million-AID's test split
-    (``data/million_aid/test/P*.jpg``). A folder of your own works too::
+    (``data/million_aid/test/P*.jpg``). Any other folder works too::
 
         remote_sensing=dict(type='gersp_mm.MillionAID', data_root='/my/images')
 
@@ -48,10 +48,10 @@ class MillionAID(CustomDataset):
             ``data_prefix`` inside it). A relative ``ann_file`` lies in ``data_root``.
         extensions: File-name endings to look for, in any case.
         scale: How the values of rasters become grey levels, see
-            :class:`gersp_mm.images.pixels.PixelScale`. Photographs are used as they are.
-        bands: Bands of rasters that become red, green and blue, likewise.
+            :class:`gersp_mm.images.pixels.PixelScale`. Photographs are not scaled.
+        bands: Bands of rasters that become red, green and blue; see ``PixelScale``.
         nodata: A value that stands for no data in rasters that do not declare one; ``'auto'``
-            suspects it where a constant border is large, and warns; None takes the files' word.
+            takes the value of a large constant border and warns; None uses only declared values.
         **kwargs: Further arguments of mmpretrain's ``CustomDataset``.
 
     Raises:
@@ -62,7 +62,7 @@ class MillionAID(CustomDataset):
     ann_file: str
     data_list: list[str]
     labelled = False
-    listing = LISTING  # of a packed folder
+    listing = LISTING  # name of the list in a packed folder
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class MillionAID(CustomDataset):
 
     @property
     def folder(self) -> str:
-        """The folder that the paths of the images are relative to."""
+        """The folder to which the paths of the images are relative."""
         return self.img_prefix or self.data_root
 
     @property
@@ -112,7 +112,7 @@ class MillionAID(CustomDataset):
         return self._listed() or self._found()
 
     def _listed(self) -> list[str]:
-        """Return the entries of the list, or none if the source is a folder without a list."""
+        """Return the entries of the list; empty if the source is a folder without a list."""
         folder = self.folder
         if not self.ann_file and osp.isdir(osp.join(folder, DATABASE)):
             self.ann_file = osp.join(folder, self.listing)
@@ -120,8 +120,8 @@ class MillionAID(CustomDataset):
         if not (fileio.exists(source) if self.ann_file else fileio.isdir(source)):
             option = f"train_dataloader.dataset.{'natural' if self.labelled else 'remote_sensing'}"
             raise UserError(
-                f"{source} is no {'list' if self.ann_file else 'folder'}. Set {option}.data_root "
-                "to a folder of images"
+                f"{source} is not a {'list' if self.ann_file else 'folder'}. "
+                f"Set {option}.data_root to a folder of images"
                 + (f" and {option}.ann_file to a list inside it" if self.ann_file else "")
                 + (", or train without natural images: model.natural_head=None "
                    f"{option}=None" if self.labelled else "") + "."
@@ -174,7 +174,7 @@ class MillionAID(CustomDataset):
 
 @DATASETS.register_module()
 class LabelledImages(MillionAID):
-    """Images with labels: mmpretrain's ``CustomDataset``, made for millions of images.
+    """Images with labels, as in mmpretrain's ``CustomDataset``, for millions of images.
 
     The source is a folder with one sub-folder per class, a list of ``path label`` lines, or a
     folder that ``tools/dataset_converters/pack_images.py`` packed. Images, labels and order are

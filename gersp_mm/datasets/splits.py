@@ -62,7 +62,7 @@ class Split:
         A class with at least as many images as there are parts appears in every part.
 
         Args:
-            paths: ``<class>/<file>`` of each image.
+            paths: Path ``<class>/<file>`` of each image.
         """
         by_class: dict[str, list[str]] = {name: [] for name in self.sizes}
         for path in paths:

@@ -28,7 +28,7 @@ class Scene:
     Attributes:
         path: Its file.
         info: What its header says.
-        bits: Bits that the largest of the values looked at needs; 0 for floating point.
+        bits: Number of bits of the largest sampled value; 0 for floating point.
         nodata: The value that stands for no data in all bands, declared or suspected; None if
             there is none.
         suspected: Whether ``nodata`` is not declared in the file.

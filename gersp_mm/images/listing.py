@@ -1,4 +1,4 @@
-"""The rule for which files are images, and the reader and writer of lists of images."""
+"""The rule that decides which files are images, and the reader and writer of image lists."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, write_text
 
-# File names that folders are searched for. Decoding depends on the content, not on the name.
+# Endings of the files that are searched in folders. Decoding depends on the content, not the name.
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2", ".nc",
 )  # fmt: skip
-# Those of images that no reader here decodes, or only by another name: how many are passed over is
-# said.
+# Endings of images that no reader here decodes, or only under another name. The log says how many
+# of them are skipped.
 OTHER_EXTENSIONS = (
     ".img", ".bil", ".bip", ".bsq", ".vrt", ".hdf", ".h5", ".he5", ".nc4", ".grd", ".asc", ".ntf",
     ".nitf", ".ecw", ".sid", ".grib", ".grb", ".grib2", ".j2k", ".jpx", ".jpf", ".gif", ".jfif",
     ".heic", ".avif", ".jxl",
 )  # fmt: skip
 
-# Names that desktops, network drives and archives leave in folders, in lower case. Names that begin
+# Names of files that desktops, network drives and archives create, in lower case. Names that begin
 # with a dot (.ipynb_checkpoints, .Trash-1000, ._x.jpg, .DS_Store) are skipped as well.
 SYSTEM_NAMES = frozenset({
     "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "__macosx", "thumbs.db",
@@ -40,7 +40,7 @@ _told: set[tuple[str, str]] = set()
 
 
 def is_passed_over(name: str) -> bool:
-    """Tell whether a file or folder of this name is hidden or belongs to the system.
+    """Return whether a file or folder with this name is hidden or belongs to the system.
 
     Args:
         name: The last component of a path.
@@ -49,7 +49,7 @@ def is_passed_over(name: str) -> bool:
 
 
 def is_image_name(name: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
-    """Tell whether a file of this name counts as an image.
+    """Return whether a file with this name is treated as an image.
 
     Args:
         name: The last component of a path.
@@ -66,12 +66,12 @@ def find_images(
 ) -> list[str]:
     """List the images at any depth below a folder, as sorted relative paths with ``/``.
 
-    Hidden and system files and folders are skipped, and the log says once how many. Linked folders
-    are followed. A folder that several paths lead to is listed once, if possible by the path
+    Hidden and system files and folders are skipped, and the log says once how many. Links to
+    folders are followed. A folder with several paths is listed once, if possible by the path
     without links, so that circular links end.
 
     Args:
-        folder: A local folder, or one of any storage that ``mmengine.fileio`` lists.
+        folder: A folder, local or in any storage that ``mmengine.fileio`` lists.
         extensions: File-name endings to look for, in any case.
         progress: Whether to show a progress bar.
 
@@ -92,11 +92,11 @@ def find_classes(
     extensions: Sequence[str] = IMAGE_EXTENSIONS,
     progress: bool = False,
 ) -> dict[str, list[str]]:
-    """List the images of each class of a folder that has one sub-folder per class.
+    """List the images of each class in a folder with one sub-folder per class.
 
     The classes are sorted by name, which is the order of their labels, and the images of a class by
-    path. Both are as in mmpretrain's ``CustomDataset``, which also takes hidden and system folders
-    for classes.
+    path. Both orders equal those of mmpretrain's ``CustomDataset``, which also treats hidden and
+    system folders as classes.
 
     Args:
         folder: See :func:`find_images`.
@@ -104,7 +104,7 @@ def find_classes(
         progress: Whether to show a progress bar.
 
     Returns:
-        For each class the paths of its images relative to ``folder``, with ``/``. A sub-folder
+        The paths of each class's images relative to ``folder``, with ``/``. A sub-folder
         without images is a class without images.
 
     Raises:
@@ -144,7 +144,7 @@ class _Walk:
     """One pass over a folder, with the images and the skipped files that it finds.
 
     Args:
-        folder: The folder, which has to be a local one.
+        folder: The folder, which has to be local.
         extensions: File-name endings to look for, in any case.
         progress: Whether to show a progress bar.
     """
@@ -157,8 +157,8 @@ class _Walk:
         self.seen: set[str] = set()  # real paths of the folders that are listed
         self.hidden: list[str] = []
         self.other: Counter[str] = Counter()  # files of other formats, by their endings
-        self.gone: list[str] = []  # names of images that are links to nothing
-        self.links: list[str] = []  # links to folders that are listed by another path
+        self.gone: list[str] = []  # names of images that are broken links
+        self.links: list[str] = []  # links to folders that are listed under another path
         self.progress = progress
 
     def run(self, folders: list[tuple[str, str, str]]) -> None:
@@ -235,7 +235,7 @@ class _Walk:
             ) from None
 
     def _is_listed(self, real: str) -> bool:
-        """Tell whether a folder is listed already, or has the listed folder inside it."""
+        """Return whether a folder is listed already, or contains the listed folder."""
         return real in self.seen or f"{self.root}{os.sep}".startswith(real.rstrip(os.sep) + os.sep)
 
     def tell(self) -> None:
@@ -313,17 +313,17 @@ class ImageList:
     ) -> ImageList:
         r"""Read a text file with a line ``path label`` or ``path`` per image.
 
-        UTF-8, with a byte-order mark or without, and UTF-16 are read, with any kind of line end.
-        ``\`` in paths becomes ``/`` if the files exist by that name, or no path has a ``/``.
+        UTF-8, with or without a byte-order mark, and UTF-16 are read, with any kind of line end.
+        ``\`` in paths becomes ``/`` if the files exist under that name, or if no path has a ``/``.
 
         Args:
             path: The list, in any storage that ``mmengine.fileio`` reads.
-            root: Folder that the paths are relative to.
-            labelled: Whether lines have labels; with None, they have if every line ends with a
-                whole number.
+            root: Folder to which the paths are relative.
+            labelled: Whether lines have labels; None means that they have labels if every line
+                ends with a whole number.
 
         Raises:
-            UserError: The file does not exist, is no text, or has a line without a label.
+            UserError: The file does not exist, is not a text file, or has a line without a label.
         """
         text, oddities = read_text(path)
         if "\r" in text:
@@ -355,7 +355,7 @@ class ImageList:
         return cls(paths, labels if labelled else None, oddities)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write the list as :meth:`read` takes it, whole or not at all.
+        """Write the list in the format of :meth:`read`, atomically.
 
         Raises:
             UserError: A list cannot hold one of the paths.
@@ -366,7 +366,7 @@ class ImageList:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """Return path and label of a line; without a label, an empty one."""
+    """Return path and label of a line; the label may be empty."""
     path, _, label = line.rpartition(" ")
     if not (path and label.isdecimal()):
         path, _, label = line.replace("\t", " ").rpartition(" ")
@@ -378,17 +378,17 @@ def require_entries(
 ) -> None:
     r"""Refuse a list if none of a sample of its entries exists.
 
-    Single missing files are reported when they are read.
+    Individual missing files are reported when they are read.
 
     Args:
         path: The list, for the message.
         entries: Paths of images.
-        root: Folder that they are relative to.
+        root: Folder to which the paths are relative.
 
     Raises:
         UserError: No entry of the sample exists. The message gives the likely reason: the folder
-            does not exist, is named twice or missing in the paths, ``\`` separates folders, or
-            the paths are those of another machine.
+            does not exist, appears twice in the paths or is missing from them, ``\`` separates
+            folders, or the paths come from another machine.
     """
     root = os.fspath(root)
     if "://" in root or not entries:
@@ -398,7 +398,7 @@ def require_entries(
         return
     first = looked_at[0]
     raise UserError(
-        f"{path}: none of {len(looked_at)} entries that were looked at exists, such as "
+        f"{path}: none of {len(looked_at)} sampled entries exists, such as "
         f"{osp.join(root, first)}. {_why_missing(first, root)}"
     )
 
@@ -407,7 +407,7 @@ def _why_missing(entry: str, root: str) -> str:
     """Return why an entry of a list is not found, and what to do, as sentences."""
     folder = root or "."
     if osp.isabs(entry):
-        return "Its paths are absolute and of another place: write them relative to data_root."
+        return "Its paths are absolute, in another place: write them relative to data_root."
     if not osp.isdir(folder):
         return f"The folder {folder} does not exist: correct data_root or data_prefix."
     plain = entry.replace("\\", "/")
@@ -418,7 +418,7 @@ def _why_missing(entry: str, root: str) -> str:
         if osp.lexists(osp.join(root, *parts[n:])):
             extra = "/".join(parts[:n])
             twice = osp.abspath(folder).replace(os.sep, "/").endswith(f"/{extra}")
-            why = "is named twice" if twice else f"is not in {folder}"
+            why = "appears twice" if twice else f"is not in {folder}"
             return f"The folder {extra} {why}: remove it from the entries or from data_root."
     if root and osp.lexists(plain):
         return "They are relative to the current folder: set data_root and data_prefix to ''."
@@ -431,7 +431,7 @@ def _why_missing(entry: str, root: str) -> str:
 
 
 def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
-    """Write a list with one entry per line, whole or not at all.
+    """Write a list with one entry per line, atomically.
 
     Raises:
         UserError: A list cannot hold one of the file names.
@@ -451,13 +451,13 @@ def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
 
 
 def read_text(path: str | os.PathLike) -> tuple[str, tuple[str, ...]]:
-    """Read a text file in UTF-8, or in UTF-16 or UTF-32 where a byte-order mark says so.
+    """Read a text file in UTF-8, or, with a byte-order mark, in UTF-16 or UTF-32.
 
     Returns:
         The text, and the features of the file that other readers do not support.
 
     Raises:
-        UserError: The file cannot be read or is no text.
+        UserError: The file cannot be read or is not a text file.
     """
     try:
         content = fileio.get(os.fspath(path))
@@ -473,14 +473,14 @@ def read_text(path: str | os.PathLike) -> tuple[str, tuple[str, ...]]:
                 ) from None
     if b"\0" in content:
         raise UserError(
-            f"{path} is no text in UTF-8: it holds zero bytes, as UTF-16 without a byte-order mark "
-            "and binary files do. Save it as UTF-8."
+            f"{path} is not a text in UTF-8: it holds zero bytes, like UTF-16 without a byte-order "
+            "mark and binary files. Save it as UTF-8."
         )
     return content.decode("utf-8", "surrogateescape"), ()
 
 
 def _is_of_windows(paths: Sequence[str], root: str | os.PathLike) -> bool:
-    r"""Tell whether ``\`` separates folders; on other systems it may be part of a name."""
+    r"""Return whether ``\`` separates folders; on other systems it may be part of a name."""
     first = next((path for path in paths if "\\" in path), None)
     if first is None or os.sep == "\\" or osp.lexists(osp.join(root, first)):
         return False

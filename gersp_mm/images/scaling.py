@@ -1,4 +1,4 @@
-"""Pixel scales of whole sources, and rasters as the 8-bit RGB that they give."""
+"""Pixel scales of whole sources, and the conversion of rasters to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import escape_name
 
-SAMPLED_FILES = 256  # of a source, evenly spread over its sorted paths
-SAMPLED_SIDE = 128  # pixels a side that are taken of each, evenly spread over it
-# A larger raster without overviews is not decoded whole for it: spots of it are read instead.
+SAMPLED_FILES = 256  # files of a source, spread evenly over its sorted paths
+SAMPLED_SIDE = 128  # pixels per side that are sampled in each file, spread evenly
+# A larger raster without overviews is not decoded completely; spots of it are read instead.
 WHOLE_SIDE = 4096
-SPOTS, SPOT_SIDE = 8, 16  # along each side, pixels a side
-# Pixels of scenes: of all together, and of each at least and at most.
+SPOTS, SPOT_SIDE = 8, 16  # number along each side, and pixels per side
+# Pixels sampled in all scenes together, and at least and at most in each scene.
 ALL_PIXELS, LEAST_PIXELS, MOST_PIXELS = 2**22, 2**14, 2**18
 
 
@@ -40,22 +40,21 @@ def find_scale(
 ) -> PixelScale:
     """Find the limits of a pixel scale on a sample of a source.
 
-    The sample is the same for the same paths: :data:`SAMPLED_FILES` files, spread evenly, of each
-    of which a grid of :data:`SAMPLED_SIDE` pixels a side is taken. Files that cannot be read are
-    left out.
+    The same paths give the same sample: :data:`SAMPLED_FILES` files, spread evenly, with a grid of
+    :data:`SAMPLED_SIDE` pixels per side from each. Unreadable files are left out.
 
     Args:
-        name: The source in words, for messages.
-        count: Number of its images.
-        path_of: Gives the path of the image with a number.
-        scale: What is asked for.
-        nodata: A value that stands for no data in all rasters; ``'auto'`` suspects the lowest
-            value of a kind of raster where it fills a large border of files that declare none,
-            and warns; None takes the files' word.
+        name: Name of the source, for messages.
+        count: Number of images of the source.
+        path_of: Function that returns the path of the image with a number.
+        scale: The requested scale.
+        nodata: A value that stands for no data in all rasters; ``'auto'`` takes the lowest value
+            of a kind of raster if it fills a large border of files that declare no value, and
+            warns; None uses only declared values.
 
     Returns:
         ``scale`` with the limits and fill values of every kind of raster in the sample; the same
-        object where the sample holds none.
+        object if the sample holds no raster.
 
     Raises:
         UserError: More rasters than not need a choice of bands, or rasterio is not installed.
@@ -82,9 +81,9 @@ def find_scale(
             if lowest is not None and (holding := values.count(lowest)):
                 given[kind] = lowest
                 print_log(
-                    f"{holding} of {len(values)} rasters of {name} that were looked at ({kind}) "
-                    f"have a large border of {lowest:g}, though they do not declare it: it is "
-                    "taken for no data. Set nodata=None to use these pixels",
+                    f"{holding} of {len(values)} sampled rasters of {name} ({kind}) have a "
+                    f"large border of {lowest:g}, although they do not declare it: the value is "
+                    "treated as no data. Set nodata=None to use these pixels",
                     "current",
                     logging.WARNING,
                 )
@@ -94,14 +93,14 @@ def find_scale(
 def take_samples(
     name: str, indices: Sequence[int], path_of: Callable[[int], str], sampler: Sampler
 ) -> dict[str, list[np.ndarray]]:
-    """Take samples of rasters by a function.
+    """Return samples of the rasters of a source.
 
     Args:
-        name: The source in words, for messages.
+        name: Name of the source, for messages.
         indices: Numbers of the images of the sample, see :func:`spread`.
-        path_of: Gives the path of the image with a number.
-        sampler: Gives the kind and some valid pixels of the chosen bands, 3×N, of the image with a
-            number; None for a photograph. A file that it cannot read is left out.
+        path_of: Function that returns the path of the image with a number.
+        sampler: Function that returns the kind and some valid pixels of the chosen bands, 3×N, of
+            the image with a number; None for a photograph. Unreadable files are left out.
 
     Returns:
         The samples of every kind of raster.
@@ -119,14 +118,14 @@ def take_samples(
                     samples.setdefault(kind, []).append(values)
             except BandsError as error:
                 refused.setdefault(str(error), []).append(path_of(index))
-            except OSError:  # replaced and counted when it is its turn
+            except OSError:  # replaced and counted during the training
                 pass
             bar.advance()
     if refused:
         total = sum(map(len, refused.values()))
         reason, paths = max(refused.items(), key=lambda item: len(item[1]))
         message = (
-            f"{total} of {len(indices)} images of {name} that were looked at cannot be used, such "
+            f"{total} of {len(indices)} sampled images of {name} cannot be used, such "
             f"as {escape_name(paths[0])}: {reason}"
         )
         if total > sum(map(len, samples.values())):
@@ -136,30 +135,30 @@ def take_samples(
 
 
 def spread(count: int, most: int = SAMPLED_FILES) -> list[int]:
-    """Return at most so many of the numbers below ``count``, evenly spread; all if they are few."""
+    """Return at most ``most`` of the numbers below ``count``, spread evenly."""
     return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
 
 
 def thinned(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the pixels, bands×N, that one of so many scenes gives for a pixel scale."""
+    """Return the pixels, bands×N, that one of ``count`` scenes contributes to a pixel scale."""
     share = ALL_PIXELS // min(count, SAMPLED_FILES)
     return values[:, spread(values.shape[1], max(LEAST_PIXELS, min(MOST_PIXELS, share)))]
 
 
 def sample_file(path: str, scale: PixelScale) -> tuple[str, np.ndarray, float | None] | None:
-    """Return the kind of a raster, some valid pixels of its chosen bands, 3×N, and a suspicion.
+    """Return the kind of a raster, valid pixels of its chosen bands, 3×N, and a no-data value.
 
     Args:
         path: A file of any storage.
-        scale: Chooses the bands.
+        scale: The scale, which selects the bands.
 
     Returns:
-        None for a photograph. The suspicion is the value that seems to stand for no data, see
-        :func:`gersp_mm.images.pixels.suspect_nodata`; None where there is none, or the file
-        declares what has no data.
+        None for a photograph. The last entry is the value that seems to stand for no data, see
+        :func:`gersp_mm.images.pixels.suspect_nodata`; None if there is no such value or if the file
+        declares it.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         BandsError: Its bands do not fit the choice.
         UserError: rasterio is not installed.
     """
@@ -184,14 +183,14 @@ def raster_to_rgb(
     Args:
         content: The bytes of a file.
         scale: Bands and limits; without limits, or None, the image is stretched by its own values.
-        check_size: Gets the width and height in pixels and the length of the file in bytes, and
-            refuses what is too large.
+        check_size: Function of width and height in pixels and length of the file in bytes that
+            refuses images which are too large.
 
     Returns:
         3×H×W uint8.
 
     Raises:
-        RasterError: It cannot be read.
+        RasterError: The raster cannot be read.
         BandsError: Its bands do not fit the choice of bands, or no limits are known for its kind.
         UserError: rasterio is not installed.
     """
@@ -200,7 +199,7 @@ def raster_to_rgb(
         check_size(info.width, info.height, len(content))
         raster = rasters.read(dataset, (scale or PixelScale()).choose(info))
     scale = scale or PixelScale()
-    if not scale.limits:  # nothing is known of other images
+    if not scale.limits:  # no limits of other images are known
         if info.nodata is None and raster.valid.all():
             value = suspect_nodata(raster.values)
             if value is not None and value == raster.values.min():
@@ -210,13 +209,13 @@ def raster_to_rgb(
 
 
 def check_raster(content: bytes) -> RasterInfo:
-    """Decode a raster to see that it can be read; of one above :data:`WHOLE_SIDE` only spots.
+    """Decode a raster to check that it can be read; above :data:`WHOLE_SIDE` only spots of it.
 
     Returns:
-        What its header says.
+        The facts in its header.
 
     Raises:
-        RasterError: It cannot be read.
+        RasterError: The raster cannot be read.
     """
     with rasters.opened(content) as dataset:
         info = rasters.describe(dataset)
@@ -228,7 +227,7 @@ def check_raster(content: bytes) -> RasterInfo:
 
 
 def raster_source(path: str) -> str | bytes:
-    """Return what :func:`gersp_mm.images.rasters.opened` takes for a file of any storage."""
+    """Return the argument of :func:`gersp_mm.images.rasters.opened` for a file of any storage."""
     return path if is_local_file(path) else read_file(path)
 
 
@@ -236,8 +235,8 @@ def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
     """Return single pixels of an opened raster, spread evenly over it.
 
     Args:
-        dataset: What :func:`gersp_mm.images.rasters.opened` gives.
-        info: What its header says.
+        dataset: A raster opened by :func:`gersp_mm.images.rasters.opened`.
+        info: The facts in its header.
         bands: Numbers of the bands, from 1.
 
     Returns:
@@ -259,11 +258,11 @@ def sample(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster:
 
 
 def read_picture(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Raster | None:
-    """Return a grid of at most :data:`SAMPLED_SIDE` pixels a side over an opened raster.
+    """Return a grid of at most :data:`SAMPLED_SIDE` pixels per side over an opened raster.
 
     Returns:
         Bands×H×W values and their validity; None for a large raster without overviews, which
-        would be decoded whole.
+        would have to be decoded completely.
     """
     if max(info.height, info.width) > WHOLE_SIDE and not dataset.overviews(bands[0]):
         return None
@@ -272,6 +271,6 @@ def read_picture(dataset: Any, info: RasterInfo, bands: tuple[int, ...]) -> Rast
 
 
 def _spots(side: int) -> list[int]:
-    """Return where the spots begin along one side of a large raster."""
+    """Return the starts of the spots along one side of a large raster."""
     spots = max(1, min(SPOTS, side // SPOT_SIDE))
     return np.linspace(0, max(0, side - SPOT_SIDE), spots).round().astype(int).tolist()

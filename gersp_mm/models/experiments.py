@@ -14,8 +14,8 @@ def both_ways(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return inputs in which each of the two views is once the query and once the key.
 
     Args:
-        inputs: ``rs_query`` and ``rs_key``, N×3×H×W each; they come back as 2N×3×H×W. Other
-            entries stay as they are.
+        inputs: ``rs_query`` and ``rs_key``, N×3×H×W each, which become 2N×3×H×W. Other entries do
+            not change.
     """
     query, key = inputs["rs_query"], inputs["rs_key"]
     return {**inputs, "rs_query": torch.cat([query, key]), "rs_key": torch.cat([key, query])}
@@ -26,7 +26,7 @@ def running_statistics(module: nn.Module, moved: bool) -> Iterator[None]:
     """Update the running statistics of every BatchNorm inside ``module``, or keep them.
 
     Args:
-        module: A module in training mode, whose BatchNorms normalise by their batch either way.
+        module: A module in training mode, whose BatchNorms normalise by their batch in both cases.
         moved: Whether the batch enters the running means and variances.
     """
     layers = [] if moved else [m for m in module.modules() if isinstance(m, _BatchNorm)]

@@ -34,7 +34,7 @@ class GeRSP(BaseSelfSupervisor):
     image, against a queue of negatives (InfoNCE, L_ct). The total is
     :math:`L_{total} = L_{ct} + \alpha L_{ce}`.
 
-    :class:`gersp_mm.TeacherUpdateHook` updates the teacher; a loop of your own calls
+    :class:`gersp_mm.TeacherUpdateHook` updates the teacher; other training loops call
     :meth:`update_teacher` once after every optimizer step.
 
     Either branch can be left out: ``natural_head=None`` or ``alpha=0`` gives MoCo on
@@ -65,7 +65,7 @@ class GeRSP(BaseSelfSupervisor):
         symmetric: Use each of the two views once as query and once as key: L_ct is the mean of
             both, and the queue gets the keys of both. An update then costs about twice as much.
             This is neither in the paper nor in the released code.
-        key_bn: How the keys' BatchNorm is kept from revealing which images belong together:
+        key_bn: How the keys' BatchNorm is prevented from revealing which images belong together:
             ``'shuffle'`` exchanges images between ranks (:mod:`gersp_mm.models.key_exchange`),
             ``'sync'`` turns every BatchNorm into SyncBN, ``'none'`` does nothing. Shuffling needs
             more than one rank.
@@ -166,12 +166,12 @@ class GeRSP(BaseSelfSupervisor):
 
     @property
     def with_contrastive_branch(self) -> bool:
-        """Whether remote-sensing contrastive learning takes part."""
+        """Whether the model has the branch of remote-sensing contrastive learning."""
         return self.head is not None
 
     @property
     def with_natural_branch(self) -> bool:
-        """Whether natural-image auxiliary learning takes part."""
+        """Whether the model has the branch of natural-image auxiliary learning."""
         return self.natural_head is not None
 
     def loss(
@@ -179,7 +179,7 @@ class GeRSP(BaseSelfSupervisor):
         inputs: Mapping[str, torch.Tensor],
         data_samples: Sequence[DataSample] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Compute both losses for one batch and put the batch's keys into the queue.
+        """Compute both losses for one batch, and add the batch's keys to the queue.
 
         Args:
             inputs: Normalised images: ``rs_query`` and ``rs_key``, two views of N remote-sensing
@@ -268,7 +268,7 @@ class GeRSP(BaseSelfSupervisor):
             self.teacher.update(self.backbone, self.neck, momentum)
 
     def init_weights(self) -> None:
-        """Initialise the student, then make the teacher its exact copy (or as configured)."""
+        """Initialise the student, and the teacher as its exact copy or as configured."""
         first_call = not self.is_init
         super().init_weights()
         if self.teacher is None or not first_call:

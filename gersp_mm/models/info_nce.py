@@ -65,15 +65,15 @@ class _QueueInfoNCE(torch.autograd.Function):
 class InfoNCEHead(BaseModule):
     """L_ct = -log( exp(q·k⁺/T) / (exp(q·k⁺/T) + Σᵢ exp(q·kᵢ/T)) ), averaged over the queries.
 
-    The value is that of the released ``ContrastiveHead``, computed in fp32 (fp64 for fp64 input)
-    also under autocast.
+    The value is that of the released ``ContrastiveHead``, computed in fp32 (fp64 for fp64 input),
+    even under autocast.
 
     Args:
         temperature: T > 0; the released code uses 0.07. The paper's value was not found.
         init_cfg: See :class:`mmengine.model.BaseModule`.
 
     Raises:
-        UserError: The temperature is no finite number above 0.
+        UserError: The temperature is not a finite number above 0.
     """
 
     def __init__(self, temperature: float = 0.07, init_cfg: dict | None = None) -> None:
@@ -84,13 +84,13 @@ class InfoNCEHead(BaseModule):
     def loss(
         self, query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Return the loss and values that show how the training goes.
+        """Return the loss, and values for the log.
 
         Args:
             query: N × feat_dim, unit length; the only input with a gradient.
             key: N × feat_dim, unit length; row i is the positive of query i.
-            queue: The negative keys, queue_len × feat_dim, unit length. May be overwritten as soon
-                as this returns.
+            queue: The negative keys, queue_len × feat_dim, unit length. It may be
+                overwritten as soon as this method returns.
 
         Returns:
             ``loss_ct``; ``acc_ct``, the percentage of queries closer to their positive than to
@@ -107,7 +107,7 @@ class InfoNCEHead(BaseModule):
 def contrastive_loss(
     head: Any, query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return L_ct and values for the log, computed by either kind of head.
+    """Return L_ct and values for the log for either kind of head.
 
     Args:
         head: :class:`gersp_mm.InfoNCEHead`, or mmpretrain's ``ContrastiveHead``.
@@ -119,7 +119,7 @@ def contrastive_loss(
         The losses of the head, and ``feat_std``, the spread of the queries: 0 if they have
         collapsed, about 1 if they cover the whole sphere.
     """
-    if isinstance(head, ContrastiveHead):  # It keeps the similarities for the backward pass.
+    if isinstance(head, ContrastiveHead):  # This head keeps the similarities for the backward pass.
         similarity = (query * key).sum(dim=1, keepdim=True)
         losses = dict(loss_ct=head.loss(similarity, query @ queue.clone().t()))
     else:

@@ -47,7 +47,7 @@ def bring_back(keys: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 def gather_keys(keys: torch.Tensor) -> torch.Tensor:
-    """Collect the keys of all ranks in rank order, in the dtype of autocast where it is on.
+    """Collect the keys of all ranks in rank order, in the dtype of autocast if it is on.
 
     Args:
         keys: N×D.
@@ -71,7 +71,7 @@ def exchanged_bytes(images: torch.Tensor) -> int:
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """Return the dtype of autocast on a kind of device, or None where it is off."""
+    """Return the dtype of autocast on a kind of device, or None if it is off."""
     try:
         enabled = torch.is_autocast_enabled(device_type)
     except TypeError:  # torch < 2.4
@@ -99,7 +99,8 @@ def _exchange(rows: torch.Tensor, send: list[int], receive: list[int]) -> torch.
 def _sendable(rows: torch.Tensor) -> torch.Tensor:
     """Return a view of contiguous rows in a type that the process group can send.
 
-    Gloo of torch 2.1 does not support bfloat16, so its bytes are sent, which changes no value.
+    Gloo of torch 2.1 does not support bfloat16, so bfloat16 tensors are sent as bytes, which
+    changes no value.
     """
     bytewise = rows.dtype == torch.bfloat16 and get_backend() == "gloo"
     return rows.view(torch.uint8) if bytewise else rows

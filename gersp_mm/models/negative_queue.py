@@ -17,8 +17,8 @@ def random_queue(queue_len: int, feat_dim: int) -> torch.Tensor:
 def enqueue(queue: torch.Tensor, queue_ptr: torch.Tensor, keys: torch.Tensor) -> None:
     """Replace the oldest keys of the queue in place, wrapping around its end.
 
-    Any number of keys is accepted; of more than ``queue_len`` keys, the newest remain. Nothing
-    here waits for the device.
+    Any number of keys is accepted; of more than ``queue_len`` keys, the newest remain. The function
+    does not wait for the device.
 
     Args:
         queue: The negative keys, queue_len × feat_dim; row i holds key i.

@@ -1,4 +1,4 @@
-"""From collated uint8 batches to normalised tensors on the training device."""
+"""Conversion of collated uint8 batches to normalised tensors on the training device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
     """Move a batch to the device, finish its augmentation there and normalise its images.
 
     ``inputs`` may be one N×3×H×W tensor or a dict of them; all are RGB with values 0 to 255.
-    Normalisation runs in fp32, also under autocast. Nothing here waits for the device.
+    Normalisation runs in fp32, even under autocast. The preprocessor does not wait for the device.
 
     Args:
         mean: Per-channel mean in RGB order, in the range 0 to 255.
@@ -61,7 +61,7 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer(
             "std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False
         )
-        self.kept: dict[str, KeptImages] = {}  # by view; they enter no checkpoint
+        self.kept: dict[str, KeptImages] = {}  # by view; checkpoints do not hold them
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return ``data`` on the device with every image of ``data['inputs']`` as fp32.
@@ -128,9 +128,9 @@ def _check_batch(data: Any) -> None:
 
 @MODELS.register_module()
 class TwoViewDataPreprocessor(PairedDataPreprocessor):
-    """Preprocessor that gives the two remote-sensing views as a list, as mmpretrain expects.
+    """A preprocessor that returns the two remote-sensing views as a list, as mmpretrain expects.
 
-    It serves BYOL, SimSiam or MoCo v3 on a :class:`gersp_mm.PairedDataset` without natural images.
+    BYOL, SimSiam and MoCo v3 use it with a :class:`gersp_mm.PairedDataset` without natural images.
     """
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:

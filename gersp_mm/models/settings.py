@@ -44,7 +44,7 @@ def check_parts(
     joint_forward: bool,
     natural_statistics: bool,
 ) -> None:
-    """Raise a :class:`UserError` unless the parts make at least one whole branch."""
+    """Raise a :class:`UserError` unless the parts form at least one complete branch."""
     if (neck is None) != (head is None):
         raise UserError(
             "the contrastive branch needs both neck and head. Give both, or set both to None "

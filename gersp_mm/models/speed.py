@@ -1,4 +1,4 @@
-"""Memory layout and compilation, which make a step faster without changing its result."""
+"""Memory layout and compilation, which speed up a step without changing its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lay_out(model: nn.Module, channels_last: bool) -> torch.memory_format:
 
 
 def compile_forward(modules: Iterable[nn.Module], choice: bool | Mapping[str, Any]) -> None:
-    """Compile the forward of modules in place, which keeps the names in the state dict.
+    """Compile the forward of modules in place, without changing names in the state dict.
 
     Args:
         modules: Modules to compile.

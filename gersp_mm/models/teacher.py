@@ -13,7 +13,7 @@ from gersp_mm.utils.model import as_tuple
 
 
 class Teacher(nn.Module):
-    """Exponential moving average of a student backbone and projector.
+    """An exponential moving average of a student backbone and projector.
 
     BatchNorm's running statistics are not averaged. They come from the teacher's own forward
     passes, as in MoCo and in the released code.
@@ -21,7 +21,7 @@ class Teacher(nn.Module):
     Args:
         backbone: The student backbone, which is copied.
         neck: The student projector, which is copied.
-        average_neck: Whether :meth:`update` moves the projector. ``False`` keeps its initial
+        average_neck: Whether :meth:`update` averages the projector. ``False`` keeps its initial
             weights, as the released code does (``_momentum_update_key_encoder`` in
             ``mmselfsup/models/algorithms/moco_gersp.py``).
     """
@@ -64,7 +64,7 @@ def with_teacher(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return entries for the teacher, copied from the student of a file without a teacher.
 
     Args:
-        state_dict: State dict of the file. If it holds a teacher, nothing is returned.
+        state_dict: State dict of the file. If it holds a teacher, the result is empty.
         prefix: Prefix of all names.
     """
     if any(name.startswith(f"{prefix}teacher.") for name in state_dict):

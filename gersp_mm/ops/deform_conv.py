@@ -1,4 +1,4 @@
-"""Deformable convolution, with and without modulation, by torchvision's kernels."""
+"""Deformable convolution, with and without modulation, with torchvision's kernels."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def _gradients(
     mask: Tensor | None,
     geometry: tuple[int, ...],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients by the input, the weight, the offset and the mask.
+    """Return the gradients with respect to the input, the weight, the offset and the mask.
 
     Args:
-        gradient: Of the output.
-        input: Of shape (n, channels, height, width).
-        weight: Of shape (outputs, channels / groups, height, width).
+        gradient: Gradient of the output.
+        input: Features of shape (n, channels, height, width).
+        weight: Weights of shape (outputs, channels / groups, height, width).
         offset: Rows and columns in turn, of shape (n, 2 x groups of offsets x taps, ...).
-        mask: Of shape (n, groups of offsets x taps, ...), or None.
-        geometry: Stride, padding and dilation, each first down and then across, groups, groups
-            of offsets.
+        mask: Factors of the taps, of shape (n, groups of offsets x taps, ...), or None.
+        geometry: Stride, padding and dilation, each first vertical and then horizontal, groups, and
+            groups of offsets.
     """
     has_mask = mask is not None
     if mask is None:
@@ -82,9 +82,10 @@ def _convolved(
 
 
 def _read(values: Tensor, outputs: torch.Size) -> Tensor:
-    """Return offsets or masks for an output of some size, read in the order of memory.
+    """Return offsets or masks for an output of some size, read in memory order.
 
-    mmcv reads them so, and DyHead gives the larger offsets of one level to the next coarser level.
+    mmcv reads them in this order, and DyHead gives the larger offsets of one level to the next
+    coarser level.
     """
     if values.shape[2:] == outputs:
         return values
@@ -95,7 +96,7 @@ def _read(values: Tensor, outputs: torch.Size) -> Tensor:
 def _write(target: Tensor, values: Tensor) -> None:
     """Write the gradients of the elements that :func:`_read` returned into ``target``.
 
-    The target has any memory format; that of a channels-last model cannot be viewed flat.
+    The target may have any memory format; a channels-last tensor cannot be viewed flat.
     """
     values = values.flatten(1)
     whole = target.contiguous()
@@ -127,13 +128,13 @@ def modulated_deform_conv_forward(
     """Write the modulated deformable convolution (DCNv2) into ``output``.
 
     Args:
-        input: Of shape (n, channels, height, width).
-        weight: Of shape (outputs, channels / group, kernel_h, kernel_w).
-        bias: Of shape (outputs,).
+        input: Features of shape (n, channels, height, width).
+        weight: Weights of shape (outputs, channels / group, kernel_h, kernel_w).
+        bias: Biases of shape (outputs,).
         ones: Not used.
         offset: Rows and columns in turn, of shape (n, 2 x deformable_group x taps, ...).
         mask: Factors of the taps, of shape (n, deformable_group x taps, ...).
-        output: Of shape (n, outputs, ...).
+        output: Tensor for the result, of shape (n, outputs, ...).
         columns: Not used.
         kernel_h: Taps from top to bottom.
         kernel_w: Taps from left to right.
@@ -143,9 +144,9 @@ def modulated_deform_conv_forward(
         pad_w: Columns of zeros left and right.
         dilation_h: Rows between two taps.
         dilation_w: Columns between two taps.
-        group: Groups of channels.
-        deformable_group: Groups of channels with offsets of their own.
-        with_bias: Whether the bias counts.
+        group: Number of groups of channels.
+        deformable_group: Number of groups of channels that share offsets.
+        with_bias: Whether the bias is added.
     """
     geometry = (
         stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
@@ -180,7 +181,7 @@ def modulated_deform_conv_backward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Write the gradients of :func:`modulated_deform_conv_forward` into the tensors named so."""
+    """Write the gradients of :func:`modulated_deform_conv_forward` into the ``grad_`` tensors."""
     geometry = (
         stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
     )  # fmt: skip
@@ -209,10 +210,10 @@ def deform_conv_forward(
     """Write the deformable convolution (DCNv1) into ``output``.
 
     Args:
-        input: As of :func:`modulated_deform_conv_forward`.
-        weight: Likewise.
-        offset: Likewise.
-        output: Likewise.
+        input: See :func:`modulated_deform_conv_forward`.
+        weight: See :func:`modulated_deform_conv_forward`.
+        offset: See :func:`modulated_deform_conv_forward`.
+        output: See :func:`modulated_deform_conv_forward`.
         columns: Not used.
         ones: Not used.
         **sizes: ``kW``, ``kH`` and ``im2col_step``, which are not used, ``dW`` and ``dH`` of the
@@ -232,7 +233,7 @@ def deform_conv_backward_input(
     columns: Tensor,
     **sizes: int,
 ) -> None:
-    """Write the gradients of :func:`deform_conv_forward` by the input and the offset."""
+    """Write the gradients of :func:`deform_conv_forward` with respect to input and offset."""
     gradients = _gradients(gradOutput, input, weight, offset, None, _geometry(sizes))
     gradInput.copy_(gradients[0])
     gradOffset.copy_(gradients[2])
@@ -248,7 +249,7 @@ def deform_conv_backward_parameters(
     scale: float,
     **sizes: int,
 ) -> None:
-    """Add the gradient of :func:`deform_conv_forward` by the weight, times a scale."""
+    """Add the weight's gradient of :func:`deform_conv_forward`, times a scale."""
     shape = gradWeight.shape
     group = sizes["group"]
     weight = input.new_zeros(shape[0], input.shape[1] // group, *shape[2:])

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from gersp_mm.ops.precision import wide
 
-TINY = torch.finfo(torch.float32).tiny  # the smallest argument of a logarithm
+TINY = torch.finfo(torch.float32).tiny  # smallest argument of a logarithm
 
 
 def _terms(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return where the target is, the probability, its complement and the logarithms of both."""
+    """Return the mask of the target, the probability, its complement, and both logarithms."""
     (scores,) = wide(scores)
     hit = target[:, None] == torch.arange(scores.shape[1], device=scores.device)
     p = scores.sigmoid()
@@ -23,7 +23,7 @@ def _weighted(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     if not weight.numel():
         return value
     (weight,) = wide(weight)
-    # The background is one class above the last and has no weight of its own.
+    # The background is one class above the last and has no weight.
     rows = weight[target.clamp(0, len(weight) - 1)]
     return value * (rows[:, None] if value.dim() == 2 else rows)
 
@@ -36,8 +36,8 @@ def sigmoid_focal_loss_forward(
     Args:
         input: Logits, of shape (n, classes).
         target: Class of each row, of shape (n,); another number is the background.
-        weight: Of each class, or empty.
-        output: Of the shape of ``input``.
+        weight: Weight of each class, or empty.
+        output: Tensor for the result, of the shape of ``input``.
         gamma: Exponent of the distance from the target.
         alpha: Share of the positives.
     """
@@ -63,9 +63,9 @@ def softmax_focal_loss_forward(
 
     Args:
         input: Probabilities, of shape (n, classes).
-        target: Class of each row, of shape (n,); below zero there is no loss.
-        weight: Of each class, or empty.
-        output: Of shape (n,).
+        target: Class of each row, of shape (n,); rows below zero have no loss.
+        weight: Weight of each class, or empty.
+        output: Tensor for the result, of shape (n,).
         gamma: Exponent of the distance from the target.
         alpha: Factor of the loss.
     """

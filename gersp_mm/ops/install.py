@@ -1,10 +1,10 @@
-"""Provide our operators as ``mmcv._ext`` where mmcv has no compiled ones.
+"""Provide our operators as ``mmcv._ext`` if mmcv has no compiled operators.
 
-mmcv reaches its compiled operators by one import, ``mmcv._ext``, and calls its functions by name
-with tensors to fill. Our finder is the last one that Python asks, so it answers this import only if
-no compiled module exists. mmcv, mmdet, mmrotate and mmseg run unchanged. No heavy library is
-imported before the first import of ``mmcv._ext``. A compiled module that exists and does not load
-is a fault of the installation: it is not replaced, and the error names the fix.
+mmcv reaches its compiled operators by one import, ``mmcv._ext``, and calls functions of this module
+by name with tensors to fill. Our finder is the last that Python asks, so it answers this import
+only if no compiled module exists. mmcv, mmdet, mmrotate and mmseg run unchanged. No heavy library
+is imported before the first import of ``mmcv._ext``. A compiled module that exists and does not
+load is a fault of the installation: it is not replaced, and the error names the fix.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Finder(MetaPathFinder):
 
 
 class _CompiledLoader(Loader):
-    """Loads the compiled operators, and says what to do if they do not load."""
+    """A loader of the compiled operators whose error names the fix."""
 
     def __init__(self, loader: Loader):
         self.loader = loader
@@ -103,7 +103,7 @@ def install() -> None:
 
 
 def is_compiled() -> bool:
-    """Return whether mmcv has compiled operators. If it has, they are the ones in use."""
+    """Return whether mmcv has compiled operators, which are then in use."""
     module = sys.modules.get(NAME)
     spec = module.__spec__ if module is not None else importlib.util.find_spec(NAME)
     return spec is not None and not isinstance(spec.loader, _Loader)

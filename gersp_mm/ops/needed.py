@@ -2,7 +2,7 @@
 
 The search starts at the classes of the modules and of the objects that the modules hold. It follows
 every function that their code names, until a function of ``mmcv.ops`` names an operator. Methods
-that are never called count too.
+that are never called are included.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _operators(roots: Iterable[type]) -> set[str]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """Yield the names that code looks up, also in functions within it."""
+    """Yield the names that code looks up, also in nested functions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

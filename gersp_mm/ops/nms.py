@@ -10,12 +10,12 @@ from gersp_mm.ops.precision import wide
 
 
 def as_float32(value: float) -> float:
-    """Round a threshold as the compiled operators do, which take it in float32."""
+    """Round a threshold to float32, as the compiled operators do."""
     return torch.tensor(value, dtype=torch.float32).item()
 
 
 def _shifted(boxes: Tensor, offset: int) -> Tensor:
-    """Return boxes whose sides are longer by the offset, 1 where pixels are counted."""
+    """Return boxes whose sides are longer by the offset, which is 1 if pixels are counted."""
     return boxes + boxes.new_tensor([0, 0, offset, offset]) if offset else boxes
 
 
@@ -33,8 +33,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
     Args:
         boxes: Corners x1, y1, x2, y2, of shape (n, 4).
-        scores: Of shape (n,).
-        iou_threshold: Largest IoU of two boxes that both stay.
+        scores: Scores of shape (n,).
+        iou_threshold: Largest IoU of two boxes that are both kept.
         offset: 1 if a side is x2 - x1 + 1 long, else 0.
     """
     boxes, scores = wide(boxes, scores)
@@ -55,16 +55,16 @@ def softnms(
 
     Args:
         boxes: Corners, of shape (n, 4).
-        scores: Of shape (n,).
-        dets: Boxes and scores in their new order are written here, of shape (n, 5).
-        iou_threshold: IoU from which a score is lowered; the Gaussian lowers all.
+        scores: Scores of shape (n,).
+        dets: Tensor for boxes and scores in their new order, of shape (n, 5).
+        iou_threshold: IoU from which a score is lowered; the Gaussian lowers all scores.
         sigma: Width of the Gaussian.
-        min_score: Boxes below are dropped.
+        min_score: Score below which boxes are dropped.
         method: 0 sets scores to 0, 1 multiplies by 1 - IoU, 2 by a Gaussian of the IoU.
-        offset: As of :func:`nms`.
+        offset: See :func:`nms`.
 
     Returns:
-        Indices of the boxes that are left, in the order of ``dets``.
+        Indices of the kept boxes, in the order of ``dets``.
     """
     sides = _shifted(boxes, offset)
     order = torch.arange(len(boxes), device=boxes.device)
@@ -84,7 +84,7 @@ def softnms(
         else:
             lowered = left * (1 - iou) if method == 1 else torch.zeros_like(left)
             left = torch.where(iou >= as_float32(iou_threshold), lowered, left)
-        # A dropped box gives its place to the last one, which decides between equal scores.
+        # The last box takes the place of a dropped box, which decides between equal scores.
         stays = ~(left < as_float32(min_score))
         count = int(stays.sum())
         moved = torch.arange(count, device=order.device)
@@ -95,14 +95,14 @@ def softnms(
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Group every box that stays with those that it suppresses.
+    """Group every kept box with the boxes that it suppresses.
 
     Args:
         dets: Corners and score, of shape (n, 5).
         iou_threshold: IoU from which a box is suppressed.
 
     Returns:
-        For each box that stays its index and those of its suppressed boxes, by falling score.
+        For each kept box its index and those of its suppressed boxes, by falling score.
     """
     order = dets[:, 4].sort(descending=True, stable=True)[1]
     groups = []

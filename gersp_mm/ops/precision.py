@@ -15,6 +15,6 @@ def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
 def as_torchvision_takes(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return bfloat16 tensors in float32; torchvision has kernels for all other precisions.
 
-    torchvision's float16 kernels round every sum to 16 bits, as mmcv's do.
+    torchvision's float16 kernels round every sum to 16 bits, like mmcv's kernels.
     """
     return tuple(t.float() if t.dtype == torch.bfloat16 else t for t in tensors)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 Index = tuple[slice, slice, Tensor, Tensor]
 
-COLLECT = 0  # mmcv's number for collecting; 1 is distributing
+COLLECT = 0  # mmcv's number for collecting; 1 stands for distributing
 
 
 def _places(output: Tensor, psa_type: int, height: int, width: int) -> Tensor:
-    """View attention as (n, row, column, row of the mask's pixel, column of it)."""
+    """View attention as (n, row, column, row of the mask's pixel, column of the mask's pixel)."""
     places = output.view(len(output), height, width, height, width)
     return places if psa_type == COLLECT else places.permute(0, 3, 4, 1, 2)
 
@@ -29,11 +29,11 @@ def _columns(width: int, mask_width: int, half: int, like: Tensor) -> tuple[Tens
 def _pairs(
     places: Tensor, masks: Tensor, half_height: int, half_width: int
 ) -> Iterator[tuple[Tensor, Index, Tensor, Index]]:
-    """Yield, row by row, which elements of the attention are which of the masks.
+    """Yield, row by row, the matching elements of the attention and of the masks.
 
     Args:
-        places: What :func:`_places` returns.
-        masks: Of shape (n, rows of a mask, columns of a mask, rows, columns).
+        places: The result of :func:`_places`.
+        masks: Masks of shape (n, rows of a mask, columns of a mask, rows, columns).
         half_height: Row of the mask that is its pixel's own.
         half_width: Column of the mask that is its pixel's own.
 
@@ -66,13 +66,13 @@ def psamask_forward(
 
     Args:
         input: A mask around every pixel, of shape (n, h_mask x w_mask, rows, columns).
-        output: Of shape (n, rows x columns, rows, columns), filled with zeros.
+        output: Tensor of zeros for the result, of shape (n, rows x columns, rows, columns).
         psa_type: 0 collects, 1 distributes.
         num_: Number of images.
-        h_feature: Rows.
-        w_feature: Columns.
-        h_mask: Rows of a mask.
-        w_mask: Columns of a mask.
+        h_feature: Number of rows.
+        w_feature: Number of columns.
+        h_mask: Number of rows of a mask.
+        w_mask: Number of columns of a mask.
         half_h_mask: Row of the mask that is its pixel's own.
         half_w_mask: Column of the mask that is its pixel's own.
     """

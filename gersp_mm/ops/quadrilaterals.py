@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-PAIRS_AT_ONCE = 1 << 15  # what stays in the cache of a CPU core
-SAME = 1e-8  # squared distance up to which two points are one
+PAIRS_AT_ONCE = 1 << 15  # number of pairs that fit into the cache of a CPU core
+SAME = 1e-8  # squared distance up to which two points are the same
 PARALLEL = 1e-14  # two edges with a smaller cross product have no intersection
 
 
 def _inside(px: Tensor, py: Tensor, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Whether points lie in a rectangle, by their projections onto two of its sides."""
+    """Return whether points lie in a rectangle, by their projections onto two of its sides."""
     ax, ay = px - x[0], py - y[0]
     along = ax * dx[0] + ay * dy[0]
     across = -(ax * dx[3] + ay * dy[3])
@@ -30,10 +30,10 @@ def shared_area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
     """Return the areas of the intersections of pairs, of shape (n,).
 
     Args:
-        x1: Corners of the first quadrilaterals in order, of shape (4, n).
-        y1: Of shape (4, n).
-        x2: Corners of the second ones.
-        y2: Of shape (4, n).
+        x1: Columns of the corners of the first quadrilaterals in order, of shape (4, n).
+        y1: Rows of these corners, of shape (4, n).
+        x2: Columns of the corners of the second quadrilaterals, of shape (4, n).
+        y2: Rows of these corners, of shape (4, n).
     """
     parts = zip(*(t.split(PAIRS_AT_ONCE, dim=1) for t in (x1, y1, x2, y2)))
     areas = [_shared_area(*part) for part in parts]
@@ -69,14 +69,15 @@ def _shared_area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
 
 
 def _hull_areas(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
-    """Return the areas of convex hulls, by Graham's scan of all of them at once.
+    """Return the areas of convex hulls, by Graham's scan of all hulls at once.
 
     Args:
-        x: Points, one hull in each column, of shape (k, n); infinite beyond the last.
-        y: Of shape (k, n).
-        counts: Points of each hull, of shape (n,), at least 3.
+        x: Columns of the points, one hull in each column, of shape (k, n); infinite beyond the
+            last point.
+        y: Rows of the points, of shape (k, n).
+        counts: Number of points of each hull, of shape (n,), at least 3.
     """
-    # Around the lowest point, and of several the leftmost, by angle and then by distance.
+    # Sort around the lowest point (of several, the leftmost) by angle and then by distance.
     lowest = y.amin(0)
     leftmost = torch.where(y == lowest, x, math.inf).amin(0)
     x, y = x - leftmost, y - lowest
@@ -84,12 +85,12 @@ def _hull_areas(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
     distance = torch.where(held, x * x + y * y, math.inf)
     order = distance.argsort(dim=0, stable=True)
     x, y = x.gather(0, order), y.gather(0, order)
-    # The rounding makes points on one line equal, of which the nearest comes first.
+    # Rounding gives points on one line the same angle, and the nearest comes first.
     angle = (torch.atan2(y.double(), x.double()) * 1e9).round()
     order = torch.where(held, angle, math.inf).argsort(dim=0, stable=True)
     x, y = x.gather(0, order), y.gather(0, order)
     apart = held & (x * x + y * y > SAME)
-    # The stack begins with the lowest point, at 0, and the first that lies apart from it.
+    # The stack begins with the lowest point, at 0, and the first point at a distance from it.
     first = apart.int().argmax(0)
     hull_x, hull_y = torch.zeros_like(x), torch.zeros_like(y)
     hull_x[1], hull_y[1] = (t.gather(0, first[None])[0] for t in (x, y))

@@ -9,8 +9,8 @@ from torch import Tensor
 from gersp_mm.ops.precision import as_torchvision_takes, wide
 from gersp_mm.ops.sampling import corners
 
-AVERAGE = 1  # mmcv's number of this mode of pooling; 0 is the maximum
-LOWEST = -10000.0  # start of the maximum, and the value of an empty bin
+AVERAGE = 1  # mmcv's number of this mode of pooling; 0 stands for the maximum
+LOWEST = -10000.0  # initial value of the maximum, and value of an empty bin
 
 
 def roi_align_forward(
@@ -29,15 +29,15 @@ def roi_align_forward(
     """Write the pooled features of every region into ``output``.
 
     Args:
-        input: Of shape (n, channels, height, width).
+        input: Features of shape (n, channels, height, width).
         rois: Number of the image and corners, of shape (rois, 5).
-        output: Of shape (rois, channels, aligned_height, aligned_width).
-        argmax_y: Row of the largest sample is written here, if maxima are asked for.
-        argmax_x: Its column.
+        output: Tensor for the result, of shape (rois, channels, aligned_height, aligned_width).
+        argmax_y: Tensor for the row of the largest sample, if maxima are requested.
+        argmax_x: Tensor for its column.
         aligned_height: Bins from top to bottom.
         aligned_width: Bins from left to right.
-        spatial_scale: Pixels of the features for one of the regions.
-        sampling_ratio: Samples along each side of a bin; 0 takes as many as there are pixels.
+        spatial_scale: Pixels of the features per pixel of the regions.
+        sampling_ratio: Samples along each side of a bin; 0 takes one sample per pixel.
         pool_mode: 1 for the average, 0 for the maximum.
         aligned: Whether pixels have their centres at halves.
     """
@@ -74,7 +74,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Write the gradient of :func:`roi_align_forward` by its input into ``grad_input``."""
+    """Write the gradient of :func:`roi_align_forward` with respect to its input."""
     if pool_mode == AVERAGE:
         gradient, rois = as_torchvision_takes(grad_output, rois)
         gradient = torch.ops.torchvision._roi_align_backward(

@@ -19,10 +19,10 @@ def _bags(
     aligned: bool,
     clockwise: bool,
 ) -> Bags:
-    """Return which pixels the bins of all regions average.
+    """Return the pixels that the bins of all regions average.
 
-    Places are computed in the precision of the regions and in the order of mmcv's arithmetic: a
-    sample may lie on the line from which on it counts as outside.
+    Places are computed in the precision of the regions and in the order of mmcv's arithmetic,
+    because a sample may lie exactly on the line beyond which it is outside.
     """
     height, width = shape[2:]
     center = rois[:, 1:3] * spatial_scale - (0.5 if aligned else 0.0)
@@ -39,7 +39,7 @@ def _bags(
     per_bin, bins = across * down, pooled_height * pooled_width
     counts = per_bin * bins
     starts = counts.cumsum(0) - counts
-    # Flat numbers: of the region of each sample, its bin there, and its row and column in the bin.
+    # Flat numbers of each sample: its region, its bin there, and its row and column in the bin.
     roi = torch.repeat_interleave(torch.arange(len(rois), device=rois.device), counts)
     within = torch.arange(len(roi), device=rois.device) - starts[roi]
     number, place = within // per_bin[roi], within % per_bin[roi]
@@ -73,14 +73,14 @@ def roi_align_rotated_forward(
     """Write the averages of every rotated region into ``output``.
 
     Args:
-        input: Of shape (n, channels, height, width).
+        input: Features of shape (n, channels, height, width).
         rois: Number of the image, centre x and y, width, height and angle in radians, of shape
             (rois, 6).
-        output: Of shape (rois, channels, pooled_height, pooled_width).
+        output: Tensor for the result, of shape (rois, channels, pooled_height, pooled_width).
         pooled_height: Bins from top to bottom.
         pooled_width: Bins from left to right.
-        spatial_scale: Pixels of the features for one of the regions.
-        sampling_ratio: Samples along each side of a bin; 0 takes as many as there are pixels.
+        spatial_scale: Pixels of the features per pixel of the regions.
+        sampling_ratio: Samples along each side of a bin; 0 takes one sample per pixel.
         aligned: Whether pixels have their centres at halves.
         clockwise: Whether angles grow clockwise.
     """
@@ -107,7 +107,7 @@ def roi_align_rotated_backward(
     aligned: bool,
     clockwise: bool,
 ) -> None:
-    """Write the gradient of :func:`roi_align_rotated_forward` by its input into ``grad_input``."""
+    """Write the gradient of :func:`roi_align_rotated_forward` with respect to its input."""
     if not grad_output.numel():
         return
     (rois,) = as_torchvision_takes(rois.to(grad_output))

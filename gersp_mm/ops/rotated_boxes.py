@@ -1,6 +1,6 @@
 """IoU and non-maximum suppression of rotated boxes and of quadrilaterals.
 
-Only pairs whose upright bounding boxes overlap are cut with each other.
+Only pairs whose upright bounding boxes overlap are intersected.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from gersp_mm.ops.nms import as_float32
 from gersp_mm.ops.precision import wide
 from gersp_mm.ops.quadrilaterals import shared_area
 
-CELLS_AT_ONCE = 1 << 21  # of the table of all pairs
-BOXES_AT_ONCE = 128  # that suppress others together
+CELLS_AT_ONCE = 1 << 21  # cells of the table of all pairs
+BOXES_AT_ONCE = 128  # boxes that suppress others in one step
 NO_AREA = 1e-14  # a smaller box overlaps nothing
-SLACK = 1e-5  # of a bound, for what rounding changes
+SLACK = 1e-5  # margin of a bound for rounding errors
 
 # The corners x1, y1, x2, y2 of pairs, each of shape (4, n), and the areas of both, of shape (n,).
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -94,11 +94,11 @@ def _iou_table(
     """Return the IoU of all pairs, of shape (n, m).
 
     Args:
-        first: Of shape (n, 5) or (n, 8).
-        second: Of shape (m, 5) or (m, 8).
-        over_first: Whether to divide by the area of the first instead of that of the union.
-        worth: Takes the largest area that pairs can share and their two areas, and tells which
-            pairs matter; the IoU of the others is 0.
+        first: Shapes of (n, 5) or (n, 8) numbers.
+        second: Shapes of (m, 5) or (m, 8) numbers.
+        over_first: Whether to divide by the area of the first shape instead of the union.
+        worth: Function of the largest area that pairs can share and of their two areas, which
+            returns the pairs to compute; the IoU of all others is 0.
     """
     table = first.new_zeros(len(first), len(second))
     if not table.numel():
@@ -131,10 +131,10 @@ def box_iou_rotated(
 
     Args:
         boxes1: Centre x and y, width, height and angle in radians, of shape (n, 5).
-        boxes2: Of shape (m, 5).
-        ious: Of n x m elements, or of n if boxes are compared one by one.
+        boxes2: Boxes of shape (m, 5).
+        ious: Tensor for the result: n x m elements, or n if boxes are compared one by one.
         mode_flag: 0 divides by the area of the union, 1 by that of the first box.
-        aligned: Whether box i is compared with box i alone.
+        aligned: Whether box i is compared only with box i.
     """
     _write_iou(boxes1, boxes2, ious, mode_flag, aligned)
 
@@ -142,12 +142,12 @@ def box_iou_rotated(
 def box_iou_quadri(
     boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int, aligned: bool
 ) -> None:
-    """Write the IoU of quadrilaterals, four corners in order, as :func:`box_iou_rotated` does."""
+    """Write the IoU of quadrilaterals (four corners in order); see :func:`box_iou_rotated`."""
     _write_iou(boxes1, boxes2, ious, mode_flag, aligned)
 
 
 def _greedy(shapes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Return the indices of the shapes that no better one overlaps by the threshold or more."""
+    """Return the indices of the shapes that no better shape overlaps by the threshold or more."""
     threshold = as_float32(iou_threshold)
     left = scores.sort(descending=True, stable=True)[1]
     kept = [left[:0]]
@@ -175,15 +175,15 @@ def nms_rotated(
     iou_threshold: float,
     multi_label: int,
 ) -> Tensor:
-    """Return the indices of the rotated boxes that no better one overlaps too much.
+    """Return the indices of the rotated boxes that no better box overlaps too much.
 
     Args:
-        dets: Boxes as of :func:`box_iou_rotated`, of shape (n, 5), or (n, 6) with labels.
-        scores: Of shape (n,).
+        dets: Boxes as in :func:`box_iou_rotated`, of shape (n, 5), or (n, 6) with labels.
+        scores: Scores of shape (n,).
         order: Not used.
         dets_sorted: Not used.
-        labels: Not used, as by mmcv's operator for CPUs.
-        iou_threshold: IoU from which the worse box goes.
+        labels: Not used, as in mmcv's operator for CPUs.
+        iou_threshold: IoU from which the worse box is removed.
         multi_label: Not used.
     """
     dets, scores = wide(dets[:, :5], scores)
@@ -198,6 +198,6 @@ def nms_quadri(
     iou_threshold: float,
     multi_label: int,
 ) -> Tensor:
-    """Return the indices of the quadrilaterals that stay, as :func:`nms_rotated` does."""
+    """Return the indices of the kept quadrilaterals; see :func:`nms_rotated`."""
     dets, scores = wide(dets[:, :8], scores)
     return _greedy(dets, scores, iou_threshold)

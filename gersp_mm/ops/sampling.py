@@ -1,7 +1,8 @@
 """Averages of bilinear samples of a feature map, and their gradient.
 
-Samples that share a bin are one bag: its value is the weighted sum of rows of the feature map, laid
-out as pixels x channels. torch has this sum as ``embedding_bag``, which never writes the samples.
+Samples that share a bin form one bag: its value is the weighted sum of rows of the feature map,
+laid out as pixels x channels. torch computes this sum by ``embedding_bag``, which does not store
+the samples.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch.nn import functional as F
 
 
 class Bags(NamedTuple):
-    """Which pixels a bin sums, with which weights.
+    """The pixels that each bin sums, with their weights.
 
     Attributes:
         pixels: Rows of the feature map, of shape (n,).
-        weights: Of shape (n,).
+        weights: Weights of the pixels, of shape (n,).
         starts: First entry of each bag, of shape (bags,).
     """
 
@@ -30,13 +31,13 @@ class Bags(NamedTuple):
 def corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return the four pixels around points and their bilinear weights.
 
-    A point more than a pixel outside has the weights 0, a closer one is moved to the border.
+    The weights of a point more than a pixel outside are 0; a closer point is moved to the border.
 
     Args:
         y: Rows, in pixels, of any shape.
-        x: Columns, of the same shape.
-        height: Of the feature map.
-        width: Of the feature map.
+        x: Columns in pixels, of the same shape.
+        height: Height of the feature map in pixels.
+        width: Width of the feature map in pixels.
 
     Returns:
         Numbers of the pixels and weights, both of shape (..., 4).
@@ -57,8 +58,8 @@ def sum_bags(features: Tensor, bags: Bags) -> Tensor:
     """Return the sums of all bags, of shape (bags, channels).
 
     Args:
-        features: Of shape (n, channels, height, width).
-        bags: Pixels are counted over the whole batch.
+        features: Feature maps of shape (n, channels, height, width).
+        bags: The bags, whose pixels are numbered over the whole batch.
     """
     rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
     return F.embedding_bag(
@@ -67,19 +68,20 @@ def sum_bags(features: Tensor, bags: Bags) -> Tensor:
 
 
 def spread_bags(gradient: Tensor, bags: Bags, shape: torch.Size) -> Tensor:
-    """Return the gradient of :func:`sum_bags` by the features.
+    """Return the gradient of :func:`sum_bags` with respect to the features.
 
     Args:
-        gradient: Of the sums, of shape (bags, channels).
-        bags: As they were summed.
-        shape: Of the features.
+        gradient: Gradient of the sums, of shape (bags, channels).
+        bags: The bags that were summed.
+        shape: Shape of the features.
     """
     batch, channels, height, width = shape
     ends = torch.cat([bags.starts[1:], bags.starts.new_tensor([len(bags.pixels)])])
     bag = torch.repeat_interleave(
         torch.arange(len(bags.starts), device=gradient.device), ends - bags.starts
     )
-    # The rows of a transposed sum are pixels: sorted by them, each pixel is a bag of bins.
+    # The rows of the transposed sum are pixels: after sorting by pixel, each pixel is a bag of
+    # bins.
     order = bags.pixels.argsort(stable=True)
     counts = torch.bincount(bags.pixels, minlength=batch * height * width)
     starts = counts.cumsum(0) - counts

@@ -1,4 +1,4 @@
-"""Replace the compiled operators by ours for a while, to compare both in one process."""
+"""Replace the compiled operators by ours temporarily, to compare both in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gersp_mm.ops.operators import OPERATORS
 
 @contextmanager
 def our_operators() -> Iterator[None]:
-    """Let all of ``mmcv.ops`` call our operators. Operators that we lack stay compiled."""
+    """Let all of ``mmcv.ops`` call our operators; operators that we lack stay compiled."""
     extension = importlib.import_module(NAME)
     importlib.import_module("mmcv.ops")
     ours = SimpleNamespace(**{**vars(extension), **OPERATORS})

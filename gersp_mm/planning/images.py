@@ -1,4 +1,4 @@
-"""A first look at images to pre-train on: how many there are, how large, and of what kind."""
+"""Number, size and kind of the images to pre-train on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gersp_mm.images.packed import open_file
 from gersp_mm.images.scaling import spread
 from gersp_mm.utils.errors import UserError
 
-SAMPLED = 64  # The size of this many files is read.
-SCENE_SIDE = 1024  # Pixels. Where half of the images are longer, windows are read.
+SAMPLED = 64  # number of files whose size is read
+SCENE_SIDE = 1024  # pixels; if half of the images are longer, windows are read
 
 
 class Look(NamedTuple):
-    """What a first look says.
+    """Number and size of the images, and the source that reads them.
 
     Attributes:
         source: Config of the source of the images; ``files`` holds paths relative to ``data_root``
-            where files were named one by one.
+            if files were named individually.
         number: Number of files.
         side: Median of the shorter sides in pixels.
         longer: Median of the longer sides in pixels.
@@ -43,12 +43,12 @@ class Look(NamedTuple):
 
 
 def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None) -> Look:
-    """Look at a folder, a list or some files.
+    """Return number and size of the images in a folder, a list or some files.
 
     Args:
         images: One folder, one list of images (``.txt``), or files.
-        window: Side of the windows that are read of every image, in pixels or metres
-            (``'384 m'``); by default windows are read where most images are large.
+        window: Side of the windows that are read from every image, in pixels or metres
+            (``'384 m'``); by default windows are read if most images are large.
 
     Raises:
         UserError: The folder does not exist or holds no image.
@@ -76,7 +76,7 @@ def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None
     sizes = _sizes([paths[index] for index in spread(len(paths), SAMPLED)])
     if not sizes:
         raise UserError(
-            f"--images {first}: none of {min(len(paths), SAMPLED)} files that were looked at can "
+            f"--images {first}: none of {min(len(paths), SAMPLED)} sampled files can "
             f"be read. `gersp check {first}` says why."
         )
     longer = int(statistics.median(max(size) for size in sizes))

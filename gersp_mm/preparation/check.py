@@ -34,7 +34,7 @@ from gersp_mm.images.pixels import PERCENTILES, PixelScale, Scale, is_nodata, su
 from gersp_mm.images.scaling import find_scale, raster_source, sample, spread
 from gersp_mm.preparation.common import write_reasons
 from gersp_mm.utils.console import progress, progress_bar, table
-from gersp_mm.utils.errors import UserError, listed
+from gersp_mm.utils.errors import UserError, counted, listed
 from gersp_mm.utils.files import escape_name, replacing, write_text
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
@@ -200,7 +200,7 @@ def kind_lines(found: Sequence[Found]) -> str:
             _range([one.pixel_size for one in group if one.pixel_size], ".3g") or "unknown",
             listed(nodata) if nodata else "none", f"{np.mean([one.valid for one in group]):.1%}",
         ))  # fmt: skip
-    header = ["kind", "files", "width", "height", "m a pixel", "nodata", "with data"]
+    header = ["kind", "files", "width", "height", "m per pixel", "nodata", "with data"]
     return table(header, rows)
 
 
@@ -441,15 +441,15 @@ def check(
     if not usable:
         path, reason = next(iter({**bad, **empty}.items()))
         raise UserError(
-            f"None of the {len(looked):,} files looked at in {source} can be used, such as "
+            f"None of {len(looked):,} examined files in {source} can be used, such as "
             f"{escape_name(path)}: {reason}. See {out}."
         )
     endings = Counter(osp.splitext(path)[1].lower() for path in paths)
     said = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common())
     share = "all of them" if len(chosen) == len(paths) else "an even sample"
     report = [
-        f"{len(paths):,} files in {source}: {said}",
-        f"Pixels were looked at in {len(chosen):,} files, {share}.",
+        f"{counted(len(paths), 'file')} in {source}: {said}",
+        f"The pixels of {counted(len(chosen), 'file')} were examined, {share}.",
         "",
         kind_lines(found),
         "",

@@ -132,7 +132,7 @@ def test_nothing_is_written_where_anything_fails(released, tmp_path, capsys, mon
     torch.save(dict(state_dict={"neck.0.weight": torch.zeros(1)}), wrong)
     for arguments, reason in (
         ((wrong, target), "it holds projector alone"),
-        ((released, target, "--arch", "resnet50"), "is no complete ResNet-50"),
+        ((released, target, "--arch", "resnet50"), "is not a complete ResNet-50"),
         ((released, tmp_path), "is a folder. Name the file to write."),
         ((released, released), f"SRC and DST are both {released}"),
         ((tmp_path / "absent", target), "there is no file"),

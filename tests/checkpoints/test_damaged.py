@@ -228,7 +228,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     # not the whole of a ResNet
     "a tensor missing": (
         saved(without("layer3.0.bn1.running_var")),
-        "is no complete ResNet-18: 1 missing: layer3.0.bn1.running_var.",
+        "is not a complete ResNet-18: 1 missing: layer3.0.bn1.running_var.",
     ),
     "a block missing": (
         saved(without("layer2.1.")), "10 missing: layer2.1.conv1.weight, layer2.1.bn1.weight",
@@ -269,14 +269,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "vision transformer": (
         saved(network_state("vit_b_16", "")),
-        "it is a transformer. Of other backbones than ResNets, only files that this package",
+        "it is a transformer. Only files that this package exported may hold other backbones",
     ),
     "Swin of mmpretrain": (
         saved(
             {"backbone.patch_embed.projection.weight": torch.zeros(1),
              "backbone.norm3.weight": torch.zeros(1)}
         ),
-        "It is a transformer. Of other backbones than ResNets, only files that this package",
+        "It is a transformer. Only files that this package exported may hold other backbones",
     ),
     # values
     "NaN": (saved(with_value(float("nan"))), "1 tensor holds NaN or infinity (backbone.conv1.w"),
@@ -308,7 +308,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 OPTIONS: dict[str, tuple[dict, dict[str, Any], str]] = {
     "wrong depth asked for": (
-        STATE, dict(arch="resnet50"), "is no complete ResNet-50:",
+        STATE, dict(arch="resnet50"), "is not a complete ResNet-50:",
     ),
     "right family, wrong depth": (
         backbone(plain_resnet(34)), dict(arch="resnet18"), "It is a ResNet-34",

@@ -57,7 +57,7 @@ def test_a_file_that_does_not_fit_is_refused(other, pair_data, tmp_path):
     cfg.model.backbone.depth = 34
     cfg.pretrained = str(other[0])
     apply_switches(cfg)
-    with pytest.raises(UserError, match="is backbone.depth the checkpoint's"):
+    with pytest.raises(UserError, match="set backbone.depth to that of the checkpoint"):
         build(cfg).train()
 
 

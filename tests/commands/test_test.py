@@ -268,7 +268,7 @@ REFUSED = {
     garbage: ([], r"epoch_1\.pth \(16 bytes\) is a web page \(HTML\)"),
     list_of_tensors: ([], r"holds a list, no dict of weights: save its state_dict"),
     backbone_only: ([], r"epoch_1\.pth does not fit .*_data\.py: 2 missing: head\.fc\.weight, "
-                        r"head\.fc\.bias .*This is a backbone file: it starts a training"),
+                        r"head\.fc\.bias .*This is a backbone file\. Start a training"),
     other_head: ([], r"1 of another shape: head\.fc\.weight is 10x64 instead of 3x64 .*another co"),
     other_model: ([], r"missing: backbone\.conv1\.weight, .* and \d+ more; .*"
                       r"Its names start with 'x\.', which MMEngine does not remove"),
@@ -358,7 +358,9 @@ def test_images_are_loaded_by_the_scale_of_the_checkpoint(classifier, capsys):
     assert first.type == "gersp_mm.LoadImage" and first.pixel_scale.limits == scale["limits"]
     classifier.cfg.test_dataloader.dataset.pipeline[0] = dict(type="gersp_mm.LoadImage")
     classifier.write()
-    with pytest.raises(UserError, match=f"was trained on {kind}.* stretches each image by itself"):
+    with pytest.raises(
+        UserError, match=f"was trained on {kind}.* stretches each image by its own values"
+    ):
         classifier.run()
 
 

@@ -103,7 +103,7 @@ def test_the_same_classes_pass_and_are_read_once(tmp_path):
     path.write_text("no json any more")
     check_data(cfg)
     class_check._checked.clear()
-    with pytest.raises(UserError, match="train.json is no COCO annotation file"):
+    with pytest.raises(UserError, match="train.json is not a COCO annotation file"):
         check_data(cfg)
 
 
@@ -138,7 +138,7 @@ def write_images(folder: Path, *names: str) -> None:
 
 def test_lists_of_labels(tmp_path):
     (tmp_path / "train.txt").write_text("a b/1.jpg 0\nb/2.jpg 2\n")
-    with pytest.raises(UserError, match=r"none of 2 entries that were looked at exists, such as"):
+    with pytest.raises(UserError, match=r"none of 2 sampled entries exists, such as"):
         check_data(config(tmp_path, "train.txt"))
     write_images(tmp_path, "a b/1.jpg")
     check_data(config(tmp_path, "train.txt"))

@@ -79,8 +79,8 @@ def test_photographs_are_as_the_hosts_load_them(tmp_path, exported):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(pixel_scale="nowhere.json"), "pixel_scale='nowhere.json' is no file"),
-        (dict(pixel_scale="nowhere.pth"), "pixel_scale='nowhere.pth' is no file"),
+        (dict(pixel_scale="nowhere.json"), "pixel_scale='nowhere.json' is not a file"),
+        (dict(pixel_scale="nowhere.pth"), "pixel_scale='nowhere.pth' is not a file"),
         (dict(pixel_scale=dict(a=1)), "holds no pixel scale"),
         (dict(pixel_scale=dict(SCALE.as_dict(), limits={KIND: [0, 900]})), "holds no pixel scale"),
         (dict(pixel_scale=SCALE.as_dict(), bands=1), "give pixel_scale, or scale and bands"),

@@ -86,18 +86,18 @@ def test_absolute_paths_in_a_list_stay(tmp_path):
 def test_missing_folder_names_it_and_the_fix(tmp_path):
     missing = tmp_path / "nowhere"
     with pytest.raises(
-        UserError, match=r"nowhere.* is no folder\. Set train_dataloader\.\S+\.data_root"
+        UserError, match=r"nowhere.* is not a folder\. Set train_dataloader\.\S+\.data_root"
     ):
         MillionAID(str(missing))
     file = touch(tmp_path, "images.zip") / "images.zip"
     with pytest.raises(
-        UserError, match=r"images.zip.* is no folder\. Set train_dataloader\.\S+\.data_root"
+        UserError, match=r"images.zip.* is not a folder\. Set train_dataloader\.\S+\.data_root"
     ):
         MillionAID(str(file))
 
 
 def test_missing_list_names_it_and_the_fix(tmp_path):
-    with pytest.raises(UserError, match=r"train\.txt is no list\. Set .*ann_file to a list"):
+    with pytest.raises(UserError, match=r"train\.txt is not a list\. Set .*ann_file to a list"):
         MillionAID(str(touch(tmp_path, "a.jpg")), ann_file="train.txt")
 
 

@@ -164,7 +164,7 @@ def test_transforms_with_a_memory_or_a_generator_of_their_own_are_named():
     around.dataset, around.pipeline = dataset, [Outside()]
     assert sorted(find_private_randomness(SeededDataset(around))) == [
         "CachedMosaic keeps images of earlier samples",
-        "Outside has a random generator of its own",
+        "Outside has its own random generator",
     ]
     around.pipeline, dataset.pipeline = [], [Plain()]
     assert find_private_randomness(around) == []

@@ -125,7 +125,7 @@ BROKEN: dict[str, tuple[Any, dict, str]] = {
         r"names start with 'model\.', which load_from does not remove",
     ),
     "without prefix": (
-        renamed("backbone.", ""), {}, "use pretrained=whole.pth in place of load_from, with model",
+        renamed("backbone.", ""), {}, "use pretrained=whole.pth instead of load_from, with model",
     ),
     "part of a backbone": (
         lambda state: {n: t for n, t in state.items() if "layer4" not in n}, {},

@@ -145,12 +145,12 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str]] = {
     "encoder_q. left in": (
         renamed("backbone.", "encoder_q."), {}, "set init_cfg.prefix='encoder_q.'",
     ),
-    "other depth": (None, dict(backbone__depth=34), "is backbone.depth the checkpoint's"),
+    "other depth": (None, dict(backbone__depth=34), "set backbone.depth to that of the checkpoint"),
     "deep stem": (None, dict(backbone__deep_stem=True), "deep stem of ResNetV1c"),
     "other width": (None, dict(backbone__base_channels=16), "Widths differ"),
     "caffe style": (None, dict(backbone__style="caffe"), "set style='pytorch'"),
     "projector alone": (
-        lambda state: {"neck.mlp.0.weight": torch.zeros(2)}, {}, "a projector or head alone",
+        lambda state: {"neck.mlp.0.weight": torch.zeros(2)}, {}, "only a projector or a head",
     ),
     "a tensor missing": (
         lambda state: {k: v for k, v in state.items() if "layer3.0.bn1.weight" not in k}, {},

@@ -24,7 +24,7 @@ def images(tmp_path):
 
 
 REASONS = {
-    "named twice": ("train/{}.png", "data/train", "The folder train is named twice"),
+    "named twice": ("train/{}.png", "data/train", "The folder train appears twice"),
     "left out": ("{}.png", "data", "The images lie in .*/data/train: correct"),
     "of another machine": ("/home/me/{}.png", "data/train", "Its paths are absolute"),
     "no folder": ("{}.png", "dat/train", "The folder .*dat/train/? does not exist"),
@@ -42,7 +42,7 @@ def test_the_likely_reason_is_named_before_the_first_step(images, tmp_path, monk
     (tmp_path / "list.txt").write_text("".join(entry.format(n) + "\n" for n in range(40)))
     with pytest.raises(UserError, match=text) as caught:
         MillionAID(str(tmp_path / folder), ann_file=str(tmp_path / "list.txt"))
-    text = f"{tmp_path}/list.txt: none of 20 entries that were looked at exists, such as "
+    text = f"{tmp_path}/list.txt: none of 20 sampled entries exists, such as "
     assert str(caught.value).startswith(text)
 
 

@@ -174,7 +174,10 @@ def test_a_backslash_in_a_name_stays(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (LINES[0].encode("utf-16-le"), "no text in UTF-8: it holds zero bytes, as UTF-16 without"),
+        (
+            LINES[0].encode("utf-16-le"),
+            "not a text in UTF-8: it holds zero bytes, like UTF-16 without",
+        ),
         (b"\xff\xfea", "begins as UTF-16, but is not"),
         ("café.jpg 1\n".encode("latin-1"), r"is not UTF-8: its line 'caf\\\\xe9.jpg' names no"),
         (b"a.jpg 1\nb.jpg\n", "line 2: expected `path label`, found 'b.jpg'"),

@@ -90,7 +90,7 @@ def test_packed_folder_is_a_data_root(packed):
 
 def test_folder_that_is_not_packed_to_the_end_is_refused(packed):
     (packed / "images.txt").unlink()
-    with pytest.raises(UserError, match=r"images\.txt is no list"):
+    with pytest.raises(UserError, match=r"images\.txt is not a list"):
         MillionAID(str(packed))
 
 

@@ -237,7 +237,7 @@ def test_the_scale_of_a_source_is_that_of_all_its_files(tmp_path):
     with pytest.raises(BadImageError, match=r"1 band x uint32: no pixel scale is known for this"):
         load_pixels(write(tmp_path / "b.tif", (surface(1) * 9e4).astype(np.uint32)), scale=found)
     four = write(tmp_path / "four.tif", surface(4).astype(np.float32))
-    words = r"1 images of folder that were looked at cannot be used, such as .*four.tif: 4 bands"
+    words = r"1 sampled images of folder cannot be used, such as .*four.tif: 4 bands"
     with pytest.raises(UserError, match=words.replace("1 images", "1 of 1 images")):
         find_scale("folder", 1, [four].__getitem__, PixelScale())
     assert find_scale("folder", 1, [paths[-1]].__getitem__, scale := PixelScale()) is scale
@@ -256,7 +256,7 @@ def test_nodata_of_tiles_that_do_not_declare_it_is_suspected(tmp_path, capfd, dt
     kind = f"1 band x {dtype}"
     assert source.pixel_scale.nodata == {kind: nodata}
     assert source.pixel_scale.limits[kind][0][0] >= 100
-    said = f"1 of 3 rasters of {tmp_path}/ that were looked at ({kind}) have a large border"
+    said = f"1 of 3 sampled rasters of {tmp_path}/ ({kind}) have a large border"
     text = capfd.readouterr().out
     assert said in text and "Set nodata=None" in text
     (described,) = source.pixel_scale.describe()

@@ -166,7 +166,7 @@ def test_nothing_usable_is_an_error_and_bad_files_are_none(tmp_path, capsys, mon
     with pytest.raises(SystemExit) as left:
         command.main(["bad"])
     assert left.value.code == 2
-    assert "None of the 1 files looked at in bad can be used" in capsys.readouterr().err
+    assert "None of 1 examined files in bad can be used" in capsys.readouterr().err
     write_images(tmp_path / "bad", 2, size=(64, 64))
     command.main(["bad", "--rows", "1", "--scale", "0", "100"])
     assert "1 of 3 files cannot be read" in capsys.readouterr().out

@@ -226,7 +226,7 @@ SPOILT = {
     "empty list": (lambda d: (d / MAIN / "val.txt").write_text("\n"), r"val\.txt is empty"),
     "no number": (
         lambda d: (d / MAIN / "val.txt").write_text("00003.jpg\n"),
-        r"val\.txt, line 1: '00003\.jpg' is no image number",
+        r"val\.txt, line 1: '00003\.jpg' is not an image number",
     ),
     "twice": (
         lambda d: (d / MAIN / "val.txt").write_text("00003\n3\n"),
@@ -236,13 +236,13 @@ SPOILT = {
         lambda d: (d / MAIN / "val.txt").write_text("00003\n00001\n"),
         r"image 00001 is in train\.txt and in val\.txt",
     ),
-    "no XML file": (
+    "not an XML file": (
         lambda d: (d / "Annotations" / ORIENTED / "00002.xml").unlink(),
         r"1 of 5 files do not exist.*'Oriented Bounding Boxes'(.|\n)*Boxes/00002\.xml",
     ),
     "no XML": (
         lambda d: (d / "Annotations" / HORIZONTAL / "00002.xml").write_text("<annotation><obj"),
-        r"Horizontal Bounding Boxes/00002\.xml is no XML file",
+        r"Horizontal Bounding Boxes/00002\.xml is not an XML file",
     ),
     "class": (
         lambda d: replace(d / "Annotations" / ORIENTED / "00002.xml", "vehicle", "Car"),
@@ -381,7 +381,7 @@ def test_lists_in_utf16_are_read(data):
     convert(data)
     assert [row["id"] for row in coco(data, "train")["images"]] == [1, 2]
     path.write_bytes("00001\n00002\n".encode("utf-16-le"))
-    with pytest.raises(UserError, match=r"train\.txt is no text in UTF-8: it holds zero bytes"):
+    with pytest.raises(UserError, match=r"train\.txt is not a text in UTF-8: it holds zero bytes"):
         convert(data)
 
 

@@ -175,7 +175,7 @@ def test_labels_in_utf16_are_read_and_binary_ones_refused(tmp_path):
         path.write_bytes("1 2 3 4 5 6 7 8 ship 0\r\n".encode(encoding))
         assert [box.name for box in read_labels(path)] == ["ship"]
     path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
-    with pytest.raises(UserError, match=r"P1\.txt is no text in UTF-8: it holds zero bytes"):
+    with pytest.raises(UserError, match=r"P1\.txt is not a text in UTF-8: it holds zero bytes"):
         read_labels(path)
 
 
