@@ -1,4 +1,4 @@
-"""What the benchmarks that run many cases share: options, rows, and the block of a page."""
+"""Shared parts of the benchmarks that run many cases: options, rows, and the block of a page."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def new_parser(
 
     Args:
         doc: Docstring of the benchmark, its help.
-        folder: Folder of the benchmark, where its rows are.
-        choices: Names of which some may be chosen, by the option.
+        folder: Folder of the benchmark and of its rows.
+        choices: Names from which each option selects, by option.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -27,12 +27,12 @@ def new_parser(
     add = parser.add_argument
     for option, names in choices.items():
         add(f"--{option}", nargs="+", choices=names, default=list(names),
-            metavar=option[:-1].upper(), help=f"of {', '.join(names)} (default: all)")  # fmt: skip
+            metavar=option[:-1].upper(), help=f"of {', '.join(names)} [all]")  # fmt: skip
     add("--jobs", type=int, default=1, help="run N cases at once [%(default)s]")
     add("--out", type=Path, default=folder / "rows.jsonl", metavar="FILE.jsonl",
-        help="gets a row for each run (default: rows.jsonl next to this script)")  # fmt: skip
-    add("--again", action="store_true", help="run cases that already have a row, too")
-    add("--work", type=Path, help="keep data and outputs of all cases here")
+        help="append a row per run to FILE [rows.jsonl next to this script]")  # fmt: skip
+    add("--again", action="store_true", help="also run cases that already have a row")
+    add("--work", type=Path, help="keep data and outputs of all cases in this folder")
     add("--print", action="store_true", help="print the rows of --out and run nothing")
     add("--docs", type=Path, metavar="FILE.md", help="write the table into a page")
     return parser
@@ -62,10 +62,10 @@ def read_rows(path: Path, *fields: str) -> dict[tuple[str, ...], dict[str, Any]]
 def write_block(
     page: Path, name: str, texts: Iterable[str], lines: Sequence[Sequence[str]]
 ) -> None:
-    """Replace what stands between the two markers of a Markdown page by texts and a table.
+    """Replace the block between the two markers of a Markdown page by texts and a table.
 
     Args:
-        page: Holds ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+        page: A page with ``<!-- name: begin -->`` and ``<!-- name: end -->``.
         name: Name in the markers.
         texts: Lines above the table.
         lines: Cells of the table, the header first.

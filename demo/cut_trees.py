@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Cut the annotated demo scenes into tiles, with the boxes of their trees as COCO files.
 
-Works in the folder that `python demo/prepare_demo.py` makes:
+The script works in the folder that `python demo/prepare_demo.py` creates:
 
   data/demo/scenes/{images,annotations}/   read: four scenes, Pascal VOC boxes
   data/demo/trees/{train,test}/            written: tiles of about 200 x 200 px (20 x 20 m)
   data/demo/trees/coco/{train,test}.json   written: the one category is `tree`
 
 Training and test tiles come from the areas that prepare_demo.py keeps apart, so neither
-pre-training nor training has seen a pixel of a test tile. Test tiles lie side by side and cover
-the test areas once; training tiles overlap by half, so that a tree cut by one is whole in another.
-Boxes are clipped to the tile; what is left of a tree is dropped if it is narrower than 8 px or less
-than a third of the tree. Running it again writes the same files.
+pre-training nor training has seen a pixel of a test tile. Test tiles lie next to each other and
+cover the test areas once; training tiles overlap by half, so that a tree that one tile cuts is
+whole in another tile. Boxes are clipped to the tile; the rest of a tree is dropped if it is
+narrower than 8 px or less than a third of the tree. A second run writes the same files.
 
 Examples:
   python demo/cut_trees.py data/demo
@@ -45,8 +45,8 @@ MIN_SHARE = 1 / 3
 def read_boxes(path: Path) -> np.ndarray:
     """Return the boxes of a Pascal VOC file as N×4 left, upper, right and lower edges.
 
-    Pascal VOC names the first and the last pixel of a box and counts from 1. Dead and living trees
-    are told apart in one scene alone, so the names are not used.
+    Pascal VOC holds the first and the last pixel of a box and counts from 1. Only one scene
+    distinguishes dead from living trees, so the names are not used.
 
     Raises:
         UserError: The file cannot be read, or has a box without extent or with an infinite edge.
@@ -59,7 +59,7 @@ def read_boxes(path: Path) -> np.ndarray:
             for box in root.iterfind("object/bndbox")
         ]
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path} is no Pascal VOC annotation: {error}") from None
+        raise UserError(f"{path} is not a Pascal VOC annotation: {error}") from None
     edges = np.array(boxes, dtype=float).reshape(-1, 4) - [1, 1, 0, 0]
     whole = np.isfinite(edges).all(1) & (edges[:, 2:] > edges[:, :2]).all(1)
     if not whole.all():
@@ -68,12 +68,12 @@ def read_boxes(path: Path) -> np.ndarray:
 
 
 def inside_scene(boxes: np.ndarray, shape: Sequence[int], path: Path) -> np.ndarray:
-    """Leave out boxes that lie outside the scene, which no tile can hold, and say how many.
+    """Remove boxes that lie outside the scene and thus in no tile, and warn of them.
 
     Args:
         boxes: N×4 edges in the scene.
         shape: Height and width of the scene in pixels.
-        path: Annotation file that is named.
+        path: Annotation file, for the warning.
     """
     height, width = shape[:2]
     inside = (boxes[:, :2] < [width, height]).all(1) & (boxes[:, 2:] > 0).all(1)
@@ -109,14 +109,14 @@ def tiles_of(area: Area, side: int, stride: int) -> list[tuple[int, int, int, in
 
 
 def clip_boxes(boxes: np.ndarray, tile: Sequence[int]) -> tuple[np.ndarray, int]:
-    """Cut boxes to a tile.
+    """Clip boxes to a tile.
 
     Args:
         boxes: N×4 edges in the scene.
-        tile: left, upper, right and lower edge of the tile.
+        tile: Left, upper, right and lower edge of the tile.
 
     Returns:
-        M×4 edges in the tile, and how many remains were dropped as too small.
+        M×4 edges in the tile, and the number of rests that were dropped as too small.
     """
     left, top, right, bottom = tile
     clipped = np.clip(boxes, [left, top, left, top], [right, bottom, right, bottom])
@@ -151,7 +151,7 @@ def cut_scenes(data: Path) -> list[tuple[str, str, int, int, int]]:
         Rows of part, scene, number of tiles, boxes and dropped remains.
 
     Raises:
-        UserError: a scene is missing, damaged or of another size.
+        UserError: A scene is missing, damaged or of another size.
     """
     annotations = sorted((data / "scenes" / "annotations").glob("*.xml"))
     if not annotations:
@@ -209,7 +209,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Cut, and say what came out."""
+    """Cut the scenes, and print a table of the tiles."""
     rows = cut_scenes(args.data)
     for part in STRIDES:
         sums = [sum(row[i] for row in rows if row[0] == part) for i in (2, 3, 4)]

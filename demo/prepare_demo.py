@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Fetch and cut the demo images, or list the images of your own folders in the same layout.
 
-The demo images come out of two MIT-licensed wheels of the Python package index: airborne scenes of
+The demo images come from two MIT-licensed wheels of the Python package index: airborne scenes of
 `deepforest` and natural photographs of `foolbox`. The wheels are read as archives: they are
-verified by sha256, pictures and annotations are taken out, and nothing in them is imported or run.
-demo/README.md says what the pictures are and how they are cut.
+verified by sha256, pictures and annotations are extracted, and none of their code is imported or
+run. demo/README.md describes the pictures and how they are cut.
 
 Everything is built in a temporary folder next to OUT and moved into place at the end, so an
 interrupted run leaves nothing half-written. Needs Pillow and NumPy.
@@ -39,7 +39,7 @@ JPEG = dict(quality=95, subsampling=0)
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".jp2", ".nc",
 )  # fmt: skip
-# As gersp_mm.images.listing, which this script runs without; a test compares the two.
+# The same values as in gersp_mm.images.listing, without importing it; a test compares them.
 SYSTEM_NAMES = frozenset({
     "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "__macosx", "thumbs.db",
     "ehthumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "recycler", "recycled",
@@ -111,8 +111,8 @@ AREAS = (
     Area("SOAP_061", "SOAP_061", "train", 0, 0, 208, 400),
     Area("SOAP_061", "SOAP_061", "test", 272, 0, 400, 400),
 )
-# Unlabelled tiles for pre-training, cut from the train areas alone: the small scenes more densely,
-# but nowhere so that most of a tile is in the next one, for contrastive learning takes them apart.
+# Unlabelled tiles for pre-training, cut only from the train areas: more densely in small scenes,
+# but never with most of a tile in the next tile, because contrastive learning separates them.
 PRETRAIN_CUTS = {
     "YELL_528": Cut(64, 48),
     "YELL_541": Cut(64, 40),
@@ -133,15 +133,15 @@ def fetch_wheel(wheel: Wheel, folder: Path, wheels: Path | None = None) -> Path:
     """Get one wheel into ``folder`` and verify it.
 
     Args:
-        wheel: name, exact version and sha256.
-        folder: where ``pip download`` writes.
-        wheels: a folder that holds the wheel already; nothing is downloaded then.
+        wheel: Name, exact version and sha256.
+        folder: Folder for the downloads of ``pip``.
+        wheels: A folder that holds the wheel already; in that case nothing is downloaded.
 
     Returns:
         Path of the verified file.
 
     Raises:
-        DemoError: the wheel cannot be downloaded or found, or its sha256 is another one.
+        DemoError: The wheel cannot be downloaded or found, or its sha256 differs.
     """
     pinned = f"{wheel.name}=={wheel.version}"
     pattern = f"{wheel.name}-{wheel.version}-*.whl"
@@ -196,8 +196,8 @@ def _licences(archive: zipfile.ZipFile, wheel: Wheel, out: Path) -> None:
 def tile_corners(area: Area, cut: Cut) -> list[tuple[int, int]]:
     """Return the (x, y) of the upper left corners of an area's tiles, row by row.
 
-    All tiles lie wholly inside the area. With a limit, that many are drawn at random, the same
-    ones every time.
+    All tiles lie completely inside the area. With a limit, this number of tiles is drawn at random,
+    the same tiles every time.
     """
     rows = range(area.top, area.bottom - cut.side + 1, cut.stride)
     columns = range(area.left, area.right - cut.side + 1, cut.stride)
@@ -223,8 +223,8 @@ def cut_scenes(archive: zipfile.ZipFile, out: Path) -> dict[str, list[dict[str, 
     """Cut all tiles and copy the annotated scenes.
 
     Args:
-        archive: the deepforest wheel.
-        out: the folder to build.
+        archive: The deepforest wheel.
+        out: The folder to build.
 
     Returns:
         The tiles of ``'pretrain'``, ``'train'`` and ``'test'``, each with its path, scene,
@@ -259,7 +259,7 @@ def cut_scenes(archive: zipfile.ZipFile, out: Path) -> dict[str, list[dict[str, 
 
 
 def site_names() -> list[str]:
-    """Classes of the site recognition, in the order of their labels."""
+    """Return the classes of the site recognition, in the order of their labels."""
     return sorted({area.site for area in AREAS})
 
 
@@ -285,17 +285,17 @@ def copy_photographs(archive: zipfile.ZipFile, out: Path) -> list[tuple[str, int
 
 
 def is_passed_over(name: str) -> bool:
-    """Tell whether a file or folder of this name is hidden or belongs to the system."""
+    """Return whether a file or folder with this name is hidden or belongs to the system."""
     return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
 def find_images(folder: Path, option: str) -> list[Path]:
     """List the image files in a folder and its sub-folders, sorted, as absolute paths.
 
-    Hidden and system files and folders are passed over. Linked folders are followed, each once.
+    Hidden and system files and folders are skipped. Links to folders are followed, each once.
 
     Raises:
-        DemoError: it is no folder or holds no image; the message names the option.
+        DemoError: The folder does not exist or holds no image; the message names the option.
     """
     if not folder.is_dir():
         raise DemoError(f"{option} {folder}: there is no such folder")
@@ -303,7 +303,7 @@ def find_images(folder: Path, option: str) -> list[Path]:
     paths: list[Path] = []
     seen: set[str] = set()
     pending = [root]
-    while pending:  # links come after the folders that they may lead to
+    while pending:  # Links come after the folders to which they may lead.
         for parent, folders, names in os.walk(pending.pop(0)):
             real = os.path.realpath(parent)
             above = real != root and f"{root}/".startswith(real.rstrip("/") + "/")
@@ -338,9 +338,9 @@ def split_classes(
     """Split every class at random, 70 % to 30 %, the same way every time.
 
     Args:
-        classes: the images of every class; those with fewer than two are left out.
-        train_limit: most training images of all classes together (at least one a class).
-        test_limit: most test images, likewise.
+        classes: The images of every class; classes with fewer than two images are left out.
+        train_limit: Greatest number of training images in all classes (at least one per class).
+        test_limit: Greatest number of test images in all classes (at least one per class).
 
     Returns:
         Training and test images as (path, label).
@@ -368,24 +368,24 @@ def prepare(
     """Make the folder, unless it is complete already.
 
     Args:
-        out: the folder to make; an existing one is replaced only if this tool made it.
-        remote_sensing: own remote-sensing images instead of the demo's.
-        natural: own natural images instead of the demo's, one sub-folder per class.
-        wheels: folder of wheels that were downloaded before.
-        force: make it again in any case.
+        out: The folder to make; an existing folder is replaced only if this tool made it.
+        remote_sensing: Folder of own remote-sensing images, which replace the demo's.
+        natural: Folder of own natural images with one sub-folder per class.
+        wheels: Folder of wheels that were downloaded before.
+        force: Whether to make a complete folder again.
 
     Returns:
         The manifest, as in ``<out>/manifest.json``.
 
     Raises:
-        DemoError: see the message.
+        DemoError: An input is missing or wrong, or ``out`` belongs to another tool.
     """
     request = dict(
         remote_sensing=str(remote_sensing.resolve()) if remote_sensing else None,
         natural=str(natural.resolve()) if natural else None,
     )
     known = read_manifest(out)
-    # Own folders may have changed, so they are listed anew every time.
+    # Own folders may have changed, so they are listed again every time.
     if known and known["request"] == request and not force and not any(request.values()):
         broken = check_files(out, known)
         if not broken:
@@ -486,7 +486,8 @@ def _build(
 def read_manifest(out: Path) -> dict[str, Any] | None:
     """Return the manifest of a folder that this tool made, or None.
 
-    One of another layout version is returned without its request, so that it is made anew.
+    A manifest of another layout version is returned without its request, so that the folder is
+    made again.
     """
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
@@ -511,7 +512,7 @@ def check_files(out: Path, manifest: dict[str, Any]) -> list[str]:
 
 
 def count_table(out: Path, manifest: dict[str, Any]) -> str:
-    """Say in a small table what there is and where."""
+    """Return a small table of the images and the lists that hold them."""
     counts = manifest["counts"]
     rows = [("images", "number", "listed in")]
     for kind in ("remote_sensing", "natural"):

@@ -75,8 +75,8 @@ print(torch.cuda.device_count(), "signals_to_handle" in vars(run.get_args_parser
     dist_forward "${launch[@]}" "${started[@]}"
 }
 
-# The signals that torchrun has to pass on to the ranks: by default it dies of USR1, and reacts to
-# HUP even under nohup. Signals that were ignored from the start appear as trapped; they are omitted.
+# The signals that torchrun has to pass on to the ranks. By default USR1 ends torchrun, and HUP does
+# so even under nohup. Signals that were ignored from the start appear as trapped; they are omitted.
 dist_signals() {
     local heard="" name
     for name in TERM INT HUP QUIT USR1; do

@@ -1,6 +1,6 @@
-"""Look at a folder of images before a training, and say what to write in the config.
+"""Examine a folder of images before a training, and print the lines for the config.
 
-The command is gersp_mm/commands/check.py; --help says how to use it.
+The body is gersp_mm/commands/check.py; --help says how to use it.
 """
 
 from gersp_mm.commands.check import main

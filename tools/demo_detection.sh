@@ -7,7 +7,7 @@ set -eu
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # Report wrong arguments before the installation. The module checks them without the rest of the
-# package; from .mim of an editable install it is two folders up.
+# package; in an editable install, where this script lies in .mim, it is two folders up.
 module=$here/../gersp_mm/commands/demo_detection.py
 [ -f "$module" ] || module=$here/../../commands/demo_detection.py
 for python in python3 python; do

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # From a bare machine to a first result: sets up .venv, fetches the demo images, pre-trains GeRSP
-# (ResNet-18, minutes on two CPU cores; a GPU is used where there is one), exports the backbone and
+# (ResNet-18, minutes on two CPU cores; a GPU is used if there is one), exports the backbone and
 # compares it with the same network at random initialisation.
 #   bash tools/quickstart.sh
 #   bash tools/quickstart.sh --help
 set -eu
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# Wrong arguments are better told before the installation than after it. The module checks them
-# without anything else of the package; from .mim of an editable install it is two folders up.
+# Report wrong arguments before the installation. The module checks them without the rest of the
+# package; in an editable install, where this script lies in .mim, it is two folders up.
 module=$here/../gersp_mm/commands/quickstart.py
 [ -f "$module" ] || module=$here/../../commands/quickstart.py
 for python in python3 python; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up everything the tests need, then runs them. pytest's closing line is the last one printed.
+# Set up everything that the tests need, and run them. The last line is pytest's summary.
 #   bash tools/run_tests.sh                      # all tests
 #   bash tools/run_tests.sh -m "not slow"        # arguments go to pytest
 #   bash tools/run_tests.sh tests/test_version.py -x -n 0    # -n 0: in one process
@@ -9,8 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tools/setup_env.sh --downstream --tests --demo
 
-# Files of tests are shared out among a few processes; more of them or more threads than this would
-# have them fight for the cores and for memory (about 5 GB each).
+# A few processes share the test files. More processes or threads would compete for the cores and for
+# memory (about 5 GB each).
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "${GERSP_VENV:-.venv}/bin/python" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@"

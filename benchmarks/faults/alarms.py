@@ -8,7 +8,7 @@ from output import CRASH, read_output
 
 ALARM = re.compile(r" - (WARNING|ERROR|CRITICAL) -( |$)|^(WARNING|error|ERROR)\b|Warning: ")
 FRAME = "!" * 96  # around warnings of several lines, which begin on the line after it
-# What the hosts say of themselves in every run, and what is true of every run on one process.
+# Messages of the hosts in every run, and messages that are true for every run in one process.
 NO_ALARMS = re.compile(
     "|".join(
         (
@@ -32,7 +32,7 @@ NO_ALARMS = re.compile(
 
 
 def find_alarms(text: str) -> list[str]:
-    """Return what is refused or warned of, each once."""
+    """Return the refusals and warnings in an output, each once."""
     found: dict[str, None] = {}
     lines = [message.text for message in read_output(text).messages]
     for number, line in enumerate(lines):

@@ -37,7 +37,7 @@ SHORT = {
     "--work-dir {run}",
     "lightly": "benchmarks/faults/lightly_train.py {data}/rs --work-dir {run}",
 }
-# Healthy runs that others start from, each made once.
+# Healthy runs from which other cases start; each is run once.
 STARTS = {"pretrain": "{train}", "finetune": "{finetune}", "moco": "{moco}",
           "classifier": "{classifier}"}  # fmt: skip
 
@@ -46,9 +46,9 @@ class Done(NamedTuple):
     """A command that has ended.
 
     Attributes:
-        code: Its exit code; None if it was stopped by us.
-        text: What it printed.
-        seconds: How long it took.
+        code: Exit code; None if we stopped the command.
+        text: Its output.
+        seconds: Its duration in seconds.
     """
 
     code: int | None
@@ -89,7 +89,7 @@ def call(command: str, case: Path, until: int | None = None) -> Done:
     Args:
         command: See :func:`expand`.
         case: The folder.
-        until: Step at whose beginning the command is stopped; it runs to its end by default.
+        until: Step at whose beginning the command is stopped; by default it runs to its end.
     """
     started = time.perf_counter()
     lines: list[str] = []
@@ -132,7 +132,7 @@ class Workshop:
     """The folder in which cases are run.
 
     Args:
-        folder: Where healthy data, healthy runs and the cases lie.
+        folder: Folder of healthy data, healthy runs and the cases.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -140,7 +140,7 @@ class Workshop:
         self._lock = threading.RLock()
 
     def data(self) -> Path:
-        """Return the folder of the healthy data, written if need be."""
+        """Return the folder of the healthy data, which is written if necessary."""
         with self._lock:
             folder = self.folder / "healthy" / "data"
             if not folder.is_dir():
@@ -148,7 +148,7 @@ class Workshop:
             return folder
 
     def healthy(self, start: str) -> Path:
-        """Return the folder of a healthy run, which is made if need be.
+        """Return the folder of a healthy run, which is run if necessary.
 
         Raises:
             RuntimeError: The healthy run failed, so that faults would prove nothing.
@@ -172,7 +172,7 @@ class Workshop:
             return case
 
     def prepare(self, name: str, side: str, entry: Mapping[str, Any]) -> Path:
-        """Make the folder of a case: data, weights, a healthy run if asked for, and the fault."""
+        """Make the folder of a case: data, weights, a healthy run if requested, and the fault."""
         case = self.folder / side / name.replace("/", "-")
         shutil.rmtree(case, ignore_errors=True)
         shutil.copytree(self.data(), case / "data")
@@ -186,7 +186,7 @@ class Workshop:
         return case
 
     def run(self, name: str, side: str, entry: Mapping[str, Any]) -> tuple[Path, Done]:
-        """Prepare and run a case; a run ``beside`` it is started before and ended after it."""
+        """Prepare and run a case; its ``beside`` run is started before and ended after it."""
         case = self.prepare(name, side, entry)
         if not entry.get("beside"):
             return case, call(entry["run"], case)
@@ -195,7 +195,7 @@ class Workshop:
 
 
 def needs_weights(entry: Mapping[str, Any]) -> bool:
-    """Tell whether an entry uses the exported backbone of the healthy run."""
+    """Return whether an entry uses the exported backbone of the healthy run."""
     words = ("{weights}", "{finetune}", "{classifier}", "weights.pth")
     return any(word in str(entry) for word in words)
 
@@ -225,17 +225,17 @@ class _Beside:
 
 
 def no_bad_images(case: Path, done: Done) -> bool:
-    """Tell whether a run used every image."""
+    """Return whether a run used every image."""
     return done.code == 0 and not list((case / "run").rglob("bad_images.txt"))
 
 
 def finished(case: Path, done: Done) -> bool:
-    """Tell whether a run reached its end, all images used."""
+    """Return whether a run reached its end and used all images."""
     return no_bad_images(case, done) and (case / "run" / "epoch_2.pth").is_file()
 
 
 def knn_works(case: Path, done: Done) -> bool:
-    """Tell whether kNN on classes of their own colours is right, as it is with right labels."""
+    """Return whether kNN separates classes of different colours, as it does with right labels."""
     values = [
         value
         for file in (case / "run").rglob("scalars.json")
@@ -247,19 +247,19 @@ def knn_works(case: Path, done: Done) -> bool:
 
 
 def resumed_at_epoch_2(case: Path, done: Done) -> bool:
-    """Tell whether a run went on at the third epoch."""
+    """Return whether a run resumed at the third epoch."""
     first = MARKER.search(done.text)
     return done.code == 0 and first is not None and int(first[1]) == 13
 
 
 def row_names_the_change(case: Path, done: Done) -> bool:
-    """Tell whether the changed list stands in the rows."""
+    """Return whether the rows hold the changed list."""
     rows = case / "rows.jsonl"
     return done.code == 0 and rows.is_file() and "train.txt" in rows.read_text()
 
 
 def grey_levels_kept(case: Path, done: Done) -> bool:
-    """Tell whether the remote-sensing rasters were used with at least 200 of 256 grey levels."""
+    """Return whether the remote-sensing rasters were used with at least 200 of 256 grey levels."""
     path = case / "run" / "pixel_scale.json"
     if not (no_bad_images(case, done) and path.is_file()):
         return False
@@ -289,13 +289,13 @@ PROOFS: dict[str, Callable[[Path, Done], bool]] = {
 
 
 def judge(entry: Mapping[str, Any], case: Path, done: Done, ours: bool) -> dict[str, Any]:
-    """Say whether, how and when a fault was noticed.
+    """Return whether, how and when a fault was noticed.
 
     Returns:
         ``outcome`` (``refused``, ``warned``, ``harmless``, ``crashed``, ``hung`` or ``unnoticed``),
         ``when`` (``before``, ``step`` or ``never``), ``step`` and ``message``.
     """
-    output: Output = read_output(done.text.replace(str(case), ""))  # it has the fault's name
+    output: Output = read_output(done.text.replace(str(case), ""))  # names the fault
     message = find_message(output, entry["noticed"])
     hung = done.code == -signal.SIGKILL
     if message is None:

@@ -1,4 +1,4 @@
-"""The small images of the faults benchmark: a healthy set, and one that is odd but valid."""
+"""The small images of the faults benchmark: a healthy set, and a set that is odd but valid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def picture(seed: int, side: int = 64, colour: tuple[int, int, int] | None = Non
     Args:
         seed: Another seed gives another picture.
         side: Width and height in pixels.
-        colour: RGB that most of the picture has; random patches by default.
+        colour: RGB colour of most of the picture; random patches by default.
     """
     rng = np.random.default_rng(seed)
     patches = rng.integers(0, 256, (max(side // 8, 2), max(side // 8, 2), 3), dtype=np.uint8)
@@ -32,7 +32,7 @@ def picture(seed: int, side: int = 64, colour: tuple[int, int, int] | None = Non
 
 
 def save(image: Image.Image, path: Path, **options: object) -> None:
-    """Write a picture, and its folder if need be."""
+    """Write a picture, and its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() in (".jpg", ".jpeg"):
         options.setdefault("quality", 90)
@@ -58,7 +58,7 @@ def write_healthy(folder: Path) -> None:
 
 
 def write_odd(folder: Path) -> None:
-    """Write images that are unusual and perfectly valid; nothing of them may be refused."""
+    """Write images that are unusual but valid; none of them may be refused."""
     image = picture(1, 96)
     grey, palette = image.convert("L"), image.quantize(64)
     transparent = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""What the entries of ``faults.yml`` do to the copy of the data and of the healthy run.
+"""The changes that entries of ``faults.yml`` make to the copy of the data and of the healthy run.
 
 Each function takes the folder of a case, which holds ``data/`` and ``run/``, and the arguments of
 its entry. Paths are relative to that folder.
@@ -20,7 +20,7 @@ from PIL import Image
 
 
 def _scan_start(content: bytes) -> int:
-    """Return where the compressed pixels of a JPEG begin."""
+    """Return the start of the compressed pixels of a JPEG."""
     at = 2
     while True:
         marker, length = content[at + 1], struct.unpack(">H", content[at + 2 : at + 4])[0]
@@ -47,7 +47,7 @@ def damage_jpegs(case: Path, folder: str, count: int, how: str) -> None:
 
 
 def add_system_folders(case: Path, folder: str) -> None:
-    """Add what notebooks, desktops, network drives and archives leave in folders."""
+    """Add the files that notebooks, desktops, network drives and archives create in folders."""
     inside = ".ipynb_checkpoints", ".Trash-1000/files", "@eaDir/scene.jpg", "__MACOSX"
     for number, name in enumerate(inside):
         save(picture(70 + number), case / folder / name / "copy.jpg")
@@ -55,11 +55,11 @@ def add_system_folders(case: Path, folder: str) -> None:
 
 
 def make_16_bit(case: Path, folder: str, bits: int) -> None:
-    """Replace the JPEGs of a folder by PNGs of 16 bit that use the lower ``bits`` alone."""
+    """Replace the JPEGs of a folder by PNGs of 16 bits that use only the lower ``bits``."""
     rng = np.random.default_rng(0)
     for path in sorted((case / folder).glob("*.jpg")):
         grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) << (bits - 8)
-        grey |= rng.integers(0, 1 << (bits - 8), grey.shape, np.uint16)  # all bits mean something
+        grey |= rng.integers(0, 1 << (bits - 8), grey.shape, np.uint16)  # use all bits
         save(Image.fromarray(grey), path.with_suffix(".png"))
         path.unlink()
 
@@ -104,7 +104,7 @@ def move(case: Path, source: str, target: str) -> None:
 
 
 def copy(case: Path, source: str, target: str) -> None:
-    """Copy a file, or add the content of a folder to another one."""
+    """Copy a file, or add the content of a folder to another folder."""
     if (case / source).is_dir():
         shutil.copytree(case / source, case / target, dirs_exist_ok=True)
     else:
@@ -138,9 +138,9 @@ def edit_checkpoint(
     Args:
         case: Folder of the case.
         file: The checkpoint.
-        drop: Tensors whose names begin so are removed.
-        prefix: Beginning of names, and what replaces it.
-        nan: Name of a tensor that gets a NaN.
+        drop: Start of the names of tensors that are removed.
+        prefix: Start of names, and its replacement.
+        nan: Name of a tensor in which a value becomes NaN.
     """
     from gersp_mm.checkpoints.read import read_checkpoint
 
@@ -154,12 +154,12 @@ def edit_checkpoint(
         old, new = prefix
         state = {new + n.removeprefix(old) if n.startswith(old) else n: t for n, t in state.items()}
     content["state_dict"] = state
-    content.get("meta", {}).pop("weights_sha256", None)  # so that it is not the hash that differs
+    content.get("meta", {}).pop("weights_sha256", None)  # The hash must not be the difference.
     torch.save(content, case / file)
 
 
 def swap_times(case: Path, older: str, newer: str) -> None:
-    """Make the later of two files look the older one, as copying in another order does."""
+    """Make the newer of two files look older, as copying in another order does."""
     os.utime(case / newer, (1_600_000_000, 1_600_000_000))
     os.utime(case / older, (1_700_000_000, 1_700_000_000))
     (case / older).parent.joinpath("last_checkpoint").unlink(missing_ok=True)
@@ -178,13 +178,13 @@ def coco_classes(case: Path, folder: str, shifted: bool) -> None:
 
 
 def write_dota(case: Path, folder: str, lines: list[str], same: bool = False) -> None:
-    """Write a DOTA of one image in train and one in val.
+    """Write a DOTA with one image in train and one image in val.
 
     Args:
         case: Folder of the case.
-        folder: Where to write.
+        folder: Folder of the data set.
         lines: Labels of the train image.
-        same: Whether the image of val is that of train.
+        same: Whether val holds the image of train.
     """
     for part, seed in (("train", 1), ("val", 2)):
         name = "P0001" if same else f"P000{seed}"
@@ -195,7 +195,7 @@ def write_dota(case: Path, folder: str, lines: list[str], same: bool = False) ->
 
 
 def write_loveda(case: Path, folder: str, shift: int) -> None:
-    """Write a LoveDA of one pair for each area, with labels moved by ``shift``."""
+    """Write a LoveDA with one pair for each area, and labels shifted by ``shift``."""
     for number, part in enumerate(("Train", "Val")):
         for area in ("Rural", "Urban"):
             top = case / folder / part / area
@@ -220,7 +220,7 @@ def write_plan(case: Path, file: str, text: str) -> None:
 
 
 def unreadable(case: Path, folder: str) -> None:
-    """Fill a folder with files that are called images and are none."""
+    """Fill a folder with files that have the names of images but are not images."""
     (case / folder).mkdir(parents=True)
     for number in range(3):
         (case / folder / f"{number}.jpg").write_bytes(b"<html>not found</html>")

@@ -1,4 +1,4 @@
-"""MoCo of lightly on a folder of images, as its own example does it, as small as tiny.py."""
+"""lightly's MoCo on a folder of images, after its own example, as small as tiny.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train or test a config with MMEngine's Runner alone, as mmpretrain's own tools do."""
+"""Train or test a config with MMEngine's plain Runner, as mmpretrain's own tools do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Run the training or the test of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config")
     parser.add_argument("--work-dir", required=True)

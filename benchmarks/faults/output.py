@@ -1,4 +1,4 @@
-"""What the output of a run says: which messages, and at which step each was printed."""
+"""The messages in the output of a run, and the step at which each was printed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 MARKER = re.compile(r"\[faults\] step (\d+) begins")
 STAMP = re.compile(r"\d\d/\d\d \d\d:\d\d:\d\d - ")
 # Blocks of MMEngine's log that repeat the config or the machine, and lines of numbers. A value that
-# is only repeated there is not a message about it.
+# is only repeated in such a block is not a message about the value.
 DUMPS = (
     "Config:", "Hooks will be executed in the following order:", "System environment:",
     "Runtime environment:",
@@ -30,7 +30,7 @@ class Message(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a run printed.
+    """The output of a run.
 
     Attributes:
         messages: All lines but dumps of the config, numbers of steps and frames of stack traces.

@@ -2,8 +2,8 @@
 """Inject each fault of faults.yml, run the public command, and record when it was noticed.
 
 Prints a matrix (faults by gersp_mm, plain mmpretrain and lightly) and the false alarms on healthy
-runs and on all shipped configs. Rows are appended to --out; what it holds for this commit is not
-run again, so that an interrupted run goes on.
+runs and on all shipped configs. Rows are appended to --out. Cases with a row for this commit are
+not run again, so that the same command resumes an interrupted run.
 
 Examples:
   python benchmarks/faults/run.py --jobs 2
@@ -39,13 +39,13 @@ from gersp_mm.utils.provenance import Provenance, commit  # noqa: E402
 
 SIDES = dict(ours="gersp_mm", mmpretrain="mmpretrain", lightly="lightly")
 NOTICED = ("refused", "warned", "harmless")
-HEALTHY = "false alarms"  # what rows of healthy runs have as their side
+HEALTHY = "false alarms"  # the side in rows of healthy runs
 KEY = ("fault", "side")  # fields that identify a row
-RECORD = "benchmarks/faults/rows.jsonl"  # as the repository names it
+RECORD = "benchmarks/faults/rows.jsonl"  # path in the repository
 
 
 class Task(NamedTuple):
-    """One run: an entry with one side, or a healthy one."""
+    """One run: an entry with one side, or a healthy run."""
 
     name: str
     side: str
@@ -53,7 +53,7 @@ class Task(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What identifies its row."""
+        """The fields that identify the row of the task."""
         return self.name, self.side
 
 
@@ -69,7 +69,7 @@ def read_entries(file: str) -> list[dict[str, Any]]:
 
 
 def peer_entry(fault: Mapping[str, Any], side: str) -> dict[str, Any] | None:
-    """Return the entry of a fault's counterpart; None where there is none."""
+    """Return the entry of a fault's counterpart; None if there is none."""
     peer = fault.get(side)
     if peer is None:
         return None
@@ -128,7 +128,7 @@ def run_task(task: Task, shop: Workshop) -> dict[str, Any]:
 
 
 def _run_healthy(task: Task, shop: Workshop) -> tuple[list[str], float]:
-    """Run what is healthy, and return what is refused or warned of, and the seconds."""
+    """Run a healthy case, and return its refusals and warnings, and the seconds."""
     if "config" in task.entry:
         case = shop.folder / "shipped" / task.name.replace("/", "-")
         last_step = write_twin(task.name, shop.folder / "shipped", case)
@@ -169,7 +169,7 @@ def cell(row: Mapping[str, Any] | None) -> str:
 
 
 def matrix(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[list[str]]:
-    """Return the lines of the matrix: group, fault, what is wrong, and a cell for each side."""
+    """Return the lines of the matrix: group, fault, description, and a cell for each side."""
     return [
         [f["group"], f["name"], f["wrong"], *(cell(rows.get((f["name"], side))) for side in SIDES)]
         for f in read_entries("faults.yml")
@@ -177,7 +177,7 @@ def matrix(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[list[str]]
 
 
 def summary(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Iterator[str]:
-    """Count what was noticed, for each side, and the false alarms."""
+    """Count the noticed faults of each side, and the false alarms."""
     for side, title in SIDES.items():
         ran = [row for (_, of), row in rows.items() if of == side and row["outcome"] != "skipped"]
         if not ran:
@@ -232,7 +232,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def choose(args: argparse.Namespace) -> list[Task]:
-    """Return the tasks that are to be run."""
+    """Return the selected tasks."""
     tasks = all_tasks(args.sides)
     if args.only:
         unknown = set(args.only) - {task.name for task in tasks}
@@ -245,7 +245,7 @@ def choose(args: argparse.Namespace) -> list[Task]:
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> None:
-    """Run what is to be run, and append a row for each task as soon as it is known."""
+    """Run the selected tasks, and append the row of each as soon as it is known."""
     tasks = choose(args)
     shop = Workshop(folder)
     shared = dict(Provenance.now(), commit=commit(leave_out=RECORD))
@@ -272,7 +272,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print and write what the command line says."""
+    """Run, print and write according to the command line."""
     args = parse_args(argv)
     run_unless_printed(args, run_all)
     rows = read_rows(args.out, *KEY)

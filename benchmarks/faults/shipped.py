@@ -1,4 +1,4 @@
-"""The shipped configs on small data: whatever is refused or warned of is a false alarm."""
+"""The shipped configs on small data: every refusal or warning is a false alarm."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def shipped_configs() -> list[str]:
 
 
 def write_twin(name: str, shared: Path, case: Path) -> int:
-    """Write a config that differs from a shipped one in data, batch and width alone.
+    """Write a config that differs from a shipped config only in data, batch and width.
 
-    Epochs, schedule, losses, hooks and options stay what they are, so that all checks before the
-    first step see them.
+    Epochs, schedule, losses, hooks and options stay the same, so that all checks before the first
+    step see them.
 
     Args:
         name: One of :func:`shipped_configs`.
-        shared: Folder of data and weights for all twins, written if need be.
-        case: Gets ``twin.py``.
+        shared: Folder of data and weights for all twins; written if necessary.
+        case: Folder in which ``twin.py`` is written.
 
     Returns:
         The step at whose beginning the run may be stopped.
@@ -127,7 +127,7 @@ def shrink_downstream(cfg: Config, shared: Path) -> None:
 
 
 def _below(path: str, data: Path) -> str:
-    """Return a path below ``data/`` as one below the small data."""
+    """Return a path below ``data/`` as a path below the small data."""
     return str(data / Path(path).relative_to("data"))
 
 

@@ -1,4 +1,4 @@
-"""Hooks that the small configs import: one says where a run is, one injects a fault."""
+"""Hooks of the small configs: one prints the current step, the other injects a fault."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StepMarkerHook(Hook):
     priority = "VERY_HIGH"
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Print a line that ``run.py`` looks for."""
+        """Print a line that ``run.py`` searches for."""
         print(f"[faults] step {runner.iter + 1} begins", flush=True)
 
 
@@ -25,14 +25,14 @@ class NaNGradientHook(Hook):
     """Make the gradients of one step NaN, as an overflow in the backward pass does.
 
     Args:
-        step: Number of the step, from 1.
+        step: Number of the step, counted from 1.
     """
 
     def __init__(self, step: int) -> None:
         self.step = step
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Spoil the gradients of this step; its loss stays finite."""
+        """Make the gradients of this step NaN; its loss stays finite."""
         if runner.iter + 1 == self.step:
             model = getattr(runner.model, "module", runner.model)
             weight = next(p for p in model.parameters() if p.requires_grad)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-r"""GeRSP-mini: what is gained by BatchNorm's statistics alone.
+r"""GeRSP-mini: measure the gain from BatchNorm's statistics alone.
 
-Takes the finished backbones of the study, estimates the running statistics of every BatchNorm anew
-from unlabelled remote-sensing views of the pre-training (PyTorch's update_bn), leaves all weights
-as they are, and writes the backbones and a plan of their evaluation. After benchmarks/mini/run.py.
+The script takes the finished backbones of the study, estimates the running statistics of every
+BatchNorm again from unlabelled remote-sensing views of the pre-training (PyTorch's update_bn)
+without changing weights, and writes the backbones and a plan of their evaluation. Run
+benchmarks/mini/run.py first.
 
   work_dirs/mini/<size>/<row>/seed_<n>/own_statistics.pth
   work_dirs/mini/<size>/own_statistics.yml                 for tools/benchmarks/run.py

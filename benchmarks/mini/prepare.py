@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Lay out the images of the study GeRSP-mini: lists of paths, no copies.
+"""Prepare the images of the study GeRSP-mini as lists of paths, without copies.
 
 Needed below DATA (default data, or $GERSP_DATA):
 
   eurosat/                 after python tools/dataset_converters/eurosat.py data/eurosat
   tiny-imagenet-200/       train/<class>/images/*.JPEG, http://cs231n.stanford.edu/tiny-imagenet-200.zip
-  NWPU-RESISC12/           {train,test}/<class>/*.jpg, for the evaluation; left out where it is not
-  demo/                    after python demo/prepare_demo.py, likewise
+  NWPU-RESISC12/           {train,test}/<class>/*.jpg, for the evaluation (optional)
+  demo/                    after python demo/prepare_demo.py (optional)
 
 --download fetches the first two (95 and 237 MB) and prepares EuroSAT. Tiny-ImageNet is a part of
 ImageNet: its terms allow non-commercial research.
 
 Written to DATA/mini_<size>: remote_sensing.txt, EuroSAT's training images without labels;
 natural.txt, the images that benchmarks/mini/natural.txt names, with labels; natural_paths.txt and
-both.txt for the rows without labels; eurosat_train.txt (200 a class of the training images),
-eurosat_finetune.txt (50 of these a class), eurosat_val.txt and eurosat_test.txt (cpu: 300 a class)
-for the evaluation.
+both.txt for the rows without labels; eurosat_train.txt (200 training images per class),
+eurosat_finetune.txt (50 of these per class), eurosat_val.txt and eurosat_test.txt (cpu: 300 per
+class) for the evaluation.
 
 Examples:
   python benchmarks/mini/prepare.py
@@ -40,9 +40,9 @@ from gersp_mm.utils.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# Images of EuroSAT, natural images of a class, EuroSAT's test images of a class.
+# Number of EuroSAT's images, of natural images per class, and of EuroSAT's test images per class.
 SIZES = dict(cpu=(9_600, 48, 300), gpu=(16_200, 81, 10_000))
-EVALUATED, FINETUNED = 200, 50  # EuroSAT's training images of a class
+EVALUATED, FINETUNED = 200, 50  # EuroSAT's training images per class
 EUROSAT_URL = (
     "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
     "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip"
@@ -52,12 +52,12 @@ TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 def rank(path: str) -> str:
-    """Return what images are ordered by where some of them are taken."""
+    """Return the sort key by which a subset of images is chosen."""
     return hashlib.sha256(f"gersp-mini:{path}".encode()).hexdigest()
 
 
 def download(data: Path) -> None:
-    """Fetch what is missing of EuroSAT and Tiny-ImageNet."""
+    """Fetch the missing files of EuroSAT and Tiny-ImageNet."""
     from torchvision.datasets.utils import download_and_extract_archive
 
     try:
@@ -89,7 +89,7 @@ def natural(data: Path, each: int) -> list[str]:
     """Return ``path label`` of the natural images; ``natural.txt`` holds their numbers, in order.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: An image is missing.
     """
     found = []
     lines = (HERE / "natural.txt").read_text(encoding="utf-8").splitlines()
@@ -108,7 +108,7 @@ def natural(data: Path, each: int) -> list[str]:
 
 
 def some_of_each_class(entries: list[tuple[str, int]], count: int) -> list[str]:
-    """Return ``path label`` of this many images per class."""
+    """Return ``path label`` of ``count`` images per class."""
     classes = defaultdict(list)
     for path, label in entries:
         classes[label].append(path)

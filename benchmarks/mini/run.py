@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""GeRSP-mini: pre-train every row of the study with every seed, evaluate, make the tables.
+"""GeRSP-mini: pre-train every row of the study with every seed, evaluate, and make the tables.
 
-Rows, seeds and options are in benchmarks/mini/rows.yml, the images are laid out by
-benchmarks/mini/prepare.py. The same command resumes after an interruption: finished runs are not
-repeated, interrupted ones are resumed.
+benchmarks/mini/rows.yml holds rows, seeds and options; benchmarks/mini/prepare.py prepares the
+images. After an interruption, the same command resumes interrupted runs and does not repeat
+finished runs.
 
-In work_dirs/mini/<size>:
+Files in work_dirs/mini/<size>:
 
   <row>/seed_<n>/             each pre-training: its log, checkpoints, finished.json
   frozen.yml, finetune.yml    the plans given to tools/benchmarks/run.py
@@ -13,12 +13,12 @@ In work_dirs/mini/<size>:
   results_pretraining.json    command, commit, losses and time of each pre-training
   tables/                     tables of these rows and the recorded ones
 
-The recorded rows, results/mini_<size>.jsonl, stay as they are. Where a seed is in both, the tables
-count the recorded value and list the new one with its difference.
+The recorded rows, results/mini_<size>.jsonl, do not change. If both hold a seed, the tables use the
+recorded value and list the new value with its difference.
 
 Examples:
   python benchmarks/mini/run.py --dry-run                       # list the commands, run none
-  python benchmarks/mini/run.py                                 # everything, one run a core
+  python benchmarks/mini/run.py                                 # everything, one run per core
   python benchmarks/mini/run.py --rows GeRSP IMP --seeds 0      # two rows, one seed
   python benchmarks/mini/run.py --size gpu --jobs 1
 """
@@ -79,7 +79,7 @@ class Run(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The run in words."""
+        """Row and seed of the run."""
         return f"{self.row}, seed {self.seed}"
 
     @property
@@ -94,7 +94,7 @@ class Run(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The command as it is typed, from the repository's root."""
+        """The command as typed in the root of the repository."""
         return shlex.join(["python", "tools/train.py", *self.command[2:]])
 
     @property
@@ -104,7 +104,7 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> Path:
-        """Written when the training has ended."""
+        """File that is written when the training has ended."""
         return self.folder / "finished.json"
 
 
@@ -135,7 +135,7 @@ def read_rows(path: Path, folder: Path) -> list[Run]:
 
 
 def chosen(runs: list[Run], rows: list[str] | None, seeds: list[int] | None) -> list[Run]:
-    """Return the runs that were asked for."""
+    """Return the requested runs."""
     known = list(dict.fromkeys(run.row for run in runs))
     for row in rows or []:
         if row not in known:
@@ -147,7 +147,7 @@ def chosen(runs: list[Run], rows: list[str] | None, seeds: list[int] | None) -> 
 
 
 class Pool:
-    """Runs commands next to each other, shows how far they are, and stops them together.
+    """A pool that runs several commands at once, shows their progress, and stops them together.
 
     Args:
         jobs: Number of commands that run at once.
@@ -160,13 +160,13 @@ class Pool:
         """Run (title, command, log) each; ``after(title, seconds)`` follows a success.
 
         Raises:
-            UserError: One of them failed. The others are stopped first.
+            UserError: A command failed. The others are stopped first.
         """
         waiting = list(waiting)
         running: dict[ChildRun, float] = {}
-        jobs: dict[ChildRun, str] = {}  # of an evaluation, which has no scalars.json
+        jobs: dict[ChildRun, str] = {}  # progress of evaluations, which have no scalars.json
         with (
-            ExitStack() as stack,  # It stops all that runs where one of them fails.
+            ExitStack() as stack,  # It stops all commands if one of them fails.
             progress_bar("the study", "run", len(waiting), shown=bool(waiting)) as bar,
         ):
             try:
@@ -189,22 +189,22 @@ class Pool:
                         f"{child.title}: {jobs.get(child) or child.position()}" for child in running
                     ]
                     bar.advance(0, "; ".join(shown))
-            finally:  # All are told before the first is waited for.
+            finally:  # All commands are stopped before the first wait.
                 for child in running:
                     child.stop()
 
 
 def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
-    """Train what is not finished, and record each run once.
+    """Train the unfinished runs, and record each run once.
 
     Raises:
-        UserError: a finished run was made by another command than the study's.
+        UserError: A finished run was trained by another command than the study's.
     """
     by_title = {run.title: run for run in runs}
     for run in runs:
         if run.finished.is_file():
             before = json.loads(run.finished.read_text(encoding="utf-8"))["command"]
-            as_now = before.replace(" --resume --", " --resume auto --")  # which it was before
+            as_now = before.replace(" --resume --", " --resume auto --")  # as in earlier versions
             if as_now != run.words:
                 raise UserError(
                     f"{run.folder} holds a run of\n  {before}\nand the study now says\n  "
@@ -226,12 +226,12 @@ def pretrain(runs: list[Run], pool: Pool, record: Path) -> None:
 
 
 def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Tell whether two records are of one pre-training; a repeat with other weights is another."""
+    """Return whether two records belong to one pre-training with the same weights."""
     return all(one[name] == other[name] for name in ("row", "seed", "checkpoint_sha256"))
 
 
 def facts_of(run: Run, seconds: float) -> dict[str, Any]:
-    """Return what is worth knowing of a finished pre-training."""
+    """Return the facts of a finished pre-training."""
     scalars = [entry for entry in RunFolder(run.folder).scalars() if "iter" in entry]
     cfg = Config.fromfile(run.config)
     cfg.merge_from_dict(dict(run.options))
@@ -297,7 +297,7 @@ def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
 
 
 def make_tables(args: argparse.Namespace) -> None:
-    """Make the tables of the recorded rows, where there are any, and of these."""
+    """Make the tables of the recorded rows, if there are any, and of the new rows."""
     files = [path for path in (args.recorded, args.out) if path.is_file()]
     if files[0].samefile(files[-1]):
         files = files[:1]

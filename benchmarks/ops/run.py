@@ -1,4 +1,4 @@
-"""Operators of gersp_mm.ops next to mmcv's compiled ones, alone and within training steps.
+"""Time the operators of gersp_mm.ops and mmcv's compiled ones, alone and in training steps.
 
 Both take turns in one process, which needs an mmcv with compiled operators.
 
@@ -53,7 +53,7 @@ STEPS = {
     "Oriented R-CNN": "dior/oriented-rcnn_le90_r50_fpn_1x_dior-r.py",
 }
 SIDES = {"mmdet": 800, "mmrotate": 800, "mmseg": 512}  # px
-OBJECTS = 20  # in the image of a step
+OBJECTS = 20  # objects in the image of a step
 
 Case = Callable[[], Any]
 
@@ -152,7 +152,7 @@ def step(name: str) -> Case:
     os.environ.setdefault("GERSP_CHECKPOINT", "none")
     cfg = Config.fromfile(ROOT / "configs" / "downstream" / STEPS[name])
     cfg.model.backbone.pop("init_cfg", None)
-    for part in ("backbone", "decode_head", "auxiliary_head"):  # BatchNorm of one image
+    for part in ("backbone", "decode_head", "auxiliary_head"):  # BatchNorm needs two images
         if cfg.model.get(part) and cfg.default_scope == "mmseg":
             cfg.model[part].norm_cfg = dict(type="GN", num_groups=8)
     import_module(f"{cfg.default_scope}.models")
@@ -165,7 +165,7 @@ def step(name: str) -> Case:
     images, annotation = torch.randn(1, 3, side, side), sample(cfg, side)
 
     def call() -> None:
-        torch.manual_seed(0)  # the same proposals are drawn
+        torch.manual_seed(0)  # The same proposals are drawn every time.
         model.zero_grad(set_to_none=True)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             loss, _ = model.parse_losses(model.loss(images, [annotation]))
@@ -196,7 +196,7 @@ def compare(name: str, case: Case, args: argparse.Namespace) -> list[Any]:
     )
     quartiles = f"{ratio['median']:.2f} ({ratio['q1']:.2f} to {ratio['q3']:.2f})"
     row = [name, values["compiled"]["min"], values["ours"]["min"], quartiles]
-    print(*row, sep=", ", flush=True, file=sys.stderr)  # a long run may be stopped
+    print(*row, sep=", ", flush=True, file=sys.stderr)  # A long run may be stopped early.
     return row
 
 

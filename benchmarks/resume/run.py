@@ -31,7 +31,7 @@ from benchmarks.rows import new_parser, read_rows, run_unless_printed, write_blo
 
 INTERRUPTION = "GERSP_INTERRUPT"  # "<signal>,<moment>,<iteration>" for the hook below
 ITERATIONS = 6
-# Configs; all are trained by epoch but segmentation.
+# Configs. All but segmentation are trained by epoch.
 TASKS = {
     "classification": "eurosat/finetune_r50_eurosat.py",
     "detection": "dior/faster-rcnn_r50_fpn_24e_dior.py",
@@ -40,8 +40,8 @@ TASKS = {
     "pre-training": "gersp_r18_demo.py",
 }
 SIGNALS = ("INT", "TERM", "HUP", "KILL")
-# A method of MMEngine's hooks, and the number of finished iterations from which on it interrupts:
-# by a signal that saves, and by KILL, which has to leave an earlier checkpoint.
+# A method of MMEngine's hooks, and the number of finished iterations from which it interrupts, for
+# a signal that saves and for KILL, which needs an earlier checkpoint.
 MOMENTS = {
     "before step 2": ("before_train_iter", 1, 1),
     "in the middle": ("after_train_iter", 2, 4),
@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
 
 def prepare(folder: Path) -> None:
-    """Write small images of every data set and the configs of all tasks, if they are not there."""
+    """Write small images of every data set and the configs of all tasks, if they do not exist."""
     from mmengine.config import Config
 
     from tests.support.downstream import downstream_twin, write_all
@@ -99,12 +99,12 @@ def prepare(folder: Path) -> None:
 
 
 def register_hook() -> None:
-    """Make the hook known that sends this process a signal."""
+    """Register the hook that sends a signal to this process."""
     from mmengine.hooks import Hook
     from mmengine.registry import HOOKS
 
     class InterruptHook(Hook):
-        """Sends the signal of ``GERSP_INTERRUPT`` once; does nothing where that is not set."""
+        """A hook that sends the signal of ``GERSP_INTERRUPT`` once, if the variable is set."""
 
         def _reach(self, moment: str, runner: Any) -> None:
             name, chosen, iteration = os.environ.get(INTERRUPTION, ",,").split(",")
@@ -125,9 +125,9 @@ def register_hook() -> None:
 
 
 def train(task: str, folder: Path, work_dir: Path, *options: str, interrupt: str = "") -> int:
-    """Run tools/train.py in a process of its own; return its exit code, or minus its signal.
+    """Run tools/train.py in a separate process; return its exit code, or minus its signal.
 
-    The process is forked from this one, which has imported the hosts, so that it takes seconds.
+    The process is forked from this process, which has imported the hosts, so that it takes seconds.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -200,7 +200,7 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def matrix(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[list[str]]:
-    """Return the lines of the table: a task and a moment each, a column for each signal."""
+    """Return the lines of the table: one per task and moment, with a column per signal."""
     lines = [["task", "interrupted", *SIGNALS]]
     for task, moment in itertools.product(TASKS, MOMENTS):
         cells = [rows.get(Case(task, name, moment)) for name in SIGNALS]
@@ -240,7 +240,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
     from gersp_mm.engine import launch  # noqa: F401
     from gersp_mm.utils.provenance import Provenance, commit
 
-    # MMEngine has every config formatted that it writes, which takes most of a small run.
+    # MMEngine formats every config that it writes, which takes most of the time of a small run.
     formatter.FormatCode = lambda text, **options: (text, True)
     register_hook()
     folder.mkdir(parents=True, exist_ok=True)
@@ -263,7 +263,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, print and write what the command line says."""
+    """Run, print and write according to the command line."""
     args = parse_args(argv)
     from gersp_mm.utils.console import table
 

@@ -1,9 +1,9 @@
-"""Whole training, from image files to the teacher update: ours against the released code's way.
+"""Time whole training, from image files to the teacher update: ours and the released code's.
 
 Parts:
   compare    our Runner against the released pipeline and step in a plain loop, with the same files,
-             workers, batch and image size; one process each, taking turns
-  breakdown  where the time of our step goes, by torch.profiler
+             workers, batch and image size; one process each, in turns
+  breakdown  share of each part of our step, by torch.profiler
 
 Examples:
   python benchmarks/speed/end_to_end.py
@@ -66,7 +66,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(all)")
-    parser.add_argument("--config", default="configs/pretrain/gersp_r18_demo.py", help="of ours")
+    parser.add_argument(
+        "--config", default="configs/pretrain/gersp_r18_demo.py", help="train it [%(default)s]"
+    )
     parser.add_argument(
         "--images",
         type=Path,
@@ -84,7 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--first", type=int, default=8, help="run N steps before these [%(default)s]"
     )
     add_arguments(parser, rounds=3, warmup=0, devices=True)
-    parser.add_argument("--child", help=argparse.SUPPRESS)  # what this process runs
+    parser.add_argument("--child", help=argparse.SUPPRESS)  # the contender that this process runs
     parser.add_argument("--child-out", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -124,11 +126,11 @@ def shrink(cfg: Config, args: argparse.Namespace, folder: Path) -> Config:
 
 
 def use_images(cfg: Config, images: Path, pairs: int, folder: Path) -> None:
-    """Take both sources from one folder, listed often enough for an epoch of ``pairs``."""
+    """Take both sources from one folder, repeated until an epoch has ``pairs`` pairs."""
     found = [images / name for name in find_images(images)]
     if not found:
         raise SystemExit(f"no images below {images}: give another --images")
-    cfg.default_hooks.pop("knn_eval", None)  # has images of its own
+    cfg.default_hooks.pop("knn_eval", None)  # It has its own images.
     paths = [str(path.resolve()) for path in found] * -(-pairs // len(found))
     classes = cfg.model.natural_head.num_classes
     lists = {"remote_sensing": [f"{path}\n" for path in paths]}
@@ -145,11 +147,11 @@ def use_images(cfg: Config, images: Path, pairs: int, folder: Path) -> None:
 
 # ------------------------------------------------------------------------------------- timed runs
 class Enough(Exception):
-    """Raised when a run has taken the steps that were wanted."""
+    """Raised when a run has taken the requested steps."""
 
 
 class Stopwatch(Hook):
-    """Notes when each step ended and ends the run after ``first + steps`` of them."""
+    """A hook that notes the end of each step and ends the run after ``first + steps``."""
 
     priority = "LOWEST"
 
@@ -158,7 +160,7 @@ class Stopwatch(Hook):
         self.ends: list[float] = []
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-        """Note the end of a step; wait for the device at both ends of what is timed."""
+        """Note the end of a step, and wait for the device at both ends of the timed steps."""
         self.lap()
         if len(self.ends) == self.first + self.steps:
             raise Enough
@@ -177,7 +179,7 @@ class Stopwatch(Hook):
 
 
 def run_ours(cfg: Config, args: argparse.Namespace, hook: Hook) -> None:
-    """Train as ``tools/train.py`` does until the hook has had enough."""
+    """Train as ``tools/train.py`` does until the hook ends the run."""
     runner = Runner.from_cfg(cfg)
     runner.register_hook(hook, priority="LOWEST")
     try:
@@ -211,7 +213,7 @@ def run_released(cfg: Config, args: argparse.Namespace, watch: Stopwatch) -> Non
     model, optimizer = cfg.model.to_dict(), cfg.optim_wrapper.optimizer.to_dict()
     step = peers.ReleasedStep(model, optimizer).to(args.device)
     if args.device != "cpu":
-        torch.backends.cudnn.benchmark = True  # ours gets it from the config
+        torch.backends.cudnn.benchmark = True  # Our run sets it by its config.
     while True:
         for collated in loader:
             step.step(peers.released_batch(collated, args.device))
@@ -222,7 +224,7 @@ def run_released(cfg: Config, args: argparse.Namespace, watch: Stopwatch) -> Non
 
 # ---------------------------------------------------------------------------------------- breakdown
 class Breakdown(Hook):
-    """Times the parts of our step with PyTorch's profiler; every part waits for the device."""
+    """A hook that times the parts of our step by PyTorch's profiler; each waits for the device."""
 
     priority = "LOWEST"
 
@@ -299,7 +301,7 @@ def run_child(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(args: argparse.Namespace, child: str) -> dict[str, Any]:
-    """Run a contender in a process of its own and return what it measured."""
+    """Run a contender in a separate process, and return its measurements."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out.json")
         own = ["--child", child, "--child-out", str(out)]
@@ -335,7 +337,7 @@ def compare(args: argparse.Namespace, setting: str) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run the parts that were asked for."""
+    """Run the requested parts."""
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if args.threads:

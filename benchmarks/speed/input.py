@@ -1,10 +1,10 @@
-"""How many pairs one process reads, augments and collates a second, on one core.
+"""Time the reading, augmentation and collation of pairs in one process on one core.
 
 A pair is one remote-sensing image in two views and one natural image. The sources are JPEG files
 of three kinds, cut from real images: 256 px and 500×375 (views of 224 px) and 64 px (views of
-64 px). The released pipeline alone normalises its images here; the others leave that to the
-training device, and ``ours, colour on the device`` colour and flips as well. The released code
-decodes every file twice; ``one decode`` shows it without that slip.
+64 px). Only the released pipeline normalises its images here; the others leave this to the
+training device, and ``ours, colour on the device`` also leaves colour and flips to it. The released
+code decodes every file twice; ``one decode`` shows its speed without this mistake.
 
 Examples:
   python benchmarks/speed/input.py
@@ -100,9 +100,8 @@ def write_sources(
 ) -> tuple[peers.Source, peers.Source]:
     """Cut JPEG files of one size from real images: as many for each of the two sources.
 
-    Cuts are taken at the images' own resolution where they are large enough, so that the files are
-    as detailed as real ones; smaller images are enlarged. JPEG files of that very size are taken as
-    they are.
+    Large images are cut at their own resolution, so that the files are as detailed as real ones;
+    smaller images are enlarged. JPEG files of exactly this size are copied.
     """
     found = [images / name for name in find_images(images)]
     if not found:
@@ -135,7 +134,7 @@ _OPENED: dict[Path, Image.Image] = {}
 
 
 def _cut(path: Path, size: tuple[int, int], rng: random.Random) -> Image.Image | None:
-    """Return a random part of an image; None for a JPEG that has the size already."""
+    """Return a random part of an image; None for a JPEG of the wanted size."""
     if path not in _OPENED:
         with Image.open(path) as image:
             _OPENED[path] = image.convert("RGB")
@@ -197,7 +196,7 @@ def contenders(
     pairs: int,
     batch: int,
 ) -> dict[str, Callable[[], None]]:
-    """Return what loads ``pairs`` pairs in batches, by name."""
+    """Return functions that load ``pairs`` pairs in batches, by name."""
     sources = (remote_sensing, natural, size)
     makers: dict[str, Callable[[], Any]] = {
         RELEASED: lambda: peers.ReleasedPairs(*sources),
@@ -240,10 +239,10 @@ def _collate_mmpretrain(samples: list[dict[str, Any]]) -> Any:
 # ------------------------------------------------------------------------------- worker processes
 @contextlib.contextmanager
 def as_workers(loads: dict[str, Callable[[], None]]) -> Iterator[dict[str, Callable[[], None]]]:
-    """Give every contender a process of its own, set up as its data loader sets up a worker.
+    """Give every contender a separate process, set up like a worker of its data loader.
 
-    All have one thread. Ours also does what ``gersp_mm.engine.loop`` does at the start of a worker.
-    Only the process that is asked to load is busy; the others wait.
+    Every process has one thread. Ours also runs the preparation of workers in
+    ``gersp_mm.engine.loop``. Only one process loads at a time; the others wait.
     """
     context = multiprocessing.get_context("fork")
     ends, processes = {}, []
@@ -264,7 +263,7 @@ def _serve(end: Any, load: Callable[[], None], ours: bool) -> None:
     if ours:
         keep_freed_memory()
         gc.freeze()
-    # in a worker our data set need not spare the caller's random state
+    # In a worker our data set need not restore the random state.
     with mock.patch("gersp_mm.datasets.paired.get_worker_info", new=object):
         while end.recv():
             load()

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """Measure host memory and start-up time of the data loading of a full-size pre-training.
 
-Builds the config's train_dataloader over two list files as long as the real ones (990,848
-remote-sensing and 1,281,167 labelled natural images by default) in a process of its own and loads
-some batches. Every line of the lists is another string of realistic length, but all of them lead to
-16 small JPEG files (256 px, random low-frequency content): listing, sampling, decoding and
-augmentation are real, reading millions of different files from a disk is not.
+A separate process builds the config's train_dataloader over two list files of realistic length
+(990,848 remote-sensing and 1,281,167 labelled natural images by default) and loads some batches.
+Every line of the lists is a different string of realistic length, but all of them lead to 16 small
+JPEG files (256 px, random low-frequency content): listing, sampling, decoding and augmentation are
+real; reading millions of different files from a disk is not measured.
 
-Prints the seconds from the start of that process to its first batch, and the memory of the main
-process and its workers as their proportional set size (PSS), in which a page that n processes
-share counts 1/n for each, so that the sum is what they take together: at the end, and the highest
-sum seen by sampling all along. The peak of the main process alone is the kernel's own count. Linux
-only.
+The script prints the seconds from the start of that process to its first batch, and the memory of
+the main process and its workers as proportional set size (PSS). A page that n processes share
+counts 1/n for each process, so that the sum is their total memory. The sum is given at the end and
+as the highest of all samples. The kernel counts the peak of the main process alone. Linux only.
 
 Examples:
   python benchmarks/speed/memory.py
@@ -61,7 +60,7 @@ def load_batches(args: argparse.Namespace) -> None:
         report.setdefault("first", time.monotonic())
         if number == args.batches:
             break
-        # the iterator of persistent workers outlives the loop, so they stay to be measured
+        # Persistent workers outlive the loop, so that they can be measured.
     (args.inside / "report.tmp").write_text(json.dumps(report))
     (args.inside / "report.tmp").rename(args.inside / "report.json")
     sys.stdin.readline()
@@ -71,7 +70,7 @@ def load_batches(args: argparse.Namespace) -> None:
 
 
 def write_lists(folder: Path, remote_sensing: int, natural: int) -> None:
-    """Write the two lists and the few images that stand behind them."""
+    """Write the two lists and their few images."""
     import numpy as np
     from PIL import Image
 
@@ -95,7 +94,7 @@ def write_lists(folder: Path, remote_sensing: int, natural: int) -> None:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run :func:`load_batches` in a process of its own and sample its memory all along.
+    """Run :func:`load_batches` in a separate process, and sample its memory.
 
     Returns:
         Number of images, seconds, and memory in MiB.
@@ -104,7 +103,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     report = folder / "report.json"
     highest = 0
     command = [sys.executable, __file__, *sys.argv[1:], "--inside", str(folder)]
-    started = time.monotonic()  # one clock for all processes of a machine
+    started = time.monotonic()  # This clock is the same for all processes of a machine.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr) as process:
         while not report.exists():
             if process.poll() is not None:
@@ -134,13 +133,13 @@ def memory(pid: int) -> list[int]:
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             pids += map(int, listing.read_text().split())
-        except OSError:  # that thread has just ended
+        except OSError:  # The thread has just ended.
             continue
     return [kibibytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in pids]
 
 
 def kibibytes(file: Path, field: str) -> int:
-    """Read one ``field: number kB`` line of a file in /proc; 0 where the process has ended."""
+    """Read one ``field: number kB`` line of a file in /proc; 0 if the process has ended."""
     try:
         lines = file.read_text().splitlines()
     except OSError:

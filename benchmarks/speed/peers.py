@@ -1,15 +1,15 @@
-"""What ``gersp_mm`` is timed against, each written down plainly.
+"""The peers of ``gersp_mm`` in timings, each in plain code.
 
-* the released GeRSP code (floatingstarZ/GeRSP at 4ea0bd3): what one training step and one data
-  sample do there, re-stated from reading ``mmselfsup/models/algorithms/moco_gersp.py``,
+* the released GeRSP code (floatingstarZ/GeRSP at 4ea0bd3): one training step and one data sample,
+  rewritten after reading ``mmselfsup/models/algorithms/moco_gersp.py``,
   ``mmselfsup/models/algorithms/base.py``, ``mmselfsup/datasets/multi_view_DACP.py``,
-  ``mmselfsup/datasets/data_sources/base.py`` and ``configs/selfsup/GeRSP/GeRSP.py``. It cannot run
-  itself on the versions of PyTorch that we run on;
+  ``mmselfsup/datasets/data_sources/base.py`` and ``configs/selfsup/GeRSP/GeRSP.py``. The code
+  itself does not run on our versions of PyTorch;
 * mmpretrain's MoCo and its data pipeline;
 * lightly's MoCo modules.
 
-All of them get the same backbone class, the same weights' shapes and the same images, so that what
-differs is what they do around the network.
+All of them get the same backbone class, the same shapes of weights and the same images, so that
+they differ only in the work around the network.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ Batch = Mapping[str, Any]  # rs_query, rs_key, natural: N×3×H×W, normalised; 
 
 # -------------------------------------------------------------------------------- the released code
 class ReleasedStep:
-    """One training step as the released code takes it.
+    """One training step of the released code.
 
-    In its order: student over query views and natural images in one forward, teacher moved by a
-    loop over parameters that makes new tensors, teacher over the key views, similarities to a copy
-    of the queue (feat_dim × queue_len), concatenated with the positive's and divided by T, cross
-    entropy; cross entropy of the natural images and two accuracies; keys written into columns of
-    the queue; every logged number fetched with ``.item()``; SGD with a group of its own for every
-    parameter, frozen ones included.
+    The order is that of the code: student over query views and natural images in one forward,
+    teacher updated by a loop over parameters that makes new tensors, teacher over the key views,
+    similarities to a copy of the queue (feat_dim × queue_len), concatenated with the positive's and
+    divided by T, cross entropy; cross entropy of the natural images and two accuracies; keys
+    written into columns of the queue; every logged number fetched with ``.item()``; SGD with a
+    separate group for every parameter, including frozen ones.
 
-    Two things are kinder than the original: gradients are set to None instead of zero, today's
-    default; and images are not shuffled, which among one process changes nothing.
+    Two details are faster than in the original: gradients are set to None instead of zero, which is
+    today's default, and images are not shuffled, which has no effect in one process.
 
     Args:
-        model: the model part of a config for :class:`gersp_mm.GeRSP`.
-        optimizer: config of the SGD.
-        amp: run the network under bfloat16 autocast; the released config does not.
+        model: The model part of a config for :class:`gersp_mm.GeRSP`.
+        optimizer: Config of the SGD.
+        amp: Whether the network runs under bfloat16 autocast; the released config does not use it.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ReleasedStep:
 
     @torch.no_grad()
     def load(self, model: Any) -> ReleasedStep:
-        """Take over the state of a :class:`gersp_mm.GeRSP`."""
+        """Copy the state of a :class:`gersp_mm.GeRSP`."""
         self.encoder_q.load_state_dict(model.backbone.state_dict())
         self.proj_q.load_state_dict(model.neck.mlp.state_dict())
         self.pred_q.load_state_dict(model.natural_head.fc.state_dict())
@@ -109,7 +109,7 @@ class ReleasedStep:
         return self
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """Train on one batch of normalised images and return what would be logged."""
+        """Train on one batch of normalised images, and return the values for the log."""
         device = batch["rs_query"].device.type
         with torch.autocast(device, torch.bfloat16) if self.amp else contextlib.nullcontext():
             losses = self._losses(batch)
@@ -165,7 +165,7 @@ def released_info_nce(
 
 @torch.no_grad()
 def released_enqueue(queue: torch.Tensor, queue_ptr: torch.Tensor, keys: torch.Tensor) -> None:
-    """Write keys into the next columns; waits for the device to know which they are."""
+    """Write keys into the next columns, and wait for the device to know the columns."""
     count, length = len(keys), queue.shape[1]
     if length % count:
         raise ValueError(f"the released code needs a queue ({length}) of whole batches ({count})")
@@ -189,16 +189,16 @@ class ReleasedPairs(Dataset):
 
     Each file is read and decoded **twice** and both views come from the second image: ``get_img``
     in ``data_sources/base.py`` (lines 88 to 115) does so in one of its branches and once more below
-    them. Decoding is OpenCV's, through mmcv; everything after it is torchvision's on PIL images,
-    with ToTensor and Normalize on the CPU.
+    them. OpenCV decodes, through mmcv; torchvision then transforms PIL images, with ToTensor and
+    Normalize on the CPU.
 
     Args:
-        remote_sensing: paths and labels (ignored).
-        natural: paths and labels.
-        size: side of the views.
-        decodes: how often a file is read and decoded; 1 repairs the slip.
-        rs_parts: augmentation of the remote-sensing views by the names of
-            ``gersp_mm.ViewAugmentation``, where it is not the released one.
+        remote_sensing: Paths and labels, which are ignored.
+        natural: Paths and labels.
+        size: Side of the views in pixels.
+        decodes: Number of times that a file is read and decoded; 1 fixes the mistake.
+        rs_parts: Changes of the released augmentation of the remote-sensing views, by the names
+            of ``gersp_mm.ViewAugmentation``.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ def released_transform(size: int, **changes: Any) -> T.Compose:
 
 
 def released_batch(collated: Mapping[str, Any], device: Any = "cpu") -> dict[str, torch.Tensor]:
-    """Turn a collated batch of :class:`ReleasedPairs` into what :class:`ReleasedStep` takes."""
+    """Convert a collated batch of :class:`ReleasedPairs` for :class:`ReleasedStep`."""
     query, key = collated["ex_img"]
     batch = dict(
         rs_query=query, rs_key=key, natural=collated["img"][0], label=collated["gt_label"][0]
@@ -266,9 +266,9 @@ class MMPretrainPairs(Dataset):
     """Pairs through mmpretrain's transforms with OpenCV behind them.
 
     As in its ``imagenet_mocov2`` configs each file is decoded once and ``MultiView`` makes the
-    views; strengths and order are the released GeRSP ones, so the work is the same. Everything that
-    has a choice uses ``cv2``, the fastest. The images stay uint8: mmpretrain swaps channels and
-    normalises on the device, in its data preprocessor.
+    views; strengths and order are those of the released GeRSP, so the work is the same. Every
+    transform with a choice of backends uses ``cv2``, the fastest. The images stay uint8: mmpretrain
+    swaps channels and normalises on the device, in its data preprocessor.
     """
 
     def __init__(self, remote_sensing: Source, natural: Source, size: int = 224) -> None:
@@ -321,7 +321,7 @@ def mmpretrain_step(
     Included: its whole ``loss`` (student over the query views, teacher's update over parameters and
     buffers, teacher over the key views, ``ContrastiveHead`` against a copy of the queue, enqueue),
     MMEngine's optimizer wrapper and default constructor, and, since MoCo has no such branch, the
-    student over the natural images in a forward of its own and ``LinearClsHead`` with its
+    student over the natural images in a separate forward and ``LinearClsHead`` with its
     accuracies. Not included: the data preprocessor, which no contender runs here.
     """
     init_default_scope("mmpretrain")
@@ -361,7 +361,7 @@ def mmpretrain_step(
 
 # ------------------------------------------------------------------------------------------ lightly
 def has_lightly() -> bool:
-    """Tell whether lightly is installed, and say how to get it if not."""
+    """Return whether lightly is installed, and print how to install it if not."""
     if importlib.util.find_spec("lightly") is not None:
         return True
     print("lightly is not installed: pip install lightly")
@@ -371,11 +371,11 @@ def has_lightly() -> bool:
 def lightly_step(
     model: Mapping[str, Any], optimizer: Mapping[str, Any], amp: bool = False, device: Any = "cpu"
 ) -> Callable[[Batch], Any]:
-    """Return one step in a loop of one's own with lightly's MoCo parts, after its MoCo example.
+    """Return one step of a plain loop with lightly's MoCo parts, after its MoCo example.
 
-    lightly's: ``MoCoProjectionHead``, ``NTXentLoss`` with a memory bank, ``update_momentum`` for
-    backbone and head. Plain PyTorch: the joint forward of query views and natural images, a linear
-    classifier with cross entropy, SGD. No accuracies and nothing logged.
+    Parts of lightly: ``MoCoProjectionHead``, ``NTXentLoss`` with a memory bank, ``update_momentum``
+    for backbone and head. Plain PyTorch: the joint forward of query views and natural images, a
+    linear classifier with cross entropy, SGD. No accuracies are computed and nothing is logged.
     """
     from lightly.loss import NTXentLoss
     from lightly.models.modules import MoCoProjectionHead

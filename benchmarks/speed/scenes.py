@@ -1,12 +1,11 @@
-"""How many pairs a second one process reads from windows of a large raster scene.
+"""Time the reading of pairs from windows of a large raster scene in one process.
 
 A pair is two views of one window of 512 px. The scene has three bands of 16 bits, is compressed by
 deflate, and is written in tiles and in strips. ``ours`` is ``gersp_mm.Scenes`` in a
-``PairedDataset``; ``whole file`` reads the file whole for each pair, as an image library does, and
-goes through the same pixel scale and views; ``torchgeo`` reads what its ``RandomGeoSampler`` draws,
-likewise. It is skipped where it is not installed. The memory is the peak of a forked process that
-reads as a worker of a data loader does, without the pages that it shares with its parent. Linux
-only.
+``PairedDataset``; ``whole file`` reads the complete file for each pair, as an image library
+does; ``torchgeo`` reads the windows of its ``RandomGeoSampler`` and is skipped if it is not
+installed. Both use the same pixel scale and views. The memory is the peak of a forked process that
+reads like a worker of a data loader, without the pages that it shares with its parent. Linux only.
 
 Examples:
   python benchmarks/speed/scenes.py
@@ -46,8 +45,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--side", type=int, default=8192, help="of the scene (%(default)s)")
-    parser.add_argument("--pairs", type=int, default=16, help="of a round (%(default)s)")
+    parser.add_argument(
+        "--side", type=int, default=8192, help="side of the scene in px [%(default)s]"
+    )
+    parser.add_argument("--pairs", type=int, default=16, help="pairs per round [%(default)s]")
     parser.add_argument(
         "--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="(all)"
     )
@@ -71,7 +72,7 @@ def write_scene(path: Path, side: int, layout: str) -> None:
 
 
 class Pairs:
-    """What reads pairs of one scene, in three ways.
+    """A reader of pairs of one scene, in three ways.
 
     Args:
         path: The scene.
@@ -98,7 +99,7 @@ class Pairs:
             self.dataset[PairIndex(int(index), 0, int(index))]
 
     def whole_file(self, pairs: int) -> None:
-        """Read the file whole for each pair."""
+        """Read the complete file for each pair."""
         rasterio = rasters.import_rasterio()
         for _ in range(pairs):
             with rasterio.open(self.path) as file:
@@ -107,7 +108,7 @@ class Pairs:
             self._views(values[:, top : top + WINDOW, left : left + WINDOW])
 
     def torchgeo(self, pairs: int) -> None:
-        """Read what torchgeo's random sampler draws."""
+        """Read the windows of torchgeo's random sampler."""
         from torchgeo.datasets import RasterDataset
         from torchgeo.samplers import RandomGeoSampler
 
@@ -126,7 +127,7 @@ class Pairs:
 def worker_memory(pairs: Pairs, count: int) -> float:
     """Return the highest memory of a forked process that reads pairs, in MB.
 
-    Pages that it shares with the process that started it (PyTorch and other code) do not count.
+    Pages that it shares with its parent process (PyTorch and other code) are not included.
     """
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(_read_and_measure, (pairs.path, count))

@@ -1,8 +1,8 @@
-"""One training step on images that are there already: ours, the released one, and other peers'.
+"""Time one training step on images in memory: ours, the released code's, and other peers'.
 
-The lower bound is the network alone, in the memory format of our model and in the contiguous one:
-student forward and backward, teacher forward; no loss, queue, optimizer or teacher update. What a
-step takes beyond it is what a method costs.
+The lower bound is the network alone, in the memory format of our model and in contiguous format:
+student forward and backward, teacher forward; no loss, queue, optimizer or teacher update. The time
+of a step beyond the bound is the cost of a method.
 
 Examples:
   python benchmarks/speed/step.py --setting r50-224
@@ -51,8 +51,8 @@ SETTINGS = {
 }
 CONTENDERS = ("ours", "released", "mmpretrain", "lightly")
 BOUND, CONTIGUOUS_BOUND = "bound", "bound, contiguous"
-# Dense TFLOP/s by a part of the device's name: with TF32, which PyTorch's convolutions use, and
-# with bfloat16. From the vendor's data sheets.
+# Dense TFLOP/s by a part of the device's name, from the vendor's data sheets: with TF32, which
+# PyTorch's convolutions use, and with bfloat16.
 PEAK_TFLOPS = {
     "H200": (494, 989), "H100 PCIe": (378, 756), "H100": (494, 989), "A100": (156, 312),
     "L40S": (183, 366), "L4": (60, 121), "4090": (83, 165), "3090": (36, 71), "A10": (62, 125),
@@ -65,16 +65,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--setting", choices=SETTINGS, default="r50-224", help="(%(default)s)")
-    parser.add_argument("--arch", type=int, help="depth of the ResNet, instead of the setting's")
-    parser.add_argument("--size", type=int, help="side of the images in pixels, likewise")
-    parser.add_argument("--batch", type=int, help="pairs of a step, likewise")
-    parser.add_argument("--queue", type=int, default=65536, help="length (%(default)s)")
+    parser.add_argument("--arch", type=int, help="use a ResNet of this depth [by the setting]")
+    parser.add_argument("--size", type=int, help="use images of this side in px [by the setting]")
+    parser.add_argument("--batch", type=int, help="use N pairs per step [by the setting]")
+    parser.add_argument("--queue", type=int, default=65536, help="use N keys [%(default)s]")
     parser.add_argument("--amp", choices=("bf16",), help="mixed precision for all; released: both")
-    parser.add_argument("--peak-tflops", type=float, help="of the device, for MFU; known for some")
+    parser.add_argument("--peak-tflops", type=float, help="peak for MFU [by the device, if known]")
     parser.add_argument(
-        "--only", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="beside the bounds"
+        "--only", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="besides the bounds [all]"
     )
-    parser.add_argument("--no-micro", action="store_true", help="leave out the single parts")
+    parser.add_argument("--no-micro", action="store_true", help="do not time the single parts")
     add_arguments(parser, rounds=10, warmup=2, devices=True)
     args = parser.parse_args(argv)
     for name, value in SETTINGS[args.setting].items():
@@ -130,10 +130,10 @@ class Ours:
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Return the format that a model's first convolution is stored in."""
+    """Return the memory format of a model's first convolution."""
     weight = next(m.weight for m in model.modules() if isinstance(m, nn.Conv2d))
     channels_last = weight.is_contiguous(memory_format=torch.channels_last)
-    # A 1×1 or single-channel weight is both.
+    # A 1×1 or single-channel weight is in both formats.
     plain = weight.is_contiguous()
     return torch.channels_last if channels_last and not plain else torch.contiguous_format
 
@@ -208,7 +208,7 @@ def build(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[
     for name, make in makers.items():
         steps[name], peak = _measured(make, batch, device)
         if peak is not None:
-            own = _state_bytes(ours) if name == "ours" else 0  # was there before
+            own = _state_bytes(ours) if name == "ours" else 0  # in memory before
             memory[name] = (peak + own) / 2**20
     return steps, memory, ours.model
 
@@ -216,7 +216,7 @@ def build(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[
 def _measured(
     make: Callable[[], Callable[[peers.Batch], Any]], batch: peers.Batch, device: Any
 ) -> tuple[Callable[[], Any], int | None]:
-    """Build a contender; on a GPU also return the most memory that it takes in a step."""
+    """Build a contender; on a GPU also return its peak memory in a step."""
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         synchronise(device)
@@ -225,7 +225,7 @@ def _measured(
     if not on_gpu:
         return lambda: step(batch), None
     for number in range(3):
-        if number == 2:  # cuDNN has chosen its algorithms, which takes memory for a moment
+        if number == 2:  # cuDNN has chosen its algorithms, which needs memory temporarily
             synchronise(device)
             torch.cuda.reset_peak_memory_stats(device)
         step(batch)
@@ -248,7 +248,7 @@ def count_flops(step: Callable[[], Any]) -> int:
 
 
 def peak_tflops(args: argparse.Namespace) -> float | None:
-    """Return the peak for MFU: the argument, or what is known of the device."""
+    """Return the peak for MFU: the argument, or the known value of the device."""
     if args.peak_tflops:
         return args.peak_tflops
     name = torch.cuda.get_device_name(args.device)
@@ -258,7 +258,7 @@ def peak_tflops(args: argparse.Namespace) -> float | None:
 
 # -------------------------------------------------------------------------------- parts of the step
 def micro(args: argparse.Namespace, model: Any) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Return the parts around the network: part to name to what is timed."""
+    """Return the parts around the network: by part and name, the function to time."""
     device, momentum = args.device, model.teacher_momentum
     students, teachers = (
         nn.ModuleList([copy.deepcopy(part) for part in parts])
@@ -306,7 +306,7 @@ def main(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     quiet()
     if args.device == "cpu":
-        keep_freed_memory()  # as tools/train.py does; every contender gains from it
+        keep_freed_memory()  # as tools/train.py does; every contender benefits
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as in the configs
     title = f"ResNet-{args.arch}, {args.size} px, {args.batch}+{args.batch} images"

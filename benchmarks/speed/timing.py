@@ -1,9 +1,9 @@
 """Interleaved timing, printing and recording, shared by the scripts of this folder.
 
 The contenders of a comparison take turns: each runs once per round, and the order rotates from
-round to round. Whatever slows the machine down for a while then slows all of them down, and the
-ratio of two contenders is taken within each round before anything is averaged.
-``torch.utils.benchmark`` times one contender after the other, so it cannot do this.
+round to round. A temporary slowdown of the machine then affects all contenders, and the ratio
+of two contenders is taken within each round before averaging. ``torch.utils.benchmark`` times one
+contender after the other, so it does not support this.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Times = dict[str, list[float]]
 
 # ------------------------------------------------------------------------------------------ timing
 def synchronise(device: str | torch.device = "cpu") -> None:
-    """Wait for everything that was started on the device; nothing to do on CPUs."""
+    """Wait for all work on the device; a CPU needs no waiting."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -106,13 +106,13 @@ def add_arguments(
     parser: argparse.ArgumentParser, rounds: int, warmup: int = 1, devices: bool = False
 ) -> None:
     """Add the arguments that every script takes."""
-    parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=rounds, help="time N rounds [%(default)s]")
     parser.add_argument(
-        "--warmup", type=int, default=warmup, help="rounds before them (%(default)s)"
+        "--warmup", type=int, default=warmup, help="run N rounds before timing [%(default)s]"
     )
-    parser.add_argument("--threads", type=int, help="threads of PyTorch; its own choice by default")
+    parser.add_argument("--threads", type=int, help="use N threads of PyTorch [PyTorch's choice]")
     if devices:
-        parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+        parser.add_argument("--device", default="cpu", help="run on cpu or cuda [%(default)s]")
     add_record_argument(parser)
 
 
@@ -124,7 +124,7 @@ def add_record_argument(parser: argparse.ArgumentParser) -> None:
         type=Path,
         const=RESULTS,
         metavar="FILE",
-        help=f"append the result as one line of JSON; without FILE to {RESULTS.name} beside this",
+        help=f"append the result as one line of JSON; without FILE to {RESULTS.name} next to this",
     )
 
 
@@ -147,7 +147,7 @@ def record(
     origin = dict(Provenance.now())
     origin["commit"] = commit(leave_out="benchmarks/speed/results.jsonl")
     origin["versions"] = {**origin["versions"], **_versions_of_peers()}
-    if getattr(args, "device", "cpu") == "cpu":  # also where there is a GPU
+    if getattr(args, "device", "cpu") == "cpu":  # also on a machine with a GPU
         origin["hardware"] = f"{cores()} cores of {processor()}"
     command = [argument.replace(f"{ROOT}{os.sep}", "") for argument in sys.argv]
     row = dict(
@@ -164,11 +164,11 @@ def record(
 
 
 def _versions_of_peers() -> dict[str, str]:
-    """Return the versions of libraries that decode, draw or stand in a comparison."""
+    """Return the versions of libraries that decode, draw or are compared."""
     loaded = {name: sys.modules[name] for name in PEERS if name in sys.modules}
     return {name: str(module.__version__) for name, module in loaded.items()}
 
 
 def spreads(times: Times, factor: float = 1e3) -> dict[str, dict[str, float]]:
-    """Return the spread of every contender's time, in milliseconds unless told otherwise."""
+    """Return the spread of every contender's time, by default in milliseconds."""
     return {name: spread([factor * s for s in seconds]) for name, seconds in times.items()}

@@ -1,8 +1,8 @@
 # GeRSP on the demo images of `python demo/prepare_demo.py`: ResNet-18, 48 px, a few minutes on two
 # CPU cores. A demonstration of the method, not a recipe: every value here is our choice for some
-# 2,000 tiles, many of which overlap. Against the recommended recipe the queue is short (a long one
-# would hold the query's own neighbours), the temperature higher, the teacher faster, and the
-# augmentation mild, since colour is half of what tells these places apart.
+# 2,000 tiles, many of which overlap. Compared with the recommended recipe, the queue is short (a
+# long queue would hold the query's own neighbours), the temperature is higher, the teacher faster,
+# and the augmentation mild, because these places differ mainly in colour.
 _base_ = [
     "./_base_/models/gersp_resnet50.py",
     "./_base_/default_runtime.py",
@@ -27,7 +27,7 @@ train_dataloader = dict(
     collate_fn=dict(type="gersp_mm.collate_pairs"),
     dataset=dict(
         type="gersp_mm.PairedDataset",
-        cache_images=4096,  # all of them, some 45 MB
+        cache_images=4096,  # all images, some 45 MB
         remote_sensing=dict(
             type="gersp_mm.MillionAID", data_root=data_root, ann_file="remote_sensing.txt"
         ),

@@ -1,5 +1,5 @@
 # GeRSP-200: ten cosine cycles of 20 epochs instead of five. How the paper's 200-epoch model was
-# trained (in one run or continued, and with which schedule) could not be sourced; the released
+# trained (in one run or continued, and with which schedule) was not found; the released
 # schedule ends at epoch 100.
 _base_ = "./gersp_r50.py"
 

@@ -1,4 +1,4 @@
-# GeRSP with Swin-T. The paper has ResNet-50 alone: optimizer and schedule are our choice, after the
+# GeRSP with Swin-T. The paper only uses ResNet-50: optimizer and schedule are our choice, after the
 # usual recipes for transformers, and were not tuned.
 _base_ = "./gersp_r50.py"
 

@@ -1,4 +1,4 @@
-# GeRSP with ViT-S/16. The paper has ResNet-50 alone: optimizer and schedule are our choice, after
+# GeRSP with ViT-S/16. The paper only uses ResNet-50: optimizer and schedule are our choice, after
 # the usual recipes for transformers, and were not tuned.
 _base_ = "./gersp_swin-tiny.py"
 

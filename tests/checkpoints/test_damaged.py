@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         saved(without("layer4.1.", "layer3.1.")), "Its stages have 2-2-1-1 blocks",
     ),
     "last stage missing, by position": (
-        saved(without("7.0.", "7.1.", state=by_position(NETWORK))), "no complete ResNet-18: 25",
+        saved(without("7.0.", "7.1.", state=by_position(NETWORK))), "not a complete ResNet-18: 25",
     ),
     "width": (
         saved(network_state("wide_resnet50_2")),

@@ -181,7 +181,7 @@ def test_what_cannot_be_cut(cut_trees, tmp_path: Path):
     with pytest.raises(UserError, match="OSBS_029.xml: object 2 has a box without extent"):
         cut_trees.cut_scenes(data)
     boxes.write_text(text.replace("<xmin>301</xmin>", ""))
-    with pytest.raises(UserError, match="OSBS_029.xml is no Pascal VOC annotation"):
+    with pytest.raises(UserError, match="OSBS_029.xml is not a Pascal VOC annotation"):
         cut_trees.cut_scenes(data)
     assert not (data / "trees" / "coco").exists()
 

@@ -129,9 +129,9 @@ BROKEN: dict[str, tuple[Any, dict, str]] = {
     ),
     "part of a backbone": (
         lambda state: {n: t for n, t in state.items() if "layer4" not in n}, {},
-        "25 missing: backbone.layer4.0.conv1.weight.*different blocks",
+        "25 missing: backbone.layer4.0.conv1.weight.*The blocks differ",
     ),
-    "a deeper network": (deeper, {}, "1 unexpected: backbone.layer3.2.conv1.weight. They have dif"),
+    "a deeper network": (deeper, {}, "1 unexpected: backbone.layer3.2.conv1.weight. The blocks"),
     "a wider network": (
         None, dict(backbone__base_channels=16),
         "95 of another shape: backbone.layer1.0.conv1.weight is 8x8x3x3 instead of 16x8x3x3",

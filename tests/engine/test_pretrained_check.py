@@ -147,7 +147,7 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "other depth": (None, dict(backbone__depth=34), "set backbone.depth to that of the checkpoint"),
     "deep stem": (None, dict(backbone__deep_stem=True), "deep stem of ResNetV1c"),
-    "other width": (None, dict(backbone__base_channels=16), "Widths differ"),
+    "other width": (None, dict(backbone__base_channels=16), "The widths differ"),
     "caffe style": (None, dict(backbone__style="caffe"), "set style='pytorch'"),
     "projector alone": (
         lambda state: {"neck.mlp.0.weight": torch.zeros(2)}, {}, "only a projector or a head",
@@ -204,7 +204,7 @@ def test_the_config_in_a_training_checkpoint_says_how_images_were_normalised(fil
         check(start("mmpretrain", tmp_path / "old.pth"))
     text = "model = dict(backbone=dict(type='ResNet', style='caffe'))"
     torch.save(dict(state_dict=content["state_dict"], meta=dict(cfg=text)), tmp_path / "old.pth")
-    with pytest.raises(UserError, match="style='pytorch', with .*: set style='caffe'"):
+    with pytest.raises(UserError, match="style='pytorch', which .*: set style='caffe'"):
         check(start("mmpretrain", tmp_path / "old.pth"))
 
 

@@ -80,7 +80,7 @@ def test_lists_of_the_hosts(images, tmp_path, kind):
             path.write_text("".join(f"{entry} 0\n" for entry in entries))
 
     write([f"train/{n}.png" for n in range(5)])
-    with pytest.raises(UserError, match="none of 5 .*train/train/0.png. The folder train is named"):
+    with pytest.raises(UserError, match="none of 5 .*train/train/0.png. The folder train appears"):
         check_data(cfg)
     write([f"{n}.png" for n in range(5)])
     check_data(cfg)

@@ -149,7 +149,7 @@ def test_a_sample_of_a_long_list_is_stated(tmp_path, monkeypatch):
         )
     (folder / "list.txt").write_text("".join(f"{n}.tif\n" for n in range(9)))
     text = tool.check(folder / "list.txt", tmp_path / "out", sampled=3, rows=1)
-    assert "9 files in" in text and "in 3 files, an even sample" in text
+    assert "9 files in" in text and "of 3 files were examined, an even sample" in text
     assert {path.rpartition("/")[2] for path in decoded} == {"0.tif", "4.tif", "8.tif"}
     assert f"data_root='{folder}', ann_file='list.txt'" in text
     assert tool.evenly([str(n) for n in range(9)], 3) == ["0", "4", "8"]

@@ -1,4 +1,4 @@
-# The fine-tuning of the study: 50 EuroSAT images a class, all layers, images of the test split.
+# The fine-tuning of the study: 50 EuroSAT images per class, all layers, tested on the test split.
 #   python tools/train.py benchmarks/mini/configs/finetune.py --cfg-options pretrained=PATH
 _base_ = "../../../configs/downstream/eurosat/finetune_r18_eurosat.py"
 

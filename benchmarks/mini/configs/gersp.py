@@ -1,6 +1,6 @@
 # GeRSP-mini: the recommended recipe (configs/pretrain/gersp_r50.py) at a scale that anyone can
-# repeat. ResNet-18, EuroSAT's training images without labels, Tiny-ImageNet with labels. All other
-# rows of the study are changes of this file. GERSP_MINI_SIZE chooses cpu (default) or gpu.
+# repeat. ResNet-18, EuroSAT's training images without labels, Tiny-ImageNet with labels. The
+# other rows of the study change this file. GERSP_MINI_SIZE chooses cpu (default) or gpu.
 #   python tools/train.py benchmarks/mini/configs/gersp.py
 _base_ = [
     "../../../configs/pretrain/_base_/models/gersp_resnet50.py",
@@ -9,16 +9,17 @@ _base_ = [
 
 data_root = "{{$GERSP_DATA:data}}"
 size = "{{$GERSP_MINI_SIZE:cpu}}"
-# `images`: of each kind; `natural.txt` has 200 classes. `updates`: of the student, in every row.
+# `images`: number of images of each kind; `natural.txt` has 200 classes. `updates`: number of
+# updates of the student, the same in every row.
 settings = dict(
     cpu=dict(pixels=32, batch=64, images=9600, updates=600, lr=0.1, queue=4096, workers=0),
     gpu=dict(pixels=64, batch=256, images=16200, updates=12600, lr=0.2, queue=8192, workers=4),
 )[size]
 pixels, updates = settings["pixels"], settings["updates"]
 epochs = updates // (settings["images"] // settings["batch"])
-epochs_over_both = epochs // 2  # of the row that goes through the images of both kinds
-# The released augmentation with milder colours: under the released jitter of 0.4, always and in
-# every property, no row learns anything in so few updates.
+epochs_over_both = epochs // 2  # for the row that reads the images of both kinds
+# The released augmentation with milder colours: with the released jitter of 0.4 on
+# every property of every view, no row learns in so few updates.
 view = dict(
     type="gersp_mm.ViewAugmentation",
     preset="released",
@@ -42,7 +43,7 @@ train_dataloader = dict(
     collate_fn=dict(type="gersp_mm.collate_pairs"),
     dataset=dict(
         type="gersp_mm.PairedDataset",
-        # decoded once: 12 kB each, and shared by nothing; the GPU keeps its images itself
+        # decoded once, 12 kB each, in every worker; on the GPU, DeviceImagesHook keeps them
         cache_images=40000 if size == "cpu" else 0,
         remote_sensing=dict(
             type="gersp_mm.MillionAID",

@@ -1,4 +1,4 @@
-# IMP: supervised pre-training on the natural images alone.
+# IMP: supervised pre-training on the natural images only.
 _base_ = "./gersp.py"
 
 model = dict(neck=None, head=None)

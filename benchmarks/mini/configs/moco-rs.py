@@ -1,4 +1,4 @@
-# MoCo-RS: MoCo v1 (linear projector) on the remote-sensing images alone.
+# MoCo-RS: MoCo v1 (linear projector) on the remote-sensing images only.
 _base_ = "./gersp.py"
 
 model = dict(

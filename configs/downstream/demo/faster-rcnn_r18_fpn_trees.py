@@ -5,8 +5,8 @@ _base_ = [
     "../_base_/runtime/mmdet.py",
 ]
 
-# Neck and heads are lighter than for DIOR. BatchNorm learns its statistics, or a backbone at random
-# initialisation would keep mean 0 and variance 1.
+# Neck and heads are lighter than for DIOR. BatchNorm learns its statistics; otherwise a backbone
+# at random initialisation would keep mean 0 and variance 1.
 model = dict(
     backbone=dict(depth=18, norm_eval=False),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),

@@ -1,4 +1,4 @@
-# EuroSAT: logistic regression on frozen ResNet-50 features of 1, 5, 10 and 50 training images a
+# EuroSAT: logistic regression on frozen ResNet-50 features of 1, 5, 10 and 50 training images per
 # class, five draws each. Nothing else is trained:
 #   python tools/test.py configs/downstream/eurosat/fewshot_r50_eurosat.py BACKBONE.pth
 _base_ = [

@@ -1,4 +1,4 @@
-# EuroSAT: ResNet-18, fine-tuned for three epochs, which two CPU cores do in some minutes.
+# EuroSAT: ResNet-18, fine-tuned for three epochs, in some minutes on two CPU cores.
 _base_ = "./finetune_r50_eurosat.py"
 
 model = dict(backbone=dict(depth=18), head=dict(in_channels=512))

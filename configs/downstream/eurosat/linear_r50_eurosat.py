@@ -1,4 +1,4 @@
-# EuroSAT: linear probe. Weights and BatchNorm statistics of the ResNet-50 stay as they are.
+# EuroSAT: linear probe. Weights and BatchNorm statistics of the ResNet-50 do not change.
 _base_ = [
     "../_base_/models/resnet50_classifier.py",
     "../_base_/datasets/eurosat.py",

@@ -1,6 +1,6 @@
 # LoveDA, val: PSANet, ResNet-50 with output stride 8.
 # Crop, iterations, learning rate, batch (4 on each of 4 GPUs) and stride were NOT FOUND in the
-# paper, they are mmseg's for LoveDA.
+# paper; the values are mmseg's for LoveDA.
 _base_ = [
     "../_base_/models/psanet_r50-d8.py",
     "../_base_/datasets/loveda.py",

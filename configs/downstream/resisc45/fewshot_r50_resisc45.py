@@ -1,5 +1,5 @@
 # NWPU-RESISC45: logistic regression on frozen ResNet-50 features of 1, 5, 10 and 50 training
-# images a class, five draws each. Nothing else is trained:
+# images per class, five draws each. Nothing else is trained:
 #   python tools/test.py configs/downstream/resisc45/fewshot_r50_resisc45.py BACKBONE.pth
 _base_ = [
     "../_base_/models/resnet50_classifier.py",

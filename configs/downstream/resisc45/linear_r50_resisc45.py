@@ -1,4 +1,4 @@
-# NWPU-RESISC45: linear probe. Weights and BatchNorm statistics of the ResNet-50 stay as they are.
+# NWPU-RESISC45: linear probe. Weights and BatchNorm statistics of the ResNet-50 do not change.
 _base_ = [
     "../_base_/models/resnet50_classifier.py",
     "../_base_/datasets/resisc45.py",

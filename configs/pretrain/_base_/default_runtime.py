@@ -9,7 +9,7 @@ default_hooks = dict(
     checkpoint_check=dict(type="gersp_mm.CheckpointCheckHook"),
     preflight=dict(type="gersp_mm.PreflightHook"),
     pixel_scale=dict(type="gersp_mm.PixelScaleHook"),
-    # for a start from other weights: --cfg-options pretrained=PATH
+    # to start from other weights: --cfg-options pretrained=PATH
     pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),
     rng_state=dict(type="gersp_mm.RNGStateHook"),
     teacher_update=dict(type="gersp_mm.TeacherUpdateHook"),

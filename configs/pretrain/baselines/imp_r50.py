@@ -1,6 +1,6 @@
 # IMP: supervised pre-training on ImageNet, GeRSP's natural-image branch alone, with its data, its
 # augmentation and its schedule. The paper's IMP weights are probably torchvision's
-# (docs/guide/checkpoints.md), which were trained otherwise.
+# (docs/guide/checkpoints.md), which were trained in another way.
 _base_ = "../gersp_r50.py"
 
 model = dict(neck=None, head=None)

@@ -1,5 +1,6 @@
 # MoCo-IN-MAID: MoCo v1 on the images of ImageNet and Million-AID together, without labels. How the
-# paper trained it (on both at once, or on one after the other) was NOT FOUND: both at once is ours.
+# paper trained it (on both at once, or on one after the other) was NOT FOUND: both at once is our
+# choice.
 _base_ = "./moco_r50_maid.py"
 
 train_dataloader = dict(

@@ -1,5 +1,5 @@
 # MoCo-MAID: MoCo v1 (linear projector, temperature 0.07, teacher momentum 0.999) on Million-AID,
-# GeRSP's remote-sensing branch alone with its augmentation, which is MoCo v1's, and its schedule.
+# which is GeRSP's remote-sensing branch alone, with its augmentation (MoCo v1's) and its schedule.
 # An epoch is one pass over Million-AID.
 _base_ = "../gersp_r50.py"
 

@@ -1,4 +1,4 @@
-# MoCo v3 on the demo's remote-sensing images, six epochs at 48 px: to see it run, no recipe.
+# MoCo v3 on the demo's remote-sensing images, six epochs at 48 px, as an example and not a recipe.
 _base_ = "./mocov3_r50_maid.py"
 
 data_root = "{{$GERSP_DEMO_DATA:data/demo}}"

@@ -1,4 +1,4 @@
-# Horizontal boxes in COCO's format as the released code trains on them: 800 px, batches of 4.
+# Horizontal boxes in COCO's format, as in the released code: 800 px, batches of 4.
 # Each data set adds its data_root, classes and annotation files.
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -1,6 +1,6 @@
 # DIOR with horizontal boxes in the released protocol (configs_mmdet/base_settings.py): trained on
-# train and val, evaluated on test, 800 px, batches of 4. Evaluated by COCO's metrics; what the
-# paper's tables call mAP fits AP50, see docs/guide/downstream.md.
+# train and val, evaluated on test, 800 px, batches of 4. Evaluated by COCO's metrics; the mAP
+# of the paper's tables corresponds to AP50, see docs/guide/downstream.md.
 _base_ = ["../classes/dior.py", "./coco_detection.py"]
 
 data_root = "{{$GERSP_DATA:data}}/dior"

@@ -5,7 +5,7 @@ _base_ = "../classes/dior.py"
 data_root = "{{$GERSP_DATA:data}}/dior"
 data_preparation = "python tools/dataset_converters/dior.py data/dior"
 
-# mmrotate draws a class in the colour of its number, and has 15 of its own
+# mmrotate draws each class in the colour of its number, and defines only 15 colours
 palette = [
     (255, 38, 38),
     (32, 84, 210),
@@ -82,6 +82,6 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="DOTAMetric", metric="mAP")  # AP50 by 11 points, the host's default
+val_evaluator = dict(type="DOTAMetric", metric="mAP")  # AP50 with 11 points, mmrotate's default
 test_evaluator = val_evaluator
 val_cfg = dict(type="ValLoop")

@@ -1,7 +1,7 @@
-# DOTA v1.0 with oriented boxes in the field's protocol, as mmrotate's configs have it: tiles of
+# DOTA v1.0 with oriented boxes in the field's protocol, as in mmrotate's configs: tiles of
 # 1024 px that overlap by 200, trained on train and val together, evaluated by the test server.
-# The test images have no public labels: tools/test.py merges the tiles and writes what to submit.
-# Not comparable with the released protocol (dota_released.py).
+# The test images have no public labels: tools/test.py merges the tiles and writes the submission.
+# The results are not comparable with the released protocol (dota_released.py).
 _base_ = "../classes/dota.py"
 
 data_root = "{{$GERSP_DATA:data}}/dota/tiles_1024_200"

@@ -1,7 +1,7 @@
 # DOTA v1.0 with horizontal boxes in the released protocol (configs_mmdet/base_settings_DOTA.py):
 # trained on the tiles of train, evaluated on the tiles of val without merging them. That the tiles
 # overlap by 160 px is inferred from the released path's name, dota_1_800_640.
-# Not comparable with the test server's numbers (dota_field.py).
+# The results are not comparable with the test server's numbers (dota_field.py).
 _base_ = ["../classes/dota.py", "./coco_detection.py"]
 
 data_root = "{{$GERSP_DATA:data}}/dota/tiles_800_160"

@@ -1,5 +1,6 @@
-# EuroSAT, RGB, 64 px. The paper's split, image size and augmentation were NOT FOUND: all of it is
-# our choice. The split eurosat-gersp-1 has 60, 20 and 20 % of each class, named for that reason.
+# EuroSAT, RGB, 64 px. The paper's split, image size and augmentation were NOT FOUND: all three
+# are our choice. The split eurosat-gersp-1 has 60, 20 and 20 % of each class, named for that
+# reason.
 _base_ = ["../classes/eurosat.py", "./scene.py"]
 
 data_root = "{{$GERSP_DATA:data}}/eurosat"

@@ -18,7 +18,7 @@ val_pipeline = [
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(type="PackSegInputs"),
 ]
-# for mmseg.apis and MMSegInferencer, which only get images
+# for mmseg.apis and MMSegInferencer, which get images without labels
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(1024, 1024), keep_ratio=True),

@@ -1,5 +1,5 @@
-# NWPU-RESISC45, 256 px. The paper's split, image size and augmentation were NOT FOUND: all of it is
-# our choice. The split resisc45-gersp-1 trains on 18 %, validates on 2 % and tests on 80 %.
+# NWPU-RESISC45, 256 px. The paper's split, image size and augmentation were NOT FOUND: all three
+# are our choice. The split resisc45-gersp-1 trains on 18 %, validates on 2 % and tests on 80 %.
 _base_ = ["../classes/resisc45.py", "./scene.py"]
 
 data_root = "{{$GERSP_DATA:data}}/resisc45"

@@ -1,4 +1,4 @@
-# For the evaluation of frozen features: the training images are the memory, nothing is trained.
+# Evaluation of frozen features: the training images are the memory, and nothing is trained.
 _base_ = "./resisc45.py"
 
 train_dataloader = None

@@ -1,5 +1,5 @@
 # Tree crowns of the annotated demo scenes: tiles of about 200 px (20 m) with up to twenty trees.
-# Train and test tiles come from areas that are apart, see demo/README.md.
+# Train and test tiles come from separate areas, see demo/README.md.
 _base_ = "./coco_detection.py"
 
 data_root = "{{$GERSP_DATA:data}}/demo"

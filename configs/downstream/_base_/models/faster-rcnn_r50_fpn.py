@@ -1,5 +1,5 @@
-# mmdet's faster-rcnn_r50_fpn with what the released configs change: NMS at IoU 0.3, 600 boxes an
-# image. The number of classes is the data set's.
+# mmdet's faster-rcnn_r50_fpn with the changes of the released configs: NMS at IoU 0.3, 600 boxes
+# per image. The data set sets the number of classes.
 model = dict(
     type="FasterRCNN",
     data_preprocessor=dict(
@@ -14,7 +14,7 @@ model = dict(
         depth=50,
         num_stages=4,
         out_indices=(0, 1, 2, 3),
-        frozen_stages=-1,  # as the released GeRSP runs; the released baselines had 1
+        frozen_stages=-1,  # as in the released GeRSP runs; 1 in the released baselines
         norm_cfg=dict(type="BN", requires_grad=True),
         norm_eval=True,
         style="pytorch",

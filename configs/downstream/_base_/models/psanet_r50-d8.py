@@ -1,5 +1,5 @@
 # mmseg's psanet_r50-d8 with a torchvision-style ResNet-50 and LoveDA's 7 classes; the mask size
-# is the one that mmseg has for crops of 512 px.
+# is mmseg's for crops of 512 px.
 norm_cfg = dict(type="SyncBN", requires_grad=True)
 model = dict(
     type="EncoderDecoder",

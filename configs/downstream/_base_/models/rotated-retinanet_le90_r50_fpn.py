@@ -1,5 +1,5 @@
 # mmrotate's rotated-retinanet-rbox-le90_r50_fpn_1x_dota without frozen stages.
-# The number of classes is the data set's.
+# The data set sets the number of classes.
 model = dict(
     type="mmdet.RetinaNet",
     data_preprocessor=dict(
@@ -68,7 +68,7 @@ model = dict(
             ignore_iof_thr=-1,
             iou_calculator=dict(type="RBboxOverlaps2D"),
         ),
-        sampler=dict(type="mmdet.PseudoSampler"),  # Focal loss should use PseudoSampler
+        sampler=dict(type="mmdet.PseudoSampler"),
         allowed_border=-1,
         pos_weight=-1,
         debug=False,

@@ -1,5 +1,5 @@
 # Common part of mmrotate's two R-CNNs with a rotated RPN (le90_r50_fpn_1x_dota); no frozen stages.
-# The number of classes is the data set's.
+# The data set sets the number of classes.
 model = dict(
     type="mmdet.FasterRCNN",
     data_preprocessor=dict(

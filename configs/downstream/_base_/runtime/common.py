@@ -1,9 +1,9 @@
-# Common part of all downstream runs. One of these has to give the weights that a run starts from:
+# Common part of all downstream runs. One of these options has to give the initial weights:
 #   --cfg-options pretrained=PATH   or   GERSP_CHECKPOINT=PATH in the environment
 #   --cfg-options pretrained=None   for a start from scratch
-# and the part of the backbone that is frozen:
-#   --cfg-options frozen=stem_and_stage1   as the released ImageNet baselines had it
-#   --cfg-options frozen=none              as the released GeRSP runs had it
+# One of these options freezes a part of the backbone:
+#   --cfg-options frozen=stem_and_stage1   as in the released ImageNet baselines
+#   --cfg-options frozen=none              as in the released GeRSP runs
 pretrained = "{{$GERSP_CHECKPOINT:not-given}}"
 frozen = "none"
 
@@ -12,14 +12,14 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="gersp_mm.AtomicCheckpointHook", interval=1, max_keep_ckpts=2),
-    # stops at once if a checkpoint to resume is of another run; keeps NaN out of checkpoints
+    # stops at once if a checkpoint to resume belongs to another run; keeps NaN out of checkpoints
     checkpoint_check=dict(type="gersp_mm.CheckpointCheckHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
-    # stops at once if config, data and model do not fit each other
+    # stops at once if config, data and model do not fit together
     preflight=dict(type="gersp_mm.PreflightHook"),
-    # stops at once unless all of the backbone came from the file, normalisation included
+    # stops at once unless the whole backbone and its normalisation came from the file
     pretrained_check=dict(type="gersp_mm.PretrainedCheckHook"),
-    # stops at once if a file's classes are not the config's
+    # stops at once if the classes of a file differ from those of the config
     class_check=dict(type="gersp_mm.ClassCheckHook"),
 )
 env_cfg = dict(

@@ -1,4 +1,4 @@
-# mmseg's 80k schedule, as its LoveDA configs use it; the paper's was NOT FOUND.
+# mmseg's 80k schedule, as its LoveDA configs use it; the paper's schedule was NOT FOUND.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0005),

@@ -1,9 +1,9 @@
 # ImageNet (1,281,167 labelled images) paired with Million-AID's test split (990,848 images without
-# labels). Images of your own: any folder of images, and any folder with one sub-folder a class.
+# labels). Own images: any folder of images, and any folder with one sub-folder per class.
 #   --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images \
 #       train_dataloader.dataset.natural.data_root=/my/classes
 train_dataloader = dict(
-    batch_size=32,  # pairs per process; 8 processes make the released code's batch of 256
+    batch_size=32,  # pairs per process; 8 processes give the released batch of 256
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,
@@ -13,7 +13,7 @@ train_dataloader = dict(
     dataset=dict(
         type="gersp_mm.PairedDataset",
         remote_sensing=dict(type="gersp_mm.MillionAID", data_root="data/million_aid/test"),
-        # labels are the sorted folder names' numbers: for ImageNet the usual 0 to 999
+        # The labels number the sorted folders: for ImageNet the usual 0 to 999.
         natural=dict(type="gersp_mm.LabelledImages", data_root="data/ImageNet/train"),
         # preset: "released" (both branches of the released code), "mocov2" or "overhead"
         rs_pipeline=[dict(type="gersp_mm.ViewAugmentation", preset="released", size=224)],

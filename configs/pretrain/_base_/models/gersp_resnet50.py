@@ -1,6 +1,6 @@
 # Student, teacher, queue and losses as in the released code (mmselfsup/models/algorithms/
 # moco_gersp.py and configs/selfsup/GeRSP/GeRSP.py), with two corrections: the teacher's
-# projector is averaged too, and the teacher starts as a copy of the student.
+# projector is also averaged, and the teacher starts as a copy of the student.
 model = dict(
     type="gersp_mm.GeRSP",
     queue_len=65536,
@@ -10,7 +10,7 @@ model = dict(
     joint_forward=True,
     key_bn="shuffle",
     channels_last=True,
-    compile=False,  # True: torch.compile, which takes minutes to start and pays on long runs
+    compile=False,  # True: torch.compile, which starts in minutes and speeds up long runs
     data_preprocessor=dict(
         type="gersp_mm.PairedDataPreprocessor",
         mean=[123.675, 116.28, 103.53],
@@ -21,7 +21,7 @@ model = dict(
     ),
     neck=dict(type="MoCoV2Neck", in_channels=2048, hid_channels=2048, out_channels=128),
     head=dict(type="gersp_mm.InfoNCEHead", temperature=0.07),
-    # num_classes: a number, or "auto" for that of the natural images (1000 with ImageNet)
+    # num_classes: a number, or "auto" to count those of the natural images (1000 for ImageNet)
     natural_head=dict(
         type="LinearClsHead", num_classes="auto", in_channels=2048, topk=(1, 5), cal_acc=True
     ),

@@ -1,5 +1,5 @@
 # The released schedule: SGD, cosine from 0.007 to 0.001 within each of five cycles of 20 epochs,
-# no warm-up. What the paper says about it could not be sourced. One epoch is one pass over the
+# no warm-up. The paper's schedule was not found. One epoch is one pass over the
 # longer of the two data sets: 5,004 steps of 256 pairs with ImageNet and Million-AID.
 optim_wrapper = dict(
     type="OptimWrapper",
