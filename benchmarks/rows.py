@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gersp_mm.utils import arguments
+
 
 def new_parser(
     doc: str | None, folder: Path, **choices: Collection[str]
@@ -21,9 +23,7 @@ def new_parser(
         folder: Folder of the benchmark and of its rows.
         choices: Names from which each option selects, by option.
     """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.new_parser(doc)
     add = parser.add_argument
     for option, names in choices.items():
         add(f"--{option}", nargs="+", choices=names, default=list(names),

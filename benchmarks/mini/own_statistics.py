@@ -33,6 +33,7 @@ from gersp_mm.commands.options import run_tool
 from gersp_mm.constants import PREFIX
 from gersp_mm.datasets import PairedSampler
 from gersp_mm.registry import DATASETS
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import write_text
@@ -79,9 +80,7 @@ def write_with_own_statistics(source: Path, target: Path, views: torch.Tensor) -
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--rows", nargs="+", metavar="NAME", default=ROWS)
     parser.add_argument(

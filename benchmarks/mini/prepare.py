@@ -35,6 +35,7 @@ from gersp_mm.commands.options import run_tool
 from gersp_mm.evaluation.features import read_source
 from gersp_mm.images.listing import write_list
 from gersp_mm.resources import data_root
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError
 
@@ -121,9 +122,7 @@ def some_of_each_class(entries: list[tuple[str, int]], count: int) -> list[str]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     data = data_root()
     parser.add_argument("data", nargs="?", type=Path, default=data, metavar="DATA")
     parser.add_argument("--size", choices=tuple(SIZES), default="cpu")

@@ -48,6 +48,7 @@ from gersp_mm.engine.runs import POLL, TRAINING_LOG, ChildRun, RunFolder
 from gersp_mm.resources import data_root
 from gersp_mm.results.row import RANDOM
 from gersp_mm.utils import provenance
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import progress_bar
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import file_sha256, write_text
@@ -308,9 +309,7 @@ def make_tables(args: argparse.Namespace) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="run only these rows [all]")
     parser.add_argument(

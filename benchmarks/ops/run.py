@@ -25,6 +25,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
+from gersp_mm.utils.arguments import new_parser
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks" / "speed"))
 
@@ -202,9 +204,7 @@ def compare(name: str, case: Case, args: argparse.Namespace) -> list[Any]:
 
 def main() -> None:
     """Run the script."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--steps", action="store_true", help="time whole training steps")
     parser.add_argument(
         "--only", nargs="+", default=[""], help="run only cases whose names contain one of these"

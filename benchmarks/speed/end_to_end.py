@@ -54,6 +54,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from gersp_mm.engine import launch
 from gersp_mm.images.listing import find_images
 from gersp_mm.models import gersp
+from gersp_mm.utils.arguments import new_parser
 
 PARTS = ("compare", "breakdown")
 OURS, RELEASED, BREAKDOWN = "ours", "released", "breakdown"
@@ -62,9 +63,7 @@ REST = "hooks, framework, the rest"
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(all)")
     parser.add_argument(
         "--config", default="configs/pretrain/gersp_r18_demo.py", help="train it [%(default)s]"

@@ -51,6 +51,7 @@ from gersp_mm.augmentation.view import PRESETS
 from gersp_mm.datasets import collate_pairs
 from gersp_mm.datasets.sampler import PairIndex
 from gersp_mm.images.listing import find_images
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.memory import keep_freed_memory
 
 # name: width and height of the files, side of the views
@@ -68,9 +69,7 @@ CONTENDERS = (*OURS, RELEASED, RELEASED_ONCE, MMPRETRAIN, TORCHVISION)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--images",
         type=Path,

@@ -30,6 +30,8 @@ from typing import Any
 
 from timing import add_record_argument, record
 
+from gersp_mm.utils.arguments import new_parser
+
 FOLDERS, FILES = 400, 16
 SAMPLE_EVERY = 0.2  # seconds
 MIB = 2**20
@@ -149,9 +151,7 @@ def kibibytes(file: Path, field: str) -> int:
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--config", default="configs/pretrain/gersp_r50.py")
     parser.add_argument("--remote-sensing", type=int, default=990_848, help="lines of the list")
     parser.add_argument("--natural", type=int, default=1_281_167, help="lines of the list")

@@ -31,6 +31,7 @@ from timing import add_arguments, interleave, paired_ratio, print_spreads, quiet
 import gersp_mm
 from gersp_mm.datasets.sampler import PairIndex
 from gersp_mm.images import rasters
+from gersp_mm.utils.arguments import new_parser
 
 WINDOW, VIEW = 512, 224
 OURS, WHOLE, TORCHGEO = "ours", "whole file", "torchgeo"
@@ -42,9 +43,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--side", type=int, default=8192, help="side of the scene in px [%(default)s]"
     )

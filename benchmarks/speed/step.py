@@ -43,6 +43,7 @@ from torch.nn import functional as F
 from gersp_mm.engine import launch
 from gersp_mm.models.info_nce import InfoNCEHead
 from gersp_mm.models.negative_queue import enqueue
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.memory import keep_freed_memory
 
 SETTINGS = {
@@ -61,9 +62,7 @@ PEAK_TFLOPS = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--setting", choices=SETTINGS, default="r50-224", help="(%(default)s)")
     parser.add_argument("--arch", type=int, help="use a ResNet of this depth [by the setting]")
     parser.add_argument("--size", type=int, help="use images of this side in px [by the setting]")

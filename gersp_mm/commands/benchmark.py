@@ -43,14 +43,13 @@ from pathlib import Path
 
 from gersp_mm.backbones.own import add_import_argument, import_modules
 from gersp_mm.commands.options import run_tool
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError, counted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("plan", metavar="FILE.yml", help="read checkpoints, tasks and seeds")
     parser.add_argument(
         "--out", type=Path, metavar="FILE.jsonl", help="append to FILE [<work dir>/results.jsonl]"

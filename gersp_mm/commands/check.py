@@ -31,15 +31,14 @@ from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.preparation.options import SHARED_OPTIONS, add_raster_options
+from gersp_mm.utils.arguments import new_parser
 
 PRESETS = ("released", "mocov2", "overhead")  # the presets of ViewAugmentation
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "source", metavar="SRC", type=Path, help="examine this folder, list or raster"
     )

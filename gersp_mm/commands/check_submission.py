@@ -22,13 +22,12 @@ from __future__ import annotations
 import argparse
 
 from gersp_mm.commands.options import run_tool
+from gersp_mm.utils.arguments import new_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("kind", choices=("dota", "loveda"), help="check for this test server")
     parser.add_argument("file", help="check this zip archive")
     parser.add_argument(

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING
 from gersp_mm.backbones.sources import NAMES
 from gersp_mm.commands.options import run_tool
 from gersp_mm.constants import RESNETS, TARGETS
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,9 +49,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("source_file", metavar="SRC", type=Path, help="convert this checkpoint")
     parser.add_argument("target", metavar="DST", type=Path, help="write this file")
     parser.add_argument(

@@ -23,13 +23,12 @@ from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.constants import TARGETS
+from gersp_mm.utils.arguments import new_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("source", metavar="SRC", help="export this run folder or file")
     parser.add_argument("target", metavar="OUT", type=Path, help="write this file or folder")
     parser.add_argument(

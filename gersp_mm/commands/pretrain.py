@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from gersp_mm.commands.options import CfgOptions, run_tool
 from gersp_mm.planning.defaults import ARCHITECTURES
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ NO_NATURAL = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--images", nargs="+", required=True, metavar="PATH",
         help="use these remote-sensing images: a folder, a list (.txt), or files")  # fmt: skip

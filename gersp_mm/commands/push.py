@@ -14,13 +14,12 @@ import argparse
 from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
+from gersp_mm.utils.arguments import new_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="hub folder to upload")
     parser.add_argument("name", metavar="ORGANISATION/NAME", help="repository on the hub")
     parser.add_argument("--public", action="store_true", help="make a new repository public")

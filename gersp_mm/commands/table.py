@@ -23,6 +23,7 @@ from pathlib import Path
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.resources import resource_root
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError, counted
 
 MADE_OF_ROWS = ("out", "paper", "baseline", "reference", "title")  # Options of the three files.
@@ -30,9 +31,7 @@ MADE_OF_ROWS = ("out", "paper", "baseline", "reference", "title")  # Options of 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "rows", nargs="*", type=Path, metavar="ROWS.jsonl", help="read these result rows"
     )

@@ -22,14 +22,13 @@ from typing import Any
 
 from gersp_mm.commands.options import add_common_arguments, run_tool
 from gersp_mm.resources import find_config
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError, counted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("config", help="evaluate by this config")
     parser.add_argument("checkpoint", help="evaluate this checkpoint of a run with CONFIG")
     parser.add_argument("--work-dir", help="write to this folder [work_dirs/<config name>]")

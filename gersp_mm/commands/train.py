@@ -20,14 +20,13 @@ import io
 from importlib import import_module
 
 from gersp_mm.commands.options import add_common_arguments, run_tool
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="write to this folder [work_dirs/<config name>]")
     parser.add_argument(

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gersp_mm.utils import arguments
+
 
 def _workers(text: str) -> int:
     try:
@@ -76,9 +78,7 @@ def new_parser(
         data: Help of the folder DATA.
         source: Help of the folder SRC, for a converter that makes another folder, DST.
     """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.new_parser(doc)
     if source is None:
         parser.add_argument("data", metavar="DATA", type=Path, help=data)
     else:

@@ -18,6 +18,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 
 if TYPE_CHECKING:  # Help loads neither numpy nor torch.
@@ -91,9 +92,7 @@ def draw(views: list[np.ndarray], out: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("images", type=Path, help="search this folder recursively for images")
     parser.add_argument("--preset", default="released", choices=("released", "mocov2"))
     parser.add_argument("--rows", type=int, default=6, help="draw N images [%(default)s]")

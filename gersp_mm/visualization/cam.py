@@ -38,6 +38,7 @@ from gersp_mm.backbones.named import Backbone
 from gersp_mm.evaluation.features import EvalImages, last_output, pool, prepare
 from gersp_mm.evaluation.linear_probe import linear_probe
 from gersp_mm.images.listing import IMAGE_EXTENSIONS, find_images, is_passed_over
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import (
@@ -307,9 +308,7 @@ def draw(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("images", nargs="+", type=Path, help="draw these files, or one folder of classes or list")
     add("--train", type=Path, required=True, help="fit the probe on this folder of classes or list")

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from gersp_mm.checkpoints.read import config_values
 from gersp_mm.engine.runs import SCALARS, read_run
 from gersp_mm.evaluation.features import read_source
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import new_figure, save_figure
 
@@ -234,9 +235,7 @@ def _widen(axis: Any) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, help="draw these work directories or scalars.json files"
     )

@@ -28,6 +28,7 @@ import torch
 from torch.nn import functional as F
 
 from gersp_mm.evaluation.features import EvalImages
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import (
     add_backbone_arguments,
@@ -132,9 +133,7 @@ def show(axis: Any, image: torch.Tensor, colour: str) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("images", type=Path, help="query with this folder of classes or list")
     add("--train", type=Path, required=True, help="search this folder of classes or list")

@@ -24,6 +24,7 @@ import torch
 from mmengine.config import Config
 
 from gersp_mm.engine.launch import load_config
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
 from gersp_mm.visualization.features import hide_ticks, new_figure, save_figure, spaced
@@ -162,9 +163,7 @@ def parse_args(
     add_config_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("config", help="pre-training config")
     parser.add_argument("--rows", type=int, default=8, help="draw N pairs [%(default)s]")
     parser.add_argument("--out", type=Path, help="write this PNG file [<work dir>/pairs.png]")

@@ -30,6 +30,7 @@ import torch
 from torch.nn import functional as F
 
 from gersp_mm.evaluation.knn import knn_predict
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import (
@@ -174,9 +175,7 @@ def draw(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("images", type=Path, help="project this folder of classes or list")
     add(
