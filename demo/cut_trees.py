@@ -32,6 +32,7 @@ from prepare_demo import AREAS, JPEG, Area
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.preparation.common import warn
+from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import replacing, write_text
@@ -201,9 +202,7 @@ def cut_scenes(data: Path) -> list[tuple[str, str, int, int, int]]:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("data", type=Path, help="folder of demo/prepare_demo.py, e.g. data/demo")
     return parser.parse_args(argv)
 
