@@ -18,7 +18,7 @@ from .ops.install import install as _install_operators
 from .utils.multimodal import leave_out_multimodal_models as _leave_out_multimodal_models
 from .version import CORE, DISTRIBUTIONS, SUPPORTED, __version__, version_key
 
-# Public names that are no registered types, with the module of each.
+# Public names that are not registered types, with the module of each.
 _FUNCTIONS = {
     "ExportedBackbone": "backbones",
     "FeatureExtractor": "evaluation.feature_extractor",

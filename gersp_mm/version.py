@@ -35,13 +35,13 @@ _TABLE: dict[str, Any] = json.loads((_FOLDER / "stacks.json").read_text(encoding
 #: The families of OpenMMLab: name -> title, packages, limits; the first is what gets installed.
 STACKS: dict[str, dict[str, Any]] = _TABLE["stacks"]
 
-#: What holds whatever the family: rows of ``if``, ``then`` (requirements) and ``why``.
+#: Rules for all families: rows of ``if``, ``then`` (requirements) and ``why``.
 RULES: list[dict[str, str]] = _TABLE["rules"]
 
-#: What one can do here: name -> title, requirement files, OpenMMLab hosts, option of the installer.
+#: Tasks: name -> title, requirement files, OpenMMLab hosts, option of the installer.
 TASKS: dict[str, dict[str, Any]] = _TABLE["tasks"]
 
-#: What gersp_mm cannot do without.
+#: Packages that gersp_mm needs.
 CORE = ("torch", "torchvision", "mmengine", "mmcv", "mmpretrain")
 
 

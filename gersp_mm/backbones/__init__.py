@@ -1,4 +1,4 @@
-"""One exported backbone: what it is, how it is written, built and converted."""
+"""One exported backbone: its description, and how it is written, built and converted."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ PARTS = (
 def build_network(architecture: Architecture) -> nn.Module:
     """Build a backbone of mmpretrain, or of a module of the user's that was imported.
 
-    Its weights are whatever its class starts with.
+    Its weights are the initial weights of its class.
 
     Raises:
         UserError: The architecture has no config, or one that names other weights, is no backbone
@@ -58,7 +58,7 @@ def build_network(architecture: Architecture) -> nn.Module:
     MMLogger.get_current_instance().setLevel("WARNING")  # how every tensor was initialised
     try:
         return MODELS.build(copy.deepcopy(config))
-    except Exception as error:  # of whatever class the config names
+    except Exception as error:  # The class may raise any error.
         text = str(error).strip().split("\n")[0]
         if None in classes and isinstance(error, KeyError):
             unknown = kinds[classes.index(None)]

@@ -43,7 +43,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")
 MOST_WRAPPERS = 5  # Largest depth of nested wrappers.
 PARALLEL = re.compile(r"(module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 HEAD = re.compile(r"(fc|\w*head|classifier|last_linear|proj\w*)\.")  # of a backbone
-GROUPS = {  # of what is left out, by name; the first that fits
+GROUPS = {  # groups of skipped tensors by name; the first match decides
     "teacher": r"(encoder_k|teacher|target_net\w*|momentum_encoder|branch_\w+|proj_k|heads_k)\.",
     "queue": r"queue",
     "projector": r"(.*\.)?(proj\w*|\w+_projector|heads_q|neck|predictor|fc\.\d)\.|encoder_q\.fc\.",
@@ -170,7 +170,7 @@ def write_backbone(conversion: Conversion, path: str | os.PathLike, to: str = "m
     classifier loads strictly, and next to it ``<path>.json`` with what mmlab's ``meta`` holds.
 
     Raises:
-        UserError: The backbone is no ResNet that torchvision has.
+        UserError: The backbone is not one of torchvision's ResNets.
     """
     check_choice("to", to, TARGETS)
     if to == "mmlab":

@@ -100,8 +100,8 @@ class ExportedBackbone:
             architecture: Architecture of the network; by default that in the file.
 
         Raises:
-            UserError: The file cannot be read, is no exported backbone, holds NaN or infinity, or
-                takes other images than RGB.
+            UserError: The file cannot be read, is not an exported backbone, holds NaN or infinity,
+                or takes other images than RGB.
         """
         tensors, meta = _read(path)
         return cls(meta, architecture, Path(path), tensors)
@@ -166,7 +166,7 @@ class ExportedBackbone:
             try:
                 # Not strict, because old files lack counters of batches.
                 network.load_state_dict(dict(self.tensors), strict=False)
-            except RuntimeError as error:  # Some networks check states in hooks of their own.
+            except RuntimeError as error:  # Some networks check states in their own hooks.
                 raise UserError(f"{path} cannot be loaded: {error}") from error
         network.eval()  # returns None in mmpretrain
         return network.to(device)

@@ -176,8 +176,8 @@ def push(folder: str | os.PathLike, name: str, private: bool = True) -> str:
         The address of the repository.
 
     Raises:
-        UserError: The folder is no hub folder, huggingface_hub is not installed, or the upload is
-            refused.
+        UserError: The folder is not a hub folder, huggingface_hub is not installed, or the upload
+            is refused.
     """
     folder = Path(folder)
     if not (folder / WEIGHTS).is_file() or not (folder / "config.json").is_file():

@@ -94,7 +94,7 @@ STANDARD: dict[str, dict[str, dict[str, Any]]] = {
         for name, width, deep in (("tiny", 96, 6), ("small", 96, 18), ("base", 128, 18))
     },
 }  # fmt: skip
-INDEX = "relative_position_index"  # a constant of Swin, which every library makes by itself
+INDEX = "relative_position_index"  # a constant of Swin, which every library computes
 UNFOLD = (0, 2, 1, 3)  # position in nn.Unfold's order of the four patches that are merged
 
 

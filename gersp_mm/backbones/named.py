@@ -24,7 +24,7 @@ class Backbone(NamedTuple):
         network: The network, in eval mode.
         mean: Mean of its input per channel, RGB, 0 to 255.
         std: Standard deviation of its input per channel, RGB, 0 to 255.
-        pixel_scale: How it reads rasters; None stretches each by itself.
+        pixel_scale: Scale of rasters; None stretches each raster by its own values.
     """
 
     name: str
@@ -48,7 +48,7 @@ def load_backbones(
         seed: Seed of the random initialisation; a second ``random`` gets ``seed + 1``, and so on.
 
     Raises:
-        UserError: A file is no exported backbone or cannot be built, or two have the same name.
+        UserError: A file is not an exported backbone or cannot be built, or two have the same name.
     """
     pairs = [_split(spec) for spec in specs]
     files = {path: ExportedBackbone.read(path) for _, path in pairs if path != RANDOM}

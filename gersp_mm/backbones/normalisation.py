@@ -13,8 +13,8 @@ class Normalisation(NamedTuple):
     """The normalisation of a network's input images.
 
     Attributes:
-        mean: For each channel, in the network's channel order, range 0 to 255.
-        std: Likewise.
+        mean: Mean per channel, in the network's channel order, range 0 to 255.
+        std: Standard deviation per channel, range 0 to 255.
         channel_order: ``RGB`` or ``BGR``.
     """
 
@@ -52,7 +52,7 @@ class Normalisation(NamedTuple):
 
     @classmethod
     def stored(cls, meta: Any) -> Normalisation | None:
-        """Return what a file's ``meta`` says: by itself, or by the text of its config."""
+        """Return the normalisation in a file's ``meta``, or in the text of its config."""
         if not isinstance(meta, Mapping):
             return None
         found = meta.get("normalisation")

@@ -43,7 +43,7 @@ def import_modules(names: Iterable[str]) -> None:
             sys.path.append(os.getcwd())
         try:
             import_module(name)
-        except Exception as error:  # of whatever the module does
+        except Exception as error:  # The module may raise any error.
             raise UserError(
                 f"--import {name}: it cannot be imported ({type(error).__name__}: {error}). Give "
                 "the name that Python imports it by, with its folder in PYTHONPATH or as the "
@@ -53,11 +53,11 @@ def import_modules(names: Iterable[str]) -> None:
 
 
 def is_own(module: str) -> bool:
-    """Tell whether a module is one of the imported ones, or inside one."""
+    """Return whether a module is an imported module or inside one."""
     return any(f"{module}.".startswith(f"{name}.") for name in _imported)
 
 
 def is_own_type(kind: str) -> bool:
-    """Tell whether a type is named by an imported module, or by its package as the scope."""
+    """Return whether a type is named by an imported module, or by its package as the scope."""
     scope = kind.rpartition(".")[0]
     return is_own(scope) or scope in {name.partition(".")[0] for name in _imported}

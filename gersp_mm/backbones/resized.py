@@ -84,7 +84,7 @@ def _through_load_hooks(module: nn.Module, given: State) -> dict[str, torch.Tens
 
 
 def _through_init_weights(module: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
-    """Return what a backbone's own ``init_weights`` loads into a copy of it."""
+    """Return the tensors that a backbone's own ``init_weights`` loads into a copy of it."""
     own_function = type(module).init_weights if isinstance(module, BaseModule) else None
     init_cfg: Any = getattr(module, "init_cfg", None)
     pretrained = isinstance(init_cfg, Mapping) and init_cfg.get("type") == "Pretrained"

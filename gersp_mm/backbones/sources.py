@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     by_position: bool = False
 
     def holds(self, names: Iterable[str], prefix: str) -> bool:
-        """Tell whether a backbone's tensors are below this prefix."""
+        """Return whether a backbone's tensors are below this prefix."""
         pattern = BY_POSITION if self.by_position else BY_NAME
         return any(n.startswith(prefix) and pattern.match(n, len(prefix)) for n in names)
 

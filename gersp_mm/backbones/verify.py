@@ -22,7 +22,7 @@ def feature_difference(conversion: Conversion, size: int = 224) -> float:
     converted tensors. Both get the same fixed image of ``size`` × ``size`` pixels.
 
     Raises:
-        UserError: The backbone is no ResNet that torchvision has.
+        UserError: The backbone is not one of torchvision's ResNets.
     """
     import torchvision
     from mmpretrain.models import ResNet

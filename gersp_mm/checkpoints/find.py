@@ -158,7 +158,7 @@ def read_progress(path: str | os.PathLike) -> Progress | None:
         path: A file of ``torch.save``.
 
     Returns:
-        None for a file that is no checkpoint of a training, such as an exported backbone.
+        None for a file that is not a checkpoint of a training, such as an exported backbone.
 
     Raises:
         Exception: The file is empty, cut off or something else.

@@ -178,7 +178,7 @@ def tensors_of(path: str | os.PathLike, data: Mapping[str, Any]) -> dict[str, to
         data: The data of :func:`read_checkpoint`.
 
     Raises:
-        UserError: There are no tensors; the message says what the file holds.
+        UserError: There are no tensors; the message names the content of the file.
     """
     state = data.get("state_dict", data)
     found = _tensors(state)
@@ -412,7 +412,7 @@ def _refuse_what_is_no_checkpoint(path: Path, known: bool) -> bool:
     if tarfile.is_tarfile(path):
         raise UserError(f"{path} is a tar archive: unpack it first")
     elif not head.startswith(b"\x80"):
-        raise UserError(f"{path} starts with {head[:8]!r}: this is no PyTorch checkpoint")
+        raise UserError(f"{path} starts with {head[:8]!r}: this is not a PyTorch checkpoint")
     return False
 
 
@@ -453,7 +453,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} is a safetensors file: pip install safetensors") from None
     try:
         return load_file(path)
-    except Exception as error:  # The Rust library raises a type of its own.
+    except Exception as error:  # The Rust library raises its own type.
         raise UserError(
             f"{path} cannot be read ({_first_line(error)}): was its download complete?"
         ) from error

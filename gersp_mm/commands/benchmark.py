@@ -9,7 +9,7 @@ The file (paths are relative to the current folder):
 
   checkpoints:              # name in the tables, and a backbone file of this package,
     GeRSP: gersp_backbone.pth
-    random: null            #   null for random weights, drawn anew for each seed,
+    random: null            #   null for random weights, drawn for each seed,
     IMP: {0: imp_0.pth, 1: imp_1.pth}    # or {seed of pre-training: file}
   arch: resnet18            # network of the random weights: resnet18, 34, 50, 101, 152,
                             #   or {type: ..., ...}
@@ -24,7 +24,7 @@ The file (paths are relative to the current folder):
        cfg_options: {train_dataloader.batch_size: 32}}
   work_dir: work_dirs/benchmarks/mine    # features, fine-tuned models, results.jsonl
 
-The data sets with a name of their own lie below $GERSP_DATA (default: data):
+The data sets with known names lie below $GERSP_DATA (default: data):
 
   data/eurosat, data/resisc45    after tools/dataset_converters/{eurosat,resisc45}.py, whose --help
                                  says where to download the images

@@ -136,7 +136,7 @@ def prepare(data: Path) -> dict[str, Any]:
 
 
 def claim(folder: RunFolder, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a finished run found, or None where it has to be run.
+    """Return the result of a finished run, or None if it has to be run.
 
     Raises:
         UserError: The folder holds a run with other settings.
@@ -153,7 +153,7 @@ def claim(folder: RunFolder, settings: dict[str, Any]) -> dict[str, Any] | None:
 def one_run(
     folder: RunFolder, start: str, seed: int, epochs: int, backbone: Path | None
 ) -> dict[str, Any]:
-    """Train and evaluate once, or return what a finished run found.
+    """Train and evaluate once, or return the result of a finished run.
 
     Args:
         folder: Where the run writes.

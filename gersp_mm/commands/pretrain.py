@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 WITHOUT = "none"  # Value of --natural that leaves the natural branch out.
 SETTINGS = "pretrain_settings.json"
-UNSTORED = ("out", "overwrite", "dry_run")  # These arguments are no settings of the run.
+UNSTORED = ("out", "overwrite", "dry_run")  # These arguments are not settings of the run.
 LIST = "images.txt"
 LARGE = 2048  # Pixels. Larger photographs get a hint, as each sample decodes them whole.
 SLOW = (

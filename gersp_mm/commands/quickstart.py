@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     drawn = [str(config), "--out", str(pictures["pairs"]), "--cfg-options", *options]
     steps.run("picture of training pairs", show.main, "pairs", drawn)
     if exported.is_file() and folder.checkpoint(epochs):
-        print(f"\n{work_dir} holds the finished run; it is evaluated again (--force trains anew)")
+        print(f"\n{work_dir} holds the finished run; it is evaluated again (--force trains again)")
         steps.run("pre-training (done before)", lambda: None)
     else:
         command = [sys.executable, resource("tools", "train.py"), config, "--work-dir", work_dir]

@@ -4,7 +4,7 @@ The pre-trainings stand side by side, each with mean ± standard deviation over 
 difference to random weights (--baseline) and to supervised pre-training (--reference), and whether
 the difference exceeds the noise. Different protocols, splits or models never share a column.
 The paper's values (results/paper.csv) stand next to ours where the protocol is the paper's, else in
-a block of their own. A row whose seed appears twice is shown as a repeat, with its difference.
+a separate block. A row whose seed appears twice is shown as a repeat, with its difference.
 
 With --write or --check, tables inside Markdown pages are written or compared, see
 gersp_mm/results/documents.py for their form.

@@ -111,7 +111,7 @@ def _read_all(
     name, count = reader.name, len(reader.source)
     if hasattr(reader.source, "read_window"):
         raise UserError(
-            f"DeviceImagesHook keeps images, and {name} are windows that are drawn anew each time. "
+            f"DeviceImagesHook keeps images, and {name} are windows that are drawn every time. "
             "Leave the hook out, or cut the scenes into tiles first"
         )
     images: torch.Tensor | None = None

@@ -60,10 +60,10 @@ def _cut(file: Path, entries: int) -> bool:
     kept, left = lines[:entries], lines[entries:]
     if not left:
         return False
-    with open(file.with_suffix(SUPERSEDED), "a", encoding="utf-8", newline="\n") as beside:
-        beside.writelines(line.rstrip("\n") + "\n" for line in left)
-        beside.flush()
-        os.fsync(beside.fileno())
+    with open(file.with_suffix(SUPERSEDED), "a", encoding="utf-8", newline="\n") as superseded:
+        superseded.writelines(line.rstrip("\n") + "\n" for line in left)
+        superseded.flush()
+        os.fsync(superseded.fileno())
     write_text(file, "".join(kept))
     return True
 

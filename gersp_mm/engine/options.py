@@ -17,7 +17,7 @@ PATHS = re.compile(r"(^|_)(root|dir|file|from|checkpoint|pretrained|prefix|path)
 def parse_options(
     options: Mapping[str, Any] | Sequence[str] | None, cfg: Any = None
 ) -> dict[str, Any]:
-    """Read ``key=value`` strings; a mapping is returned as it is.
+    """Read ``key=value`` strings; a mapping is returned unchanged.
 
     Numbers, ``True``, ``False`` and ``None`` become Python's values; ``[…]``, ``(…)``, ``{…}`` and
     ``dict(…)`` become lists, tuples and dicts, nested to any depth. All other values are strings,

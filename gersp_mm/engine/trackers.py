@@ -119,7 +119,7 @@ class WandbVisBackend(Tracker, host.WandbVisBackend):
     one row.
 
     W&B cannot remove values. A resumed run on a server leaves out the steps that W&B has. An
-    offline run is written anew from ``scalars.json``, and the folder of its earlier start is moved
+    offline run is written again from ``scalars.json``, and the folder of its earlier start is moved
     to ``superseded``.
 
     Args:

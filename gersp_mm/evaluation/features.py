@@ -59,7 +59,7 @@ class EvalImages(Dataset):
             antialiasing); ``size`` by default, so that only the ends of the longer side are cut
             off.
         limit: Greatest number of images, which are spread evenly over the list.
-        pixel_scale: How rasters are read; None stretches each by itself.
+        pixel_scale: Scale of rasters; None stretches each raster by its own values.
 
     Attributes:
         samples: Path and label of each image.

@@ -26,7 +26,7 @@ _PNM = re.compile(rb"P[56]\s(?:\s*#[^\n]*\n)*\s*\d+\s+\d+\s+(\d+)\s")
 
 
 def is_raster(file: BinaryIO) -> bool:
-    """Tell whether a file holds other pixels than a photograph has.
+    """Return whether a file holds other pixels than a photograph.
 
     A photograph has values of at most 8 bits in one band or three, or four of CMYK, with or
     without transparency, compressed in a way that Pillow knows. Everything else is read by

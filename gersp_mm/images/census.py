@@ -27,7 +27,7 @@ class Scene:
 
     Attributes:
         path: Its file.
-        info: What its header says.
+        info: The facts in its header.
         bits: Number of bits of the largest sampled value; 0 for floating point.
         nodata: The value that stands for no data in all bands, declared or suspected; None if
             there is none.
@@ -130,7 +130,7 @@ def look_at(
 
 
 def _bits(values: np.ndarray, info: RasterInfo) -> int:
-    """Return how many bits the largest value needs as it is stored; 0 for floating point."""
+    """Return the number of bits of the largest stored value; 0 for floating point."""
     if not np.issubdtype(np.dtype(info.dtype), np.integer) or not values.size:
         return 0
     return int(round((float(values.max()) - info.offsets[0]) / info.scales[0])).bit_length()
@@ -188,7 +188,7 @@ def _spot(
 
 
 def _dilated(mask: np.ndarray) -> np.ndarray:
-    """Return a mask with the eight neighbours of what it holds."""
+    """Return a mask extended by the eight neighbours of each of its pixels."""
     padded = np.pad(mask, 1)
     rows, columns = mask.shape
     return np.any(

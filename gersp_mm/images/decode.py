@@ -33,7 +33,7 @@ JPEG_START = b"\xff\xd8\xff"
 
 # Largest number of pixels. Million-AID's largest image has 381 million.
 MAX_PIXELS = 2**29
-# Images of fewer pixels (200 MB when decoded) are decoded whatever the size of their file.
+# Images of fewer pixels (200 MB when decoded) are decoded regardless of the size of their file.
 CHEAP_PIXELS = 2**26
 # Deflate packs at most 1,032 bytes into one, so that 8-bit PNG and TIFF images of one constant
 # colour stay below this; JPEGs do too, with at least one bit for each block of 64 pixels.
@@ -242,7 +242,7 @@ def _read(path: str, backend_args: dict | None) -> bytes:
         content = read_file(path, backend_args)
     except UserError:
         raise
-    except Exception as error:  # Storage backends raise errors of their own types.
+    except Exception as error:  # Storage backends raise their own types of errors.
         raise BadImageError(f"{type(error).__name__}: {error}") from error
     if not content:
         raise BadImageError("empty file")

@@ -198,7 +198,7 @@ def _content(path: str) -> bytes:
         return read_file(path)
     except UserError:
         raise
-    except Exception:  # Storage backends raise types of their own.
+    except Exception:  # Storage backends raise their own types.
         return b""
 
 

@@ -58,7 +58,7 @@ def open_file(path: str, backend_args: dict | None = None) -> BinaryIO:
 
 
 def is_local_file(path: str, backend_args: dict | None = None) -> bool:
-    """Tell whether a path is one of the file system, and not inside a database."""
+    """Return whether a path belongs to the file system, and not to a database."""
     inside_database = ".lmdb" in path and _INSIDE.fullmatch(path) is not None
     return backend_args is None and "://" not in path and not inside_database
 

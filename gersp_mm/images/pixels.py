@@ -31,8 +31,8 @@ class BandsError(ValueError):
 class PixelScale:
     """Which bands of a raster are used, and which of their values become black and white.
 
-    Photographs (8 bits, three bands or one, with or without transparency) are used as they are,
-    whatever this says. Rasters of 8 bits are too, unless limits are given.
+    Photographs (8 bits, three bands or one, with or without transparency) are used
+    unchanged with every scale. Rasters of 8 bits are also unchanged, unless limits are given.
 
     Attributes:
         scale: ``'percentile'``: limits are found for each kind of raster and band as the 0.5 and
@@ -46,7 +46,7 @@ class PixelScale:
         fill: For each kind of raster the grey level of each used band that stands where there is
             no data: that of the band's median.
         nodata: For some kinds of raster a value that stands for no data where all used bands have
-            it, beside what the files declare.
+            it, in addition to declared values.
     """
 
     scale: Scale = PERCENTILE
@@ -229,7 +229,7 @@ def suspect_nodata(picture: np.ndarray) -> float | None:
 
 
 def check_nodata(owner: str, nodata: Any) -> None:
-    """Refuse what is no choice of a source's value for no data.
+    """Refuse an invalid choice of a source's value for no data.
 
     Raises:
         UserError: It is neither a number nor ``'auto'`` or None.

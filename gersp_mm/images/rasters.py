@@ -1,4 +1,4 @@
-"""Reading rasters (GeoTIFF, JPEG2000, 16-bit PNG) as they are, with rasterio: values and validity.
+"""Reading the values and validity of rasters (GeoTIFF, JPEG2000, 16-bit PNG) with rasterio.
 
 The only file that imports rasterio, and only once a raster is read.
 """
@@ -47,7 +47,7 @@ class RasterError(OSError):
 
 
 class RasterInfo(NamedTuple):
-    """What the header of a raster says.
+    """The facts in the header of a raster.
 
     Attributes:
         width: In pixels.
@@ -78,7 +78,7 @@ class RasterInfo(NamedTuple):
 
     @classmethod
     def of_array(cls, values: np.ndarray) -> RasterInfo:
-        """Return what is known of an array H×W×bands."""
+        """Return the facts of an array H×W×bands."""
         height, width, count = values.shape
         bands = tuple(range(1, count + 1))
         return cls(
@@ -139,7 +139,7 @@ def opened(source: str | bytes) -> Iterator[Any]:
 
 
 def describe(dataset: Any) -> RasterInfo:
-    """Return what the header of an opened raster says.
+    """Return the facts in the header of an opened raster.
 
     Raises:
         RasterError: The bands have several types, or complex numbers.
@@ -238,7 +238,7 @@ def _lacking(values: np.ndarray, nodata: list[float | None]) -> np.ndarray:
     """Return where bands have the value that stands for no data.
 
     0 and the largest value of an unsigned type are ordinary values as well, such as the red of
-    water: all bands have to have them. Any other value tells by itself.
+    water: all bands have to have them. Any other value is unambiguous.
     """
     unsigned = values.dtype.kind == "u"
     ordinary = (0, np.iinfo(values.dtype).max) if unsigned else (0,)
@@ -272,7 +272,7 @@ def georeference(dataset: Any, window: tuple[int, int, int, int]) -> dict[str, A
 def copy_window(
     dataset: Any, window: tuple[int, int, int, int], path: str, nodata: float | None = None
 ) -> None:
-    """Write a window as a GeoTIFF of its own: values, bands, names, mask and georeference.
+    """Write a window as a separate GeoTIFF: values, bands, names, mask and georeference.
 
     Args:
         dataset: What :func:`opened` gives.

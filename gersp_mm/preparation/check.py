@@ -183,7 +183,7 @@ def _look_into_raster(path: str) -> Found:
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------- what it amounts to
+# ------------------------------------------------------------------------------------------- report
 
 
 def kind_lines(found: Sequence[Found]) -> str:
@@ -423,7 +423,7 @@ def check(
     Raises:
         UserError: There is no image, or none can be used.
     """
-    PixelScale(scale, bands)  # type: ignore[arg-type] # refuses what is no choice
+    PixelScale(scale, bands)  # type: ignore[arg-type] # refuses invalid values
     paths, root = find_paths(source)
     chosen = evenly(paths, sampled)
     with ThreadPoolExecutor(max(1, workers)) as pool:

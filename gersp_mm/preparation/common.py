@@ -280,7 +280,7 @@ def _is_foreign(part: str) -> bool:
 
 
 def unpack_into(data: Path, archives: Iterable[Path]) -> None:
-    """Unpack each archive into a folder of its name in ``data``; what is there is left as it is.
+    """Unpack each archive into a folder of its name in ``data``; existing folders do not change.
 
     Raises:
         UserError: An archive cannot be unpacked, or two of them have the same name.

@@ -280,7 +280,7 @@ def convert(
     workers: int = 0,
     allow_incomplete: bool = False,
 ) -> None:
-    """Check DIOR, write the annotation files and print what is in them.
+    """Check DIOR, write the annotation files and print their content.
 
     Args:
         data: Folder of the data set.

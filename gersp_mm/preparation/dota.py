@@ -8,7 +8,7 @@ Download DOTA v1.0 from https://captain-whu.github.io/DOTA/dataset.html and unpa
   data/dota/val/images/, data/dota/val/labelTxt/       458 images
   data/dota/test/images/                     937 images, only for --protocol field; no labels
 
---protocol released writes what the released GeRSP code reads, horizontal boxes:
+--protocol released writes the format of the released GeRSP code, horizontal boxes:
 
   data/dota/tiles_800_160/{train,val}/{images,annfiles}/    tiles of 800 px that overlap by 160
   data/dota/tiles_800_160/coco/{train,val}.json             for mmdet's CocoDataset
@@ -435,7 +435,7 @@ def write_coco(
         tiles: Boxes of each tile.
         size: Width and height of every tile in pixels, padding included.
         whole: The images that the tiles were cut from, by name.
-        findings: Gets what was found odd.
+        findings: Mapping that collects oddities.
     """
     images = []
     identity = 0
@@ -509,7 +509,7 @@ def convert(
         protocol: One of :data:`PROTOCOLS`.
         workers: Processes that cut, and threads that decode.
         decode: Whether every image is decoded before.
-        force: Whether finished tiles are made anew.
+        force: Whether finished tiles are made again.
         allow_incomplete: Whether splits of other sizes than the release's are taken.
 
     Raises:
@@ -569,7 +569,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--protocol", choices=(*PROTOCOLS,), required=True, help="make the tiles of this protocol"
     )
-    parser.add_argument("--force", action="store_true", help="make finished tiles anew")
+    parser.add_argument("--force", action="store_true", help="make finished tiles again")
     return parser.parse_args(argv)
 
 

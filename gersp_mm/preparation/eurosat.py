@@ -37,7 +37,7 @@ def refuse_multispectral(data: Path) -> None:
             if file.suffix.lower() in (".tif", ".tiff"):
                 raise UserError(
                     f"{file} belongs to the multispectral EuroSAT (13 bands). Fetch "
-                    "EuroSAT_RGB.zip, and keep it in a folder of its own."
+                    "EuroSAT_RGB.zip, and keep it in a separate folder."
                 )
 
 

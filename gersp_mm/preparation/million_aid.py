@@ -17,7 +17,7 @@ Written: data/million_aid/test/images.txt, the sorted paths of the images relati
 --decode decodes every image, which takes hours; those that cannot be read are left out of the list
 and named in data/million_aid/unreadable_test.txt. It may be interrupted: decoded_test.txt lists
 the decoded images (remove it to start over). Without --decode, the images in unreadable_test.txt
-are left out as well. --decode is optional, because training replaces unreadable images by itself.
+are left out as well. --decode is optional, because training replaces unreadable images anyway.
 
 Examples:
   python tools/dataset_converters/million_aid.py data/million_aid

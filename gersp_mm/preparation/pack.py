@@ -62,7 +62,7 @@ FOLDER = "images"
 PROGRESS = "progress.jsonl"
 JPEG_LIMIT = 65500  # Pixels per side. Longer images are stored unchanged.
 COMMIT_IMAGES, COMMIT_BYTES = 1000, 64 * 2**20  # An interruption loses at most this much.
-LONGEST_KEY = 511  # bytes, of LMDB as it is compiled everywhere
+LONGEST_KEY = 511  # bytes; LMDB's limit in all builds
 MAP_SIZE = 2**42  # Size limit in bytes; only address space is reserved.
 TILER = "tools/dataset_converters/tile_scenes.py"
 GO_ON = "and run the same command again, it resumes where it stopped"
@@ -152,7 +152,7 @@ def check_names(names: Sequence[str], longest: int | None) -> None:
 
 
 class Packer(Dataset):
-    """Turns the name of an image into what is stored; runs in the worker processes.
+    """A function from the name of an image to its stored bytes, for the worker processes.
 
     Args:
         source: Folder of the images.
@@ -195,7 +195,7 @@ class Packer(Dataset):
         return packed
 
     def shrink(self, image: Image.Image) -> bytes | None:
-        """Return the reduced image as JPEG, or None where it stays as it is."""
+        """Return the reduced image as JPEG, or None if it is stored unchanged."""
         scale = self.shorter_side / min(image.size)
         size = [max(self.shorter_side, round(scale * length)) for length in image.size]
         if not 0 < scale < 1 or max(size) > JPEG_LIMIT:
@@ -247,7 +247,7 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
 
     Args:
         path: A file with a line of JSON for each note, below one with the settings.
-        settings: What the folder is made with.
+        settings: Settings of the folder.
 
     Raises:
         UserError: The folder was made with other settings, or not by this tool.

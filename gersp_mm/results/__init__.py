@@ -1,4 +1,4 @@
-"""Result rows as typed data, and what is computed and printed from them."""
+"""Result rows as typed data, and the statistics and tables that are made from them."""
 
 from gersp_mm.results.protocol import Protocol
 from gersp_mm.results.row import Column, Identity, Pretraining, Row, SplitRef

@@ -51,7 +51,7 @@ class Pretraining(Typed):
         epochs: Length of the pre-training.
         updates: Length of the pre-training in steps, if it is counted in steps.
         options: Options of the recipe that were changed, by dotted key.
-        statistics: ``own`` if BatchNorm's statistics were estimated anew from other images.
+        statistics: ``own`` if BatchNorm's statistics were estimated again from other images.
     """
 
     method: str | None = None

@@ -178,7 +178,7 @@ def notes(repeats: Sequence[Repeat]) -> list[str]:
     if other:
         found.append(
             f"{counted(len(other), 'repeat')} of other weights or by another config, such as "
-            f"{other[0].where} against {other[0].of}. Give other weights a name of their own"
+            f"{other[0].where} against {other[0].of}. Give other weights another name"
         )
     return found
 

@@ -47,7 +47,7 @@ class Bar:
 
     Args:
         description: Names the work.
-        unit: Names what is counted.
+        unit: Name of the counted items.
         total: How much there is, None if that is not known.
         done: How much of it was done before.
     """
@@ -60,7 +60,7 @@ class Bar:
         self.task: rich_progress.TaskID | None = None
 
     def start_from(self, done: int, total: int | None) -> None:
-        """Count on from here; what was done before does not count as work of this time.
+        """Continue from a position; work done before it does not enter the speed.
 
         Args:
             done: How much was done before.
@@ -164,7 +164,7 @@ def progress(
     """Yield items and show how many of them were handled.
 
     Args:
-        items: What is handled one by one.
+        items: Items that are processed one by one.
         description: Names the work.
         unit: Names one item.
         total: Number of items; by default their length where they have one.

@@ -46,7 +46,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a UTF-8 file, line ends as they are; its folder is made if need be."""
+    """Write a UTF-8 file without changing line ends; its folder is created if necessary."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -78,11 +78,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_temporaries(folder: str | os.PathLike, name: str | None = None) -> None:
-    """Delete what the two above left in ``folder`` when their process was killed.
+    """Delete temporary files of the two functions above in ``folder`` after a killed process.
 
     Args:
         folder: Folder of the files; it need not exist.
-        name: Delete only what was to become the file of this name; all by default.
+        name: Delete only temporary files for the file of this name; by default all.
     """
     start = "." if name is None else f".{glob.escape(name)}."
     for leftover in Path(folder).glob(f"{start}*{TEMPORARY_SUFFIX}"):

@@ -9,7 +9,7 @@ import platform
 def keep_freed_memory() -> None:
     """Keep glibc from returning memory to the system between two tensors.
 
-    Every large tensor on the host is otherwise fetched from the system anew, whose zeroing of pages
+    Otherwise every large tensor on the host gets new memory from the system, whose zeroing of pages
     costs a tenth of a training step on CPUs and more of an image's loading. The process then stays
     as large as it was at its largest. Other C libraries are left alone.
     """

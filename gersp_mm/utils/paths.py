@@ -18,7 +18,7 @@ def expand_home(value: Any) -> Any:
             changed in place. A string that does not begin like a path below ``~`` stays.
     """
     if isinstance(value, dict):
-        for key, inner in dict.items(value):  # without building what a config leaves unbuilt
+        for key, inner in dict.items(value):  # without building lazy parts of a config
             if (expanded := expand_home(inner)) is not inner:
                 dict.__setitem__(value, key, expanded)
     elif isinstance(value, list):

@@ -76,7 +76,7 @@ class Probed(nn.Module):
 
     Args:
         backbone: See :class:`gersp_mm.backbones.named.Backbone`.
-        weight: Weights of the classifier, classes×D, for features as they are.
+        weight: Weights of the classifier, classes×D, for unchanged features.
         bias: Biases of the classifier, one per class.
     """
 
@@ -137,7 +137,7 @@ def fit_probe(
         seed: Seed of the split that its strength is chosen on.
 
     Returns:
-        Weight classes×D and bias for features as they are, and the accuracy in per cent on the
+        Weight classes×D and bias for unchanged features, and the accuracy in per cent on the
         part that the strength was chosen on.
     """
     probe = linear_probe(features, labels, features[:1], labels[:1], seed=seed)

@@ -47,7 +47,7 @@ Curve = list[tuple[float, float]]
 
 
 class Setting(NamedTuple):
-    """What the config of a run says about its curves.
+    """The facts in the config of a run about its curves.
 
     Attributes:
         note: Temperature and queue length, which decide the height of the contrastive loss.

@@ -198,7 +198,7 @@ def hide_ticks(axes: Any) -> None:
 def save_figure(figure: Any, out: Path, dpi: int = 110) -> None:
     """Write a figure of matplotlib as a png, whole or not at all.
 
-    What earlier calls for the same file left when their process was killed is deleted.
+    Temporary files of earlier calls whose process was killed are deleted.
     """
     remove_temporaries(out.parent, out.name)
     with replacing(out) as temporary:

@@ -76,7 +76,7 @@ def distinct_colours(
 
 
 class PicturesHook(Hook, abc.ABC):
-    """Draw chosen test images; what a picture shows is up to :meth:`draw`.
+    """Draw chosen test images; :meth:`draw` decides the content of a picture.
 
     Args:
         out_dir: Folder of the pictures.
@@ -151,7 +151,7 @@ class HostPicturesHook(PicturesHook):
         runner.visualizer.dataset_meta = self.meta
 
     def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
-        """Draw into a folder of its own, because the hooks choose the name."""
+        """Draw into a separate folder, because the hooks choose the name."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
             if hasattr(self.hook, "test_out_dir"):

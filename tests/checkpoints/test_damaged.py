@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "is a Git LFS pointer, not the file: run `git lfs pull`",
     ),
     "server's error": (b'{"error": "not found"}', "is JSON text, such as a server's error"),
-    "text": (b"hello, world", "starts with b'hello, w': this is no PyTorch checkpoint"),
+    "text": (b"hello, world", "starts with b'hello, w': this is not a PyTorch checkpoint"),
     "gzip": (b"\x1f\x8b\x08" + bytes(50), "is packed with gzip: unpack it first"),
     "RAR": (b"Rar!\x1a\x07" + bytes(50), "is a RAR archive: unpack it first"),
     "Keras": (b"\x89HDF\r\n\x1a\n" + bytes(50), "is an HDF5 file (Keras, TensorFlow)"),

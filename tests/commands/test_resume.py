@@ -232,7 +232,7 @@ def test_nothing_to_resume(three_epochs, tmp_path, capsys):
     [
         ("small_backbone.pth", "is not a checkpoint of a training: it holds no optimizer"),
         ("", "is a folder: name the checkpoint file in it"),
-        ("small.py", "this is no PyTorch checkpoint"),
+        ("small.py", "this is not a PyTorch checkpoint"),
     ],
 )
 def test_a_file_that_cannot_be_resumed_is_refused_before_the_run(

@@ -161,9 +161,9 @@ DEMO = CONFIGS / "pretrain" / "gersp_r18_demo.py"
     ("typed", "section", "left", "words"),
     [
         ([f"{RS}.type=gersp_mm.Scenes", f"{RS}.window=256"], RS, {"ann_file"},
-         "gersp_mm.MillionAID, takes and gersp_mm.Scenes does not: ann_file='remote_sensing.txt'"),
+         "gersp_mm.MillionAID, that gersp_mm.Scenes does not take: ann_file='remote_sensing.txt'"),
         ([f"{VIEW}.type=mmpretrain.RandomCrop", f"{VIEW}.crop_size=9"], VIEW, None,
-         "mmpretrain.RandomCrop does not: preset='mocov2', size=48"),
+         "mmpretrain.RandomCrop does not take: preset='mocov2', size=48"),
         ([f"{RS}.type=gersp_mm.Scenes", f"{RS}.ann_file=a.txt"], RS, set(), None),
         ([f"{RS}.type=gersp_mm.MillionAID"], RS, set(), None),
         ([f"{OPTIMIZER}.type=AdamW"], OPTIMIZER, set(), None),  # is refused when it is built
@@ -174,6 +174,6 @@ def test_a_new_type_leaves_out_what_it_does_not_take(typed, section, left, words
     before = value_at(Config.fromfile(DEMO), section)
     cfg, findings = read_config(DEMO, typed)
     assert left is None or before.keys() - value_at(cfg, section).keys() == left
-    said = [finding.text for finding in findings if "leaves out" in finding.problem]
+    said = [finding.text for finding in findings if "loses the arguments" in finding.problem]
     assert (words in said[0] and len(said) == 1) if words else not said
     assert all(finding.severity == "warning" for finding in findings)

@@ -99,7 +99,7 @@ def test_a_repeated_seed_is_shown_with_its_difference_and_counts_once():
         "2 repeated rows, part of no mean: 1 with the same value, the "
         "largest difference +0.50 (IMP, A & <B>, kNN top-1)",
         "2 repeats of other weights or by another config, such as row 3 against row 1. Give other "
-        "weights a name of their own",
+        "weights another name",
     ]
     text = tables.to_markdown(table)
     assert "| IMP | 1 | A &amp; &lt;B&gt;, kNN top-1 | 3.00 | 3.50 | +0.50 | row 4 |" in text

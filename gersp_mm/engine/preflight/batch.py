@@ -163,7 +163,7 @@ def check_base_batch_size(runner: Any) -> Iterator[Finding]:
         batch,
         f"The learning rate of this config is meant for batches of {base}; this run has "
         f"{effective} ({batch} per process x {get_world_size()} processes x {accumulated} "
-        "accumulated) and leaves the learning rate as it is.",
+        "accumulated) and does not change the learning rate.",
         "Add --auto-scale-lr to scale it, or set optim_wrapper.optimizer.lr yourself.",
         "warning",
     )

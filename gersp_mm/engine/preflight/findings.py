@@ -17,8 +17,8 @@ class Finding(NamedTuple):
     Attributes:
         field: Dotted key of the config.
         value: Value of the field.
-        problem: A sentence that says what is wrong.
-        fix: A sentence that says what to do.
+        problem: A sentence that names the fault.
+        fix: A sentence that names the remedy.
         severity: ``'error'`` or ``'warning'``.
     """
 
