@@ -126,9 +126,6 @@ SEED = 0
 IMAGENET_NAME = re.compile(r"foolbox/data/(imagenet_\d+_(\d+)\.jpg)")
 
 
-# ---------------------------------------------------------------------------------- the wheels
-
-
 def fetch_wheel(wheel: Wheel, folder: Path, wheels: Path | None = None) -> Path:
     """Get one wheel into ``folder`` and verify it.
 
@@ -188,9 +185,6 @@ def _licences(archive: zipfile.ZipFile, wheel: Wheel, out: Path) -> None:
     texts = [n for n in archive.namelist() if PurePosixPath(n).name.upper().startswith("LICENSE")]
     for name in texts:
         _write(out / "licenses" / f"{wheel.name}-{PurePosixPath(name).name}", archive.read(name))
-
-
-# ------------------------------------------------------------------------------------ cutting
 
 
 def tile_corners(area: Area, cut: Cut) -> list[tuple[int, int]]:
@@ -281,9 +275,6 @@ def copy_photographs(archive: zipfile.ZipFile, out: Path) -> list[tuple[str, int
     return sorted(listed)
 
 
-# -------------------------------------------------------------------------------- own folders
-
-
 def is_passed_over(name: str) -> bool:
     """Return whether a file or folder with this name is hidden or belongs to the system."""
     return name.startswith(".") or name.casefold() in SYSTEM_NAMES
@@ -353,9 +344,6 @@ def split_classes(
         test += [(str(p), label) for p in shuffled[:cut][: max(1, test_limit // len(classes))]]
         train += [(str(p), label) for p in shuffled[cut:][: max(1, train_limit // len(classes))]]
     return train, test
-
-
-# ------------------------------------------------------------------------------ the whole thing
 
 
 def prepare(

@@ -221,9 +221,6 @@ class _Beside:
         self.process.wait()
 
 
-# ------------------------------------------------------------------------------------------ proofs
-
-
 def no_bad_images(case: Path, done: Done) -> bool:
     """Return whether a run used every image."""
     return done.code == 0 and not list((case / "run").rglob("bad_images.txt"))
@@ -283,9 +280,6 @@ PROOFS: dict[str, Callable[[Path, Done], bool]] = {
         row_names_the_change,
     )  # fmt: skip
 }
-
-
-# ------------------------------------------------------------------------------------------ verdict
 
 
 def judge(entry: Mapping[str, Any], case: Path, done: Done, ours: bool) -> dict[str, Any]:

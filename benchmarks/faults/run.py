@@ -57,9 +57,6 @@ class Task(NamedTuple):
         return self.name, self.side
 
 
-# ------------------------------------------------------------------------------------------- tasks
-
-
 def read_entries(file: str) -> list[dict[str, Any]]:
     """Read a list of entries, and check that their names are unique."""
     entries = yaml.safe_load((HERE / file).read_text(encoding="utf-8"))
@@ -102,9 +99,6 @@ def missing_package(task: Task) -> str | None:
     return next((n for n in needed if n and importlib.util.find_spec(n) is None), None)
 
 
-# --------------------------------------------------------------------------------------------- run
-
-
 def run_task(task: Task, shop: Workshop) -> dict[str, Any]:
     """Run a task and return its row."""
     row: dict[str, Any] = dict(fault=task.name, side=task.side)
@@ -143,9 +137,6 @@ def _run_healthy(task: Task, shop: Workshop) -> tuple[list[str], float]:
     if proof and not PROOFS[proof](case, done):
         found.append(f"not {proof.replace('_', ' ')}")
     return found, round(done.seconds, 1)
-
-
-# ------------------------------------------------------------------------------------------ report
 
 
 def cell(row: Mapping[str, Any] | None) -> str:
@@ -217,9 +208,6 @@ def write_docs(path: Path, rows: Mapping[tuple[str, ...], Mapping[str, Any]]) ->
     lines = [[f"`{name}`", wrong, *cells] for _, name, wrong, *cells in matrix(rows)]
     write_block(path, "faults", [f"- {text}" for text in summary(rows)], [head, *lines])
     print(f"wrote the matrix into {path}")
-
-
-# -------------------------------------------------------------------------------------------- tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -131,9 +131,6 @@ def _below(path: str, data: Path) -> str:
     return str(data / Path(path).relative_to("data"))
 
 
-# ------------------------------------------------------------------------------------------ data
-
-
 def write_weights(folder: Path) -> None:
     """Write random weights of ResNet-18 and 50 in the form of an exported backbone."""
     from mmpretrain.models import ResNet

@@ -57,9 +57,6 @@ class Case(NamedTuple):
     moment: str
 
 
-# -------------------------------------------------------------------------------------------- runs
-
-
 def prepare(folder: Path) -> None:
     """Write small images of every data set and the configs of all tasks, if they do not exist."""
     from mmengine.config import Config
@@ -196,9 +193,6 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
     return dict(row, outcome=outcome, seconds=round(time.time() - start, 1))
 
 
-# -------------------------------------------------------------------------------------------- rows
-
-
 def matrix(rows: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[list[str]]:
     """Return the lines of the table: one per task and moment, with a column per signal."""
     lines = [["task", "interrupted", *SIGNALS]]
@@ -218,9 +212,6 @@ def write_docs(path: Path, rows: Mapping[tuple[str, ...], Mapping[str, Any]]) ->
         f"(torch {some['versions'].get('torch')}, {some['hardware']})."
     )
     write_block(path, "resume", [text], matrix(rows))
-
-
-# -------------------------------------------------------------------------------------------- tool
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

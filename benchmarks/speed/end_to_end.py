@@ -90,7 +90,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# ---------------------------------------------------------------------------------- config and data
 def load_config(args: argparse.Namespace, folder: Path) -> Config:
     """Read the config as ``tools/train.py`` does and apply our arguments."""
     path = ROOT / args.config
@@ -144,7 +143,6 @@ def use_images(cfg: Config, images: Path, pairs: int, folder: Path) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------- timed runs
 class Enough(Exception):
     """Raised when a run has taken the requested steps."""
 
@@ -221,7 +219,6 @@ def run_released(cfg: Config, args: argparse.Namespace, watch: Stopwatch) -> Non
                 return
 
 
-# ---------------------------------------------------------------------------------------- breakdown
 class Breakdown(Hook):
     """A hook that times the parts of our step by PyTorch's profiler; each waits for the device."""
 
@@ -281,7 +278,6 @@ class Breakdown(Hook):
             raise Enough
 
 
-# ----------------------------------------------------------------------------------------- children
 def run_child(args: argparse.Namespace) -> dict[str, Any]:
     """Run the contender that this process was started for."""
     quiet()
@@ -314,7 +310,6 @@ def start(args: argparse.Namespace, child: str) -> dict[str, Any]:
         return json.loads(out.read_text())
 
 
-# --------------------------------------------------------------------------------------------- main
 def compare(args: argparse.Namespace, setting: str) -> None:
     """Let whole runs take turns; print and record their mean and median steps."""
     runs: dict[str, list[dict[str, float]]] = {OURS: [], RELEASED: []}

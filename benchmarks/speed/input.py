@@ -93,7 +93,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# ------------------------------------------------------------------------------------- source files
 def write_sources(
     images: Path, folder: Path, size: tuple[int, int], count: int
 ) -> tuple[peers.Source, peers.Source]:
@@ -147,7 +146,6 @@ def _cut(path: Path, size: tuple[int, int], rng: random.Random) -> Image.Image |
     return image.resize(size, Image.Resampling.BICUBIC, box=box)
 
 
-# --------------------------------------------------------------------------------------- contenders
 def our_pairs(
     remote_sensing: peers.Source, natural: peers.Source, size: int, **arguments: Any
 ) -> gersp_mm.PairedDataset:
@@ -235,7 +233,6 @@ def _collate_mmpretrain(samples: list[dict[str, Any]]) -> Any:
     return {name: collate([sample[name] for sample in samples]) for name in samples[0]}
 
 
-# ------------------------------------------------------------------------------- worker processes
 @contextlib.contextmanager
 def as_workers(loads: dict[str, Callable[[], None]]) -> Iterator[dict[str, Callable[[], None]]]:
     """Give every contender a separate process, set up like a worker of its data loader.
@@ -274,7 +271,6 @@ def _ask(end: Any) -> None:
     end.recv()
 
 
-# --------------------------------------------------------------------------------------------- main
 def main(args: argparse.Namespace) -> None:
     """Time the loading of all contenders for each kind of source and record it."""
     quiet()

@@ -37,9 +37,6 @@ SAMPLE_EVERY = 0.2  # seconds
 MIB = 2**20
 
 
-# --------------------------------------------------------------------------- the measured process
-
-
 def load_batches(args: argparse.Namespace) -> None:
     """Load batches as training does, report the times, and wait to be measured."""
     from mmengine.runner import Runner
@@ -66,9 +63,6 @@ def load_batches(args: argparse.Namespace) -> None:
     (args.inside / "report.tmp").write_text(json.dumps(report))
     (args.inside / "report.tmp").rename(args.inside / "report.json")
     sys.stdin.readline()
-
-
-# ------------------------------------------------------------------------------ what measures it
 
 
 def write_lists(folder: Path, remote_sensing: int, natural: int) -> None:

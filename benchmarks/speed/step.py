@@ -84,7 +84,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-# -------------------------------------------------------------------------------------- what is run
 def load_config(arch: int, queue: int, amp: str | None = None) -> Config:
     """Return ``configs/pretrain/gersp_r50.py`` with another ResNet and queue."""
     cfg = Config.fromfile(ROOT / "configs" / "pretrain" / "gersp_r50.py")
@@ -255,7 +254,6 @@ def peak_tflops(args: argparse.Namespace) -> float | None:
     return float(known[0][bool(args.amp)]) if known else None
 
 
-# -------------------------------------------------------------------------------- parts of the step
 def micro(args: argparse.Namespace, model: Any) -> dict[str, dict[str, Callable[[], Any]]]:
     """Return the parts around the network: by part and name, the function to time."""
     device, momentum = args.device, model.teacher_momentum
@@ -298,7 +296,6 @@ def micro(args: argparse.Namespace, model: Any) -> dict[str, dict[str, Callable[
     }
 
 
-# --------------------------------------------------------------------------------------------- main
 def main(args: argparse.Namespace) -> None:
     """Time the steps of all contenders, then the parts of the step, and record both."""
     if args.threads:

@@ -33,7 +33,6 @@ QUARTILES = ("min", "q1", "median", "q3", "max")
 Times = dict[str, list[float]]
 
 
-# ------------------------------------------------------------------------------------------ timing
 def synchronise(device: str | torch.device = "cpu") -> None:
     """Wait for all work on the device; a CPU needs no waiting."""
     if torch.device(device).type == "cuda":
@@ -84,7 +83,6 @@ def paired_ratio(times: Times, numerator: str, denominator: str) -> dict[str, fl
     return spread([a / b for a, b in zip(times[numerator], times[denominator])])
 
 
-# ---------------------------------------------------------------------------------------- printing
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print aligned columns, numbers with four digits."""
     cells = [[f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in rows]
@@ -96,7 +94,6 @@ def print_spreads(title: str, spreads: Mapping[str, Mapping[str, float]]) -> Non
     print_table(title, ["", *QUARTILES], [[name, *s.values()] for name, s in spreads.items()])
 
 
-# --------------------------------------------------------------------------------------- recording
 def quiet() -> None:
     """Keep MMEngine from logging how every weight was initialised."""
     MMLogger.get_instance("mmengine", log_level="WARNING")

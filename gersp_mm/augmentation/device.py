@@ -207,9 +207,6 @@ def blur_kernel(sigma: float) -> np.ndarray:
     return np.convolve(np.convolve(box, box), box)
 
 
-# -------------------------------------------------------------------------------------------- crops
-
-
 def crop_batch(images: torch.Tensor, draws: np.ndarray, size: int) -> torch.Tensor:
     """Crop, resize with antialiasing and rotate.
 

@@ -28,7 +28,8 @@ from gersp_mm.engine.checkpoint_loading import read_weights
 from gersp_mm.engine.runs import together
 from gersp_mm.utils.errors import UserError, listed
 
-SAVED = re.compile(r"[/\\](epoch|iter|best)_[^/\\]*\.pth \(")  # up to the reason
+# The name of a checkpoint in the text about an unreadable file, up to the reason in brackets.
+SAVED = re.compile(r"[/\\](epoch|iter|best)_[^/\\]*\.pth \(")
 AUTO = "auto"  # resume if there is a checkpoint, else start a new run
 
 

@@ -146,9 +146,6 @@ class Submission:
         return target / "Task1.zip"
 
 
-# ------------------------------------------------------------------------------------- checking
-
-
 class Check(NamedTuple):
     """The problems and remarks found in a file for a test server."""
 

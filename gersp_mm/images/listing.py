@@ -280,8 +280,6 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-# ------------------------------------------------------------------------------------------ lists
-
 LOOKED_AT = 16  # entries of a list, before the first step
 MARKS = (
     (codecs.BOM_UTF8, "utf-8", "a UTF-8 byte-order mark"),

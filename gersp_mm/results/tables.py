@@ -183,9 +183,6 @@ def notes(repeats: Sequence[Repeat]) -> list[str]:
     return found
 
 
-# ---------------------------------------------------------------------------------------- views
-
-
 class Detail(NamedTuple):
     """The values of one pre-training in one column.
 
@@ -286,9 +283,6 @@ def _view(tables: Tables) -> dict[str, Any]:
         overview={model: _overview_rows(tables, columns) for model, columns in by_model.items()},
         apart=tables.apart(),
     )
-
-
-# ------------------------------------------------------------------------------------------ text
 
 
 def to_markdown(tables: Tables) -> str:
