@@ -77,7 +77,10 @@ def draw(views: list[np.ndarray], out: Path) -> None:
     enlarged = [np.clip(np.abs(view - views[0]) * ENLARGE, 0, 255) for view in views[1:]]
     columns = {
         **dict(zip(COLUMNS, views)),
-        **{f"{name},\ndifference × {ENLARGE}": d for name, d in zip(COLUMNS[1:], enlarged)},
+        **{
+            f"{name}, difference × {ENLARGE}\n{_most(view, views[0])}": difference
+            for name, view, difference in zip(COLUMNS[1:], views[1:], enlarged)
+        },
     }
     rows = len(views[0])
     figure, axes = new_figure(rows, len(columns), (10, 2 * rows + 0.5))
@@ -87,6 +90,12 @@ def draw(views: list[np.ndarray], out: Path) -> None:
             axis.imshow(picture.astype(np.uint8), interpolation="nearest")
             axis.axis("off")
     save_figure(figure, out, dpi=90)
+
+
+def _most(view: np.ndarray, reference: np.ndarray) -> str:
+    """Say in words how large the differences are, since a panel of small ones looks black."""
+    most = int(np.abs(view - reference).max())
+    return f"(at most {most} of 255)" if most else "(none)"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
