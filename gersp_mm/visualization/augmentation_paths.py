@@ -75,11 +75,12 @@ def draw(views: list[np.ndarray], out: Path) -> None:
     from gersp_mm.visualization.features import new_figure, save_figure
 
     enlarged = [np.clip(np.abs(view - views[0]) * ENLARGE, 0, 255) for view in views[1:]]
+    most = [int(np.abs(view - views[0]).max()) for view in views[1:]]
     columns = {
         **dict(zip(COLUMNS, views)),
-        **{
-            f"{name}, difference × {ENLARGE}\n{_most(view, views[0])}": difference
-            for name, view, difference in zip(COLUMNS[1:], views[1:], enlarged)
+        **{  # A panel of small differences looks black.
+            f"{name},\ndifference × {ENLARGE}\n{f'at most {top} of 255' if top else 'none'}": d
+            for name, top, d in zip(COLUMNS[1:], most, enlarged)
         },
     }
     rows = len(views[0])
@@ -90,12 +91,6 @@ def draw(views: list[np.ndarray], out: Path) -> None:
             axis.imshow(picture.astype(np.uint8), interpolation="nearest")
             axis.axis("off")
     save_figure(figure, out, dpi=90)
-
-
-def _most(view: np.ndarray, reference: np.ndarray) -> str:
-    """Say in words how large the differences are, since a panel of small ones looks black."""
-    most = int(np.abs(view - reference).max())
-    return f"(at most {most} of 255)" if most else "(none)"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
