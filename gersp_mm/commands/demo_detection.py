@@ -31,6 +31,7 @@ STARTS = dict(random="random initialisation", gersp="GeRSP")
 VALUES = ("loss", "loss_cls", "loss_bbox")  # The values shown during training.
 NOTABLE = ("tensors of model.backbone are", "resumed")
 RUN, REPORT, PICTURE = "run.json", "demo_detection.json", "trees.png"
+ROWS = "rows.jsonl"
 SCORE = 0.3  # Predictions with a higher score are drawn.
 
 
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     from gersp_mm.commands.steps import Steps, checkout, environment
     from gersp_mm.engine.runs import RunFolder
     from gersp_mm.resources import data_root, find_config
+    from gersp_mm.results import Row, append_new_rows
     from gersp_mm.visualization.boxes import draw_scenes
 
     data = data_root(checkout()).resolve()
@@ -119,10 +121,13 @@ def run(args: argparse.Namespace) -> None:
         **environment(),
     )
     RunFolder(work_dir).write(REPORT, report)
+    rows = [Row(**row) for found in runs.values() for one in found for row in one["rows"]]
+    append_new_rows(work_dir / ROWS, rows)
     print(f"""
 predictions         {picture}
 detectors           {work_dir}/*/epoch_{epochs}.pth
-this report         {work_dir / REPORT}""")
+this report         {work_dir / REPORT}
+result rows         {work_dir / ROWS}""")
 
 
 def prepare(data: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONFIG = "configs/pretrain/gersp_r18_demo.py"
 NAME = "gersp_r18_demo"
 SETTINGS = "quickstart_settings.json"
-REPORT = "quickstart.json"
+REPORT, ROWS = "quickstart.json", "rows.jsonl"
 RANDOM_DRAWS = 3
 RECORDED = ("results", "demo.jsonl")  # The runs that README quotes.
 METRICS = dict(knn=("knn", "kNN"), linear_probe=("linear", "linear probe"))  # Kind, name in print.
@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
     from gersp_mm.engine.runs import TRAINING_LOG, ChildRun, RunFolder
     from gersp_mm.engine.schedule import as_options, fitted_options, run_length, with_epochs
     from gersp_mm.resources import find_config, resource
+    from gersp_mm.results import append_new_rows
 
     config = find_config(CONFIG)
     cfg = Config.fromfile(config)
@@ -157,6 +158,9 @@ def run(args: argparse.Namespace) -> None:
         **environment(),
     )
     folder.write(REPORT, report)
+    if found:
+        append_new_rows(work_dir / ROWS, found)
+        print(f"\nresult rows         {work_dir / ROWS}", end="")
     print(f"""
 training pairs      {pictures["pairs"]}
 loss curves         {pictures["curves"]}

@@ -47,7 +47,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--baseline", default="random", metavar="NAME", help="compare with NAME [random]"
     )
     parser.add_argument(
-        "--reference", default="IMP", metavar="NAME", help="compare also with NAME [IMP]"
+        "--reference",
+        "--against",
+        default="IMP",
+        metavar="NAME",
+        help="compare also with NAME [IMP]",
     )
     parser.add_argument(
         "--title", default="Benchmark tables", help="give the page this title [%(default)s]"

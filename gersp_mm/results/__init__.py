@@ -2,7 +2,7 @@
 
 from gersp_mm.results.protocol import Protocol
 from gersp_mm.results.row import Column, Identity, Pretraining, Row, SplitRef
-from gersp_mm.results.store import append_rows, read_rows
+from gersp_mm.results.store import append_new_rows, append_rows, read_rows
 
 __all__ = [
     "Column",
@@ -11,6 +11,7 @@ __all__ = [
     "Protocol",
     "Row",
     "SplitRef",
+    "append_new_rows",
     "append_rows",
     "read_rows",
 ]

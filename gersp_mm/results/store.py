@@ -41,6 +41,20 @@ def append_rows(path: str | os.PathLike, rows: Iterable[Row]) -> None:
         os.fsync(file.fileno())
 
 
+def append_new_rows(path: str | os.PathLike, rows: Iterable[Row]) -> None:
+    """Append the rows that a file does not hold already.
+
+    Args:
+        path: A ``.jsonl`` file. It is created with its folder where it does not exist.
+        rows: The rows. One is left out if the file has a row with its identity and value.
+
+    Raises:
+        UserError: The file holds a line that is no row.
+    """
+    known = [(row.identity, row.value) for row in read_rows(path)] if os.path.isfile(path) else []
+    append_rows(path, [row for row in rows if (row.identity, row.value) not in known])
+
+
 def read_rows(path: str | os.PathLike) -> list[Row]:
     """Read a result file of this version or of an earlier one.
 

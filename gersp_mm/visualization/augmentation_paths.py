@@ -76,9 +76,13 @@ def draw(views: list[np.ndarray], out: Path) -> None:
     from gersp_mm.visualization.features import new_figure, save_figure
 
     enlarged = [np.clip(np.abs(view - views[0]) * ENLARGE, 0, 255) for view in views[1:]]
+    most = [int(np.abs(view - views[0]).max()) for view in views[1:]]
     columns = {
         **dict(zip(COLUMNS, views)),
-        **{f"{name},\ndifference × {ENLARGE}": d for name, d in zip(COLUMNS[1:], enlarged)},
+        **{  # A panel of small differences looks black.
+            f"{name},\ndifference × {ENLARGE}\n{f'at most {top} of 255' if top else 'none'}": d
+            for name, top, d in zip(COLUMNS[1:], most, enlarged)
+        },
     }
     rows = len(views[0])
     figure, axes = new_figure(rows, len(columns), (10, 2 * rows + 0.5))

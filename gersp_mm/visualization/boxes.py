@@ -93,6 +93,11 @@ def draw_scenes(
                 text = f"{name}: {sum(found)} of {len(truth)} found, {found.count(False)} false"
             for (left, top, width, height), colour in zip(corners, colours):
                 axis.add_patch(Rectangle((left, top), width, height, fill=False, color=colour))
+            if not corners:
+                axis.text(
+                    0.5, 0.5, "no box", transform=axis.transAxes, ha="center", va="center",
+                    fontsize=9, bbox=dict(facecolor="white", edgecolor="none", alpha=0.8),
+                )  # fmt: skip
             axis.set_title(text, fontsize=9)
         row[0].set_ylabel(scene, fontsize=9)
     figure.suptitle(

@@ -41,6 +41,7 @@ TITLES = {
     "lr": "learning rate",
 }
 LEFT_OUT = {"iter", "epoch", "step", "time", "data_time", "memory", "base_lr"}
+GUESSES = {"loss_ct": "ln(queue length)", "loss_ce": "α·ln(classes)"}  # what a guess costs
 LEAST_SPAN = 20  # points of an axis of per cent, so that noise does not look like a trend
 
 Curve = list[tuple[float, float]]
@@ -51,7 +52,7 @@ class Setting(NamedTuple):
 
     Attributes:
         note: Temperature and queue length, which decide the height of the contrastive loss.
-        chance: Accuracy of a guess in per cent, by the name of the value.
+        chance: Value of a guess by its name: an accuracy in per cent, or a loss.
     """
 
     note: str
@@ -104,15 +105,20 @@ def read_setting(run: Path) -> Setting:
     queue = _at(values, "model", "queue_len")
     parts = [f"T = {temperature:g}"] if isinstance(temperature, (int, float)) else []
     parts += [f"queue {queue:,}"] if isinstance(queue, int) else []
-    chance = {}
+    chance: dict[str, float] = {}
+    if isinstance(queue, int) and queue > 0:
+        chance.update(loss_ct=math.log(queue), acc_ct=100 / (1 + queue))
     classes = _at(values, "model", "natural_head", "num_classes")
     natural = _at(values, "train_dataloader", "dataset", "natural") or {}
+    alpha = _at(values, "model", "alpha")
+    if isinstance(classes, int) and classes > 1:  # Unused outputs cost at the start, too.
+        chance["loss_ce"] = math.log(classes) * (alpha if isinstance(alpha, (int, float)) else 1)
     if isinstance(classes, int) and isinstance(listed := natural.get("ann_file"), str) and listed:
         with suppress(UserError, OSError):  # A list may skip numbers, so that outputs stay unused.
             source = Path(str(natural.get("data_root") or ""), listed)
             classes = len({label for _, label in read_source(source)})
     if isinstance(classes, int):
-        chance = dict(acc_ce_top1=100 / classes, acc_ce_top5=min(100.0, 500 / classes))
+        chance.update(acc_ce_top1=100 / classes, acc_ce_top5=min(100.0, 500 / classes))
     if isinstance(source := _at(values, "default_hooks", "knn_eval", "train"), str):
         with suppress(UserError, OSError):  # The images may have been moved since.
             chance["knn_top1"] = 100 / len({label for _, label in read_source(source)})
@@ -188,14 +194,15 @@ def draw(
             marker = "o" if len(curve) <= 20 else None
             axis.plot(*zip(*curve), color=colour, label=label, marker=marker, markersize=3)
         guesses = {setting.chance[name] for setting in settings.values() if name in setting.chance}
-        lines = {value: "chance" for value in guesses}
+        lines = {value: GUESSES.get(name, "chance") for value in guesses}
         if name == "knn_top1" and random_knn is not None:
             lines[random_knn] = "random weights"
         for value, text in lines.items():
-            axis.axhline(value, color="0.4", linestyle=":" if text == "chance" else "--")
+            axis.axhline(value, color="0.4", linestyle="--" if text == "random weights" else ":")
+            below = name in GUESSES  # A loss mostly stays below its guess, at the top of the panel.
             axis.annotate(
-                text, (last, value), (0, 2), textcoords="offset points",
-                color="0.3", fontsize=7, ha="right", va="bottom",
+                text, (last, value), (0, -2 if below else 2), textcoords="offset points",
+                color="0.3", fontsize=7, ha="right", va="top" if below else "bottom",
             )  # fmt: skip
         title = TITLES.get(name, name.replace("_", " ").replace("/", ": "))
         if name in TITLES and title.endswith("(%)"):

@@ -31,6 +31,7 @@ HOST_HOOKS = {
     "mmrotate": ("mmdet.DetVisualizationHook", "RotLocalVisualizer"),
 }
 UNLABELLED = (96, 96, 96)  # Colour of pixels that are not evaluated.
+RIGHT, WRONG = (245, 245, 245), (215, 30, 30)  # of the panel that compares two maps
 LONGEST = 1024  # Longest side of a panel in pixels.
 DPI = 100
 SMALLEST_PANEL = 3.0  # Inches.
@@ -253,9 +254,11 @@ def draw_label_maps(
 ) -> Figure:
     """Draw an image and its label maps next to each other, with a legend of the pixels' shares.
 
+    Two maps get a panel more, in which pixels that differ are red.
+
     Args:
         image: RGB.
-        maps: H×W integer labels by title; labels of no class are grey.
+        maps: H×W integer labels by title, the ground truth first; labels of no class are grey.
         classes: Names of the classes.
         palette: Colours of the classes, RGB from 0 to 255.
     """
@@ -270,6 +273,14 @@ def draw_label_maps(
         shares[title] = np.bincount(known.ravel(), minlength=len(colours)) / known.size
         coloured = Image.fromarray(colours[known])
         panels[title] = coloured.resize((width, height), Image.Resampling.NEAREST)
+    if len(maps) == 2:
+        truth, found = maps.values()
+        counted = (truth >= 0) & (truth < len(classes))
+        wrong = counted & (truth != found)
+        errors = np.where(wrong[..., None], WRONG, np.where(counted[..., None], RIGHT, UNLABELLED))
+        drawn = Image.fromarray(errors.astype(np.uint8))
+        share = f"{wrong.sum() / counted.sum():.1%} of the pixels" if counted.any() else "no pixels"
+        panels[f"wrong: {share}"] = drawn.resize((width, height), Image.Resampling.NEAREST)
     handles = []
     for label, name in enumerate([*classes, "not evaluated"]):
         parts = [f"{title} {share[label]:.1%}" for title, share in shares.items()]

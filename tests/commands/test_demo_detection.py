@@ -236,9 +236,9 @@ def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
     assert random["pretrained"] == dict(method="random", path=None, sha256=None)
     assert gersp["pretrained"]["sha256"] == gersp["settings"]["checkpoint_sha256"]
     assert gersp["pretrained"]["method"] == "GeRSP"
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in (*random["rows"], *gersp["rows"])))
-    found = [(row.pretraining, row.metric, row.model) for row in read_rows(rows)]
+    rows = read_rows(work_dir / tool.ROWS)
+    assert [row.as_dict() for row in rows] == [*random["rows"], *gersp["rows"]]
+    found = [(row.pretraining, row.metric, row.model) for row in rows]
     model = "faster-rcnn_r18_fpn"
     assert found == [
         (start, metric, model) for start in ("random", "GeRSP") for metric in ("AP50", "AP50:95")
@@ -263,6 +263,7 @@ def test_both_starts_from_scene_to_report(tmp_path: Path, monkeypatch, capfd):
     assert capfd.readouterr().out.count("holds the finished run") == 2
     again = json.loads((work_dir / tool.REPORT).read_text())
     assert again["runs"] == report["runs"]
+    assert read_rows(work_dir / tool.ROWS) == rows
     assert (work_dir / "gersp_seed0" / "epoch_1.pth").stat().st_mtime_ns == trained
     assert os.environ["GERSP_DATA"] == str(tmp_path / "data")
 

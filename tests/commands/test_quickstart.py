@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from gersp_mm.commands import quickstart as tool
 from gersp_mm.engine.runs import TRAINING_LOG, RunFolder
-from gersp_mm.results import read_rows
+from gersp_mm.results import append_new_rows, read_rows
 from gersp_mm.results.statistics import further_run
 from gersp_mm.utils.errors import UserError
 from tests.support.forked import run
@@ -52,6 +52,7 @@ def test_own_images_from_start_to_report(tmp_path: Path):
     assert "backbone.conv1.weight" in content["state_dict"]
     assert report["init_cfg"] in first.stdout
     assert report["recorded"] is None and report["rows"] is None  # these are other images
+    assert not (work_dir / tool.ROWS).exists()
     assert "not compared with the recorded runs" in first.stdout
     assert "epoch 1, iteration" in first.stdout
     assert "Lower model.queue_len" not in (work_dir / TRAINING_LOG).read_text()
@@ -185,6 +186,11 @@ def test_rows_of_a_run_are_those_of_the_results_file(tmp_path: Path):
         assert (row.metric, row.column, row.pretraining, row.seed, row.config,
                 row.settings.model_dump_json()) in known  # fmt: skip
     assert rows[-1].checkpoint_sha256 and rows[-1].seconds == 400.0 and rows[-1].threads
+    for _ in range(2):  # the second time, the run was finished before
+        append_new_rows(tmp_path / tool.ROWS, rows)
+    assert read_rows(tmp_path / tool.ROWS) == rows
+    append_new_rows(tmp_path / tool.ROWS, [rows[0].model_copy(update=dict(value=1.0)), rows[1]])
+    assert [row.value for row in read_rows(tmp_path / tool.ROWS)] == [69.0, 80.6] * 2 + [1.0]
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,6 @@ def test_a_picture_counts_what_is_found(tmp_path: Path, monkeypatch):
     assert found.get_title() == "GeRSP: 1 of 2 found, 1 false"
     assert "a score of 0.3" in figure.get_suptitle()
     assert len(figure.legends[0].get_texts()) == 3
+    assert not found.texts
+    boxes.draw_scenes(coco, tmp_path, files, 0.95, tmp_path / "out.png")
+    assert [text.get_text() for text in figures[-1].axes[1].texts] == ["no box"]

@@ -13,7 +13,9 @@ from PIL import Image
 
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.predictions import (
+    RIGHT,
     UNLABELLED,
+    WRONG,
     choose_pictures,
     distinct_colours,
     draw_label_maps,
@@ -59,12 +61,17 @@ def test_panels_have_the_palettes_colours_in_the_labels_places():
     truth[:, :20] = 2
     prediction = np.zeros((60, 80), int)
     prediction[:30] = 1
+    prediction[30:45, :20] = 2
     figure = draw_label_maps(image, dict(truth=truth, prediction=prediction), CLASSES, PALETTE)
-    shown, drawn_truth, drawn = panels(figure)
+    shown, drawn_truth, drawn, errors = panels(figure)
     assert (shown == 90).all() and shown.shape == (60, 80, 3)
     assert (drawn_truth[:, :20] == PALETTE[2]).all() and (drawn_truth[:, 20:] == UNLABELLED).all()
-    assert (drawn[:30] == PALETTE[1]).all() and (drawn[30:] == PALETTE[0]).all()
-    assert [axis.get_title() for axis in figure.axes] == ["image", "truth", "prediction"]
+    assert (drawn[:30] == PALETTE[1]).all() and (drawn[45:] == PALETTE[0]).all()
+    assert (errors[:30, :20] == WRONG).all() and (errors[:, 20:] == UNLABELLED).all()
+    assert [axis.get_title() for axis in figure.axes] == [
+        "image", "truth", "prediction", "wrong: 75.0% of the pixels",
+    ]  # fmt: skip
+    assert (errors[30:45, :20] == RIGHT).all() and (errors[45:, :20] == WRONG).all()
 
 
 def test_legend_says_the_share_of_every_class():

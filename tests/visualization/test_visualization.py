@@ -93,12 +93,16 @@ def test_chance_and_setting_come_from_the_config_of_the_run(tmp_path: Path):
     )
     setting = curves.read_setting(tmp_path)
     assert setting.note == "T = 0.1, queue 512"
-    assert setting.chance == dict(acc_ce_top1=5.0, acc_ce_top5=25.0, knn_top1=25.0)
+    assert setting.chance == dict(
+        loss_ct=math.log(512), acc_ct=100 / 513, loss_ce=math.log(20),
+        acc_ce_top1=5.0, acc_ce_top5=25.0, knn_top1=25.0,
+    )  # fmt: skip
     (tmp_path / "natural.txt").write_text("a.jpg 3\nb.jpg 900\n")
     natural = f"dict(type='LabelledImages', data_root='{tmp_path}', ann_file='natural.txt')"
     with open(log.with_name("config.py"), "a") as file:
         file.write(f"\ntrain_dataloader = dict(dataset=dict(natural={natural}))\n")
-    assert curves.read_setting(tmp_path).chance["acc_ce_top1"] == 50.0
+    chance = curves.read_setting(tmp_path).chance
+    assert chance["acc_ce_top1"] == 50.0
     log.with_name("config.py").unlink()
     assert curves.read_setting(tmp_path) == ("", {})
 
