@@ -56,8 +56,8 @@ def test_persistent_workers_are_switched_off_without_workers():
     assert not cfg.train_dataloader.persistent_workers
 
 
-def test_memory_is_pinned_for_gpus_alone(monkeypatch):
-    config = str(CONFIGS / "pretrain" / "gersp_r50.py")
+@pytest.mark.parametrize("config", ["gersp_r50", "gersp_r18_demo"])
+def test_memory_is_pinned_for_gpus_alone(monkeypatch, config):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # MMEngine's logger asks for its number
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert load(config).train_dataloader.pin_memory
@@ -157,15 +157,16 @@ def test_fp16_on_cpus_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "has_bf16, wrapper",
+    "capability, wrapper",
     [
-        (True, dict(type="gersp_mm.BFloat16OptimWrapper")),
-        (False, dict(type="AmpOptimWrapper", dtype="float16", loss_scale="dynamic")),
+        ((8, 0), dict(type="gersp_mm.BFloat16OptimWrapper")),
+        ((7, 5), dict(type="AmpOptimWrapper", dtype="float16", loss_scale="dynamic")),
     ],
 )
-def test_auto_on_gpus_prefers_bf16(monkeypatch, has_bf16, wrapper):
+def test_auto_on_gpus_prefers_bf16_where_it_is_not_emulated(monkeypatch, capability, wrapper):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)  # counts emulation
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     cfg = amp_config()
     launch.use_amp(cfg, "auto")
     assert cfg.optim_wrapper.to_dict() == wrapper
