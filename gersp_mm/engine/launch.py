@@ -214,7 +214,7 @@ def use_amp(cfg: Config, precision: str) -> None:
     """
     on_gpu = torch.cuda.is_available()
     if precision == "auto":
-        precision = "fp16" if on_gpu and _emulates_bf16() else "bf16"
+        precision = "bf16" if not on_gpu or torch.cuda.is_bf16_supported() else "fp16"
     if precision == "fp16" and not on_gpu:
         raise UserError("--amp fp16 needs a GPU. Use --amp bf16, or leave it out, which is faster.")
     wrapper = cfg.optim_wrapper
@@ -225,11 +225,6 @@ def use_amp(cfg: Config, precision: str) -> None:
         wrapper.type = "gersp_mm.BFloat16OptimWrapper"
         for name in ("dtype", "loss_scale"):  # options of an AmpOptimWrapper
             wrapper.pop(name, None)
-
-
-def _emulates_bf16() -> bool:
-    """Tell whether bf16 is slow on this GPU. ``torch.cuda.is_bf16_supported`` counts emulation."""
-    return torch.version.hip is None and torch.cuda.get_device_capability() < (8, 0)
 
 
 def log_to(cfg: Config, name: str) -> None:
