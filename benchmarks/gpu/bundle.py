@@ -36,7 +36,7 @@ PURE = (
 COMPILED = ("pyyaml", "simplejpeg", "lmdb", "markupsafe")
 WITH_DEPENDENCIES = ("pydantic",)  # needs exactly one version of pydantic-core
 GLIBC = ("2_28", "2_27", "2_24", "2_17", "2_12", "2_5")
-LAUNCHER = '''"""Runs benchmarks/gpu/run.py of the checkout around this folder, or of project.tar.gz."""
+LAUNCHER = '''"""Run benchmarks/gpu/run.py of the checkout around, or of project.tar.gz."""
 
 import subprocess
 import sys
@@ -246,7 +246,9 @@ def _lists_of_demo(demo: Path, rng: random.Random, files: dict[str, bytes]) -> d
     from PIL import Image
 
     natural = []
-    for label, path in enumerate(sorted((demo / "natural").rglob("*.jpg"))):
+    photographs = sorted((demo / "natural").rglob("*.jpg"))
+    classes = sorted({path.parent.name for path in photographs})
+    for path in photographs:
         with Image.open(path) as opened:
             photograph = opened.convert("RGB")
         side = min(photograph.size)
@@ -254,9 +256,9 @@ def _lists_of_demo(demo: Path, rng: random.Random, files: dict[str, bytes]) -> d
             cut = rng.randint(side // 2, side)
             x, y = (rng.randint(0, length - cut) for length in photograph.size)
             tile = photograph.resize((64, 64), Image.Resampling.BICUBIC, (x, y, x + cut, y + cut))
-            name = f"natural64/{path.parent.name}/{number:02d}.jpg"
+            name = f"natural64/{path.parent.name}/{path.stem}_{number:02d}.jpg"
             files[name] = _jpeg(tile, 90)
-            natural.append(f"{name} {label}")
+            natural.append(f"{name} {classes.index(path.parent.name)}")
     paths = [line.split()[0] for line in natural]
     aerial = [f"demo/{line}" for line in (demo / "remote_sensing.txt").read_text().split()]
     lists = {

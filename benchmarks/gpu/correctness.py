@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import traceback
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -42,14 +44,13 @@ from mmengine.registry import MODELS
 from PIL import Image
 from torch.nn import functional as F
 
-from gersp_mm import PairedDataPreprocessor
+from gersp_mm import GeRSP, PairedDataPreprocessor
 from gersp_mm.augmentation.device import crop_batch, recolour_batch
 from gersp_mm.augmentation.draw import VIEW_DRAW, draw_view, unpack
 from gersp_mm.augmentation.host import apply_compiled, apply_with_pil, has_numba
 from gersp_mm.augmentation.view import PRESETS
 from gersp_mm.evaluation.knn import knn_predict
 from gersp_mm.models.info_nce import InfoNCEHead
-from gersp_mm.models.key_norm import KEY_NORMS
 from gersp_mm.models.negative_queue import enqueue, random_queue
 
 FP64 = dict(loss_first=1e-10, gradient=1e-9, loss_all=1e-8, teacher_change=1e-7, queue=1e-9,
@@ -149,11 +150,18 @@ def fp64_training(ctx: Context) -> None:
         "separate forwards": dict(joint_forward=False, natural_statistics=False),
         "contiguous": dict(channels_last=False),
     }
-    if "split" in KEY_NORMS:
-        cases["split BatchNorm"] = dict(key_bn="split")
+    if "split_size" in inspect.signature(GeRSP).parameters:
+        cases["split BatchNorm"] = dict(key_bn="split", split_size=pairs // 2)
     for what, changes in cases.items():
         cfg = config(ctx, queue=50, **changes)  # The queue wraps around, inside of a batch.
-        compare_training(ctx, what, cfg, torch.float64, pairs, size, 2, FP64)
+        with mock.patch.object(torch, "randperm", _permute_on_cpu):
+            compare_training(ctx, what, cfg, torch.float64, pairs, size, 2, FP64)
+
+
+def _permute_on_cpu(n: int, *, device: Any = None, **options: Any) -> torch.Tensor:
+    """Return the same permutation on every device, where each has a generator of its own."""
+    generator = torch.Generator().manual_seed(n)
+    return torch.arange(n)[torch.rand(n, generator=generator).argsort()].to(device)
 
 
 @measurement(part=1, limit=25)

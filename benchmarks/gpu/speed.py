@@ -167,7 +167,9 @@ def released_beside(ctx: Context) -> None:
         break
     if found is None:
         return
-    ratios = {f"{name} / ours": paired_ratio(found, name, "ours") for name in found}
+    ratios = {
+        f"{name} / ours": paired_ratio(found, name, "ours") for name in found if name != "ours"
+    }
     rates = {name: batch / spread(seconds)["median"] for name, seconds in found.items()}
     ctx.put(what=f"interleaved, {batch} pairs", step_ms=spreads(found), pairs_per_s=rates,
             peak_mib=memory, ratios=ratios, rounds=rounds, calls=calls)  # fmt: skip

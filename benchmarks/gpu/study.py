@@ -101,6 +101,6 @@ def _pretraining(out: Path, name: str, seed: int) -> dict[str, Any] | None:
 
 
 def _values(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    fields = ("pretraining", "dataset", "protocol", "metric", "value", "seed")
+    fields = ("settings", "dataset", "protocol", "metric", "value", "seed")
     for row in rows:
         yield {name: row[name] for name in fields if name in row}

@@ -47,8 +47,4 @@ ocl = _Ocl()
 def __getattr__(name):
     if name.startswith("__"):
         raise AttributeError(name)
-    if name.isupper() or any(
-        name.startswith(p) for p in ("IMREAD", "INTER", "COLOR", "CAP", "BORDER")
-    ):
-        return abs(hash(name)) % 1000  # a constant
-    return _Absent(name)
+    return 0 if name.isupper() or name.startswith(CONSTANTS) else _Absent(name)
