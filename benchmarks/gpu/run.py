@@ -258,8 +258,6 @@ def load_measurements(args: argparse.Namespace, parts: list[int]) -> list[Any]:
     """Import the parts and return their measurements in order."""
     from measuring import MEASUREMENTS
 
-    # PyTorch's containers often have transformers, whose import takes seconds for nothing here.
-    sys.modules.setdefault("transformers", None)  # type: ignore[arg-type]
     if args.measurements:
         spec = importlib.util.spec_from_file_location("measurements", args.measurements)
         assert spec is not None and spec.loader is not None
@@ -267,16 +265,19 @@ def load_measurements(args: argparse.Namespace, parts: list[int]) -> list[Any]:
     else:
         for part in sorted(parts):
             importlib.import_module(PARTS[part])
-    unknown = set(args.only) - {entry.name for entry in MEASUREMENTS}
+    chosen = [entry for entry in MEASUREMENTS if entry.part in parts]
+    unknown = set(args.only) - {entry.name for entry in chosen}
     if unknown:
-        names = ", ".join(entry.name for entry in MEASUREMENTS)
+        names = ", ".join(entry.name for entry in chosen)
         sys.exit(f"error: --only {' '.join(sorted(unknown))}: the measurements are {names}")
-    return [entry for entry in MEASUREMENTS if not args.only or entry.name in args.only]
+    return [entry for entry in chosen if not args.only or entry.name in args.only]
 
 
 def child(args: argparse.Namespace) -> int:
     """Run the measurements that are not over yet."""
     sys.path.append(str(ROOT / "benchmarks" / "speed"))
+    # PyTorch's containers often have transformers, whose import takes seconds for nothing here.
+    sys.modules.setdefault("transformers", None)  # type: ignore[arg-type]
     ends = {int(part): end for part, end in args.child.items()}
     entries = load_measurements(args, list(ends))
     from measuring import Context, broken, reset
