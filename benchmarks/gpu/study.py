@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -55,6 +56,8 @@ def study(ctx: Context) -> None:
     out = ctx.out / "study.jsonl"
     rows_file, plan = read_plan(ctx, folder)
     known = len(read_rows(out)) if out.is_file() else 0
+    # The bundle has no room for scikit-learn and scipy, which linear probes need.
+    kind = "frozen" if importlib.util.find_spec("sklearn") else "knn"
     for name, seed in plan:
         if ctx.left() < 20:
             ctx.put("skipped", what=f"{name}, seed {seed}", why="no time is left")
@@ -62,7 +65,7 @@ def study(ctx: Context) -> None:
         command = [
             sys.executable, str(MINI / "run.py"), "--size", "gpu", "--jobs", "1",
             "--rows-file", str(rows_file), "--rows", name, "--seeds", str(seed),
-            "--evaluate", "frozen", "--work-dir", str(folder), "--out", str(out),
+            "--evaluate", kind, "--work-dir", str(folder), "--out", str(out),
         ]  # fmt: skip
         begin = time.time()
         environment = dict(os.environ, GERSP_DATA=str(ctx.images))
