@@ -52,7 +52,8 @@ with tempfile.TemporaryDirectory() as folder:
     if not (root / SCRIPT).is_file():
         root = Path(folder)
         with tarfile.open(HERE / "project.tar.gz") as tar:
-            tar.extractall(root, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+            tar.extractall(root)
     command = [sys.executable, str(root / SCRIPT), *sys.argv[1:], "--bundle", str(HERE)]
     sys.exit(subprocess.call(command))
 '''
@@ -101,7 +102,8 @@ def unpack_images(bundle: Path, target: Path) -> Path:
             sys.exit(f"error: there is no {archive}; build the bundle: {Path(__file__).parent}"
                      "/run.py --prepare")  # fmt: skip
         with tarfile.open(archive) as tar:
-            tar.extractall(target, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+            tar.extractall(target)
     return target
 
 

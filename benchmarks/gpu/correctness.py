@@ -396,7 +396,11 @@ def amp(ctx: Context) -> None:
     for what in ("fp32", "bf16", "fp16"):
         if what == "fp16" and not ctx.cuda:
             continue
-        ours = build(config(ctx, queue=4 * pairs, amp=None if what == "fp32" else what), ctx.device)
+        cfg = config(ctx, queue=4 * pairs, amp=None if what == "fp32" else what)
+        if what == "fp16":
+            # The default, 65,536, overflows at gradients above 1 until it has halved itself.
+            cfg.optim_wrapper.loss_scale = dict(init_scale=1024.0)
+        ours = build(cfg, ctx.device)
         model, images = ours.model, ours.model.data_preprocessor(fresh(data))
         losses = []
         for number in range(updates):

@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    out = os.environ.get("OUT", "gpu_results")
+    out = os.environ.get("OUT", "work_dirs/gpu")
     parser.add_argument(
         "--out", type=Path, default=out, help="write the results here [%(default)s]"
     )
