@@ -5,6 +5,7 @@ This module needs the standard library alone; building images needs Pillow.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -35,6 +36,8 @@ PURE = (
 )  # fmt: skip
 COMPILED = ("pyyaml", "simplejpeg", "lmdb", "markupsafe")
 WITH_DEPENDENCIES = ("pydantic",)  # needs exactly one version of pydantic-core
+# Of these, versions older than the bundle's do not work together with its pydantic.
+FAMILY = {"pydantic", "pydantic_core", "typing_extensions", "typing_inspection", "annotated_types"}
 GLIBC = ("2_28", "2_27", "2_24", "2_17", "2_12", "2_5")
 LAUNCHER = '''"""Run benchmarks/gpu/run.py of the checkout around, or of project.tar.gz."""
 
@@ -61,9 +64,12 @@ with tempfile.TemporaryDirectory() as folder:
 
 # ------------------------------------------------------------------ on the machine with the GPU
 def install(bundle: Path, site: Path, stubs: Path) -> list[str]:
-    """Unpack what this Python lacks into a folder; return the names of what was unpacked.
+    """Unpack what this Python lacks into a folder, which precedes its own packages.
 
     Wheels are archives with the files of ``site-packages``, so no pip is needed.
+
+    Returns:
+        The names of what was unpacked.
     """
     site.mkdir(parents=True, exist_ok=True)
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
@@ -73,7 +79,8 @@ def install(bundle: Path, site: Path, stubs: Path) -> list[str]:
         if "py3" not in python and python != tag and abi != "abi3":
             continue
         with zipfile.ZipFile(wheel) as archive:
-            if not all(map(is_present, _modules(archive))):
+            old = name in FAMILY and is_older(name, version)
+            if old or not all(map(is_present, _modules(archive))):
                 archive.extractall(site)
                 installed.append(name)
     for stub in sorted(path for path in stubs.iterdir() if path.is_dir()):
@@ -86,6 +93,16 @@ def install(bundle: Path, site: Path, stubs: Path) -> list[str]:
 def is_present(module: str) -> bool:
     """Tell whether this Python has a module."""
     return importlib.util.find_spec(module) is not None
+
+
+def is_older(name: str, version: str) -> bool:
+    """Tell whether an installed distribution is older than a version; False where none is."""
+    try:
+        installed = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    found, wanted = ([int(n) for n in re.findall(r"\d+", text)] for text in (installed, version))
+    return found < wanted
 
 
 def _modules(wheel: zipfile.ZipFile) -> set[str]:

@@ -272,9 +272,9 @@ def test_views_that_are_three_levels_off_fail(context, monkeypatch, name, functi
 
 
 # --------------------------------------------------------------------------------------- the bundle
-def write_wheel(folder: Path, name: str, tag: str, **files: str) -> None:
-    with zipfile.ZipFile(folder / f"{name}-1.0-{tag}.whl", "w") as archive:
-        archive.writestr(f"{name}-1.0.dist-info/METADATA", "")
+def write_wheel(folder: Path, name: str, tag: str, version: str = "1.0", **files: str) -> None:
+    with zipfile.ZipFile(folder / f"{name}-{version}-{tag}.whl", "w") as archive:
+        archive.writestr(f"{name}-{version}.dist-info/METADATA", "")
         for file, text in files.items():
             archive.writestr(file.replace("__", "/") + ".py", text)
 
@@ -287,14 +287,20 @@ def test_only_what_is_missing_for_this_python_is_unpacked(tmp_path):
     write_wheel(wheels, "gpu_two", "py2.py3-none-any", gpu_two="value = 2")
     write_wheel(wheels, "gpu_compiled", f"{python}-{python}-manylinux_2_17_x86_64", gpu_c="")
     write_wheel(wheels, "gpu_other", "cp27-cp27-manylinux_2_17_x86_64", gpu_other="")
-    write_wheel(wheels, "numpy", "py3-none-any", numpy__part="")
+    write_wheel(wheels, "numpy", "py3-none-any", "99.0", numpy__part="")
+    write_wheel(wheels, "pydantic", "py3-none-any", "1.9", pydantic__part="")
+    write_wheel(wheels, "typing_extensions", "py3-none-any", "99.0", typing_extensions="")
     for name in ("torch", "gpu_stub"):
         (stubs / name).mkdir(parents=True)
         (stubs / name / "__init__.py").write_text("")
     found = bundle.install(tmp_path, tmp_path / "site", stubs)
-    assert found == ["gpu_compiled", "gpu_pure", "gpu_two", "stub of gpu_stub"]
+    assert found == [
+        "gpu_compiled", "gpu_pure", "gpu_two", "typing_extensions", "stub of gpu_stub",
+    ]  # fmt: skip
     there = {path.name for path in (tmp_path / "site").iterdir() if "dist-info" not in path.name}
-    assert there == {"gpu_c.py", "gpu_pure", "gpu_two.py", "gpu_stub"}
+    assert there == {
+        "gpu_c.py", "gpu_pure", "gpu_two.py", "typing_extensions.py", "gpu_stub",
+    }  # fmt: skip
 
 
 def test_the_studys_lists_keep_their_length_and_name_images_that_are_packed(packed):
