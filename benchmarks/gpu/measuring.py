@@ -43,11 +43,6 @@ class Measurement(NamedTuple):
     limit: float
     function: Callable[[Context], None]
 
-    @property
-    def summary(self) -> str:
-        """First line of the docstring."""
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
-
 
 MEASUREMENTS: list[Measurement] = []
 
@@ -393,7 +388,7 @@ def make_runner(
     cfg.resume, cfg.load_from = resume is not None, resume and str(resume)
     launch.adapt(cfg)
     launch.start()
-    Runner._log_env = lambda self, env_cfg: None  # type: ignore[method-assign]  # asks compilers
+    Runner._log_env = lambda self, env_cfg: None  # It asks compilers.
     return launch.build_runner(cfg)
 
 

@@ -54,7 +54,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--parts", type=int, nargs="+", choices=PARTS, default=list(PARTS), help="run these [all]"
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run these [all]")
-    parser.add_argument("--list", action="store_true", help="list the measurements and run none")
     parser.add_argument("--rehearse", action="store_true", help="run at a tiny size on the CPU")
     parser.add_argument("--bundle", type=Path, default=ROOT / ".gpu", help="the bundle [.gpu here]")
     parser.add_argument("--scratch", type=Path, help="keep files and runs of the study here")
@@ -69,9 +68,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=("wheels", "images", "project"), metavar="PART",
         help="rebuild these: wheels, images, project [all]",
     )  # fmt: skip
-    hidden = parser.add_argument_group()
-    hidden.add_argument("--measurements", type=Path, help=argparse.SUPPRESS)  # in place of PARTS
-    hidden.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)  # {part: its end}
+    parser.add_argument("--measurements", type=Path, help=argparse.SUPPRESS)  # in place of PARTS
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)  # {part: its end}
     args = parser.parse_args(argv)
     args.minutes = args.minutes or (60.0 if args.rehearse else 10.0)
     return args
@@ -307,7 +305,7 @@ def child(args: argparse.Namespace) -> int:
 
 # --------------------------------------------------------------------------------------------- main
 def main(argv: list[str] | None = None) -> int:
-    """Prepare the bundle, list, or measure; return the exit code."""
+    """Prepare the bundle or measure; return the exit code."""
     args = parse_args(argv)
     args.out, args.bundle = args.out.resolve(), args.bundle.resolve()
     if args.prepare:
@@ -317,11 +315,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.child:
         return child(args)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if args.list:
-        sys.path[1:1] = [str(ROOT), str(ROOT / "benchmarks" / "speed")]
-        for entry in load_measurements(args, args.parts):
-            print(f"{entry.part}  {entry.name:18} {entry.limit:4.0f} s  {entry.summary}")
-        return 0
     with contextlib.ExitStack() as stack:
         if args.scratch:
             scratch = args.scratch.resolve()

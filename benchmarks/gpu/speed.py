@@ -146,39 +146,36 @@ def batch_sweep(ctx: Context) -> None:
 def released_beside(ctx: Context) -> None:
     """Let ours, the released step in fp32 and AMP, and mmpretrain's MoCo take turns."""
     allow_tf32()
-    found = None
     for batch in (pairs(ctx) // 2, pairs(ctx) // 4):  # Six contenders share the memory.
-        args = argparse.Namespace(
-            arch=18, size=size(ctx), batch=batch, amp="bf16", queue=512, device=ctx.device,
-            only=("ours", "released", "mmpretrain"),
-        )  # fmt: skip
-        if not ctx.small:
-            args.arch, args.queue = 50, 65536
-        try:
-            steps, memory, model = speed_step.build(args)
-            rounds, calls = (2, 1) if ctx.small else (6, 2)
-            times = interleave(steps, rounds, 1, ctx.device, calls)
-        except torch.cuda.OutOfMemoryError as error:
-            ctx.put("oom", batch=batch, error=str(error)[:200])
-            steps = model = None
-            forget_memory(ctx)
-            continue
-        found = times
-        break
-    if found is None:
-        return
-    ratios = {
-        f"{name} / ours": paired_ratio(found, name, "ours") for name in found if name != "ours"
-    }
-    rates = {name: batch / spread(seconds)["median"] for name, seconds in found.items()}
-    ctx.put(what=f"interleaved, {batch} pairs", step_ms=spreads(found), pairs_per_s=rates,
+        if _let_take_turns(ctx, batch):
+            return
+        forget_memory(ctx)
+
+
+def _let_take_turns(ctx: Context, batch: int) -> bool:
+    """Time the contenders with a batch; return False where they do not fit into the memory."""
+    arch, queue, rounds, calls = (18, 512, 2, 1) if ctx.small else (50, 65536, 6, 2)
+    args = argparse.Namespace(
+        arch=arch, size=size(ctx), batch=batch, amp="bf16", queue=queue, device=ctx.device,
+        only=("ours", "released", "mmpretrain"),
+    )  # fmt: skip
+    try:
+        steps, memory, model = speed_step.build(args)
+        times = interleave(steps, rounds, 1, ctx.device, calls)
+    except torch.cuda.OutOfMemoryError as error:
+        ctx.put("oom", batch=batch, error=str(error)[:200])
+        return False
+    others = [name for name in times if name != "ours"]
+    ratios = {f"{name} / ours": paired_ratio(times, name, "ours") for name in others}
+    rates = {name: batch / spread(seconds)["median"] for name, seconds in times.items()}
+    ctx.put(what=f"interleaved, {batch} pairs", step_ms=spreads(times), pairs_per_s=rates,
             peak_mib=memory, ratios=ratios, rounds=rounds, calls=calls)  # fmt: skip
     ctx.bar("released in AMP / ours, at least 2", ratios["released, amp / ours"]["median"], 2)
     for part, contenders in speed_step.micro(args, model).items():
-        if ctx.left() < 10:
-            return
-        part_times = interleave(contenders, 2 if ctx.small else 5, 1, ctx.device, calls=5)
-        ctx.put(what=part, us=spreads(part_times, 1e6))
+        if ctx.left() > 10:
+            part_times = interleave(contenders, rounds, 1, ctx.device, calls=5)
+            ctx.put(what=part, us=spreads(part_times, 1e6))
+    return True
 
 
 @measurement(part=2, limit=90)
