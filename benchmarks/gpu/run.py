@@ -36,6 +36,7 @@ ROOT = HERE.parents[1]
 PARTS = {1: "correctness", 2: "speed", 3: "memory", 4: "study"}
 SHARES = {1: 0.35, 2: 0.45, 3: 0.08, 4: 0.12}  # of the time; what a part leaves goes to the next
 FAILURES = ("fail", "error", "timeout")  # these make the exit code 1
+NO_TIME = "no time is left"
 CONTEXT_LOST = 75  # exit code of a child whose CUDA context is broken
 GRACE = 3.0  # seconds that a measurement may exceed its limit by
 
@@ -87,8 +88,12 @@ class Results:
         """Append one line."""
         row = dict(part=part, name=name, status=status, **values, **self.origin)
         row["time"] = round(time.time(), 1)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, default=str) + "\n")
+        text = json.dumps(row, default=str) + "\n"
+        with open(self.path, "a+b") as file:
+            file.seek(max(file.tell() - 1, 0))
+            if file.read(1) not in (b"", b"\n"):  # A killed child has left a part of a line.
+                text = "\n" + text
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -98,7 +103,12 @@ class Results:
             return []
         with open(self.path, encoding="utf-8") as file:
             file.seek(since)
-            return [json.loads(line) for line in file]
+            lines = list(file)
+        rows = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):  # of a child that was killed
+                rows.append(json.loads(line))
+        return rows
 
 
 class Progress:
@@ -109,15 +119,18 @@ class Progress:
             scratch / name for name in ("now.json", "done.json", "origin.json")
         )
 
-    def begin(self, part: int, name: str, end: float) -> None:
-        """Note the measurement that begins and when it has to have ended."""
+    def begin(self, part: int, name: str, end: float, why: str) -> None:
+        """Note the measurement that begins, when it has to have ended, and why."""
         new = self.now.with_suffix(".new")
-        new.write_text(json.dumps([part, name, end]))
+        new.write_text(json.dumps([part, name, end, why]))
         new.replace(self.now)  # The supervisor never reads half a file.
 
-    def current(self) -> tuple[int, str, float] | None:
-        """Return part, name and end of the measurement that runs."""
-        return tuple(json.loads(self.now.read_text())) if self.now.exists() else None
+    def current(self) -> tuple[int, str, float, str] | None:
+        """Return what is noted of the measurement that runs."""
+        try:
+            return tuple(json.loads(self.now.read_text()))
+        except FileNotFoundError:
+            return None
 
     def finish(self, name: str) -> None:
         """Note that a measurement is over, whatever came of it."""
@@ -192,11 +205,11 @@ def run_child(
         while child.poll() is None:
             time.sleep(0.2)
             current = progress.current()
+            if current and time.time() > current[2] + GRACE:
+                why = current[3]
+                break
             if time.time() > end + GRACE:
-                why = "the time is over"
-            elif current and time.time() > current[2] + GRACE:
-                why = "it exceeded its time limit"
-            if why:
+                why = NO_TIME
                 break
     if progress.origin.exists():
         results.origin = json.loads(progress.origin.read_text())
@@ -209,13 +222,11 @@ def run_child(
         text = f"exit code {child.returncode} outside of a measurement; see log.txt"
         results.add(0, "child", "error", error=text)
         return False
-    part, name, limit = current
-    if not why:
-        results.add(part, name, "error", error=f"the process ended with {child.returncode}")
-    elif time.time() > end:
-        results.add(part, name, "unfinished", why=why)
+    part, name, *_ = current
+    if why:
+        results.add(part, name, "unfinished" if why == NO_TIME else "timeout", why=why)
     else:
-        results.add(part, name, "timeout", why=why)
+        results.add(part, name, "error", error=f"the process ended with {child.returncode}")
     progress.finish(name)
     return time.time() < end
 
@@ -289,12 +300,14 @@ def child(args: argparse.Namespace) -> int:
         end = ends[entry.part]
         limit = entry.limit * (4 if args.rehearse else 1)
         if end - time.time() < 5:
-            results.add(entry.part, entry.name, "skipped", why="no time is left")
+            results.add(entry.part, entry.name, "skipped", why=NO_TIME)
             progress.finish(entry.name)
             continue
         print(f"--- {entry.name}", flush=True)
-        ctx.begin(entry, min(time.time() + limit, end))
-        progress.begin(entry.part, entry.name, ctx.end)
+        own = time.time() + limit
+        ctx.begin(entry, min(own, end))
+        why = f"it exceeded its limit of {limit:g} s" if own < end else NO_TIME
+        progress.begin(entry.part, entry.name, ctx.end, why)
         reset(ctx)
         ctx.run(entry.function)
         progress.finish(entry.name)

@@ -173,12 +173,13 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {folder!r})
-from gpu_run_copy import CONTEXT_LOST, Progress, Results
+from gpu_run_copy import CONTEXT_LOST, NO_TIME, Progress, Results
 progress, results = Progress(Path({scratch!r})), Results(Path({scratch!r}))
 for name in ("crash", "hang", "context", "long"):
     if name in progress.finished():
         continue
-    progress.begin(1, name, time.time() + (0.1 if name == "hang" else 60))
+    hangs = name == "hang"
+    progress.begin(1, name, time.time() + (0.1 if hangs else 60), "its limit" if hangs else NO_TIME)
     if name == "crash":
         os._exit(3)
     if name == "context":
@@ -205,6 +206,16 @@ def test_a_crash_a_hang_a_lost_context_and_the_end_of_the_time(tmp_path, monkeyp
         ("crash", "error"), ("hang", "timeout"), ("context", "error"), ("long", "unfinished"),
     ]  # fmt: skip
     assert results.rows()[0]["error"] == "the process ended with 3"
+
+
+def test_half_a_line_of_a_killed_child_hides_no_other_line(tmp_path):
+    results = load_run().Results(tmp_path)
+    results.add(1, "one", "ok", value=1)
+    with open(results.path, "a") as file:
+        file.write('{"part": 1, "na')
+    results.add(1, "two", "ok")
+    results.add(1, "three", "ok")
+    assert [row["name"] for row in results.rows()] == ["one", "two", "three"]
 
 
 def test_children_end_with_the_supervisor():
