@@ -26,6 +26,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -65,6 +66,7 @@ TASKS = dict(
     ],
     finetune=[dict(protocol="finetune", config="benchmarks/mini/configs/finetune.py")],
 )
+KINDS = {**TASKS, "knn": TASKS["frozen"][:1]}  # the last for environments without scikit-learn
 LAST = 50  # iterations whose losses are averaged for the record
 
 
@@ -270,11 +272,11 @@ def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
     for kind in args.evaluate:
         checkpoints: dict[str, Any] = {RANDOM: None}
         for run in done:
-            if kind == "frozen" or run.finetune:
+            if kind != "finetune" or run.finetune:
                 checkpoints.setdefault(run.row, {})[run.seed] = os.path.relpath(run.backbone)
-        tasks = [dict(task) for task in TASKS[kind]]
+        tasks = [dict(task) for task in KINDS[kind]]
         plan = dict(checkpoints=checkpoints, arch="resnet18", seeds=seeds, tasks=tasks)
-        if kind == "frozen":
+        if kind != "finetune":
             plan["datasets"] = {
                 name: dict(train=str(train), test=str(test), size=64)
                 for name, (train, test) in there.items()
@@ -299,6 +301,9 @@ def evaluate(runs: list[Run], args: argparse.Namespace, pool: Pool) -> None:
 
 def make_tables(args: argparse.Namespace) -> None:
     """Make the tables of the recorded rows, if there are any, and of the new rows."""
+    if importlib.util.find_spec("scipy") is None:
+        print(f"no tables, because their statistics need scipy; rows: {args.out}")
+        return
     files = [path for path in (args.recorded, args.out) if path.is_file()]
     if files[0].samefile(files[-1]):
         files = files[:1]
@@ -331,9 +336,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--evaluate",
         nargs="*",
-        choices=tuple(TASKS),
+        choices=tuple(KINDS),
         default=tuple(TASKS),
-        help="evaluate by these protocols [all]",
+        help="evaluate by these protocols [frozen finetune]; frozen includes knn",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     return parser.parse_args(argv)

@@ -22,6 +22,7 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=1,
     persistent_workers=True,
+    pin_memory=True,
     drop_last=True,
     sampler=dict(type="gersp_mm.PairedSampler", epoch_length="remote_sensing"),
     collate_fn=dict(type="gersp_mm.collate_pairs"),

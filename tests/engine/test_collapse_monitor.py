@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from gersp_mm.engine.hooks import CollapseMonitorHook
 from gersp_mm.utils.errors import UserError
 from tests.support.runs import build, demo_config, load
 
@@ -67,3 +68,18 @@ def test_collapse_is_warned_about_after_the_warmup(pair_data, tmp_path, min_std,
         runner.train()
     texts = [str(call.args[0]) for call in warning.call_args_list]
     assert sum("features are collapsing: feat_std is" in text for text in texts) == warns
+
+
+def test_the_device_is_waited_for_once_a_check(pair_data, tmp_path, monkeypatch):
+    cfg = demo_config(pair_data, tmp_path, iterations=2)
+    cfg.default_hooks.collapse_monitor.interval = 1
+    runner = build(cfg)
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, CollapseMonitorHook)]
+    reads, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: reads.append(t.numel()) or tolist(t))
+    for name in ("__float__", "item"):
+        monkeypatch.setattr(torch.Tensor, name, None)
+    outputs = dict(loss=torch.tensor(2.0), loss_ct=torch.tensor([float("nan")]))
+    with pytest.raises(UserError, match=r"at iteration 1 \{'loss_ct': nan\} is not finite"):
+        hook.after_train_iter(runner, 0, outputs=outputs)
+    assert reads == [2]

@@ -56,8 +56,8 @@ def test_persistent_workers_are_switched_off_without_workers():
     assert not cfg.train_dataloader.persistent_workers
 
 
-def test_memory_is_pinned_for_gpus_alone(monkeypatch):
-    config = str(CONFIGS / "pretrain" / "gersp_r50.py")
+@pytest.mark.parametrize("config", ["gersp_r50", "gersp_r18_demo"])
+def test_memory_is_pinned_for_gpus_alone(monkeypatch, config):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # MMEngine's logger asks for its number
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert load(config).train_dataloader.pin_memory

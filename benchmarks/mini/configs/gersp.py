@@ -38,6 +38,7 @@ train_dataloader = dict(
     batch_size=settings["batch"],
     num_workers=settings["workers"],
     persistent_workers=settings["workers"] > 0,
+    pin_memory=True,
     drop_last=True,
     sampler=dict(type="gersp_mm.PairedSampler", epoch_length="longer"),
     collate_fn=dict(type="gersp_mm.collate_pairs"),

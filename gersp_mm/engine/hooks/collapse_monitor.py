@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 
@@ -46,7 +48,7 @@ class CollapseMonitorHook(Hook):
         """Check every ``interval``-th iteration."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        values = {name: float(v.detach()) for name, v in (outputs or {}).items()}
+        values = _read_together(outputs or {})
         self._check_finite(runner, runner.iter + 1, values)
         queue = getattr(unwrap(runner.model), "queue", None)
         if queue is None:
@@ -75,3 +77,12 @@ class CollapseMonitorHook(Hook):
                 "optim_wrapper.optimizer.lr, warm it up, or train without --amp; the last "
                 f"checkpoint in {runner.work_dir} was saved before"
             )
+
+
+def _read_together(outputs: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Return the values of one-element tensors, waiting for the device once and not for each."""
+    if not outputs:
+        return {}
+    tensors = [value.detach().reshape(()) for value in outputs.values()]
+    row = torch.stack([tensor.to(tensors[0]) for tensor in tensors])
+    return dict(zip(outputs, row.tolist()))
