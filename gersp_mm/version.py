@@ -102,6 +102,12 @@ def requirements(name: str) -> list[str]:
     return [line for line in (line.split("#")[0].strip() for line in lines) if line]
 
 
+def modules(task: str) -> list[str]:
+    """Return the modules that a task of :data:`TASKS` imports."""
+    core = [*CORE, "gersp_mm"] if "runtime" in TASKS[task]["files"] else []
+    return [*core, *TASKS[task]["hosts"]]
+
+
 def installed(paths: list[str]) -> dict[str, str]:
     """Return name -> version of the distributions in folders such as ``sys.path``.
 

@@ -19,7 +19,7 @@ import platform
 import runpy
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,12 +28,12 @@ CHECKOUT = (ROOT / "setup.py").is_file()
 HOME = ROOT / "gersp_mm" if CHECKOUT else ROOT.parent
 VERSION = SimpleNamespace(**runpy.run_path(str(HOME / "version.py")))  # imports nothing else
 STACKS, TASKS = VERSION.STACKS, VERSION.TASKS
+OWN = Path(os.path.abspath(os.environ.get("GERSP_VENV") or ROOT / ".venv"))  # of this checkout
 TORCH = "import torch; torch.ones(1).numpy()"  # a torch that does not fit its numpy fails here
 OURS = "operators of gersp_mm.ops, in torch"  # no problem, but slower in places
 # Runs in a fresh interpreter, one line of JSON per module, so that a crash tells where it happened.
 _PROBE = f"""
-import importlib, json, os, sys, warnings
-from importlib.util import find_spec
+import importlib.util, json, os, sys, warnings
 warnings.simplefilter("ignore")
 out = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
 for name in sys.argv[1:]:
@@ -48,10 +48,10 @@ for name in sys.argv[1:]:
         elif name == "torchvision":
             import torch
             module.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-        elif name == "mmcv" and not find_spec("mmcv._ext"):
-            row["note"] = "{OURS}"
-        elif name == "mmcv":
+        elif name == "mmcv" and importlib.util.find_spec("mmcv._ext"):
             import torch, mmcv._ext
+        elif name == "mmcv":
+            row["note"] = "{OURS}"
     except BaseException as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == name
         note = "" if absent else f"{{type(error).__name__}}: {{error}}".splitlines()[0][:300]
@@ -60,35 +60,21 @@ for name in sys.argv[1:]:
 """
 
 
-def modules(task: str) -> list[str]:
-    """Return the modules that a task imports."""
-    core = [*VERSION.CORE, "gersp_mm"] if "runtime" in TASKS[task]["files"] else []
-    return [*core, *TASKS[task]["hosts"]]
-
-
-def own() -> Path:
-    """Return the environment of this checkout."""
-    return Path(os.path.abspath(os.environ.get("GERSP_VENV") or ROOT / ".venv"))
-
-
 def probe(names: list[str]) -> dict[str, dict]:
-    """Import modules in a fresh interpreter: name -> row with ``version``, ``state``, ``note``.
-
-    A module that brings the interpreter down is broken; the rest is tried again without it.
-    """
+    """Import modules in a fresh interpreter: name -> row with ``version``, ``state``, ``note``."""
     rows: dict[str, dict] = {}
     while waiting := [name for name in names if name not in rows]:
         call = [sys.executable, "-c", _PROBE, *waiting]
         # Elsewhere, because the checkout is importable by chance.
         done = subprocess.run(call, cwd=sys.prefix, capture_output=True, text=True)
         rows |= {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
-        for name in [name for name in waiting if name not in rows][:1]:
+        for name in [name for name in waiting if name not in rows][:1]:  # go on without it
             note = f"importing it ended Python (exit {done.returncode})"
             rows[name] = {"name": name, "state": "broken", "note": note}
     return rows
 
 
-def judge(row: dict, table: dict, found: dict[str, str], line: str = "") -> dict:
+def judge(row: dict, table: dict, found: dict[str, str], line: str = "gersp-mm") -> dict:
     """Complete the row of a module, or of a requirement ``line``, by ``state`` and ``pin``.
 
     Installing the pin repairs it. The last name of a package is that without compiled operators.
@@ -113,25 +99,22 @@ def examine(tasks: list[str]) -> dict:
     present = VERSION.families(found)
     stack = next(iter(present or STACKS))
     table, absent = STACKS[stack], STACKS[stack]["absent"]
-    needs = {task: modules(task) for task in tasks}
-    asked = dict.fromkeys(name for names in needs.values() for name in names)
-    probed = {name: {"name": name, "state": "absent", "note": absent.get(name)} for name in asked}
-    probed |= probe([name for name in asked if name not in absent])
+    asked = dict.fromkeys(name for task in tasks for name in VERSION.modules(task))
+    known = {name: {"state": "absent", "note": why} for name, why in absent.items()}
     if len(present) > 1:
-        mixed = {"state": "mixed", "note": f"two families overwrite each other's files: {present}"}
-        probed |= {name: {"name": name, **mixed} for name in asked if name[:2] == "mm"}
-    rows = {name: judge(row, table, found, "gersp-mm") for name, row in probed.items()}
-    for task, names in needs.items():
+        note = f"two families overwrite each other's files: {present}"
+        known |= {name: {"state": "mixed", "note": note} for name in asked if name[:2] == "mm"}
+    probed = probe([name for name in asked if name not in known])
+    rows = {n: judge({"name": n, **(known | probed)[n]}, table, found) for n in asked}
+    lacks: dict[str, list[str]] = {}
+    for task in tasks:
+        names = VERSION.modules(task)
         lines = [line for file in TASKS[task]["files"] for line in VERSION.requirements(file)]
         for line in [*VERSION.limits(found), *lines]:
             names.append(VERSION.distribution_name(line))
             rows.setdefault(names[-1], judge({"name": names[-1]}, table, found, line))
-    lacks = {
-        task: [name for name in dict.fromkeys(names) if rows[name]["state"] != "ok"]
-        for task, names in needs.items()
-    }
-    lacking = dict.fromkeys(name for names in lacks.values() for name in names)
-    pins = [f'"{rows[name]["pin"]}"' for name in lacking if name not in absent]
+        lacks[task] = [name for name in dict.fromkeys(names) if rows[name]["state"] != "ok"]
+    pins = {n: rows[n]["pin"] for names in lacks.values() for n in names if n not in absent}
     options = dict.fromkeys(TASKS[task]["option"] for task, names in lacks.items() if names)
     return {
         "gersp_mm": VERSION.__version__,
@@ -143,16 +126,16 @@ def examine(tasks: list[str]) -> dict:
         "stack": stack,
         "packages": list(rows.values()),
         "tasks": {task: {"usable": not lack, "blocked_by": lack} for task, lack in lacks.items()},
-        "command": command(stack, *options, pins=pins) if options else "",
+        "command": command(stack, options, pins.values()) if options else "",
     }
 
 
-def command(stack: str, *options: str, pins: Sequence[str] = ()) -> str:
+def command(stack: str, options: Iterable[str], pins: Iterable[str] = ()) -> str:
     """Return the call of the installer for this Python's environment, or else the checkout's."""
     if not CHECKOUT:
-        return " ".join([sys.executable, "-m pip install", *pins])
+        return " ".join([sys.executable, "-m pip install", *(f'"{pin}"' for pin in pins)])
     inside = sys.prefix != sys.base_prefix or Path(sys.prefix, "conda-meta").is_dir()
-    venv = Path(sys.prefix) if inside else own()
+    venv = Path(sys.prefix) if inside else OWN
     where = "" if venv.resolve() == (ROOT / ".venv").resolve() else f"GERSP_VENV={venv}"
     family = "" if stack == next(iter(STACKS)) else f"--stack {stack}"
     return " ".join(filter(None, [where, f"bash {ROOT}/tools/setup_env.sh", family, *options]))
@@ -177,10 +160,10 @@ def as_text(report: dict) -> str:
     if report["command"]:
         lines.append(f"\nTo complete it:\n  {report['command']}")
     if CHECKOUT and OURS in [row["note"] for row in report["packages"]]:
-        compiled = command(stack, "--downstream", "--compile-ops")
+        compiled = command(stack, ["--downstream", "--compile-ops"])
         lines.append(f"\nmmcv's operators work. To have the compiled ones:\n  {compiled}")
-    if CHECKOUT and (own() / "bin").is_dir() and own().resolve() != python.parent.parent.resolve():
-        lines.append(f"\nThis Python is outside {own()}; enter it: source {own()}/bin/activate")
+    if CHECKOUT and (OWN / "bin").is_dir() and OWN.resolve() != python.parent.parent.resolve():
+        lines.append(f"\nThis Python is outside {OWN}; enter it: source {OWN}/bin/activate")
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 
 import check_env
-from check_env import ROOT, STACKS, TASKS, VERSION
+from check_env import OWN, ROOT, STACKS, TASKS, VERSION
 
 UV = ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "CONSTRAINT")  # pip's settings that uv shares
 
@@ -45,7 +45,7 @@ class Setup:
         self.noted = self.note.read_text().split() if self.note.is_file() else []
         self.stack = stack or next(iter([*self.noted, *STACKS]))
         self.table, self.packages = STACKS[self.stack], STACKS[self.stack]["packages"]
-        self.tasks = [t for t in tasks if not {*self.table["absent"]} & {*check_env.modules(t)}]
+        self.tasks = [t for t in tasks if not {*self.table["absent"]} & {*VERSION.modules(t)}]
         present = VERSION.families(self.found())
         for other in {*present} - {self.stack}:
             names = " ".join(present[other])
@@ -93,7 +93,7 @@ class Setup:
 
     def look(self) -> dict:
         """Return what check_env finds in the environment."""
-        words = [word for task in self.tasks for word in ("--require", task)]
+        words = [f"--require={task}" for task in self.tasks]
         said = self.ask(check_env.__file__, "--json", "--only-required", *words)
         return json.loads(said or '{"command": "it does not run"}')
 
@@ -124,8 +124,11 @@ class Setup:
 
     def pins(self) -> list[str]:
         """Return requirements for torch and the libraries: what stays, and what is to come."""
-        found, pins = self.found(), []
-        wanted = {name for task in self.tasks for name in check_env.modules(task)}
+        found, pins, free = self.found(), [], shutil.disk_usage(self.venv).free / 1e9
+        if "torch" not in found and free < 7:  # pip would say so after minutes
+            said = f"{self.venv} has {free:.1f} GB free; PyTorch with CUDA needs about 7"
+            print(said, flush=True)
+        wanted = {name for task in self.tasks for name in VERSION.modules(task)}
         for module in [name for name in self.packages if name in wanted]:
             row = self.packages[module]
             oldest, tested = row["oldest"], row["tested"]
@@ -219,7 +222,7 @@ def main() -> int:
     args = parser.parse_args()
     tasks = [task for task, row in TASKS.items() if row["option"] in ["", *(args.options or [])]]
     try:
-        setup = Setup(check_env.own(), args.stack, tasks)
+        setup = Setup(OWN, args.stack, tasks)
         if args.wheels:
             torch = setup.found().get("torch", setup.packages["torch"]["tested"]).split(".")
             index = setup.table["wheels"].format(device=args.wheels, major=torch[0], minor=torch[1])

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Finds a Python and takes a lock for tools/setup_env.py; `--help` lists the options.
-set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-lock=${GERSP_VENV:-$here/../.venv}.lock
-mkdir -p "$(dirname "$lock")" && exec 9>"$lock" || exit 1
-# A pip that outlives a killed run keeps the lock, too.
-if command -v flock >/dev/null && ! flock -n 9; then
-    echo "another run is working on ${lock%.lock}, waiting for it" && flock 9
+if [[ " $*" != *" -h"* && " $*" != *" --h"* ]]; then # help changes nothing and waits for nobody
+    lock=${GERSP_VENV:-$here/../.venv}.lock
+    mkdir -p "$(dirname "$lock")" && exec 9>"$lock" || exit 1
+    # A pip that outlives a killed run keeps the lock, too.
+    command -v flock >/dev/null && ! flock -n 9 &&
+        echo "another run is working on ${lock%.lock}, waiting for it" && flock 9
 fi
 for python in ${GERSP_PYTHON:-python3.11 python3.12 python3.10 python3.13 python3 python}; do
     fits='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'

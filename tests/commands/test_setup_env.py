@@ -135,6 +135,36 @@ def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
     assert "is no Python environment" in process.communicate(timeout=60)[1]
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_waits_for_nobody_and_leaves_no_lock(tmp_path: Path, option: str) -> None:
+    with open(tmp_path / "venv.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = start(option, GERSP_VENV=str(tmp_path / "venv"))
+    assert done.returncode == 0 and done.stdout.startswith("usage: setup_env.sh")
+    start(option, GERSP_VENV=str(tmp_path / "new" / "venv"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "free", "said"),
+    [
+        ({}, 1.5e9, "{venv} has 1.5 GB free; PyTorch with CUDA needs about 7\n"),
+        ({}, 8e9, ""),
+        ({"torch": "2.11.0"}, 1.5e9, ""),  # the large part is there
+    ],
+)
+def test_a_small_disk_is_named_before_pip_starts(
+    module, tmp_path, monkeypatch, capsys, there, free, said
+) -> None:
+    setup = module.Setup(environment(tmp_path, there), "forks", ["pretraining"])
+    seen = []
+    monkeypatch.setattr(setup, "pip", lambda *words, quiet: seen.append(capsys.readouterr().out))
+    usage = module.shutil._ntuple_diskusage(10e9, 10e9 - free, free)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
+    setup.pins()
+    assert seen == [said.format(venv=tmp_path)]
+
+
 def test_damaged_distributions(module, tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     write_distribution(site, "whole", ("whole/a.py", "whole/b.py"))
@@ -320,7 +350,7 @@ def test_compiled_operators_stay_whatever_else_is_wrong(module, tmp_path, monkey
 
 
 def test_a_finished_environment_is_left_alone(module, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("GERSP_VENV", str(tmp_path))
+    monkeypatch.setattr(module, "OWN", tmp_path)
     monkeypatch.setattr(module.sys, "argv", ["setup_env.sh", "--downstream"])
     monkeypatch.setattr(module.Setup, "install", lambda self, ops: pytest.fail("installs"))
     setup = module.Setup(environment(tmp_path, FORKS), None, [])
@@ -352,7 +382,7 @@ def test_what_failed_is_said_in_one_line(module, tmp_path, monkeypatch) -> None:
 
 
 def test_the_index_of_the_maintainers_is_an_option(module, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("GERSP_VENV", str(environment(tmp_path, {"torch": "2.10.0"})))
+    monkeypatch.setattr(module, "OWN", environment(tmp_path, {"torch": "2.10.0"}))
     monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
     monkeypatch.setattr(module.sys, "argv", ["setup_env.sh", "--wheels", "cpu"])
     monkeypatch.setattr(module.Setup, "install", lambda self, ops: None)
