@@ -309,3 +309,46 @@ def test_what_cannot_be_split_is_said():
     assert one.fix == "Use at least 2 images per process."
     (other,) = problems(Place(1, 16, True, other_layers=("BatchNormAct2d",)))
     assert "cannot split BatchNormAct2d" in other.text
+
+
+class Cheat(nn.Module):
+    """A network that looks at a black corner of the images alone.
+
+    After BatchNorm the corner's value is -mean/std of the batch, whatever the image shows. The
+    output tells whether two batches have the same statistics: it turns ``speed`` times in the
+    circle for one unit of that value.
+    """
+
+    def __init__(self, speed: float = 1e4) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+        self.scale = nn.Parameter(torch.tensor(speed, dtype=torch.float64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        angles = self.norm(images)[:, :, 0, 0] * self.scale
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("n", [16, 64])
+def test_batch_statistics_do_not_tell_which_key_belongs_to_a_query(seed, n):
+    """Images are noise, and keys are recognised among 400 negatives, or are not."""
+    torch.manual_seed(seed)
+    accuracy = {}
+    for key_bn in ("none", "split"):
+        model = tiny_gersp(
+            backbone=Cheat(), neck=nn.Identity(), natural_head=None, key_bn=key_bn,
+            queue_len=400, split_size=8,
+        )  # fmt: skip
+        model.double().train()
+        found = []
+        for step in range(12 + 400 // n):
+            images = torch.randn(n, 4, 6, 6, dtype=torch.float64)
+            images[:, :, 0, 0] = 0
+            losses = model.loss(dict(rs_query=images, rs_key=images.clone()))
+            if step >= 400 // n:  # the queue holds keys of earlier batches
+                found.append(float(losses["acc_ct"]))
+        accuracy[key_bn] = sum(found) / len(found)
+    assert accuracy["none"] == 100
+    # The negatives are 50 groups of 8 equal keys, so that chance is 2 %.
+    assert accuracy["split"] < 10
