@@ -79,6 +79,7 @@ class Run(NamedTuple):
     options: Mapping[str, Any]
     folder: Path
     finetune: bool
+    processes: int
 
     @property
     def title(self) -> str:
@@ -89,8 +90,13 @@ class Run(NamedTuple):
     def command(self) -> list[str]:
         """Command that starts or resumes the training."""
         options = [f"{key}={value}" for key, value in self.options.items()]
+        start = [sys.executable, str(ROOT / "tools" / "train.py"), os.path.relpath(self.config)]
+        if self.processes > 1:
+            launch = ["-m", "torch.distributed.run", "--standalone"]
+            start[1:1] = [*launch, f"--nproc_per_node={self.processes}"]
+            start += ["--launcher", "pytorch"]
         return [
-            *(sys.executable, str(ROOT / "tools" / "train.py"), os.path.relpath(self.config)),
+            *start,
             *("--work-dir", str(self.folder), "--resume", "auto"),
             *("--cfg-options", f"randomness.seed={self.seed}", *options),
         ]
@@ -98,7 +104,8 @@ class Run(NamedTuple):
     @property
     def words(self) -> str:
         """The command as typed in the root of the repository."""
-        return shlex.join(["python", "tools/train.py", *self.command[2:]])
+        words = [word.removeprefix(f"{ROOT}{os.sep}") for word in self.command[1:]]
+        return shlex.join(["python", *words])
 
     @property
     def backbone(self) -> Path:
@@ -132,6 +139,7 @@ def read_rows(path: Path, folder: Path) -> list[Run]:
                     what.get("options", {}),
                     folder / slug / f"seed_{seed}",
                     bool(group.get("finetune")),
+                    what.get("processes", 1),
                 )
                 runs.append(run)
     return runs

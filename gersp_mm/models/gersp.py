@@ -12,10 +12,10 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.nn import functional as F
 
-from gersp_mm.models import experiments, settings, speed
+from gersp_mm.models import batch_norm, experiments, key_norm, settings, speed
 from gersp_mm.models.info_nce import contrastive_loss
 from gersp_mm.models.key_exchange import gather_keys
-from gersp_mm.models.key_norm import KEY_NORMS
+from gersp_mm.models.key_norm import KEY_NORMS, SPLIT_SIZE, chosen
 from gersp_mm.models.negative_queue import enqueue, random_queue
 from gersp_mm.models.teacher import Teacher, with_teacher
 from gersp_mm.registry import MODELS
@@ -67,8 +67,14 @@ class GeRSP(BaseSelfSupervisor):
             This is neither in the paper nor in the released code.
         key_bn: How the keys' BatchNorm is prevented from revealing which images belong together:
             ``'shuffle'`` exchanges images between ranks (:mod:`gersp_mm.models.key_exchange`),
+            ``'split'`` normalises the batch of each rank in groups, as several GPUs would, and
+            deals keys to other groups than their queries' (:mod:`gersp_mm.models.key_norm`);
             ``'sync'`` turns every BatchNorm into SyncBN, ``'none'`` does nothing. Shuffling needs
-            more than one rank.
+            more than one rank; ``'auto'`` shuffles where there are several and splits on one.
+        split_size: Images of each kind (queries, keys, natural images) in a group of ``'split'``,
+            at least 2. The groups of a batch come as near to it as equal groups can. A batch has at
+            least two groups, unless they would have fewer than 8 images. 32 is what a GPU of the
+            released run has.
         teacher_init: ``'copy'`` starts the teacher as a copy of the student; ``'separate'``
             initialises its backbone separately, as the released code does in ``init_weights``.
         teacher_projector: ``'ema'`` averages the projector too; ``'frozen'`` keeps its initial
@@ -105,6 +111,7 @@ class GeRSP(BaseSelfSupervisor):
         natural_statistics: bool = True,
         symmetric: bool = False,
         key_bn: str = "shuffle",
+        split_size: int = SPLIT_SIZE,
         teacher_init: str = "copy",
         teacher_projector: str = "ema",
         channels_last: bool = False,
@@ -120,6 +127,7 @@ class GeRSP(BaseSelfSupervisor):
             teacher_momentum=teacher_momentum,
             alpha=alpha,
             key_bn=key_bn,
+            split_size=split_size,
             teacher_init=teacher_init,
             teacher_projector=teacher_projector,
             joint_forward=joint_forward,
@@ -148,6 +156,8 @@ class GeRSP(BaseSelfSupervisor):
         self.natural_statistics = natural_statistics
         self.symmetric = symmetric
         self.key_bn = key_bn
+        self.split_size = split_size
+        self.groups = batch_norm.Groups()
         self.teacher_momentum = teacher_momentum
         self.teacher_init = teacher_init
 
@@ -159,7 +169,7 @@ class GeRSP(BaseSelfSupervisor):
             )
             self.register_buffer("queue", random_queue(queue_len, feat_dim))
             self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
-        KEY_NORMS[key_bn].prepare(self)
+        KEY_NORMS[chosen(key_bn)].prepare(self)
         self.memory_format = speed.lay_out(self, channels_last)
         backbones = [part.backbone for part in (self, self.teacher) if part is not None]
         speed.compile_forward(backbones, compile)
@@ -196,8 +206,10 @@ class GeRSP(BaseSelfSupervisor):
             UserError: An entry of ``inputs`` or the samples are missing.
         """
         settings.check_inputs(inputs, self.with_contrastive_branch, self.with_natural_branch)
-        if self.with_contrastive_branch and self.symmetric:
-            inputs = experiments.both_ways(inputs)
+        if self.with_contrastive_branch:
+            self._set_groups(inputs)
+            if self.symmetric:
+                inputs = experiments.both_ways(inputs)
         rs_features, natural_features = self._student_forward(inputs)
         losses: dict[str, torch.Tensor] = {}
         if rs_features is not None:
@@ -220,14 +232,32 @@ class GeRSP(BaseSelfSupervisor):
         rs_features = natural_features = None
         if self.with_contrastive_branch and self.with_natural_branch and self.joint_forward:
             query, natural = self._laid_out(inputs["rs_query"]), self._laid_out(inputs["natural"])
-            joint = self.extract_feat(torch.cat([query, natural]))
+            joint = self._features(torch.cat([query, natural]))
             return tuple(f[: len(query)] for f in joint), tuple(f[len(query) :] for f in joint)
         if self.with_contrastive_branch:
-            rs_features = self.extract_feat(self._laid_out(inputs["rs_query"]))
+            rs_features = self._features(self._laid_out(inputs["rs_query"]))
         if self.with_natural_branch:
             with experiments.running_statistics(self.backbone, moved=self.natural_statistics):
-                natural_features = self.extract_feat(self._laid_out(inputs["natural"]))
+                natural_features = self._features(self._laid_out(inputs["natural"]))
         return rs_features, natural_features
+
+    def _features(self, images: torch.Tensor) -> Features:
+        return batch_norm.in_groups(self.extract_feat, images, self.groups)
+
+    def _set_groups(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Tell every BatchNorm in which groups it normalises this step's images."""
+        sizes = [len(inputs["rs_query"])]
+        if self.with_natural_branch:
+            sizes.append(len(inputs["natural"]))
+        blocked = self.memory_format is torch.channels_last
+        groups = key_norm.groups_of(self.key_bn, sizes, self.split_size, blocked)
+        if groups == self.groups:
+            return
+        self.groups = groups
+        batch_norm.set_groups(self, groups)
+        for part in (self.neck, self.natural_head):  # They get images in the order of the batch.
+            if part is not None:
+                batch_norm.set_groups(part, groups._replace(blocked=False))
 
     def _laid_out(self, images: torch.Tensor) -> torch.Tensor:
         return images.contiguous(memory_format=self.memory_format)
@@ -240,9 +270,9 @@ class GeRSP(BaseSelfSupervisor):
             assert self.teacher is not None
             return F.normalize(self.teacher(self._laid_out(images))[0], dim=1)
 
-        key_norm = KEY_NORMS[self.key_bn]
-        self.exchanged_bytes = key_norm.sent_bytes(images)
-        return key_norm.keys(encode, images)
+        norm = KEY_NORMS[chosen(self.key_bn)]
+        self.exchanged_bytes = norm.sent_bytes(images)
+        return norm.keys(encode, images, self.groups)
 
     def _natural_loss(
         self, features: Features, data_samples: Sequence[DataSample] | None

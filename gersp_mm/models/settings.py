@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from gersp_mm.models.key_norm import KEY_NORMS
+from gersp_mm.models.batch_norm import IMAGES_PER_GROUP
+from gersp_mm.models.key_norm import KEY_NORMS, SPLIT_SIZE
 from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_number
 
 IMAGENET_CLASSES = 1000
@@ -20,18 +21,20 @@ def check_values(
     teacher_momentum: float,
     alpha: float,
     key_bn: str,
+    split_size: int,
     teacher_init: str,
     teacher_projector: str,
     **flags: bool,
 ) -> None:
     """Raise a :class:`UserError` unless each argument is in its range."""
-    check_choice("key_bn", key_bn, tuple(KEY_NORMS))
+    check_choice("key_bn", key_bn, (*KEY_NORMS, "auto"))
     check_choice("teacher_init", teacher_init, ("copy", "separate"))
     check_choice("teacher_projector", teacher_projector, ("ema", "frozen"))
     check_number("teacher_momentum", teacher_momentum, 0, 1, such_as=0.996)
     check_number("alpha", alpha, 0, such_as=1.0)
     check_number("queue_len", queue_len, 1, whole=True, such_as=65536)
     check_number("feat_dim", feat_dim, 1, whole=True, such_as=128)
+    check_number("split_size", split_size, IMAGES_PER_GROUP, whole=True, such_as=SPLIT_SIZE)
     for name, value in flags.items():
         check_flag(name, value)
 

@@ -24,6 +24,7 @@ from tests.support.dist_worker import (
     without_batch_norm,
 )
 from tests.support.forked import run_ranks
+from tests.support.models import batch, tiny_gersp, total
 from tests.support.rasters import surface, write
 from tests.support.runs import assert_same, assert_same_training_state, demo_config, load
 from tests.support.smoke import ROOT
@@ -132,6 +133,44 @@ def test_shuffling_changes_the_statistics_that_normalise_a_key(ranks):
         keys = rank["shuffle"]["keys"]
         change = keys["shuffle_batch_statistics"] - keys["none_batch_statistics"]
         assert change.abs().max() > 1e-3
+
+
+def test_two_groups_in_one_process_are_two_processes(ranks):
+    """Keys, losses, gradients and running statistics, in float64."""
+    torch.manual_seed(0)
+    model = tiny_gersp(key_bn="split", split_size=8).double()
+    arguments = batch(rs=16, natural=16, dtype=torch.float64)
+    torch.manual_seed(1)  # the order of the keys
+    losses = model.loss(**arguments)
+    total(losses).backward()
+    assert model.groups.number == 2
+    groups = [rank["one group"] for rank in ranks]
+    close = dict(rtol=1e-9, atol=1e-10)
+    for name, loss in losses.items():
+        if "loss" in name:
+            mean = sum(group["losses"][name] for group in groups) / 2
+            torch.testing.assert_close(loss, mean, **close)
+            assert groups[0]["losses"][name] != groups[1]["losses"][name]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            mean = sum(group["gradients"][name] for group in groups) / 2
+            torch.testing.assert_close(parameter.grad, mean, **close)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            mean = sum(group["buffers"][name] for group in groups) / 2
+            torch.testing.assert_close(buffer, mean, **close)
+    queue = groups[0]["buffers"]["queue"][:16]  # by rank, ours by image
+    torch.testing.assert_close(
+        model.queue[:16].view(8, 2, -1).transpose(0, 1), queue.view(2, 8, -1)
+    )
+
+
+def test_every_rank_can_split_its_batch(ranks):
+    first, second = (rank["split"] for rank in ranks)
+    for name, tensor in first["parameters"].items():
+        assert torch.equal(tensor, second["parameters"][name]), name
+    assert torch.equal(first["queue"], second["queue"])
+    assert first["losses"] != second["losses"] and first["without_gradient"] == set()
 
 
 def test_an_evaluation_that_fails_on_one_rank_is_given_up_by_both(ranks):

@@ -119,6 +119,20 @@ def test_resume_is_exact_wherever_the_signal_comes(pair_data, tmp_path, whole, w
     assert_same_training_state(tmp_path / "epoch_3.pth", whole / "epoch_3.pth")
 
 
+def test_resume_is_exact_where_keys_are_dealt_to_groups(pair_data, tmp_path):
+    def splitting(name):
+        cfg = config(pair_data, tmp_path / name, **ACCUMULATING)
+        cfg.model.update(key_bn="split", split_size=2)
+        return cfg
+
+    train(splitting("whole"))
+    cfg = splitting("killed")
+    interrupt(cfg, signal.SIGINT, iteration=6)
+    train(resumed(cfg, tmp_path / "killed" / "iter_6.pth"))
+    ends = [tmp_path / name / "epoch_3.pth" for name in ("killed", "whole")]
+    assert_same_training_state(*ends)
+
+
 def test_several_interruptions_in_one_epoch(pair_data, tmp_path, whole):
     cfg = config(pair_data, tmp_path)
     for iteration in (5, 6, 7):

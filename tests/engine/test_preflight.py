@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 
-from gersp_mm.engine.preflight import batch, shapes
+from gersp_mm.engine.preflight import batch, shapes, teacher
 from gersp_mm.engine.preflight.findings import Finding, refuse_errors, run_checks
 from gersp_mm.utils.errors import UserError
 from tests.support.runs import build, demo_config, refusal_of
@@ -184,6 +184,22 @@ def test_shuffling_on_one_process_is_said_not_to_work(pair_data, tmp_path):
     cfg = demo_config(pair_data, tmp_path, iterations=1)
     assert "key_bn='shuffle' has no effect with one process" in warnings_of(cfg)
     cfg.model.key_bn = "none"
+    assert "key_bn" not in warnings_of(cfg)
+
+
+def test_what_splits_a_batch_is_said(pair_data, tmp_path):
+    cfg = demo_config(pair_data, tmp_path, iterations=1)  # of 4 images
+    cfg.model.key_bn = "split"
+    assert "key_bn='split' needs two groups of at least 8 images" in warnings_of(cfg)
+    cfg.model.update(key_bn="auto", split_size=2)
+    runner = build(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    with mock.patch.object(runner.logger, "info") as info:
+        assert list(teacher.check_batch_norm(runner)) == []
+    info.assert_called_once_with(
+        "key_bn='split' (chosen by 'auto' for one process): BatchNorm in 2 groups of 2 images of "
+        "each kind"
+    )
     assert "key_bn" not in warnings_of(cfg)
 
 

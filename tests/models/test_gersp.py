@@ -270,7 +270,10 @@ class TestRefusals:
             (dict(queue_len=0), "queue_len cannot be 0. Set it to a whole number of at least 1"),
             (dict(queue_len=20.5), "queue_len cannot be 20.5"),
             (dict(symmetric="no"), "symmetric cannot be 'no'. Set it to True or False"),
-            (dict(key_bn="shuffel"), "key_bn must be one of 'shuffle', 'sync', 'none'"),
+            (
+                dict(key_bn="shuffel"),
+                "key_bn must be one of 'shuffle', 'split', 'sync', 'none', 'auto'",
+            ),
             (dict(teacher_init="random"), "teacher_init must be one of 'copy', 'separate'"),
             (dict(teacher_projector="no"), "teacher_projector must be one of 'ema', 'frozen'"),
             (dict(neck=None), "needs both neck and head"),

@@ -80,11 +80,15 @@ def batch() -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize(("precision", "kept"), [("fp32", False), ("bf16", False), ("fp32", True)])
+@pytest.mark.parametrize(
+    ("precision", "kept", "key_bn"),
+    [("fp32", False, "shuffle"), ("bf16", False, "split"), ("fp32", True, "split")],
+)
 def test_nothing_in_a_step_reads_a_value(
-    pair_data, tmp_path, monkeypatch, precision, kept, request
+    pair_data, tmp_path, monkeypatch, precision, kept, key_bn, request
 ):
     cfg = demo_config(pair_data, tmp_path)
+    cfg.model.update(key_bn=key_bn, split_size=2)
     real = MODELS.build(cfg.model)
     batches = [batch() for _ in range(3)]
     mode = request.getfixturevalue("on_fake_gpu")

@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_rank
+from mmengine.dist import all_gather, get_rank
 from mmengine.hooks import Hook
+from torch.nn import functional
 
 from gersp_mm.checkpoints import latest_checkpoint
 from gersp_mm.engine.launch import join_cpu_processes
 from gersp_mm.evaluation.features import extract_features
 from gersp_mm.models import key_exchange
+from gersp_mm.models.key_norm import deal
 from gersp_mm.utils.model import unwrap
+from tests.support.models import batch, tiny_gersp, total
 from tests.support.runs import build, demo_config, load, resumed
 from tests.support.smoke import CONFIGS, narrow, smoke_twin
 
@@ -66,6 +69,13 @@ def paired_config(data: Path, work_dir: Path, world_size: int) -> Config:
 
 def without_batch_norm(cfg: Config) -> Config:
     cfg.model.backbone.norm_cfg = dict(type="GN", num_groups=4)
+    return cfg
+
+
+def split_batches(cfg: Config) -> Config:
+    """Two groups of two images of each kind in every process."""
+    cfg.model.update(key_bn="split", split_size=2)
+    cfg.train_dataloader.batch_size = 4
     return cfg
 
 
@@ -119,6 +129,33 @@ def shuffled_keys(data: Path, work_dir: Path) -> dict[str, Any]:
         model.key_bn = key_bn
         keys[f"{key_bn}_batch_statistics"] = model._teacher_keys(images)
     return dict(numbers=numbers, seen=seen, keys=keys)
+
+
+def one_group(n: int = 16) -> dict[str, Any]:
+    """A step of the process that has every second image, whose keys are dealt as in `split`."""
+    rank, number = get_rank(), 2
+    torch.manual_seed(0)
+    model = tiny_gersp(key_bn="none").double()
+    arguments = batch(rs=n, natural=n, dtype=torch.float64)
+    torch.manual_seed(1)
+    order = deal(n, number)
+
+    def dealt_keys(images: torch.Tensor) -> torch.Tensor:
+        own = order[rank::number]
+        with torch.no_grad():
+            keys = functional.normalize(model.teacher(arguments["inputs"]["rs_key"][own])[0], dim=1)
+        gathered = torch.cat(all_gather(keys)).view(number, n // number, -1)
+        return gathered.transpose(0, 1).flatten(0, 1)[order.argsort()][rank::number]
+
+    model._teacher_keys = dealt_keys
+    inputs = {name: images[rank::number] for name, images in arguments["inputs"].items()}
+    losses = model.loss(inputs, arguments["data_samples"][rank::number])
+    total(losses).backward()
+    return dict(
+        losses={name: value.detach() for name, value in losses.items()},
+        gradients={name: p.grad for name, p in model.named_parameters() if p.requires_grad},
+        buffers=dict(model.named_buffers()),
+    )
 
 
 def exchanged(n: int, precision: str) -> dict[str, Any]:
@@ -211,6 +248,7 @@ def main(data: Path, out: Path) -> None:
     case("whole_method")
     case("no_batch_norm", without_batch_norm)
     case("contrastive_only", lambda cfg: cfg.model.update(alpha=0))
+    case("split", split_batches)
     case("natural_only", lambda cfg: cfg.model.update(neck=None, head=None))
     case("other_seed_a_rank", lambda cfg: cfg.update(randomness=dict(seed=0, diff_rank_seed=True)))
 
@@ -229,6 +267,7 @@ def main(data: Path, out: Path) -> None:
     for name in BASELINES:
         results[name] = baseline(name, data, out / name)
     results["shuffle"] = shuffled_keys(data, out / "shuffle")
+    results["one group"] = one_group()
     results["exchange"] = {
         (n, precision): exchanged(n, precision) for n in (1, 5, 8) for precision in ("fp32", "bf16")
     }

@@ -10,7 +10,8 @@ from mmengine.dist import get_world_size
 from torch import nn
 
 from gersp_mm.engine.preflight.findings import Finding
-from gersp_mm.models.key_norm import KEY_NORMS, Place
+from gersp_mm.models.batch_norm import GroupedBatchNorm
+from gersp_mm.models.key_norm import KEY_NORMS, Place, chosen, describe
 from gersp_mm.models.preprocessor import PairedDataPreprocessor
 from gersp_mm.utils.model import unwrap
 
@@ -86,11 +87,21 @@ def check_batch_norm(runner: Any) -> Iterator[Finding]:
     teacher = getattr(model, "teacher", None)
     if teacher is None:
         return
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in teacher.modules()):
+    layers = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
         return
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    place = Place(get_world_size(), runner.train_dataloader.batch_size, on_cpu)
-    for problem in KEY_NORMS[model.key_bn].problems(place):
+    place = Place(
+        world_size=get_world_size(),
+        batch_size=runner.train_dataloader.batch_size,
+        on_cpu=next(model.parameters()).device.type == "cpu",
+        split_size=model.split_size,
+        other_layers=tuple(
+            sorted({type(m).__name__ for m in layers if not isinstance(m, GroupedBatchNorm)})
+        ),
+    )
+    if text := describe(model.key_bn, place):
+        runner.logger.info(text)
+    for problem in KEY_NORMS[chosen(model.key_bn, place.world_size)].problems(place):
         if problem.fix:
             yield Finding(*problem)
         else:
