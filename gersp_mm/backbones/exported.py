@@ -233,7 +233,7 @@ def export_backbone(
         backbone: Config from which the network is built later. It is only stored if it is plain
             data.
         **facts: Further entries of ``meta``, such as ``iterations``, ``frozen``, ``run_id``,
-            ``weights`` and ``pixel_scale``; None is left out.
+            ``weights``, ``precision`` and ``pixel_scale``; None is left out.
 
     Returns:
         The ``meta`` that was written.

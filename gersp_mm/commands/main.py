@@ -15,6 +15,7 @@ COMMANDS = {
     "pretrain": "pre-train a backbone on images of your own",
     "train": "train by any config, pre-training or downstream",
     "test": "evaluate a checkpoint, draw or submit its predictions",
+    "plan": "say what fits into memory and how long a pre-training takes",
     "check": "look at a folder of images before a training",
     "export": "write a backbone for mmlab, torchvision, timm or a model hub",
     "push": "upload an exported hub folder",

@@ -65,6 +65,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--scale", nargs="+",
         help="scale by 'percentile', or by the lowest and highest value [percentile]")  # fmt: skip
     add("--window", help="read windows with this side from large images: 512, or '384 m' [512]")
+    add("--amp", choices=("auto", "fp16", "bf16", "fp32"), default="auto",
+        help="train in this precision [auto: what the GPU or processor multiplies]")  # fmt: skip
     add("--seed", type=int, default=0, help="seed all random draws [0]")
     add("--out", type=Path, default=Path("work_dirs/pretrain"), metavar="DIR",
         help="write config, checkpoints and backbone to DIR [work_dirs/pretrain]")  # fmt: skip
@@ -95,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
     asked = {name: _plain(value) for name, value in vars(args).items() if name not in UNSTORED}
     known = folder.read(SETTINGS)
     if known is not None and not args.overwrite:
+        known.setdefault("amp", args.amp)  # Older runs have it in their config alone.
         remedy = "repeat its options to resume it, or add --overwrite, or choose another --out"
         folder.require_settings(known, asked, remedy)
     if known is None or args.overwrite:
@@ -130,6 +133,7 @@ def run(args: argparse.Namespace) -> None:
 def compose(args: argparse.Namespace, source: dict[str, Any], decisions: list[Decision]) -> Any:
     """Return the config of the pre-training."""
     from gersp_mm.engine.config import apply_switches, merge_options, read_config
+    from gersp_mm.engine.launch import use_amp
     from gersp_mm.engine.options import parse_options
     from gersp_mm.engine.preflight.findings import refuse_errors
     from gersp_mm.engine.preflight.names import check_options
@@ -166,6 +170,7 @@ def compose(args: argparse.Namespace, source: dict[str, Any], decisions: list[De
         dataset.natural_pipeline[0].size = crop
     if args.weights:
         cfg.pretrained = args.weights
+    use_amp(cfg, args.amp)
     given = parse_options(args.cfg_options, cfg)
     refuse_errors(check_options(cfg, given))
     merge_options(cfg, given)

@@ -59,6 +59,8 @@ remote-sensing images, batches and queue get smaller: the queue holds at most on
         help="use these natural images, one sub-folder per class")  # fmt: skip
     add("--epochs", type=int, help="pre-train for this many epochs [as in the config]")
     add("--seed", type=int, default=0, help="seed pre-training and evaluation [0]")
+    add("--amp", choices=("auto", "fp16", "bf16", "fp32"), default="fp32",
+        help="train in this precision [fp32]")  # fmt: skip
     add("--work-dir", type=Path, metavar="DIR", help="write results to DIR [work_dirs/quickstart]")
     add(
         "--force", action="store_true", help="discard the run in the work directory and train again"
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         name: str(getattr(args, name).resolve()) if getattr(args, name) else None
         for name in ("remote_sensing", "natural")
     }
-    settings = dict(epochs=epochs, seed=args.seed, **own)
+    settings = dict(epochs=epochs, seed=args.seed, amp=args.amp, **own)
     claim(folder, settings, args.force)
     steps = Steps(total=5)
     images, manifest = steps.run("images", prepare_images, own, work_dir)
@@ -115,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
         steps.run("pre-training (done before)", lambda: None)
     else:
         command = [sys.executable, resource("tools", "train.py"), config, "--work-dir", work_dir]
-        command += ["--resume", "auto", "--cfg-options", *options]
+        command += ["--resume", "auto", "--amp", settings["amp"], "--cfg-options", *options]
         length = run_length(with_epochs(cfg, epochs))
         steps.run(
             "pre-training",
@@ -177,7 +179,7 @@ def claim(folder: RunFolder, settings: dict[str, Any], force: bool) -> None:
 
     Args:
         folder: The work directory.
-        settings: Settings of the run.
+        settings: Settings of the run. The run goes on in the precision of an older one.
         force: Whether the files of an older run are removed.
 
     Raises:
@@ -197,6 +199,8 @@ def claim(folder: RunFolder, settings: dict[str, Any], force: bool) -> None:
         for scalars in work_dir.glob(str(Path(SCALARS).parent)):
             shutil.rmtree(scalars.parent)
     elif known is not None:
+        if "amp" not in known:  # an older run, which was in fp32
+            known["amp"] = settings["amp"] = "fp32"
         remedy = "add --force to replace it, or choose another --work-dir"
         folder.require_settings(known, settings, remedy)
     folder.write(SETTINGS, settings)

@@ -23,6 +23,7 @@ from gersp_mm.engine.config import read_config
 from gersp_mm.engine.hooks.watch import WatchHook
 from gersp_mm.engine.logs import ContinueLogsHook
 from gersp_mm.engine.loop import make_resumable
+from gersp_mm.engine.precision import Choice, choose_precision
 from gersp_mm.engine.preflight.building import told_in_one_line
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
 from gersp_mm.engine.preflight.classes import fill_class_count
@@ -39,6 +40,7 @@ VIS_BACKENDS = {
     "wandb": ("WandbVisBackend", "wandb", "wandb"),
     "mlflow": ("MLflowVisBackend", "mlflow", "mlflow"),
 }
+MIXED_PRECISION = ("AmpOptimWrapper", "ApexOptimWrapper", "BFloat16OptimWrapper")
 MMENGINE_HOOKS = (
     "runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint",
 )  # fmt: skip
@@ -202,29 +204,37 @@ def _check_environment(launcher: str, *names: str) -> None:
         )
 
 
-def use_amp(cfg: Config, precision: str) -> None:
-    """Switch the optimizer wrapper to automatic mixed precision.
+def use_amp(cfg: Config, precision: str) -> Choice:
+    """Set the precision of an optimizer wrapper: automatic mixed precision, or fp32.
 
     Args:
         cfg: Changed in place.
-        precision: ``'fp16'``, ``'bf16'`` or ``'auto'``.
+        precision: ``'fp16'``, ``'bf16'``, ``'fp32'``, or ``'auto'`` for what this machine
+            multiplies, see :func:`gersp_mm.engine.precision.choose_precision`.
+
+    Returns:
+        The precision and the reason for it.
 
     Raises:
         UserError: fp16 is requested without a GPU.
     """
-    on_gpu = torch.cuda.is_available()
+    choice = Choice(precision, "as asked for")
     if precision == "auto":
-        precision = "bf16" if not on_gpu or torch.cuda.is_bf16_supported() else "fp16"
-    if precision == "fp16" and not on_gpu:
-        raise UserError("--amp fp16 needs a GPU. Use --amp bf16, or leave it out, which is faster.")
+        choice = choose_precision(several=cfg.get("launcher", "none") != "none")
+    if choice.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("--amp fp16 needs a GPU. Use --amp auto, which chooses by the processor.")
     wrapper = cfg.optim_wrapper
-    if precision == "fp16":
+    if choice.precision == "fp16":
         wrapper.type, wrapper.dtype = "AmpOptimWrapper", "float16"
         wrapper.setdefault("loss_scale", "dynamic")
-    else:
+        return choice
+    for name in ("dtype", "loss_scale"):  # options of an AmpOptimWrapper
+        wrapper.pop(name, None)
+    if choice.precision == "bf16":
         wrapper.type = "gersp_mm.BFloat16OptimWrapper"
-        for name in ("dtype", "loss_scale"):  # options of an AmpOptimWrapper
-            wrapper.pop(name, None)
+    elif str(wrapper.get("type")).rpartition(".")[2] in MIXED_PRECISION:
+        wrapper.type = "OptimWrapper"
+    return choice
 
 
 def log_to(cfg: Config, name: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from mmengine.config import Config
 
 from gersp_mm.backbones.load import load_backbone
 from gersp_mm.commands import pretrain
+from gersp_mm.engine import precision
 from gersp_mm.registry import DATASETS
 from tests.support.smoke import forget_runs, write_classes, write_images
 
@@ -27,7 +30,9 @@ def folders(tmp_path, monkeypatch):
     forget_runs()
 
 
-def test_a_folder_becomes_a_backbone_and_the_same_command_resumes(folders, capsys):
+def test_a_folder_becomes_a_backbone_and_the_same_command_resumes(folders, capsys, monkeypatch):
+    (folders / "cpuinfo").write_text("flags : amx_tile amx_bf16\n")
+    monkeypatch.setattr(precision, "CPUINFO", folders / "cpuinfo")
     words = ["--images", "tiles", "--natural", "photographs", "--out", "out", *ARGS, *SMALL]
     pretrain.main(words)
     said = capsys.readouterr().out
@@ -44,9 +49,17 @@ def test_a_folder_becomes_a_backbone_and_the_same_command_resumes(folders, capsy
     assert cfg.train_dataloader.dataset.rs_pipeline[0].preset == "overhead"
     exported = folders / "out/resnet18_backbone.pth"
     first = torch.load(exported, weights_only=True)
+    assert "; precision bf16: this processor multiplies it (AMX)" in said
+    assert cfg.optim_wrapper.type == "gersp_mm.BFloat16OptimWrapper"
+    checkpoint = torch.load(folders / "out/epoch_1.pth", weights_only=False)
+    assert first["meta"]["precision"] == checkpoint["meta"]["precision"] == "bf16"
     assert load_backbone(folders / "out").meta.method == "GeRSP"
     forget_runs()
 
+    settings = folders / "out" / pretrain.SETTINGS
+    older = json.loads(settings.read_text())
+    assert older.pop("amp") == "auto"
+    settings.write_text(json.dumps(older))  # as before there was --amp
     pretrain.main(words)  # finished: nothing is trained again
     assert first["meta"]["run_id"] == torch.load(exported, weights_only=True)["meta"]["run_id"]
     forget_runs()
@@ -67,8 +80,9 @@ def test_without_natural_images_the_choices_are_offered(folders, capsys):
 
 def test_contrastive_alone_has_no_second_branch(folders, capsys):
     words = ["--images", "tiles", "--natural", "none", *ARGS]
-    pretrain.main([*words, "--dry-run"])
+    pretrain.main([*words, "--amp", "fp32", "--dry-run"])
     cfg = Config.fromfile(folders / "work_dirs/pretrain/resnet18.py")
+    assert cfg.optim_wrapper.type == "OptimWrapper"
     assert cfg.model.natural_head is None and cfg.train_dataloader.dataset.natural is None
     assert not list(folders.rglob("*.pth"))
     small = [option for option in SMALL[1:] if "natural_head" not in option]

@@ -136,41 +136,6 @@ def test_launcher_pytorch_without_torchrun_is_one_error_on_gpus_too(monkeypatch)
         load(DEMO, "--launcher", "pytorch")
 
 
-def amp_config(**wrapper):
-    return Config(dict(optim_wrapper=dict(type="OptimWrapper", **wrapper)))
-
-
-@pytest.mark.parametrize("precision", ["auto", "bf16"])
-def test_bf16_on_cpus(monkeypatch, precision):
-    no_gpu(monkeypatch)
-    cfg = amp_config(loss_scale="dynamic", dtype="float16", accumulative_counts=2)
-    launch.use_amp(cfg, precision)
-    assert cfg.optim_wrapper.to_dict() == dict(
-        type="gersp_mm.BFloat16OptimWrapper", accumulative_counts=2
-    )
-
-
-def test_fp16_on_cpus_is_refused(monkeypatch):
-    no_gpu(monkeypatch)
-    with pytest.raises(UserError, match="--amp fp16 needs a GPU. Use --amp bf16"):
-        launch.use_amp(amp_config(), "fp16")
-
-
-@pytest.mark.parametrize(
-    "has_bf16, wrapper",
-    [
-        (True, dict(type="gersp_mm.BFloat16OptimWrapper")),
-        (False, dict(type="AmpOptimWrapper", dtype="float16", loss_scale="dynamic")),
-    ],
-)
-def test_auto_on_gpus_prefers_bf16(monkeypatch, has_bf16, wrapper):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
-    cfg = amp_config()
-    launch.use_amp(cfg, "auto")
-    assert cfg.optim_wrapper.to_dict() == wrapper
-
-
 def test_scalars_go_to_one_more_place_once():
     cfg = Config(dict(visualizer=dict(type="Visualizer", vis_backends=[])))
     launch.log_to(cfg, "tensorboard")

@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from gersp_mm.checkpoints.compare import not_finite
 from gersp_mm.checkpoints.find import ATTEMPT, RUN_ID, find_checkpoints
 from gersp_mm.checkpoints.resume import optimizer_tensors, require_same_run
+from gersp_mm.engine.precision import PRECISION, precision_of
 from gersp_mm.engine.resumed_options import OptimizerChanges, OptionChanges
 from gersp_mm.engine.runs import together
 from gersp_mm.registry import HOOKS
@@ -105,10 +106,11 @@ class CheckpointCheckHook(Hook):
             )
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Add the run's id, and refuse weights or an optimizer state that are not finite."""
+        """Add the run's id and precision, and refuse weights or a state that are not finite."""
         if self.run_id is not None:
             checkpoint["meta"][RUN_ID] = self.run_id
         checkpoint["meta"][ATTEMPT] = self.attempt
+        checkpoint["meta"][PRECISION] = precision_of(runner.optim_wrapper)
         tensors = dict(checkpoint["state_dict"])
         if "optimizer" in checkpoint:
             model = unwrap(runner.model)

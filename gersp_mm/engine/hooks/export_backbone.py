@@ -15,6 +15,7 @@ from gersp_mm.backbones.normalisation import Normalisation
 from gersp_mm.checkpoints.find import RUN_ID
 from gersp_mm.datasets.loading import PIXEL_SCALE
 from gersp_mm.engine.hooks.checkpoint_check import averaged_model
+from gersp_mm.engine.precision import precision_of
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, check_choice
 from gersp_mm.utils.model import unwrap
@@ -90,6 +91,7 @@ class ExportBackboneHook(Hook):
             frozen=_frozen_stages(model.backbone),
             run_id=checkpoint["meta"].get(RUN_ID),
             weights=weights,
+            precision=precision_of(runner.optim_wrapper),
             pixel_scale=_pixel_scale(runner),
         )
         self.path = path

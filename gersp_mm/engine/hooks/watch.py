@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
-from mmengine.optim import AmpOptimWrapper
 
 from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.engine.hooks.bad_images import SOURCES
+from gersp_mm.engine.precision import described
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.console import Bar, progress_bar
 from gersp_mm.utils.errors import counted
@@ -143,14 +143,11 @@ def _is_scenes(source: Any) -> bool:
 
 
 def _device(wrapper: Any) -> str:
-    precision = "fp32"
-    if isinstance(wrapper, AmpOptimWrapper):
-        precision = "fp16" if wrapper.cast_dtype == torch.float16 else "mixed precision"
-    elif "BFloat16" in type(wrapper).__name__:
-        precision = "bf16"
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {precision}"
-    return f"CPU, {counted(torch.get_num_threads(), 'thread')}, {precision}"
+        device = torch.cuda.get_device_name()
+    else:
+        device = f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    return f"{device}; {described(wrapper)}"
 
 
 def _latest(runner: Any) -> dict[str, float]:

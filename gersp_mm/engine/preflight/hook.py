@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
+from gersp_mm.engine.precision import described
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS, RUN_CHECKS, TEST_CHECKS
 from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.engine.preflight.operators import tell_operators
@@ -29,6 +30,7 @@ class PreflightHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Run the checks of the config and of the built run."""
         tell_operators(runner)
+        runner.logger.info(described(runner.optim_wrapper))
         findings = run_checks(CONFIG_CHECKS, runner.cfg) + run_checks(RUN_CHECKS, runner)
         warn(findings, runner.logger.warning)
         refuse_errors(findings)
