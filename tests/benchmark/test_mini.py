@@ -115,7 +115,7 @@ def test_every_row_builds_and_has_the_same_updates(row, data, monkeypatch):
         for source in (dataset.remote_sensing, dataset.natural)
         if source is not None
     ]
-    steps = max(sizes) // cfg.train_dataloader.batch_size
+    steps = max(sizes) // (cfg.train_dataloader.batch_size * run.processes)
     updates = 2400 if "2,400 updates" in row else cfg.settings.updates
     decay = cfg.param_scheduler[1]
     assert steps * cfg.train_cfg.max_epochs == updates == decay.end == decay.begin + decay.T_max
@@ -126,12 +126,18 @@ def test_every_row_builds_and_has_the_same_updates(row, data, monkeypatch):
     assert model.with_natural_branch == (dataset.natural is not None)
 
 
+def test_a_row_of_two_processes_is_started_by_torchrun():
+    run = next(run for run in all_runs() if run.row == "GeRSP, key_bn=shuffle")
+    start = "python -m torch.distributed.run --standalone --nproc_per_node=2 tools/train.py "
+    assert run.words.startswith(start) and " --launcher pytorch " in run.words
+
+
 def test_seeds_of_the_rows():
     groups = yaml.safe_load((MINI / "rows.yml").read_text())
     assert {name: len(group["seeds"]) for name, group in groups.items()} == dict(
-        main=3, parts=2, alpha=2, half=3, remedies=1, repeated=3, queue=3, long=3
+        main=3, parts=2, alpha=2, half=3, remedies=1, repeated=3, queue=3, long=3, key_bn=3
     )
-    assert len({run.folder for run in all_runs()}) == len(all_runs()) == 18 * 3 + 8 * 2 + 6
+    assert len({run.folder for run in all_runs()}) == len(all_runs()) == 21 * 3 + 8 * 2 + 6
     assert {run.row for run in all_runs() if run.finetune} == set(groups["main"]["rows"])
 
 
