@@ -9,6 +9,7 @@ Examples:
   python benchmarks/speed/step.py --setting r18-64 --rounds 20 --record
   python benchmarks/speed/step.py --arch 50 --size 224 --batch 256 --device cuda --amp bf16
   python benchmarks/speed/step.py --setting r18-64 --only ours released
+  python benchmarks/speed/step.py --setting r18-64 --only ours bf16 --no-micro
 """
 
 from __future__ import annotations
@@ -41,16 +42,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from gersp_mm.engine import launch
+from gersp_mm.engine.precision import cpu_multiplies_bf16
 from gersp_mm.models.info_nce import InfoNCEHead
 from gersp_mm.models.negative_queue import enqueue
 from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.memory import keep_freed_memory
+from gersp_mm.utils.provenance import processor
 
 SETTINGS = {
     "r50-224": dict(arch=50, size=224, batch=8),
     "r18-64": dict(arch=18, size=64, batch=64),
 }
-CONTENDERS = ("ours", "released", "mmpretrain", "lightly")
+CONTENDERS = ("ours", "bf16", "released", "mmpretrain", "lightly")
+OURS_BF16 = "ours, bf16"
 BOUND, CONTIGUOUS_BOUND = "bound", "bound, contiguous"
 # Dense TFLOP/s by a part of the device's name, from the vendor's data sheets: with TF32, which
 # PyTorch's convolutions use, and with bfloat16.
@@ -187,6 +191,9 @@ def build(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[
     makers: dict[str, Callable[[], Callable[[peers.Batch], Any]]] = {}
     if "ours" in args.only:
         makers["ours"] = lambda: ours.step
+    if "bf16" in args.only and not amp:
+        low = load_config(args.arch, args.queue, "bf16")
+        makers[OURS_BF16] = lambda: Ours(low, device).step
     if "released" in args.only:
         makers["released"] = lambda: released(False)
         if amp:
@@ -307,9 +314,14 @@ def main(args: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = True  # as in the configs
     title = f"ResNet-{args.arch}, {args.size} px, {args.batch}+{args.batch} images"
     title += f", queue {args.queue}, {args.device}" + (f", {args.amp}" if args.amp else "")
+    if args.device == "cpu":
+        amx = "with" if cpu_multiplies_bf16() else "without"
+        print(f"{processor()}, {amx} AMX, {torch.get_num_threads()} threads")
     steps, memory, model = build(args)
     times = interleave(steps, args.rounds, args.warmup, args.device)
     values: dict[str, Any] = dict(step_ms=spreads(times))
+    if args.device == "cpu":
+        values["amx"] = cpu_multiplies_bf16()
     ratios = {f"{n} / ours": paired_ratio(times, n, "ours") for n in times if n != "ours"}
     ratios = {name: ratio for name, ratio in ratios.items() if not name.startswith(BOUND)}
     for name in (BOUND, CONTIGUOUS_BOUND):

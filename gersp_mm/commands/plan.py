@@ -242,4 +242,9 @@ def _command(
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    run_tool(run, parse_args(argv))
+    import warnings
+
+    args = parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's advice to the hosts' checkpointing
+        run_tool(run, args)
