@@ -49,6 +49,7 @@ from gersp_mm.augmentation.device import crop_batch, recolour_batch
 from gersp_mm.augmentation.draw import VIEW_DRAW, draw_view, unpack
 from gersp_mm.augmentation.host import apply_compiled, apply_with_pil, has_numba
 from gersp_mm.augmentation.view import PRESETS
+from gersp_mm.checkpoints.read import read_checkpoint
 from gersp_mm.evaluation.knn import knn_predict
 from gersp_mm.models.info_nce import InfoNCEHead
 from gersp_mm.models.negative_queue import enqueue, random_queue
@@ -490,7 +491,7 @@ def resume_and_export(ctx: Context) -> None:
         return folder
 
     def state(file: Path) -> dict[str, torch.Tensor]:
-        content = torch.load(file, map_location="cpu", weights_only=False)["state_dict"]
+        content = read_checkpoint(file).data["state_dict"]
         return {name: value for name, value in content.items() if value.is_floating_point()}
 
     first, second = run("first"), run("second")

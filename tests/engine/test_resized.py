@@ -135,7 +135,7 @@ def test_other_tensors_are_compared_exactly(tmp_path):
     with pytest.raises(UserError, match="cls_token"):
         check(build(vit(64), checkpoint=str(path), prefix="backbone."), change)
     wide = dict(vit(64), arch=dict(SMALL, embed_dims=32))
-    with pytest.raises(UserError, match="Widths differ"):
+    with pytest.raises(UserError, match="The widths differ"):
         check(build(wide, checkpoint=str(path), prefix="backbone."))
 
 

@@ -126,7 +126,7 @@ def test_configs_without_their_images_are_measured_on_stand_ins(name):
         cfg.model.backbone.update(img_size=32, pad_small_map=True)
     samples = Samples(cfg)
     assert not samples.present and samples.number is None
-    assert samples.problem.endswith((" is no folder", " is no list"))
+    assert samples.problem.endswith((" is not a folder", " is not a list"))
     memory = measure_memory(Trial(cfg, samples))
     has_teacher = not any(word in name for word in ("simsiam", "imp"))
     assert (memory.teacher > 0) is has_teacher
@@ -241,7 +241,7 @@ def test_without_images_the_plan_says_what_it_leaves_open(tmp_path, capsys, monk
     plan.main(["gersp_r18_demo", "--gpus", "2", "--steps", "1", "--cfg-options", *sizes])
     said = capsys.readouterr().out
     assert "time    an epoch: unknown, because the images are not here" in said
-    assert "input   not measured: data/demo/remote_sensing.txt is no list" in said
+    assert "input   not measured: data/demo/remote_sensing.txt is not a list" in said
     assert "time    what the GPUs send to each other is not counted" in said
     assert "communication (a model: gradients)" in said
     command = said.splitlines()[-1]
