@@ -55,15 +55,7 @@ def apply_compiled(pixels: np.ndarray, draw: np.void) -> np.ndarray:
         H×W×3 uint8.
     """
     out = np.empty_like(pixels)
-    _kernel().recolour(
-        pixels,
-        draw["factors"],
-        draw["order"],
-        int(draw["grayscale"]),
-        bool(draw["hflip"]),
-        bool(draw["vflip"]),
-        out,
-    )
+    _kernel().recolour(pixels, np.frombuffer(draw, VIEW_DRAW), out)
     if draw["sigma"] > 0:  # The blur follows the colours and commutes with flips.
         out = np.array(_blur(Image.fromarray(out), draw))
     return out

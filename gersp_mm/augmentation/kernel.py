@@ -142,24 +142,22 @@ def _turn_round(tile, n):
 
 
 @_compiled
-def recolour(pixels, factors, order, grayscale, hflip, vflip, out):
+def recolour(pixels, draws, out):
     """Apply grayscale, jitter and flips of one draw.
 
     Args:
         pixels: H×W×3 uint8 RGB, contiguous; overwritten when there is a contrast operation.
-        factors: Factors in a record of :data:`gersp_mm.augmentation.draw.VIEW_DRAW`; the next
-            four arguments come from the same record.
-        order: Order of the operations, 4 int64.
-        grayscale: 0 (no), 1 (before the jitter) or 2 (after the jitter).
-        hflip: Whether to exchange left and right.
-        vflip: Whether to exchange top and bottom.
+        draws: One record of :data:`gersp_mm.augmentation.draw.VIEW_DRAW` as an array, which numba
+            recognises in a fifth of the time that it takes for a record alone.
         out: H×W×3 uint8, contiguous, not ``pixels``.
     """
+    draw = draws[0]
+    factors, hflip, vflip = draw.factors, draw.hflip, draw.vflip
     height, width = pixels.shape[0], pixels.shape[1]
     codes = np.empty(6, np.int64)
-    codes[0] = GRAY if grayscale == 1 else -1
-    codes[1:5] = order
-    codes[5] = GRAY if grayscale == 2 else -1
+    codes[0] = GRAY if draw.grayscale == 1 else -1
+    codes[1:5] = draw.order
+    codes[5] = GRAY if draw.grayscale == 2 else -1
     contrast = 0
     for slot in range(6):
         if codes[slot] == CONTRAST:
