@@ -57,7 +57,7 @@ from gersp_mm.utils.provenance import Provenance
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-EVALUATED = re.compile(r"\[(\d+/\d+)\] ")  # a job of tools/benchmarks/run.py
+EVALUATED = re.compile(r"^\[(\d+/\d+)\] ", re.MULTILINE)  # a job of tools/benchmarks/run.py
 TASKS = dict(
     frozen=[
         dict(protocol="knn", k=20, temperature=0.07),
