@@ -181,6 +181,40 @@ def test_check_env_of_an_installed_wheel(wheel_python: Path, tmp_path: Path) -> 
     assert "pre-training, classification  usable" in text
 
 
+def gersp(python: Path, *words: str | Path, cwd: Path) -> str:
+    return run(python.with_name("gersp"), *words, cwd=cwd, OMP_NUM_THREADS="1")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "demo_detection"])
+def test_help_of_the_wheel_names_no_script_of_a_checkout(
+    name: str, wheel_python: Path, tmp_path: Path
+) -> None:
+    text = gersp(wheel_python, name, "--help", cwd=tmp_path)
+    assert text.startswith(f"usage: gersp {name} ")
+    assert f"  gersp {name} --seed" in text and "bash tools/" not in text
+
+
+def test_the_wheel_draws_pairs_and_benchmarks(
+    wheel_python: Path, pair_data: Path, tmp_path: Path
+) -> None:
+    words = ["pretrain", "--images", pair_data / "rs", "--natural", pair_data / "natural"]
+    gersp(wheel_python, *words, "--arch", "resnet18", "--dry-run", "--out", "run", cwd=tmp_path)
+    gersp(wheel_python, "show", "pairs", "run/resnet18.py", "--out", "pairs.png", cwd=tmp_path)
+    assert (tmp_path / "pairs.png").stat().st_size > 1000
+    for path in (pair_data / "natural").rglob("*.jpg"):
+        part = tmp_path / ("train" if int(path.stem) < 4 else "test") / path.parent.name
+        part.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, part)
+    (tmp_path / "plan.yml").write_text(
+        "checkpoints: {random: null}\narch: resnet18\nseeds: [0]\nwork_dir: bench\ndatasets:\n"
+        "  mine: {train: train, test: test, size: 32}\n"
+        "tasks: [{protocol: knn, data: mine, k: 1, temperature: 0.07}]\n"
+    )
+    text = gersp(wheel_python, "benchmark", "plan.yml", cwd=tmp_path)
+    assert "next: gersp table bench/results.jsonl" in text
+    assert (tmp_path / "bench" / "results.jsonl").read_text().count('"value":') == 1
+
+
 # Blocks of pages that the wheel alone can run, from any folder.
 WHEEL = re.compile(r"^<!-- wheel: ([\w-]+) -->\n```\w+\n(.*?)^```", re.M | re.S)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

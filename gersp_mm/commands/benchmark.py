@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"[{count}/{len(jobs)}] {state}: {job.title} ({job.identities[0].sentence})")
         return
     ran = runner.run(jobs)
-    print(f"{counted(ran, 'job')} run; next: python tools/benchmarks/table.py {out}")
+    print(f"{counted(ran, 'job')} run; next: gersp table {out}")
 
 
 def main(argv: list[str] | None = None) -> None:

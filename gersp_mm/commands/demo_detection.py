@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -38,10 +39,10 @@ SCORE = 0.3  # Predictions with a higher score are drawn.
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line."""
     parser = argparse.ArgumentParser(
-        prog="bash tools/demo_detection.sh",
+        prog=_as_called("bash tools/demo_detection.sh"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""examples:
+        epilog=_as_called("""examples:
   bash tools/quickstart.sh && bash tools/demo_detection.sh
   bash tools/demo_detection.sh --seeds 0 1 2
   bash tools/demo_detection.sh --epochs 1 --work-dir work_dirs/trees_1    # a quick trial
@@ -49,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 environment:
   GERSP_DATA   folder of the data sets; the scenes are looked for, or fetched to, demo/ below it
-               [data in the checkout]""",
+               [data in the checkout]"""),
     )
     add = parser.add_argument
     add("--checkpoint", type=lambda text: Path(text).expanduser(), metavar="FILE",
@@ -62,13 +63,20 @@ environment:
         help="write results to DIR [work_dirs/demo_detection]")  # fmt: skip
     args = parser.parse_args(argv)
     if not args.checkpoint.is_file():
-        how = "Run bash tools/quickstart.sh first, or name another file."
+        how = _as_called("Run bash tools/quickstart.sh first, or name another file.")
         parser.error(f"--checkpoint: there is no {args.checkpoint}. {how}")
     if args.epochs is not None and args.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
     if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
         parser.error(f"--seeds must be different and not negative, got {args.seeds}")
     return args
+
+
+def _as_called(text: str) -> str:
+    """Name the commands of ``gersp`` in a help text, not the launchers, where it was called."""
+    if not sys.argv[0].startswith("gersp "):
+        return text
+    return re.sub(r"bash tools/(\w+)\.sh", r"gersp \1", text)
 
 
 def run(args: argparse.Namespace) -> None:

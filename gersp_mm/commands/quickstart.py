@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,10 +41,10 @@ NOTABLE = ("kNN top-1", "resumed")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line."""
     parser = argparse.ArgumentParser(
-        prog="bash tools/quickstart.sh",
+        prog=_as_called("bash tools/quickstart.sh"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""examples:
+        epilog=_as_called("""examples:
   bash tools/quickstart.sh
   bash tools/quickstart.sh --seed 1 --work-dir work_dirs/quickstart_1
   bash tools/quickstart.sh --epochs 1                          # a quick trial
@@ -51,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 Sub-folders of --natural are its classes. Sub-folders of --remote-sensing, if there are two or
 more, are the classes of the evaluation; pre-training does not use them. Where there are few
-remote-sensing images, batches and queue get smaller: the queue holds at most one pass.""",
+remote-sensing images, batches and queue get smaller: the queue holds at most one pass."""),
     )
     add = parser.add_argument
     add("--remote-sensing", type=Path, metavar="DIR", help="use these remote-sensing images")
@@ -75,6 +76,13 @@ remote-sensing images, batches and queue get smaller: the queue holds at most on
     if args.seed < 0:
         parser.error(f"--seed must not be negative, got {args.seed}")
     return args
+
+
+def _as_called(text: str) -> str:
+    """Name the commands of ``gersp`` in a help text, not the launchers, where it was called."""
+    if not sys.argv[0].startswith("gersp "):
+        return text
+    return re.sub(r"bash tools/(\w+)\.sh", r"gersp \1", text)
 
 
 def run(args: argparse.Namespace) -> None:
