@@ -109,6 +109,11 @@ class TensorboardVisBackend(Tracker, host.TensorboardVisBackend):
         if self.cfg is not None:
             self._tensorboard.add_text("config", self.cfg.pretty_text, self.done)
 
+    def commit(self) -> None:
+        """Write the values to the file, of which a killed process would lose two minutes."""
+        if self._env_initialized:
+            self._tensorboard.flush()
+
 
 @VISBACKENDS.register_module()
 class WandbVisBackend(Tracker, host.WandbVisBackend):
