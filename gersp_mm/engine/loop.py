@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import bisect
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from gersp_mm.datasets.seeded import (
     set_epoch,
 )
 from gersp_mm.engine.hooks.checkpoint import ATOMIC_BACKEND
+from gersp_mm.engine.hooks.checkpoint_check import early_stopping_hooks
 from gersp_mm.engine.hooks.rng_state import RNGStateHook
 from gersp_mm.engine.signals import StopRequest, held_back
 from gersp_mm.registry import LOOPS
@@ -104,7 +106,8 @@ class _Resumable(BaseLoop):
 
     def _evaluation_due(self, done: int, last: int) -> bool:
         """Return whether to evaluate after epoch or iteration ``done`` of ``last``."""
-        self._decide_current_val_interval()
+        step = bisect.bisect(self.dynamic_milestones, done + 1)
+        self.val_interval = self.dynamic_intervals[step - 1]
         due = done % self.val_interval == 0 or done == last
         return self.runner.val_loop is not None and done >= self.val_begin and due
 
@@ -116,6 +119,14 @@ class _Resumable(BaseLoop):
             self._note_evaluation(True)
             self._stop.leave(self._save)
         self._stop_between_steps()
+
+    def _note_evaluation_to_come(self, due: bool) -> None:
+        """Let a run that resumes from the checkpoint written next begin with its evaluation.
+
+        The checkpoint precedes the evaluation, which an ``EarlyStoppingHook`` has to count.
+        """
+        if early_stopping_hooks(self.runner):
+            self._note_evaluation(due)
 
     def _note_evaluation(self, due: bool) -> None:
         self.runner.message_hub.update_info("evaluation_due", due)
@@ -239,6 +250,8 @@ class ResumableTrainLoop(_Resumable, EpochBasedTrainLoop):
         for idx, data_batch in enumerate(self._start(done), start=done):
             self.run_iter(idx, data_batch)
             self._stop_if_asked()
+        done = self._epoch + 1
+        self._note_evaluation_to_come(self._evaluation_due(done, self._max_epochs))
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
@@ -322,8 +335,9 @@ class ResumableIterTrainLoop(_Resumable, IterBasedTrainLoop):
         self._stop_between_steps()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
+            due = self._evaluation_due(self._iter + 1, self._max_iters)
+            self._note_evaluation_to_come(due)
             self.run_iter(next(batches))
-            due = self._evaluation_due(self._iter, self._max_iters)
             self._stop_if_asked(evaluation_due=due)
             if due:
                 self._evaluate()

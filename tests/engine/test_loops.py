@@ -6,9 +6,10 @@ from unittest import mock
 
 import pytest
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 
 from gersp_mm.checkpoints import latest_checkpoint
+from gersp_mm.engine.hooks.checkpoint_check import CheckpointCheckHook
 from gersp_mm.engine.loop import make_resumable
 from gersp_mm.engine.signals import SIGNALS
 from gersp_mm.utils.errors import UserError
@@ -306,6 +307,61 @@ def test_a_signal_within_an_evaluation_leaves_it_and_the_resumed_run_repeats_it(
     run(resumed(cfg_of(tmp_path), tmp_path / "iter_2.pth"), resumed_run)
     assert resumed_run.seen == whole.seen and [step for step, _ in whole.seen] == [2, 4]
     assert_same_training_state(tmp_path / "epoch_2.pth", tmp_path / "whole" / "epoch_2.pth")
+
+
+@pytest.mark.parametrize("unit", ["epoch", "iter"])
+def test_early_stopping_counts_on_in_a_run_killed_before_an_evaluation(
+    downstream_data, tmp_path, unit
+):
+    """Three evaluations without improvement end the run, with the second lost to ``kill -9``."""
+    by_epoch = unit == "epoch"
+
+    def cfg_of(work_dir):
+        cfg = downstream_twin("eurosat/finetune_r50_eurosat.py", downstream_data, work_dir)
+        cfg.model.backbone.init_cfg = None
+        steps = 1 if by_epoch else 2
+        kind = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
+        cfg.train_cfg = dict(type=kind, val_interval=steps) | {f"max_{unit}s": 8 * steps}
+        cfg.param_scheduler = []
+        cfg.default_hooks.checkpoint = dict(
+            type="gersp_mm.AtomicCheckpointHook", by_epoch=by_epoch, interval=steps
+        )
+        return cfg
+
+    class Monitored(Hook):
+        priority = "VERY_HIGH"
+
+        def __init__(self, killed_before=None):
+            self.killed_before = killed_before
+
+        def before_val(self, runner):
+            if runner.iter == self.killed_before:
+                raise RuntimeError("killed")
+
+        def after_val_epoch(self, runner, metrics=None):
+            metrics["accuracy/top1"] = {2: 5.0, 4: 4.0, 6: 3.0}.get(runner.iter, 2.0)
+
+    def run(cfg, hook):
+        patience = EarlyStoppingHook("accuracy/top1", rule="greater", patience=3)
+        runner = build(cfg, hook, patience, CheckpointCheckHook())
+        make_resumable(runner)
+        with mock.patch.object(runner.logger, "warning") as warning:
+            runner.train()
+        return runner, [call.args[0] for call in warning.call_args_list]
+
+    assert run(cfg_of(tmp_path / "whole"), Monitored())[0].iter == 8
+    with pytest.raises(RuntimeError, match="killed"):
+        run(cfg_of(tmp_path / "run"), Monitored(killed_before=4))
+    checkpoint = tmp_path / "run" / ("epoch_2.pth" if by_epoch else "iter_4.pth")
+    runner, texts = run(resumed(cfg_of(tmp_path / "run"), checkpoint), Monitored())
+    assert runner.iter == 8
+    assert not [text for text in texts if "EarlyStopping" in text]
+
+    older = load(checkpoint)
+    del older["early_stopping"]
+    torch.save(older, checkpoint)
+    _, texts = run(resumed(cfg_of(tmp_path / "run"), checkpoint), Monitored())
+    assert any("does not hold its best value of accuracy/top1" in text for text in texts)
 
 
 def test_too_few_images_for_a_batch_are_refused_with_the_numbers(pair_data, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
@@ -19,6 +20,8 @@ from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.model import unwrap
 
+EARLY_STOPPING = "early_stopping"  # key of a checkpoint: best value and patience by metric
+
 
 @HOOKS.register_module()
 class CheckpointCheckHook(Hook):
@@ -29,7 +32,8 @@ class CheckpointCheckHook(Hook):
 
     Every checkpoint holds the id of its run in ``meta['run_id']``, which a resumed run keeps, and
     the number of earlier resumes in ``meta['attempt']``. The tools of this package add this
-    hook to every run.
+    hook to every run. A resumed run keeps the best value and the patience of each
+    ``EarlyStoppingHook``.
 
     Raises:
         UserError: A run is resumed from a file whose model, optimizer, schedule or averaged model
@@ -42,6 +46,7 @@ class CheckpointCheckHook(Hook):
     attempt = 0
     _options: OptionChanges | None = None
     _optimizers: OptimizerChanges | None = None
+    _restarted: Sequence[str] = ()  # metrics whose EarlyStoppingHook lost its count
 
     def before_run(self, runner: Any) -> None:
         """Draw the id of the run, and note buffers that hold infinity by design, such as masks."""
@@ -70,6 +75,13 @@ class CheckpointCheckHook(Hook):
             earlier, _ = find_checkpoints(os.path.dirname(path), runner.work_dir)
             own = [e.progress.attempt for e in earlier if e.progress.run_id == self.run_id]
             self.attempt = 1 + max([checkpoint["meta"].get(ATTEMPT) or 0, *own])
+        stored = checkpoint.get(EARLY_STOPPING, {})
+        self._restarted = []
+        for hook in early_stopping_hooks(runner):
+            if (state := stored.get(hook.monitor)) is None:
+                self._restarted.append(hook.monitor)
+            else:
+                hook.best_score, hook.wait_count = state
         self._options = options
         self._optimizers = OptimizerChanges(
             checkpoint,
@@ -90,10 +102,11 @@ class CheckpointCheckHook(Hook):
         ):  # fmt: skip
             if options:
                 runner.logger.info(f"{title}: {listed(options, 20)}")
-        if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+        if self._restarted:
             runner.logger.warning(
-                "EarlyStoppingHook starts counting again in a resumed run, because checkpoints do "
-                "not hold its best value: the run may end later than without the interruption"
+                "EarlyStoppingHook starts counting again, because the checkpoint does not hold its "
+                f"best value of {listed(self._restarted)}: the run may end later than without the "
+                "interruption"
             )
         loop = runner.train_loop
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
@@ -111,6 +124,10 @@ class CheckpointCheckHook(Hook):
             checkpoint["meta"][RUN_ID] = self.run_id
         checkpoint["meta"][ATTEMPT] = self.attempt
         checkpoint["meta"][PRECISION] = precision_of(runner.optim_wrapper)
+        if hooks := early_stopping_hooks(runner):
+            checkpoint[EARLY_STOPPING] = {
+                hook.monitor: (float(hook.best_score), hook.wait_count) for hook in hooks
+            }
         tensors = dict(checkpoint["state_dict"])
         if "optimizer" in checkpoint:
             model = unwrap(runner.model)
@@ -133,3 +150,8 @@ def averaged_model(runner: Any) -> Any:
     """Return the averaged model of the run's ``EMAHook``, or None."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
     return hooks[0].ema_model if hooks else None
+
+
+def early_stopping_hooks(runner: Any) -> list[EarlyStoppingHook]:
+    """Return the hooks that may end the run before its last epoch."""
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
