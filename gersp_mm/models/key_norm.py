@@ -45,13 +45,11 @@ class Problem(NamedTuple):
 
     Attributes:
         field: Dotted key of the config.
-        value: Its value.
         text: What is wrong, a sentence.
         fix: What to do, a sentence; empty for a warning.
     """
 
     field: str
-    value: object
     text: str
     fix: str
 
@@ -71,7 +69,7 @@ class OwnBatch:
             "normalised by its own statistics."
         )
         fix = "Use at least 2 images per process."
-        return [Problem("train_dataloader.batch_size", 1, text, fix)]
+        return [Problem("train_dataloader.batch_size", text, fix)]
 
     def group_count(self, images: int, split_size: int) -> int:
         """Return the number of groups in which a process normalises its images of each kind."""
@@ -104,7 +102,7 @@ class ShuffledBatch(OwnBatch):
                 "of keys and queries from the same images, so that a run on one GPU differs from a "
                 "run on several. key_bn='split' works with one process"
             )
-            found.append(Problem("model.key_bn", "shuffle", text, ""))
+            found.append(Problem("model.key_bn", text, ""))
         return found
 
     def sent_bytes(self, images: torch.Tensor) -> int:
@@ -152,13 +150,13 @@ class SplitBatch(OwnBatch):
                 "of keys and queries from the same images, as with key_bn='none'. Use batches of "
                 f"{2 * fewest} or more"
             )
-            found.append(Problem("model.key_bn", "split", text, ""))
+            found.append(Problem("model.key_bn", text, ""))
         if place.other_layers:
             text = (
                 f"key_bn='split' cannot split {', '.join(place.other_layers)}, which takes the "
                 "statistics of keys and queries from the same images. Use nn.BatchNorm2d"
             )
-            found.append(Problem("model.key_bn", "split", text, ""))
+            found.append(Problem("model.key_bn", text, ""))
         return found
 
     def keys(self, encode: Encode, images: torch.Tensor, groups: Groups) -> torch.Tensor:
@@ -196,7 +194,7 @@ class SyncedBatch(OwnBatch):
         if not place.on_cpu:
             return []
         text = "model.key_bn='sync' needs GPUs, because SyncBN does not run on CPUs."
-        return [Problem("model.key_bn", "sync", text, "Use 'shuffle'.")]
+        return [Problem("model.key_bn", text, "Use 'shuffle'.")]
 
 
 KEY_NORMS = {

@@ -184,7 +184,7 @@ def refused_names(cfg: Config) -> list[str]:
             held = names.value_at(cfg, section)
             if section.partition(".")[0] not in known or not hasattr(held, "get"):
                 continue
-            finding = names._check_name(key, value, section, name, {}, held)
+            finding = names._check_name(key, section, name, {}, held)
             if finding is not None and finding.severity == "error":
                 refused.append(finding.text)
     return refused

@@ -15,58 +15,39 @@ from gersp_mm.utils.model import unwrap
 
 
 def check_queue(runner: Any) -> Iterator[Finding]:
-    """Find a queue that is smaller than the keys of one step."""
-    queue = getattr(unwrap(runner.model), "queue", None)
-    batch = runner.train_dataloader.batch_size
+    """Find a queue that is smaller than the keys of one step, never full, or longer than an epoch.
+
+    Random start vectors remain in a queue that is never full. A queue longer than an epoch holds
+    keys of the query's own image.
+    """
+    model, loader = unwrap(runner.model), runner.train_dataloader
+    queue, batch = getattr(model, "queue", None), loader.batch_size
     if queue is None or not batch:
         return
-    keys = batch * get_world_size() * (2 if unwrap(runner.model).symmetric else 1)
+    field, steps, processes = "model.queue_len", runner.max_iters, get_world_size()
+    length, views = f"{field}={len(queue)}", 2 if model.symmetric else 1
+    keys = batch * processes * views
     if len(queue) < keys:
         yield Finding(
-            "model.queue_len",
-            len(queue),
-            f"model.queue_len={len(queue)} keys are fewer than the {keys} of one step ({batch} "
-            f"images per process, {get_world_size()} processes).",
+            field,
+            f"{length} keys are fewer than the {keys} of one step ({batch} images per process, "
+            f"{processes} processes).",
             "Raise model.queue_len or lower train_dataloader.batch_size.",
         )
-
-
-def check_queue_is_filled(runner: Any) -> Iterator[Finding]:
-    """Warn of a queue that a run never fills, so that some of its random start vectors remain."""
-    queue = getattr(unwrap(runner.model), "queue", None)
-    batch = runner.train_dataloader.batch_size
-    if queue is None or not batch:
-        return
-    keys = batch * get_world_size() * (2 if unwrap(runner.model).symmetric else 1)
-    if len(queue) > keys * runner.max_iters:
+    if len(queue) > keys * steps:
         yield Finding(
-            "model.queue_len",
-            len(queue),
-            f"model.queue_len={len(queue)}: the queue is never full, because all "
-            f"{runner.max_iters} iterations give {keys * runner.max_iters} keys; the others stay "
-            "random vectors.",
+            field,
+            f"{length}: the queue is never full, because all {steps} iterations give "
+            f"{keys * steps} keys; the others stay random vectors.",
             "Lower model.queue_len, or train for longer.",
             "warning",
         )
-
-
-def check_queue_repeats(runner: Any) -> Iterator[Finding]:
-    """Warn of a queue longer than an epoch, which holds keys of the query's own image."""
-    model = unwrap(runner.model)
-    queue = getattr(model, "queue", None)
-    batch = runner.train_dataloader.batch_size
-    images = getattr(runner.train_dataloader.dataset, "sizes", (0,))[0]
-    if queue is None or not batch or not images:
-        return
-    views = 2 if model.symmetric else 1
-    seen = batch * get_world_size() * runner.max_iters
-    if len(queue) > images * views and seen > images:
+    images = getattr(loader.dataset, "sizes", (0,))[0]
+    if images and len(queue) > images * views and batch * processes * steps > images:
         yield Finding(
-            "model.queue_len",
-            len(queue),
-            f"model.queue_len={len(queue)} is more than the {images * views} keys of one pass over "
-            f"the {images} remote-sensing images: older keys of an image are among its own "
-            "negatives.",
+            field,
+            f"{length} is more than the {images * views} keys of one pass over the {images} "
+            "remote-sensing images: older keys of an image are among its own negatives.",
             f"Lower model.queue_len to at most {images * views}, or add images.",
             "warning",
         )
@@ -86,7 +67,6 @@ def check_pooled_norm(runner: Any) -> Iterator[Finding]:
     if 1 in sizes:
         yield Finding(
             "train_dataloader.batch_size",
-            loader.batch_size,
             f"train_dataloader.batch_size={loader.batch_size} does not work with the BatchNorm of "
             f"{name}, which gets one value per channel and image: {sizes[1]}.",
             "Use at least 2 images per process, and train_dataloader.drop_last=True for the rest "
@@ -111,24 +91,14 @@ def _pooled_norm(model: nn.Module) -> str | None:
 
 
 def check_epoch(runner: Any) -> Iterator[Finding]:
-    """Find an epoch that is shorter than one batch."""
+    """Warn of an epoch that is shorter than one batch; the loop refuses one without a batch."""
     loader = runner.train_dataloader
     if not loader.batch_size:
         return
     images = len(loader.sampler) * get_world_size()
-    batch = loader.batch_size * get_world_size()
-    if not len(loader):
+    if len(loader) and images < loader.batch_size * get_world_size():
         yield Finding(
             "train_dataloader.batch_size",
-            loader.batch_size,
-            f"train_dataloader.batch_size={loader.batch_size} leaves no batch in an epoch: "
-            f"{images} samples, {batch} in a batch of all processes.",
-            "Lower train_dataloader.batch_size or add images.",
-        )
-    elif images < batch:
-        yield Finding(
-            "train_dataloader.batch_size",
-            loader.batch_size,
             f"train_dataloader.batch_size={loader.batch_size} exceeds the number of samples: an "
             f"epoch is one batch of {images} samples.",
             "Lower train_dataloader.batch_size or add images.",
@@ -142,7 +112,6 @@ def check_accumulation(runner: Any) -> Iterator[Finding]:
     if isinstance(counts, int) and counts > runner.max_iters:
         yield Finding(
             "optim_wrapper.accumulative_counts",
-            counts,
             f"optim_wrapper.accumulative_counts={counts} is more than the {runner.max_iters} "
             "iterations of the run.",
             "Lower accumulative_counts, or train for longer.",
@@ -160,7 +129,6 @@ def check_base_batch_size(runner: Any) -> Iterator[Finding]:
         return
     yield Finding(
         "train_dataloader.batch_size",
-        batch,
         f"The learning rate of this config is meant for batches of {base}; this run has "
         f"{effective} ({batch} per process x {get_world_size()} processes x {accumulated} "
         "accumulated) and does not change the learning rate.",
@@ -184,7 +152,6 @@ def check_view_sizes(runner: Any) -> Iterator[Finding]:
         rs, natural = sizes["rs_pipeline"], sizes["natural_pipeline"]
         yield Finding(
             "train_dataloader.dataset.natural_pipeline",
-            natural,
             f"Remote-sensing views of {rs} px and natural views of {natural} px cannot go through "
             "the network together.",
             "Give both the same size, or set model.joint_forward=False.",

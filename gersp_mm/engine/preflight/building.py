@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from gersp_mm.engine.preflight.names import _flat, nearest_type, parameters
-from gersp_mm.utils.errors import UserError, listed, nearest
+from gersp_mm.utils.errors import UserError, first_line, listed, nearest
 
 # Methods of MMEngine's Runner, and the section of the config that each reads.
 METHODS = {
@@ -165,9 +165,3 @@ def find_field(cfg: Any, part: Mapping[str, Any]) -> str:
                 same_type.append(key)
     return same_type[0] if len(same_type) == 1 else ""
 
-
-def first_line(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0].rstrip(".") if lines else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -35,8 +35,6 @@ RUN_CHECKS = (
     batch.check_epoch,
     batch.check_pooled_norm,
     batch.check_queue,
-    batch.check_queue_is_filled,
-    batch.check_queue_repeats,
     batch.check_accumulation,
     batch.check_view_sizes,
     pipelines.check_pipelines,

@@ -98,7 +98,6 @@ def check_natural_classes(runner: Any) -> Iterator[Finding]:
         info = natural.get_data_info(int(outside[0]))
         yield Finding(
             f"{HEAD}.num_classes",
-            num_classes,
             f"{outside.size} of {len(labels)} natural images have a label outside 0 to "
             f"{num_classes - 1}, the first being {info['img_path']} with label "
             f"{info['gt_label']}.",
@@ -107,7 +106,6 @@ def check_natural_classes(runner: Any) -> Iterator[Finding]:
     elif needed < num_classes:
         yield Finding(
             f"{HEAD}.num_classes",
-            num_classes,
             f"{HEAD}.num_classes={num_classes}, but the natural images have {needed} classes, so "
             f"{num_classes - needed} outputs never see an image.",
             f"Set {HEAD}.num_classes to {needed}, or leave it to {AUTO!r}.",
@@ -133,7 +131,6 @@ def check_downstream_classes(runner: Any) -> Iterator[Finding]:
                 surplus = head.num_classes > needed
                 yield Finding(
                     field,
-                    head.num_classes,
                     f"{field}={head.num_classes}, but the {title} data have {needed} classes.",
                     f"Set it to {needed}."
                     if named or not surplus
@@ -152,7 +149,6 @@ def check_class_names(runner: Any) -> Iterator[Finding]:
     if problem:
         yield Finding(
             "val_dataloader.dataset.metainfo.classes",
-            _classes_of(val),
             f"The validation data have other classes than the training data: {problem}.",
             "Set metainfo.classes of both to the same classes.",
         )
@@ -277,7 +273,6 @@ def check_topk(cfg: Config) -> Iterator[Finding]:
             fitting = tuple(k for k in counts if k <= num_classes) or (1,)
             yield Finding(
                 f"{field}.topk",
-                topk,
                 f"{field}.topk={tuple(counts)} does not work with {num_classes} classes.",
                 f"Set it to {fitting}.",
             )

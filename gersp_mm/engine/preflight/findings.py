@@ -16,14 +16,12 @@ class Finding(NamedTuple):
 
     Attributes:
         field: Dotted key of the config.
-        value: Value of the field.
         problem: A sentence that names the fault.
         fix: A sentence that names the remedy.
         severity: ``'error'`` or ``'warning'``.
     """
 
     field: str
-    value: Any
     problem: str
     fix: str
     severity: str = "error"
@@ -50,7 +48,7 @@ def run_checks(checks: Iterable[Check], subject: Any) -> list[Finding]:
             for finding in check(subject):
                 found.setdefault(finding.text, finding)
         except UserError as error:
-            found.setdefault(str(error), Finding("", None, str(error), ""))
+            found.setdefault(str(error), Finding("", str(error), ""))
     return list(found.values())
 
 

@@ -38,7 +38,6 @@ def check_monitors(runner: Any) -> Iterator[Finding]:
         if not names:
             yield Finding(
                 field,
-                name,
                 f"{field}={name!r} monitors a metric, but the run evaluates nothing.",
                 "Add a KNNEvalHook (pre-training) or val_dataloader, val_cfg and val_evaluator, or "
                 "remove the monitor.",
@@ -48,7 +47,6 @@ def check_monitors(runner: Any) -> Iterator[Finding]:
             hint = f"Did you mean {close}? " if close else ""
             yield Finding(
                 field,
-                name,
                 f"{field}={name!r} is computed by no evaluation of the run.",
                 f"{hint}Choose one of {listed(names)}.",
             )

@@ -120,7 +120,7 @@ def check_config_names(cfg: Config) -> Iterator[Finding]:
         close = nearest(name, known, 0.9) if name not in known else None
         if close is not None:
             yield Finding(
-                name, cfg[name], f"the config's {name} changes nothing.", f"Rename it to {close}."
+                name, f"the config's {name} changes nothing.", f"Rename it to {close}."
             )
     for section, values in _sections(cfg):
         allowed = _matching(SECTIONS, section)
@@ -129,7 +129,6 @@ def check_config_names(cfg: Config) -> Iterator[Finding]:
             if close is not None:
                 yield Finding(
                     f"{section}.{name}",
-                    values[name],
                     f"{section}.{name} changes nothing.",
                     f"Rename it to {close}.",
                 )
@@ -146,7 +145,7 @@ def _sections(cfg: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _check_key(key: str, value: Any, shipped: Config, changed: Config) -> Finding | None:
     names = key.split(".")
     if names[0] not in top_level_names() or (names[0] == "frozen" and "frozen" not in shipped):
-        return _check_top_level(key, value, shipped)
+        return _check_top_level(key, shipped)
     before: Any = shipped
     after: Any = changed
     for depth, name in enumerate(names):
@@ -154,16 +153,16 @@ def _check_key(key: str, value: Any, shipped: Config, changed: Config) -> Findin
         if isinstance(before, (list, tuple)):
             problem = _check_number(section, name, before)
             if problem is not None:
-                return Finding(key, value, *problem)
+                return Finding(key, *problem)
             before, after = before[int(name)], value_at(after, name)
             continue
         if not isinstance(before, (Mapping, Config, type(None))):
             return Finding(
-                key, value, f"{key} cannot be set, because {section} is {before!r}, not a dict.",
+                key, f"{key} cannot be set, because {section} is {before!r}, not a dict.",
                 f"Set {section} itself.",
             )  # fmt: skip
         if depth and (before is None or name not in before):
-            finding = _check_name(key, value, section, name, before or {}, after)
+            finding = _check_name(key, section, name, before or {}, after)
             if finding is not None:
                 return finding
         before = before.get(name) if before is not None else None
@@ -171,7 +170,7 @@ def _check_key(key: str, value: Any, shipped: Config, changed: Config) -> Findin
     is_section = isinstance(before, Mapping) and before
     if is_section and value is not None and not isinstance(value, Mapping):
         return Finding(
-            key, value, f"{key}={value} would replace a whole section.",
+            key, f"{key}={value} would replace a whole section.",
             f"Set a key of it, such as {key}.{next(iter(before))}, or {key}=None.",
         )  # fmt: skip
     return None
@@ -188,7 +187,7 @@ def _check_number(section: str, name: str, held: Sequence[Any]) -> tuple[str, st
     return None
 
 
-def _check_top_level(key: str, value: Any, shipped: Config) -> Finding:
+def _check_top_level(key: str, shipped: Config) -> Finding:
     name, _, rest = key.partition(".")
     known = top_level_names() - {name}
     if name in shipped:
@@ -203,7 +202,7 @@ def _check_top_level(key: str, value: Any, shipped: Config) -> Finding:
             if holders
             else "Change it in the config file."
         )
-        return Finding(key, value, problem, fix)
+        return Finding(key, problem, fix)
     close = nearest(name, known)
     nested = [path for path, _ in _flat(shipped) if path.rpartition(".")[2] == name]
     if close is not None and not nested:
@@ -212,7 +211,7 @@ def _check_top_level(key: str, value: Any, shipped: Config) -> Finding:
         fix = f"Write it as {listed(nested, 3)}."
     else:
         fix = "Remove it, or write the whole key."
-    return Finding(key, value, f"{key}: no {name} is read at the top level of a config.", fix)
+    return Finding(key, f"{key}: no {name} is read at the top level of a config.", fix)
 
 
 def _holders(cfg: Config, helper: str) -> Iterator[tuple[str, Any]]:
@@ -248,7 +247,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_name(
-    key: str, value: Any, section: str, name: str, before: Mapping[str, Any], after: Any
+    key: str, section: str, name: str, before: Mapping[str, Any], after: Any
 ) -> Finding | None:
     """Check a name that its section does not have yet."""
     if any(fnmatchcase(section, free) for free in FREE):
@@ -270,22 +269,15 @@ def _check_name(
     if name in allowed:
         return None
     close = nearest(name, allowed, 0.9 if opaque else 0.75)
-    prefix = key[: len(section) + 1]
-    if close is not None:
+    if opaque and close is None:
         return Finding(
-            key, value, f"{key} changes nothing: {owner} has no {name}.",
-            f"Did you mean {prefix}{close}? Correct the name.",
-        )  # fmt: skip
-    if opaque:
-        return Finding(
-            key, value, f"{key}: it is not known whether {owner} reads {name}.",
+            key, f"{key}: it is not known whether {owner} reads {name}.",
             "Check that the option has the effect that you want.", "warning",
         )  # fmt: skip
-    names = sorted(allowed - TAKEN["*"] - GIVEN)
-    return Finding(
-        key, value, f"{key} changes nothing: {owner} has no {name}.",
-        f"Choose one of {listed(names, 12)}.",
-    )  # fmt: skip
+    fix = f"Choose one of {listed(sorted(allowed - TAKEN['*'] - GIVEN), 12)}."
+    if close is not None:
+        fix = f"Did you mean {key[: len(section) + 1]}{close}? Correct the name."
+    return Finding(key, f"{key} changes nothing: {owner} has no {name}.", fix)
 
 
 def _arguments(kind: Any, section: str, cfg: Any) -> tuple[set[str], bool]:
@@ -326,7 +318,7 @@ def leave_out_former_arguments(cfg: Config, options: Mapping[str, Any]) -> Itera
         if left := {name: held.pop(name) for name in [*held] if name not in kept}:
             words = listed([f"{name}={value!r}" for name, value in left.items()])
             yield Finding(
-                key, kind,
+                key,
                 f"{section} loses the arguments of its type in the config file, {held['type']}, "
                 f"that {kind} does not take: {words}.", "", "warning",
             )  # fmt: skip
@@ -360,7 +352,6 @@ def check_types(cfg: Config) -> Iterator[Finding]:
         close = nearest_type(kind, getattr(registries, name), scope)
         yield Finding(
             f"{section}.type",
-            kind,
             f"{section}.type={kind!r} is not known.",
             f"Did you mean {close}? Correct the name." if close else "Correct the name.",
         )

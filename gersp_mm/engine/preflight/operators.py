@@ -24,12 +24,11 @@ def check_operators(runner: Any) -> Iterator[Finding]:
     where = "neither this mmcv, without compiled operators, nor gersp_mm.ops has"
     if surely:
         yield Finding(
-            "model", None, f"The model calls {listed(surely)} of mmcv, which {where}.", FIX
+            "model", f"The model calls {listed(surely)} of mmcv, which {where}.", FIX
         )
     if perhaps:
         yield Finding(
             "model",
-            None,
             f"Code of the model names {listed(perhaps)} of mmcv, which {where}. "
             "It stops with an error if it calls them.",
             FIX,

@@ -21,7 +21,6 @@ def check_parts(cfg: Config) -> Iterator[Finding]:
                 field = "ann_file" if dataset.get("ann_file") else "data_prefix"
                 yield Finding(
                     f"{part}_dataloader.dataset.{field}",
-                    dataset.get(field),
                     f"{part}_dataloader evaluates on the images of train_dataloader: "
                     f"{dataset.get('data_root') or ''} {dataset.get(field)}. Results on training "
                     "images say nothing about others.",

@@ -39,7 +39,7 @@ def check_pipelines(runner: Any) -> Iterator[Finding]:
         except UserError as error:
             problem = str(error), ""
         if problem:
-            yield Finding(field, None, *problem)
+            yield Finding(field, *problem)
 
 
 def _problem(

@@ -66,7 +66,6 @@ def compare_schedule(cfg: Config, epoch_length: int) -> Iterator[Finding]:
         fix = "Train for longer than the warm-up, or shorten the warm-up."
     yield Finding(
         length.key,
-        length.number,
         f"{length.key}={length.number} does not fit the learning-rate schedule, which is made for "
         f"{plan}: {effect}.",
         fix,
@@ -83,7 +82,6 @@ def check_checkpoint_counting(runner: Any) -> Iterator[Finding]:
         if isinstance(hook, CheckpointHook) and hook.by_epoch:
             yield Finding(
                 "default_hooks.checkpoint.by_epoch",
-                True,
                 "default_hooks.checkpoint counts epochs, but the run counts iterations, so no "
                 f"checkpoint is written before iteration {length.number}.",
                 "Set default_hooks.checkpoint.by_epoch=False and its interval in iterations.",
@@ -97,7 +95,6 @@ def _check_counting(entries: Any, length: schedule.Length) -> Iterator[Finding]:
         if length.unit == "iters" and counts_epochs:
             yield Finding(
                 f"{key}.by_epoch",
-                entry.get("by_epoch", True),
                 f"{key} counts epochs, but the run counts iterations, so it never changes the "
                 "learning rate.",
                 f"Set {key}.by_epoch=False and give its lengths in iterations.",

@@ -16,6 +16,8 @@ from torch import nn
 from gersp_mm.engine.preflight.building import PASSED_ON
 from gersp_mm.engine.preflight.findings import Finding
 from gersp_mm.engine.preflight.names import find_types, parameters
+from gersp_mm.evaluation.features import evaluating
+from gersp_mm.utils.errors import first_line
 from gersp_mm.utils.model import as_tuple, unwrap
 from gersp_mm.utils.randomness import preserved_rng_state
 
@@ -59,7 +61,6 @@ def check_shapes(runner: Runner) -> Iterator[Finding]:
         settings = _settings(runner.cfg.get("model"), parts, images)
         yield Finding(
             next(iter(settings), "model.backbone"),
-            size,
             f"{found}.",
             _words_of(settings)
             or (
@@ -78,7 +79,6 @@ def check_shapes(runner: Runner) -> Iterator[Finding]:
     if projected.shape != (IMAGES, model.queue.shape[1]):
         yield Finding(
             "model.feat_dim",
-            model.queue.shape[1],
             f"model.feat_dim={model.queue.shape[1]}, but model.neck gives "
             f"{_words([projected])} for {IMAGES} images.",
             f"Set model.feat_dim to {projected.shape[-1]}.",
@@ -216,7 +216,6 @@ def _compare_channels(field: str, head: Any, channels: int) -> Iterator[Finding]
     if given not in (None, channels):
         yield Finding(
             f"{field}.in_channels",
-            given,
             f"{field}.in_channels={given}, but the backbone gives {channels} channels.",
             f"Set {field}.in_channels to {channels}.",
         )
@@ -255,19 +254,16 @@ def _run(module: nn.Module, value: Any) -> tuple[Any, str | None]:
     restored. ``forward`` is called directly, because compiling takes minutes.
     """
     try:
-        with _untouched(module), torch.no_grad():
-            module.eval()
+        with evaluating(module), _untouched(module), torch.no_grad():
             return module.forward(value), None
     except PASSED_ON:
         raise
     except Exception as error:  # The class may raise any error.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return None, lines[0].rstrip(".") if lines else ""
+        return None, first_line(error, named=False)
 
 
 @contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
     buffers = [
         (part, name, buffer, buffer.clone())
         for part in module.modules()
@@ -279,8 +275,6 @@ def _untouched(module: nn.Module) -> Iterator[None]:
         with preserved_rng_state(), torch.random.fork_rng(devices=cuda):
             yield
     finally:
-        for part, mode in modes:
-            part.training = mode
         for part, name, buffer, before in buffers:
             if getattr(part, name) is not buffer:
                 setattr(part, name, buffer)

@@ -25,7 +25,6 @@ def check_colour(runner: Any) -> Iterator[Finding]:
         if left and not isinstance(model.data_preprocessor, PairedDataPreprocessor):
             yield Finding(
                 "model.data_preprocessor",
-                type(model.data_preprocessor).__name__,
                 f"dataset.{name} leaves colours and flips to the data preprocessor, which "
                 f"{type(model.data_preprocessor).__name__} does not do.",
                 "Use gersp_mm.PairedDataPreprocessor, or colour='workers' in ViewAugmentation.",
@@ -41,7 +40,6 @@ def check_teacher_moves(runner: Any) -> Iterator[Finding]:
     if not any(isinstance(hook, TeacherUpdateHook) for hook in runner.hooks):
         yield Finding(
             "default_hooks.teacher_update",
-            None,
             "No hook updates the teacher.",
             "Add default_hooks=dict(teacher_update=dict(type='gersp_mm.TeacherUpdateHook')).",
         )
@@ -57,7 +55,6 @@ def check_optimizer(runner: Any) -> Iterator[Finding]:
     if any(id(parameter) in own for group in groups for parameter in group["params"]):
         yield Finding(
             "optim_wrapper.constructor",
-            runner.cfg.optim_wrapper.get("constructor"),
             "The optimizer holds the teacher's parameters.",
             "Set optim_wrapper.constructor='gersp_mm.TrainableParamsConstructor'.",
         )
@@ -74,7 +71,6 @@ def check_teacher_start(runner: Any) -> Iterator[Finding]:
     if not all(map(torch.equal, student, model.teacher.parameters())):
         yield Finding(
             "model.teacher_init",
-            "copy",
             "The teacher does not start as a copy of the student: something changed the weights "
             "after model.init_weights().",
             "Start from other weights with --cfg-options pretrained=PATH.",
