@@ -12,7 +12,7 @@ from torch import nn
 
 from gersp_mm.backbones.architectures import Architecture, types_in
 from gersp_mm.backbones.own import ADVICE, is_own
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, first_line
 
 # Where classes may come from that a file names: what else is registered may load other files.
 NETWORKS = ("mmpretrain.models.backbones.",)
@@ -59,7 +59,7 @@ def build_network(architecture: Architecture) -> nn.Module:
     try:
         return MODELS.build(copy.deepcopy(config))
     except Exception as error:  # The class may raise any error.
-        text = str(error).strip().split("\n")[0]
+        text = first_line(error, named=False)
         if None in classes and isinstance(error, KeyError):
             unknown = kinds[classes.index(None)]
             text = f"{unknown} is not in the registry of mmpretrain. {ADVICE}"

@@ -17,7 +17,7 @@ from gersp_mm.backbones.exported import ExportedBackbone
 from gersp_mm.backbones.libraries import Network
 from gersp_mm.results.row import Row
 from gersp_mm.results.statistics import Cell
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, first_line
 from gersp_mm.utils.files import replacing_folder
 from gersp_mm.version import __version__
 
@@ -193,7 +193,7 @@ def push(folder: str | os.PathLike, name: str, private: bool = True) -> str:
         url = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload the backbone")
     except Exception as error:  # of the network, of the hub, of rights
-        text = str(error).strip().split("\n")[0]
+        text = first_line(error, named=False)
         raise UserError(f"{folder} was not uploaded to {name}: {text}") from error
     return str(url)
 

@@ -16,7 +16,7 @@ from gersp_mm.backbones.exported import BackboneMeta, ExportedBackbone
 from gersp_mm.backbones.libraries import LIBRARIES, Network, image_side
 from gersp_mm.constants import PREFIX
 from gersp_mm.images.transform import BackboneTransform
-from gersp_mm.utils.errors import UserError, check_choice, listed
+from gersp_mm.utils.errors import UserError, check_choice, first_line, listed
 
 HUB, LOCAL = "hf-hub:", "local-dir:"
 # A hub folder's file of this package, and the export next to a run's checkpoints.
@@ -125,5 +125,5 @@ def _download(name: str) -> str:
             )
         )
     except Exception as error:  # of the network, of the hub, of the name
-        text = str(error).strip().split("\n")[0]
+        text = first_line(error, named=False)
         raise UserError(f"{HUB}{name} cannot be downloaded: {text}") from error

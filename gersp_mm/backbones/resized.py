@@ -10,7 +10,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import nn
 
-from gersp_mm.utils.errors import UserError
+from gersp_mm.utils.errors import UserError, first_line
 
 RESIZED = ("pos_embed", "absolute_pos_embed", "relative_position_bias_table")
 RECREATED = ("attn_mask", "relative_coords_table", "relative_position_index")  # buffers
@@ -73,9 +73,9 @@ def _through_load_hooks(module: nn.Module, given: State) -> dict[str, torch.Tens
             try:
                 hook(state, f"{name}." if name else "", {}, True, [], [], [])
             except NotImplementedError as error:  # SciPy 1.14 dropped what mmpretrain's tables need
-                reason = str(error).strip().splitlines()[0].rstrip(".")
                 raise UserError(
-                    f"{type(part).__name__} cannot resize its position embeddings here ({reason}). "
+                    f"{type(part).__name__} cannot resize its position embeddings here "
+                    f"({first_line(error, named=False)}). "
                     "Give it the image and window size of the file's training."
                 ) from None
             except (AssertionError, RuntimeError, ValueError):  # Shapes that it cannot resize.

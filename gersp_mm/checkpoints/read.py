@@ -27,7 +27,7 @@ from gersp_mm.checkpoints.integrity import (
     verify_records,
     weights_sha256,
 )
-from gersp_mm.utils.errors import UserError, counted, listed
+from gersp_mm.utils.errors import UserError, counted, first_line, listed
 
 # Classes of plain data of well-known libraries that training checkpoints hold next to their
 # tensors. Their objects are read as stand-ins, like all classes that are not in REAL, but without
@@ -155,7 +155,7 @@ def read_checkpoint(path: str | os.PathLike, trust: bool = False, remedy: str = 
             _refuse_untrusted(path, stand_ins, trust, remedy)
             if isinstance(data, Exception):
                 raise UserError(
-                    f"{path} cannot be read ({_first_line(data)}): was its download complete?"
+                    f"{path} cannot be read ({first_line(data)}): was its download complete?"
                 ) from error
     if not isinstance(data, Mapping):
         kind = type(data).__name__
@@ -436,7 +436,7 @@ def _verify_zip(path: Path, known: bool) -> bool:
         raise
     except Exception as error:  # Damaged archives may raise anything.
         raise UserError(
-            f"{path} is damaged or cut off ({_first_line(error)}): was its download complete?"
+            f"{path} is damaged or cut off ({first_line(error)}): was its download complete?"
         ) from error
 
 
@@ -455,10 +455,5 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except Exception as error:  # The Rust library raises its own type.
         raise UserError(
-            f"{path} cannot be read ({_first_line(error)}): was its download complete?"
+            f"{path} cannot be read ({first_line(error)}): was its download complete?"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

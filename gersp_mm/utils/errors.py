@@ -73,3 +73,15 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None
     """Return the known name that is spelled most like ``name``, or None if none is close."""
     close = difflib.get_close_matches(name, sorted(set(known)), 1, cutoff)
     return close[0] if close else None
+
+
+def first_line(error: BaseException, named: bool = True) -> str:
+    """Return the first line of an error without its full stop, after the error's type.
+
+    Args:
+        error: The error.
+        named: Whether the type is part of the text.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kind = type(error).__name__ if named else ""
+    return ": ".join(filter(None, (kind, lines[0].rstrip(".") if lines else "")))
