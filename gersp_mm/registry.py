@@ -34,52 +34,23 @@ from mmengine import registry as root  # noqa: E402
 
 SCOPE = "gersp_mm"
 
-MODEL_WRAPPERS = root.Registry(
-    "model wrapper", parent=root.MODEL_WRAPPERS, scope=SCOPE, locations=["gersp_mm.engine.parallel"]
-)
-MODELS = root.Registry("model", parent=root.MODELS, scope=SCOPE, locations=["gersp_mm.models"])
-DATASETS = root.Registry(
-    "dataset", parent=root.DATASETS, scope=SCOPE, locations=["gersp_mm.datasets"]
-)
-DATA_SAMPLERS = root.Registry(
-    "data sampler", parent=root.DATA_SAMPLERS, scope=SCOPE, locations=["gersp_mm.datasets"]
-)
-TRANSFORMS = root.Registry(
-    "transform",
-    parent=root.TRANSFORMS,
-    scope=SCOPE,
-    locations=["gersp_mm.augmentation", "gersp_mm.datasets"],
-)
-FUNCTIONS = root.Registry(
-    "function", parent=root.FUNCTIONS, scope=SCOPE, locations=["gersp_mm.datasets"]
-)
-HOOKS = root.Registry(
-    "hook",
-    parent=root.HOOKS,
-    scope=SCOPE,
-    locations=["gersp_mm.engine.hooks", "gersp_mm.visualization.predictions"],
-)
-LOOPS = root.Registry(
-    "loop",
-    parent=root.LOOPS,
-    scope=SCOPE,
-    locations=["gersp_mm.engine.loop", "gersp_mm.evaluation.frozen"],
-)
-METRICS = root.Registry(
-    "metric", parent=root.METRICS, scope=SCOPE, locations=["gersp_mm.evaluation.submission"]
-)
-OPTIM_WRAPPERS = root.Registry(
-    "optimizer wrapper",
-    parent=root.OPTIM_WRAPPERS,
-    scope=SCOPE,
-    locations=["gersp_mm.engine.optim"],
-)
-OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
-    "optimizer wrapper constructor",
-    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
-    scope=SCOPE,
-    locations=["gersp_mm.engine.optim"],
-)
-VISBACKENDS = root.Registry(
-    "vis_backend", parent=root.VISBACKENDS, scope=SCOPE, locations=["gersp_mm.engine.trackers"]
-)
+
+def _child(name: str, *locations: str) -> root.Registry:
+    """Return the child of a root registry, whose types are in these modules."""
+    parent = getattr(root, name)
+    places = [f"{SCOPE}.{location}" for location in locations]
+    return root.Registry(parent.name, parent=parent, scope=SCOPE, locations=places)
+
+
+MODEL_WRAPPERS = _child("MODEL_WRAPPERS", "engine.parallel")
+MODELS = _child("MODELS", "models")
+DATASETS = _child("DATASETS", "datasets")
+DATA_SAMPLERS = _child("DATA_SAMPLERS", "datasets")
+TRANSFORMS = _child("TRANSFORMS", "augmentation", "datasets")
+FUNCTIONS = _child("FUNCTIONS", "datasets")
+HOOKS = _child("HOOKS", "engine.hooks", "visualization.predictions")
+LOOPS = _child("LOOPS", "engine.loop", "evaluation.frozen")
+METRICS = _child("METRICS", "evaluation.submission")
+OPTIM_WRAPPERS = _child("OPTIM_WRAPPERS", "engine.optim")
+OPTIM_WRAPPER_CONSTRUCTORS = _child("OPTIM_WRAPPER_CONSTRUCTORS", "engine.optim")
+VISBACKENDS = _child("VISBACKENDS", "engine.trackers")
