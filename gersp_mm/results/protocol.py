@@ -59,9 +59,11 @@ class Protocol(Typed):
     Attributes:
         reads: Patterns of the dotted config keys whose values the fields hold. If another option of
             the config is changed, the row holds the change as an override.
+        word: The protocol in a word for the head of a table; empty if the metric implies it.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
+    word: ClassVar[str] = ""
 
     @property
     @abc.abstractmethod
@@ -70,8 +72,8 @@ class Protocol(Typed):
 
     @property
     def short(self) -> str:
-        """The protocol in a word for the head of a table; empty if the metric implies it."""
-        return ""
+        """The word, with numbers that it depends on."""
+        return self.word
 
     @classmethod
     def of(
@@ -133,6 +135,7 @@ class FrozenKNN(Protocol):
     """Weighted k nearest neighbours on frozen features."""
 
     reads = ("test_cfg.knn.*",)
+    word = "kNN"
     kind: Literal["knn"] = "knn"
     image: ImageInput
     k: Count
@@ -143,11 +146,6 @@ class FrozenKNN(Protocol):
         """The protocol in a sentence."""
         vote = f"k = {self.k}, T = {self.temperature:g}"
         return f"Frozen features, weighted kNN ({vote}), {self.image}"
-
-    @property
-    def short(self) -> str:
-        """The protocol in a word."""
-        return "kNN"
 
     @classmethod
     def _fields_of_run(
@@ -172,6 +170,7 @@ class FrozenLinear(Protocol):
     """
 
     reads = ("train_cfg.max_epochs",)
+    word = "linear"
     kind: Literal["linear"] = "linear"
     image: ImageInput
     solver: Literal["lbfgs", "sgd"]
@@ -189,11 +188,6 @@ class FrozenLinear(Protocol):
         chosen = {"val": " by the validation list", "train_fifth": " by a fifth of train", None: ""}
         how = f"logistic regression, C of {values}{chosen[self.chosen_on]}"
         return f"Frozen features, {how}, {self.image}"
-
-    @property
-    def short(self) -> str:
-        """The protocol in a word."""
-        return "linear"
 
 
 class FewShot(Protocol):
@@ -234,6 +228,7 @@ class FineTuning(Protocol):
     """A classifier whose layers are all trained, except the frozen ones."""
 
     reads = ("train_cfg.max_epochs", BACKBONE_FROZEN)
+    word = "fine-tuned"
     kind: Literal["finetune"] = "finetune"
     image: ImageInput
     epochs: Count
@@ -246,11 +241,6 @@ class FineTuning(Protocol):
         few = f", {self.images_per_class} images per class" if self.images_per_class else ""
         epochs = counted(self.epochs, "epoch")
         return f"Fine-tuning{few}, {epochs}, {self.image}{_frozen(self.frozen)}"
-
-    @property
-    def short(self) -> str:
-        """The protocol in a word."""
-        return "fine-tuned"
 
 
 class Detection(Protocol):
