@@ -18,9 +18,8 @@ import json
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from benchmarks.rows import new_parser, read_rows, run_unless_printed, write_blo
 
 INTERRUPTION = "GERSP_INTERRUPT"  # "<signal>,<moment>,<iteration>" for the hook below
 ITERATIONS = 6
+TIME_LIMIT = 600  # s, of a run
 # Configs. All but segmentation are trained by epoch.
 TASKS = {
     "classification": "eurosat/finetune_r50_eurosat.py",
@@ -126,35 +126,18 @@ def train(task: str, folder: Path, work_dir: Path, *options: str, interrupt: str
 
     The process is forked from this process, which has imported the hosts, so that it takes seconds.
     """
-    work_dir.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.setsid()
-            log = os.open(work_dir / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if interrupt:
-                os.environ[INTERRUPTION] = interrupt
-            from gersp_mm.commands import train as tool
+    from gersp_mm.resources import resource
+    from tests.support.forked import Forked
 
-            config = folder / f"{task.replace(' ', '_')}.py"
-            tool.main([str(config), "--work-dir", str(work_dir), *options])
-            code = 0
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    return Forked(
+        resource("tools", "train.py"),
+        folder / f"{task.replace(' ', '_')}.py",
+        *("--work-dir", work_dir, *options),
+        output=work_dir / "output.txt",
+        env={**os.environ, INTERRUPTION: interrupt or ",,"},
+        new_session=True,
+    ).wait(TIME_LIMIT)
 
 
 def last_checkpoint(work_dir: Path) -> Path | None:
@@ -233,6 +216,9 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
 
     # MMEngine formats every config that it writes, which takes most of the time of a small run.
     formatter.FormatCode = lambda text, **options: (text, True)
+    # In the background, a shell lets both be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     register_hook()
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder)
@@ -245,12 +231,12 @@ def run_all(args: argparse.Namespace, folder: Path) -> None:
         print(f"{' / '.join(case):45} {row['resumed_from'] or 'no checkpoint':14} {row['outcome']}")
         sys.stdout.flush()
 
-    with ThreadPoolExecutor(args.jobs) as pool:
+    with ThreadPool(args.jobs) as pool:
         for task in dict.fromkeys(case.task for case in cases):
             work_dir = folder / "runs" / task.replace(" ", "_")
             if last_checkpoint(work_dir) is None and train(task, folder, work_dir):
                 raise SystemExit(f"error: {task} does not train, see {work_dir}/output.txt")
-            list(pool.map(one, [case for case in cases if case.task == task]))
+            pool.map(one, [case for case in cases if case.task == task])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
