@@ -275,18 +275,9 @@ def describe_backbone(
     source_sha256: str | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Return the ``meta`` of an exported file.
+    """Return the ``meta`` of an exported file; see :func:`export_backbone` for the arguments.
 
-    Args:
-        tensors: Tensors that are written, by their names in the file.
-        arch: The backbone in words, such as ``ResNet-50``.
-        method: The pre-training, such as ``GeRSP``.
-        mean: Mean of the input per channel, RGB, range 0 to 255.
-        std: Standard deviation of the input per channel, RGB, range 0 to 255.
-        epoch: Epochs trained.
-        config: Text of the training config.
-        source_sha256: Hash of the file that the weights were taken from.
-        **facts: Further entries, plain Python; None is left out.
+    The ``tensors`` have the names of the file.
     """
     return dict(
         arch=arch,

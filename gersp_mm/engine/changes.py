@@ -83,14 +83,9 @@ def _below_roots(value: Any, key: str, roots: list[str]) -> Iterator[tuple[str, 
             yield name, leaf
 
 
-def _data_roots(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        root = value.get("data_root")
-        if isinstance(root, str) and root:
-            yield root
-    inner = value.values() if isinstance(value, Mapping) else value
-    for item in inner if isinstance(value, (Mapping, list, tuple)) else ():
-        yield from _data_roots(item)
+def _data_roots(cfg: Any) -> list[str]:
+    named = (leaf for key, leaf in plain_leaves(cfg) if key.rpartition(".")[2] == "data_root")
+    return [root for root in named if isinstance(root, str) and root]
 
 
 def _progress(train_cfg: Any, meta: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ import os
 import os.path as osp
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from gersp_mm.checkpoints.find import (
     find_checkpoints,
     latest_checkpoint,
     read_outline,
-    read_progress,
 )
 from gersp_mm.checkpoints.resume import require_training_state
 from gersp_mm.engine.checkpoint_loading import read_weights
@@ -149,11 +148,7 @@ def _keep_export(cfg: Config) -> None:
     if not hook or not cfg.filename:
         return
     path = osp.join(cfg.work_dir, f"{Path(cfg.filename).stem}_backbone.pth")
-    try:
-        run_id = read_outline(path)["meta"].get(RUN_ID)
-    except Exception:  # The file does not exist, or is not an export of this package.
-        return
-    if run_id is not None:
+    if (run_id := _meta(path).get(RUN_ID)) is not None:
         raise UserError(
             f"{path} is the backbone of another run ({run_id}), and would be replaced. Replace it "
             "with --overwrite, or choose another folder with --work-dir"
@@ -173,15 +168,9 @@ def _keep_start(cfg: Config, old: Iterable[Path]) -> None:
 
 def _exports(folders: list[str], run_ids: set[str]) -> list[Path]:
     """Return the exported backbones of some runs."""
-    exports = []
-    for path in (path for folder in folders for path in sorted(Path(folder).glob("*.pth"))):
-        try:
-            meta = read_outline(path)["meta"]
-            if "weights_sha256" in meta and meta.get(RUN_ID) in run_ids:
-                exports.append(path)
-        except Exception:  # The file is not an export of this package.
-            continue
-    return exports
+    paths = [path for folder in folders for path in sorted(Path(folder).glob("*.pth"))]
+    metas = {path: _meta(path) for path in paths}
+    return [p for p in paths if "weights_sha256" in metas[p] and metas[p].get(RUN_ID) in run_ids]
 
 
 def _refuse_other_runs(path: str, folders: list[str]) -> None:
@@ -190,7 +179,7 @@ def _refuse_other_runs(path: str, folders: list[str]) -> None:
     if inside or not osp.exists(path):
         return
     others = by_run(find_checkpoints(*folders)[0])
-    others.pop(_run_id(path), None)
+    others.pop(_meta(path).get(RUN_ID), None)
     if others:
         raise UserError(
             f"--resume: there are checkpoints of another run than {path} in {listed(folders)}: "
@@ -198,12 +187,13 @@ def _refuse_other_runs(path: str, folders: list[str]) -> None:
         )
 
 
-def _run_id(path: str) -> str | None:
+def _meta(path: str | Path) -> Mapping[str, Any]:
+    """Return the ``meta`` of a file; empty where there is none that can be read."""
     try:
-        progress = read_progress(path)
-    except Exception:  # The file has the older format.
-        return None
-    return progress.run_id if progress else None
+        meta = read_outline(path)["meta"]
+    except Exception:  # There is no such file, or it is of another format.
+        return {}
+    return meta if isinstance(meta, Mapping) else {}
 
 
 class ReplaceHook(Hook):

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
+from mmengine.dist import get_world_size
 
 from gersp_mm.utils.memory import keep_freed_memory
 
@@ -51,7 +52,10 @@ class StopRequest:
         self._released = multiprocessing.RawValue("b", 0)
         self._steps, self._stop_at = 0, 0
         prefix = f"gersp_mm/stop/{next(self._runs)}"
-        self._store = dist.PrefixStore(prefix, _default_store()) if _several() else None
+        self._store: Any = None
+        if get_world_size() > 1:
+            default = dist.distributed_c10d._get_default_store()
+            self._store = dist.PrefixStore(prefix, default)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -177,11 +181,3 @@ def _start_worker(init: Callable[[int], None] | None, released: Any, worker_id: 
     # PyTorch ends workers that outlive the loader by SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if released.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _default_store() -> Any:
-    return dist.distributed_c10d._get_default_store()

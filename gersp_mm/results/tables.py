@@ -18,16 +18,7 @@ from gersp_mm.results.row import NAMES_OF_RANDOM, RANDOM, Column, Row
 from gersp_mm.results.statistics import LEAST_PAIRS, LEVEL, Cell, Comparison, compare, fixed
 from gersp_mm.utils.errors import counted
 
-FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "＝",
-    "＋",
-    "－",
-    "＠",
-)  # of formulas in spreadsheets
+FORMULA = tuple("=+-@＝＋－＠")  # starts of formulas in spreadsheets
 MARKDOWN = re.compile(r"[\\`*_{}\[\]|~$#]")  # may be markup within a line
 
 

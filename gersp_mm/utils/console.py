@@ -111,12 +111,7 @@ def progress_bar(
 ) -> Iterator[Bar]:
     """Give a :class:`Bar`, whose arguments these are, and remove it from the terminal at the end.
 
-    Args:
-        description: See :class:`Bar`.
-        unit: See :class:`Bar`.
-        total: See :class:`Bar`.
-        done: See :class:`Bar`.
-        shown: False for a bar that nobody sees.
+    Nobody sees the bar if ``shown`` is False.
     """
     global _display
     bar = Bar(description, unit, total, done)
