@@ -52,7 +52,8 @@ def _differences(
     shipped: Mapping[str, Any], other: Mapping[str, Any], sections: tuple[str, ...]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    roots = [*_data_roots(shipped), *_data_roots(other)]
+    held = [cfg.get(section) for cfg in (shipped, other) for section in sections]
+    roots = [root for value in held for root in _data_roots(value)]
     for section in sections:
         sides = [dict(_below_roots(cfg.get(section), section, roots)) for cfg in (shipped, other)]
         by_weights = _loaded_as_the_weights(sides[1])
@@ -83,8 +84,8 @@ def _below_roots(value: Any, key: str, roots: list[str]) -> Iterator[tuple[str, 
             yield name, leaf
 
 
-def _data_roots(cfg: Any) -> list[str]:
-    named = (leaf for key, leaf in plain_leaves(cfg) if key.rpartition(".")[2] == "data_root")
+def _data_roots(section: Any) -> list[str]:
+    named = (leaf for key, leaf in plain_leaves(section) if key.rpartition(".")[2] == "data_root")
     return [root for root in named if isinstance(root, str) and root]
 
 

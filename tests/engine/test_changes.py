@@ -10,6 +10,7 @@ from gersp_mm.engine.changes import changes_of_run
 from gersp_mm.engine.config import read_config
 from tests.support.smoke import CONFIGS
 
+DIOR = CONFIGS / "downstream/dior/faster-rcnn_r50_fpn_24e_dior.py"
 EUROSAT = CONFIGS / "downstream/eurosat/finetune_r50_eurosat.py"
 KNN = CONFIGS / "downstream/eurosat/knn_r50_eurosat.py"
 
@@ -120,3 +121,14 @@ def test_the_text_of_a_config_is_read_and_not_run(tmp_path):
     assert values["bad"] is UNREAD and values["both"] == dict(e=UNREAD, f=1)
     assert not marker.exists()
     assert config_values("not (python") == config_values(None) == {}
+
+
+def test_a_path_below_another_folder_of_the_data_is_the_same_file():
+    moved = changed(
+        DIOR,
+        "test_dataloader.dataset.data_root=/elsewhere/dior",
+        "test_evaluator.ann_file=/elsewhere/dior/coco/test.json",
+    )
+    assert changes_of_run(changed(DIOR), moved) == {}
+    other = changed(DIOR, "test_evaluator.ann_file=/elsewhere/dior/coco/test.json")
+    assert "test_evaluator.ann_file" in changes_of_run(changed(DIOR), other)
