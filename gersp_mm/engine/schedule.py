@@ -19,13 +19,12 @@ class Curve(NamedTuple):
     """The learning rate of one run.
 
     Attributes:
-        first, last, highest: Rate of the first step, of the last step, and the highest.
+        first, last: Rate of the first step and of the last step.
         rates: Rates of all simulated steps.
     """
 
     first: float
     last: float
-    highest: float
     rates: list[float]
 
 
@@ -134,7 +133,7 @@ def learning_rates(cfg: Config, epoch_length: int, length: int | None = None) ->
             for scheduler in schedulers:
                 if ends_epoch or not scheduler.by_epoch:
                     scheduler.step()
-    return Curve(rates[0], rates[-1], max(rates), rates)
+    return Curve(rates[0], rates[-1], rates)
 
 
 def _shrink(entry: dict[str, Any], scale: float) -> None:

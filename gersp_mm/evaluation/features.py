@@ -161,7 +161,6 @@ def read_source(source: str | os.PathLike, root: str | os.PathLike | None = None
 def read_parts(
     sources: Mapping[str, str | os.PathLike],
     size: int = 224,
-    resize: int | None = None,
     limit: int | None = None,
     refuse_shared: bool = True,
 ) -> dict[str, EvalImages]:
@@ -172,7 +171,6 @@ def read_parts(
             lists, the folders of the images are the names of the classes if each label has its
             own folder.
         size: Side of the square crop in pixels.
-        resize: See :class:`EvalImages`.
         limit: Greatest number of images of each part.
         refuse_shared: Whether many pictures that two parts share are an error, see
             :func:`gersp_mm.images.duplicates.check_parts`; otherwise they are a warning.
@@ -191,7 +189,7 @@ def read_parts(
     entries, numbers = read[training]
     for part in others:
         read[part] = _follow(read[part], (sources[part], part), numbers, entries, training)
-    images = {part: EvalImages(found, size, resize, limit) for part, (found, _) in read.items()}
+    images = {part: EvalImages(found, size, limit=limit) for part, (found, _) in read.items()}
     where = " and ".join(str(source) for source in sources.values())
     check_parts({part: found.samples for part, found in images.items()}, where, refuse_shared)
     return images

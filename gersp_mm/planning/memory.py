@@ -145,21 +145,20 @@ class _Kept:
         self.owner.remove(*self.key)
 
 
-def measure_memory(trial: Trial, batches: tuple[int, int] = BATCHES) -> Memory:
+def measure_memory(trial: Trial) -> Memory:
     """Measure the memory of a config's step.
 
     Args:
         trial: Its model on this device.
-        batches: Two numbers of samples, at least 2 each.
     """
     model, on_gpu = trial.model, trial.device.type == "cuda"
-    trial.step(trial.samples.batch(batches[0]))  # The optimizer makes its state.
+    trial.step(trial.samples.batch(BATCHES[0]))  # The optimizer makes its state.
     fixed = _fixed(trial)
     images: dict[int, float] = {}
     activations: dict[int, float] = {}
     rest: dict[int, float] = {}
     sizes: dict[int, set[int]] = {}
-    for size in batches:
+    for size in BATCHES:
         batch = trial.samples.batch(size)
         images[size] = float(_bytes(batch) + _bytes(model.data_preprocessor(_copied(batch), True)))
         saved = SavedTensors(_state(model))
@@ -178,7 +177,7 @@ def measure_memory(trial: Trial, batches: tuple[int, int] = BATCHES) -> Memory:
     if on_gpu:
         temporary = Line.through(rest)
     else:  # Weights in a lower precision are kept too, but do not grow.
-        small, large = batches
+        small, large = BATCHES
         largest = max(sizes[large] - sizes[small], default=0)
         temporary = Line(0.0, LARGEST_TENSORS * largest / large)
     return Memory(

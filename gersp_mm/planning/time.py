@@ -57,14 +57,13 @@ class StepTimes(dict[int, list[float]]):
         return f"{steps} steps at batches of {' and '.join(map(str, sorted(self)))}"
 
 
-def measure_steps(trial: Trial, batch: int, repeats: int, longest: float = LONG_STEP) -> StepTimes:
+def measure_steps(trial: Trial, batch: int, repeats: int) -> StepTimes:
     """Time some steps, with twice the batch each time until it is reached or a step is long.
 
     Args:
         trial: The model on this device.
         batch: Number of samples that the run is planned with.
         repeats: Timed steps of each batch.
-        longest: Seconds of a step from which on no larger batch is tried.
 
     Returns:
         The times of the two largest batches that were tried.
@@ -73,7 +72,7 @@ def measure_steps(trial: Trial, batch: int, repeats: int, longest: float = LONG_
     size = min(2, batch)
     while True:
         times[size] = trial.seconds(size, repeats)
-        if size >= batch or min(times[size]) >= longest:
+        if size >= batch or min(times[size]) >= LONG_STEP:
             return StepTimes((one, times[one]) for one in sorted(times)[-2:])
         size = min(2 * size, batch)
 
