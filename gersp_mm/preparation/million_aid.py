@@ -42,7 +42,6 @@ from gersp_mm.preparation.common import (
     read_reasons,
     refuse_incomplete,
     unpack_into,
-    write_reasons,
 )
 from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import table
@@ -61,11 +60,9 @@ def unpack_archives(data: Path, archives: list[Path]) -> None:
 
 def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) -> dict[str, str]:
     """Return the images that are left out, with the reason."""
-    record = data / "unreadable_test.txt"
     if decode:
-        unreadable = decode_once(data / "test", names, data / "decoded_test.txt", workers)
-        write_reasons(record, unreadable)
-        return unreadable
+        return decode_once(data / "test", names, workers)
+    record = data / "unreadable_test.txt"
     if not record.is_file():
         return {}
     noted = read_reasons(record)

@@ -52,7 +52,7 @@ from gersp_mm.images.listing import (
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.images.scaling import WHOLE_SIDE, check_raster
-from gersp_mm.preparation.common import explained, write_reasons
+from gersp_mm.preparation.common import complete_lines, explained, write_reasons
 from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
@@ -252,9 +252,8 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
     Raises:
         UserError: The folder was made with other settings, or not by this tool.
     """
-    text = path.read_bytes() if path.exists() else b""
-    complete = text[: text.rfind(b"\n") + 1]
-    if not complete:
+    lines = complete_lines(path) if path.exists() else []
+    if not lines:
         own = f".{path.name}."  # Prefix of the files that `replacing` leaves when it is killed.
         if path.parent.exists() and any(
             not file.name.startswith(own) for file in path.parent.iterdir() if file != path
@@ -262,13 +261,10 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
             raise UserError(
                 f"{path.parent} is not empty and was not made by this tool. Choose another DST."
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        complete = json.dumps(settings).encode() + b"\n"
+        lines = [json.dumps(settings).encode()]
         with replacing(path) as temporary:
-            temporary.write_bytes(complete)
-    elif len(complete) < len(text):  # The last run was killed while it wrote.
-        os.truncate(path, len(complete))
-    first, *lines = complete.decode().splitlines()
+            temporary.write_bytes(lines[0] + b"\n")
+    first, *noted = lines
     known = json.loads(first)
     if known != settings:
         differing = [k for k in settings if known.get(k) != settings[k]]
@@ -277,7 +273,7 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
             f"{path.parent} was made with other settings ({changes}). Use the same settings, "
             "choose another DST, or remove the folder."
         )
-    return list(map(json.loads, lines))
+    return list(map(json.loads, noted))
 
 
 @contextlib.contextmanager
