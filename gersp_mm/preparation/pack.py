@@ -35,6 +35,7 @@ import os
 import os.path as osp
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,21 +152,21 @@ def check_names(names: Sequence[str], longest: int | None) -> None:
 # ------------------------------------------------------------------------- the work on one image
 
 
+@dataclass
 class Packer(Dataset):
     """A function from the name of an image to its stored bytes, for the worker processes.
 
-    Args:
+    Attributes:
         source: Folder of the images.
         target: Folder to write to, or None to return the content.
         shorter_side: Length of the shorter side in pixels; 0 never shrinks.
         quality: Quality of JPEG, 1 to 100.
     """
 
-    def __init__(self, source: Path, target: Path | None, shorter_side: int, quality: int) -> None:
-        self.source = source
-        self.target = target
-        self.shorter_side = shorter_side
-        self.quality = quality
+    source: Path
+    target: Path | None
+    shorter_side: int
+    quality: int
 
     def __getitem__(self, name: str) -> Packed:
         path = self.source / name
