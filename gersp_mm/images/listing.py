@@ -48,15 +48,9 @@ def is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
-def is_image_name(name: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
-    """Return whether a file with this name is treated as an image.
-
-    Args:
-        name: The last component of a path.
-        extensions: File-name endings, in any case.
-    """
-    endings = tuple(ending.lower() for ending in extensions)
-    return name.lower().endswith(endings) and not is_passed_over(name)
+def is_image_name(name: str) -> bool:
+    """Return whether a file with this name, the last component of a path, is an image."""
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not is_passed_over(name)
 
 
 def find_images(
