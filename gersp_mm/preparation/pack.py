@@ -49,6 +49,7 @@ from gersp_mm.images.listing import (
     ImageList,
     find_classes,
     find_images,
+    refuse_unlistable,
     write_list,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
@@ -133,16 +134,8 @@ def check_names(names: Sequence[str], longest: int | None) -> None:
         UserError: A name or a setting cannot be used, or a file cannot be written.
     """
     for name in names:
-        try:
-            length = len(name.encode())
-        except UnicodeEncodeError:
-            raise UserError(f"the file name {name!r} is not UTF-8. Rename the file.") from None
-        if name != name.strip() or len(name.splitlines()) > 1:
-            raise UserError(
-                f"the file name {name!r} has a line break or begins or ends with a space, which "
-                "lists cannot hold. Rename the file."
-            )
-        if longest is not None and length > longest:
+        refuse_unlistable(name)
+        if longest is not None and len(name.encode()) > longest:
             raise UserError(
                 f"{name} is longer than the {longest} bytes that LMDB allows below SRC. Rename "
                 "the file, or use --to folder."
