@@ -51,13 +51,6 @@ from gersp_mm.utils.files import escape_name
 OFFICIAL = MILLION_AID.counts
 
 
-def unpack_archives(data: Path, archives: list[Path]) -> None:
-    """Unpack each archive below the part that its name begins with, else below ``test``."""
-    for part in OFFICIAL:
-        own = [a for a in archives if a.name.lower().startswith("train") == (part == "train")]
-        unpack_into(data / part, own)
-
-
 def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) -> dict[str, str]:
     """Return the images that are left out, with the reason."""
     if decode:
@@ -79,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
     """Check Million-AID and write the list of its images."""
     data: Path = args.data
     test = data / "test"
-    unpack_archives(data, args.archives)
+    for part in OFFICIAL:  # Names of archives begin with their part; the others are of test.
+        own = [a for a in args.archives if a.name.lower().startswith("train") == (part == "train")]
+        unpack_into(data / part, own)
     if not test.is_dir():
         archives = sorted(p.name for p in data.glob("*") if p.suffix in (".zip", ".tar", ".gz"))
         remedy = "Put the images there, or a link to their folder."
