@@ -20,17 +20,17 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from prepare_demo import AREAS, JPEG, Area
 
 from gersp_mm.commands.options import run_tool
+from gersp_mm.datasets.dota import CocoImage, coco_text
 from gersp_mm.preparation.common import warn
 from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import progress, table
@@ -130,19 +130,18 @@ def clip_boxes(boxes: np.ndarray, tile: Sequence[int]) -> tuple[np.ndarray, int]
 
 def cut_area(
     pixels: np.ndarray, boxes: np.ndarray, area: Area, out: Path
-) -> Iterator[tuple[dict[str, Any], np.ndarray, int]]:
+) -> Iterator[tuple[tuple[str, int, int], np.ndarray, int]]:
     """Write the tiles of an area.
 
     Yields:
-        COCO's entry of an image without its id, its M×4 edges of boxes, and the dropped remains.
+        File, width and height of a tile, its M×4 edges of boxes, and the dropped remains.
     """
     for tile in tiles_of(area, SIDE, STRIDES[area.part]):
         left, top, right, bottom = tile
         name = f"{area.part}/{area.scene}_x{left:04d}_y{top:04d}.jpg"
         with replacing(out / name) as temporary:
             Image.fromarray(pixels[top:bottom, left:right]).save(temporary, "JPEG", **JPEG)
-        entry = dict(file_name=name, width=right - left, height=bottom - top)
-        yield entry, *clip_boxes(boxes, tile)
+        yield (name, right - left, bottom - top), *clip_boxes(boxes, tile)
 
 
 def cut_scenes(data: Path) -> list[tuple[str, str, int, int, int]]:
@@ -162,7 +161,8 @@ def cut_scenes(data: Path) -> list[tuple[str, str, int, int, int]]:
         )
     out = data / "trees"
     counts = []
-    coco: dict[str, Any] = {part: dict(images=[], annotations=[]) for part in STRIDES}
+    coco: dict[str, list[CocoImage]] = {part: [] for part in STRIDES}
+    ids = {part: itertools.count(1) for part in STRIDES}
     for path in progress(annotations, "cutting", "scene"):
         boxes = read_boxes(path)
         image = data / "scenes" / "images" / f"{path.stem}.png"
@@ -175,28 +175,16 @@ def cut_scenes(data: Path) -> list[tuple[str, str, int, int, int]]:
         for area in (area for area in AREAS if area.scene == path.stem):
             if area.right > pixels.shape[1] or area.bottom > pixels.shape[0]:
                 raise UserError(f"scene {image} is smaller than its {area.part} area: {area}")
-            images, entries = coco[area.part]["images"], coco[area.part]["annotations"]
-            before = len(images), len(entries)
-            lost = 0
-            for entry, edges, dropped in cut_area(pixels, boxes, area, out):
-                images.append(dict(id=len(images) + 1, **entry))
-                entries += [
-                    dict(
-                        id=len(entries) + number,
-                        image_id=len(images),
-                        category_id=1,
-                        bbox=[x1, y1, x2 - x1, y2 - y1],
-                        area=(x2 - x1) * (y2 - y1),
-                        iscrowd=0,
-                    )
-                    for number, (x1, y1, x2, y2) in enumerate(edges.tolist(), 1)
-                ]
+            images, lost = [], 0
+            for number, (file, edges, dropped) in enumerate(cut_area(pixels, boxes, area, out), 1):
+                found = [(next(ids[area.part]), "tree", tuple(box)) for box in edges.tolist()]
+                images.append(CocoImage(len(coco[area.part]) + number, *file, found))
                 lost += dropped
-            tiles, trees = len(images) - before[0], len(entries) - before[1]
-            counts.append((area.part, area.scene, tiles, trees, lost))
+            coco[area.part] += images
+            trees = sum(len(image.boxes) for image in images)
+            counts.append((area.part, area.scene, len(images), trees, lost))
     for part, content in coco.items():
-        content["categories"] = [dict(id=1, name="tree")]
-        write_text(out / "coco" / f"{part}.json", json.dumps(content))
+        write_text(out / "coco" / f"{part}.json", coco_text(("tree",), content))
     return sorted(counts, key=lambda row: (list(STRIDES).index(row[0]), row[1]))
 
 

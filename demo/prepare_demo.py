@@ -122,6 +122,7 @@ PRETRAIN_CUTS = {
 }
 SITE_CUT = Cut(64, 16, limit=100)
 SEED = 0
+TRAIN_LIMIT, TEST_LIMIT = 2000, 1000  # images of the evaluation on own classes
 
 IMAGENET_NAME = re.compile(r"foolbox/data/(imagenet_\d+_(\d+)\.jpg)")
 
@@ -324,25 +325,24 @@ def by_class(images: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
 
 
 def split_classes(
-    classes: dict[str, list[Path]], train_limit: int = 2000, test_limit: int = 1000
+    classes: dict[str, list[Path]],
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """Split every class at random, 70 % to 30 %, the same way every time.
 
     Args:
         classes: The images of every class; classes with fewer than two images are left out.
-        train_limit: Greatest number of training images in all classes (at least one per class).
-        test_limit: Greatest number of test images in all classes (at least one per class).
 
     Returns:
-        Training and test images as (path, label).
+        At most :data:`TRAIN_LIMIT` training and :data:`TEST_LIMIT` test images as (path, label),
+        but at least one per class.
     """
     train: list[tuple[str, int]] = []
     test: list[tuple[str, int]] = []
     for label, (name, images) in enumerate(classes.items()):
         shuffled = random.Random(f"{SEED} {name}").sample(images, len(images))
         cut = max(1, round(0.3 * len(images)))
-        test += [(str(p), label) for p in shuffled[:cut][: max(1, test_limit // len(classes))]]
-        train += [(str(p), label) for p in shuffled[cut:][: max(1, train_limit // len(classes))]]
+        test += [(str(p), label) for p in shuffled[:cut][: max(1, TEST_LIMIT // len(classes))]]
+        train += [(str(p), label) for p in shuffled[cut:][: max(1, TRAIN_LIMIT // len(classes))]]
     return train, test
 
 

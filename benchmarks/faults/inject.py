@@ -6,7 +6,6 @@ its entry. Paths are relative to that folder.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import struct
@@ -112,12 +111,6 @@ def copy(case: Path, source: str, target: str) -> None:
         shutil.copy(case / source, case / target)
 
 
-def copy_as_png(case: Path, folder: str) -> None:
-    """Write a second copy of each JPEG next to it."""
-    for path in list((case / folder).rglob("*.jpg")):
-        save(Image.open(path), path.with_suffix(".png"))
-
-
 def change_bytes(case: Path, file: str, count: int) -> None:
     """Invert bytes in the middle of a file."""
     content = bytearray((case / file).read_bytes())
@@ -165,16 +158,15 @@ def swap_times(case: Path, older: str, newer: str) -> None:
     (case / older).parent.joinpath("last_checkpoint").unlink(missing_ok=True)
 
 
-def coco_classes(case: Path, folder: str, shifted: bool) -> None:
+def coco_classes(case: Path, folder: str) -> None:
     """Write DIOR's COCO files with the classes in another order, as another converter does."""
     from gersp_mm.datasets.dior import DIOR_CLASSES
+    from gersp_mm.datasets.dota import coco_text
 
-    names = [*DIOR_CLASSES[1:], DIOR_CLASSES[0]] if shifted else DIOR_CLASSES
-    categories = [dict(id=number, name=name) for number, name in enumerate(names, 1)]
     (case / folder).mkdir(parents=True, exist_ok=True)
     for part in ("trainval", "test"):
-        content = dict(images=[], annotations=[], categories=categories)
-        (case / folder / f"{part}.json").write_text(json.dumps(content))
+        text = coco_text([*DIOR_CLASSES[1:], DIOR_CLASSES[0]], [])
+        (case / folder / f"{part}.json").write_text(text)
 
 
 def write_dota(case: Path, folder: str, lines: list[str], same: bool = False) -> None:
@@ -235,7 +227,7 @@ def odd_images(case: Path, folder: str) -> None:
 INJECTORS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
-        add_system_folders, change_bytes, coco_classes, copy, copy_as_png, damage_jpegs,
+        add_system_folders, change_bytes, coco_classes, copy, damage_jpegs,
         edit_checkpoint, list_classes, list_images, make_16_bit, move, odd_images, remove,
         repeat_one, shift_labels, swap_times, unreadable, write_dota, write_loveda, write_plan,
         write_ucmerced,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +12,15 @@ from mmengine.config import Config
 from PIL import Image
 
 from gersp_mm.datasets.dior import DIOR_CLASSES
-from gersp_mm.datasets.dota import DOTA_CLASSES
+from gersp_mm.datasets.dota import (
+    DOTA_CLASSES,
+    CocoImage,
+    LabelledBox,
+    coco_text,
+    format_labels,
+)
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1, RESISC45_GERSP_1
+from gersp_mm.utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 32  # pixels of a view in pre-training
@@ -160,9 +165,7 @@ def write_data(folder: Path) -> None:
                 lines.append(f"{path} {label}\n")
         for part in ("train", "val", "test"):
             chosen = lines[:: 1 if part == "train" else 2]
-            target = folder / name / "splits" / split.name / f"{part}.txt"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text("".join(chosen))
+            write_text(folder / name / "splits" / split.name / f"{part}.txt", "".join(chosen))
     for part, images in (("trainval", "JPEGImages-trainval"), ("test", "JPEGImages-test")):
         _write_boxes(folder / "dior", f"coco/{part}.json", images, ".jpg", DIOR_CLASSES)
         _write_labels(folder / "dior" / "obb" / part, DIOR_CLASSES)
@@ -184,27 +187,18 @@ def write_data(folder: Path) -> None:
 
 
 def _write_boxes(root: Path, file: str, images: str, ending: str, classes: tuple[str, ...]) -> None:
-    left, top, right, bottom = BOX
-    size = right - left, bottom - top
-    entries: list[dict[str, Any]] = []
-    annotations = []
+    found = []
     for number in (1, 2):
         name = f"{images}/000{number}{ending}"
         save(picture(number, 128), root / name)
-        entries.append(dict(id=number, file_name=name, width=128, height=128))
-        annotations.append(
-            dict(id=number, image_id=number, category_id=number % len(classes) + 1,
-                 bbox=[left, top, *size], area=size[0] * size[1], iscrowd=0)
-        )  # fmt: skip
-    categories = [dict(id=number, name=name) for number, name in enumerate(classes, 1)]
-    (root / file).parent.mkdir(parents=True, exist_ok=True)
-    content = dict(images=entries, annotations=annotations, categories=categories)
-    (root / file).write_text(json.dumps(content))
+        boxes = [(number, classes[number % len(classes)], BOX)]
+        found.append(CocoImage(number, name, 128, 128, boxes))
+    write_text(root / file, coco_text(classes, found))
 
 
 def _write_labels(folder: Path, classes: tuple[str, ...]) -> None:
     left, top, right, bottom = BOX
-    folder.mkdir(parents=True, exist_ok=True)
-    corners = f"{left} {top} {right} {top} {right} {bottom} {left} {bottom}"
+    corners = (left, top, right, top, right, bottom, left, bottom)
     for number in (1, 2):
-        (folder / f"000{number}.txt").write_text(f"{corners} {classes[number % len(classes)]} 0\n")
+        box = LabelledBox(corners, classes[number % len(classes)], 0)
+        write_text(folder / f"000{number}.txt", format_labels([box]))

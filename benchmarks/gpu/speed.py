@@ -157,7 +157,7 @@ def _let_take_turns(ctx: Context, batch: int) -> bool:
     arch, queue, rounds, calls = (18, 512, 2, 1) if ctx.small else (50, 65536, 6, 2)
     args = argparse.Namespace(
         arch=arch, size=size(ctx), batch=batch, amp="bf16", queue=queue, device=ctx.device,
-        only=("ours", "released", "mmpretrain"),
+        contiguous=False, only=("ours", "released", "mmpretrain"),
     )  # fmt: skip
     try:
         steps, memory, model = speed_step.build(args)

@@ -10,6 +10,7 @@ Examples:
   python benchmarks/speed/step.py --arch 50 --size 224 --batch 256 --device cuda --amp bf16
   python benchmarks/speed/step.py --setting r18-64 --only ours released
   python benchmarks/speed/step.py --setting r18-64 --only ours bf16 --no-micro
+  python benchmarks/speed/step.py --setting r18-64 --only ours split --no-micro --contiguous
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ SETTINGS = {
     "r18-64": dict(arch=18, size=64, batch=64),
 }
 CONTENDERS = ("ours", "bf16", "released", "mmpretrain", "lightly")
-OURS_BF16 = "ours, bf16"
+OURS_BF16, SPLIT = "ours, bf16", "ours, split BatchNorm"
 BOUND, CONTIGUOUS_BOUND = "bound", "bound, contiguous"
 # Dense TFLOP/s by a part of the device's name, from the vendor's data sheets: with TF32, which
 # PyTorch's convolutions use, and with bfloat16.
@@ -74,9 +75,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--queue", type=int, default=65536, help="use N keys [%(default)s]")
     parser.add_argument("--amp", choices=("bf16",), help="mixed precision for all; released: both")
     parser.add_argument("--peak-tflops", type=float, help="peak for MFU [by the device, if known]")
+    parser.add_argument("--contiguous", action="store_true", help="ours: not in channels_last")
+    parser.add_argument("--split-size", type=int, default=32, help="of split [%(default)s]")
     parser.add_argument(
-        "--only", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="besides the bounds [all]"
-    )
+        "--only", nargs="+", choices=(*CONTENDERS, "split"), default=CONTENDERS,
+        help="besides the bounds [all but split, which is ours with key_bn='split']",
+    )  # fmt: skip
     parser.add_argument("--no-micro", action="store_true", help="do not time the single parts")
     add_arguments(parser, rounds=10, warmup=2, devices=True)
     args = parser.parse_args(argv)
@@ -179,7 +183,13 @@ def bound_step(
 
 def build(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[str, float], Any]:
     """Return every contender's step, its peak memory in MiB (GPU alone), and our model."""
-    cfg = load_config(args.arch, args.queue, args.amp)
+
+    def config(amp: str | None, **model: Any) -> Config:
+        cfg = load_config(args.arch, args.queue, amp)
+        cfg.model.update(dict(channels_last=False) if args.contiguous else {}, **model)
+        return cfg
+
+    cfg = config(args.amp)
     batch = make_batch(args.batch, args.size, cfg.model.natural_head.num_classes, args.device)
     model_cfg, optimizer = cfg.model.to_dict(), cfg.optim_wrapper.optimizer.to_dict()
     amp, device = bool(args.amp), args.device
@@ -192,8 +202,10 @@ def build(args: argparse.Namespace) -> tuple[dict[str, Callable[[], Any]], dict[
     if "ours" in args.only:
         makers["ours"] = lambda: ours.step
     if "bf16" in args.only and not amp:
-        low = load_config(args.arch, args.queue, "bf16")
-        makers[OURS_BF16] = lambda: Ours(low, device).step
+        makers[OURS_BF16] = lambda: Ours(config("bf16"), device).step
+    if "split" in args.only:
+        groups = dict(key_bn="split", split_size=args.split_size)
+        makers[SPLIT] = lambda: Ours(config(args.amp, **groups), device).step
     if "released" in args.only:
         makers["released"] = lambda: released(False)
         if amp:

@@ -33,24 +33,6 @@ class KeptImages(NamedTuple):
     size: int
 
 
-def finish_views(
-    images: torch.Tensor, draws: np.ndarray, kept: KeptImages | None = None
-) -> torch.Tensor:
-    """Finish the views of a batch.
-
-    Args:
-        images: N×3×H×W uint8, the crops of the worker processes.
-        draws: N records of :data:`gersp_mm.augmentation.draw.VIEW_DRAW` on the host.
-        kept: Images from which the views are cropped; they replace ``images``.
-
-    Returns:
-        N×3×size×size uint8.
-    """
-    if kept is not None:
-        images = crop_batch(kept.images, draws, kept.size)
-    return recolour_batch(images, draws)
-
-
 def recolour_batch(images: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
     """Apply grayscale, jitter, blur and flips to each image by its own draw.
 

@@ -19,41 +19,30 @@ from gersp_mm.utils.errors import UserError, check_choice, check_flag, check_num
 # `released`: configs/selfsup/GeRSP/GeRSP.py of the released code, for both of its branches; the
 # content of the paper's Figure 3 was not found. `mocov2`: MoCo v2 (arXiv:2003.04297).
 # `overhead`: ours, for images without an up side and with stretched values; not measured yet.
-PRESETS: dict[str, dict[str, Any]] = {
-    "released": dict(
-        scale=(0.2, 1.0),
-        grayscale_prob=0.2,
-        grayscale_first=True,
-        jitter=(0.4, 0.4, 0.4, 0.4),
-        jitter_prob=1.0,
-        blur_prob=0.0,
-        horizontal_flip_prob=0.5,
-        vertical_flip_prob=0.0,
-        quarter_turns=False,
-    ),
-    "mocov2": dict(
-        scale=(0.2, 1.0),
-        grayscale_prob=0.2,
-        grayscale_first=False,
-        jitter=(0.4, 0.4, 0.4, 0.1),
-        jitter_prob=0.8,
-        blur_prob=0.5,
-        horizontal_flip_prob=0.5,
-        vertical_flip_prob=0.0,
-        quarter_turns=False,
-    ),
-    "overhead": dict(
-        scale=(0.3, 1.0),
-        grayscale_prob=0.1,
-        grayscale_first=False,
-        jitter=(0.2, 0.2, 0.2, 0.02),
-        jitter_prob=0.8,
-        blur_prob=0.2,
-        horizontal_flip_prob=0.5,
-        vertical_flip_prob=0.5,
-        quarter_turns=True,
-    ),
-}
+RELEASED: dict[str, Any] = dict(
+    scale=(0.2, 1.0),
+    grayscale_prob=0.2,
+    grayscale_first=True,
+    jitter=(0.4, 0.4, 0.4, 0.4),
+    jitter_prob=1.0,
+    blur_prob=0.0,
+    horizontal_flip_prob=0.5,
+    vertical_flip_prob=0.0,
+    quarter_turns=False,
+)
+MOCOV2 = dict(
+    RELEASED, grayscale_first=False, jitter=(0.4, 0.4, 0.4, 0.1), jitter_prob=0.8, blur_prob=0.5
+)
+OVERHEAD = dict(
+    MOCOV2,
+    scale=(0.3, 1.0),
+    grayscale_prob=0.1,
+    jitter=(0.2, 0.2, 0.2, 0.02),
+    blur_prob=0.2,
+    vertical_flip_prob=0.5,
+    quarter_turns=True,
+)
+PRESETS = dict(released=RELEASED, mocov2=MOCOV2, overhead=OVERHEAD)
 
 
 @TRANSFORMS.register_module()

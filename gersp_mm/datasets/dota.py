@@ -53,7 +53,7 @@ class CocoImage(NamedTuple):
     boxes: list[tuple[int, str, Box]]  # annotation's id, class, left top right bottom
 
 
-def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[LabelledBox]:
+def read_labels(path: Path) -> list[LabelledBox]:
     """Read a file of lines ``x1 y1 x2 y2 x3 y3 x4 y4 class [difficulty]``.
 
     Header lines of DOTA's files, empty lines, repeated or trailing spaces, Windows line ends and
@@ -78,11 +78,11 @@ def read_labels(path: Path, classes: Sequence[str] = DOTA_CLASSES) -> list[Label
                 "difficulty (a whole number)"
             ) from None
         name = fields[8]
-        if name not in classes:
+        if name not in DOTA_CLASSES:
             hint = (
                 "These are labels of DOTA v1.5 or v2.0. Use those of v1.0."
                 if name in LATER_CLASSES
-                else f"The known classes are {', '.join(classes)}."
+                else f"The known classes are {', '.join(DOTA_CLASSES)}."
             )
             raise UserError(f"{path}, line {number}: unknown class {name!r}. {hint}")
         boxes.append(LabelledBox(corners, name, difficulty))

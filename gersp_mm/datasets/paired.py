@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,11 +71,13 @@ class PairedDataset(Dataset):
         self._cached: OrderedDict[tuple[int, str], torch.Tensor] = OrderedDict()
         self.cache_images = cache_images
         # DeviceImagesHook replaces these readers.
-        self.readers: dict[str, Any] = {
-            name: DecodedImages(name, source, self._reader(source))
-            for name, source in self._sources()
-            if source is not None
-        }
+        self.readers: dict[str, Any] = {}
+        for name in ("remote_sensing", "natural"):
+            if (source := getattr(self, name)) is not None:
+                decode = functools.partial(self._decode, source)
+                # Windows of scenes are read by their source.
+                read = getattr(source, "read_window", decode)
+                self.readers[name] = DecodedImages(name, source, read)
         if self.natural is not None and "gt_label" not in self.natural.get_data_info(0):
             raise UserError(
                 f"the natural images ({type(self.natural).__name__}) have no gt_label. Use a "
@@ -137,13 +139,6 @@ class PairedDataset(Dataset):
         if draws := {name: view["draw"] for name, view in views.items() if "draw" in view}:
             loaded["draw"] = draws
         return loaded
-
-    def _sources(self) -> tuple[tuple[str, Any], ...]:
-        return ("remote_sensing", self.remote_sensing), ("natural", self.natural)
-
-    def _reader(self, source: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """Return the function that reads an image; windows of scenes are read by their source."""
-        return getattr(source, "read_window", functools.partial(self._decode, source))
 
     def _decode(self, source: Any, info: dict[str, Any]) -> dict[str, Any]:
         path = info["img_path"]

@@ -62,14 +62,14 @@ class Pipeline(Compose):
         super().__init__(built)
         for transform in self.transforms:
             _convert_inside(transform)
-        self.generators = list(_generators(self.transforms))
+        self.generators = list(generators(self.transforms))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "generators"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.generators = list(_generators(self.transforms))  # generators of this process
+        self.generators = list(generators(self.transforms))  # generators of this process
 
     def seed_generators(self) -> None:
         """Seed the transforms' own random generators from Python's random state."""
@@ -249,7 +249,7 @@ def _kind(image: Any) -> str:
     return f"a {type(image).__name__}"
 
 
-def _generators(root: Any) -> Iterator[Callable[[int], Any]]:
+def generators(root: Any) -> Iterator[Callable[[int], Any]]:
     """Yield a seeding function for each random generator within transforms."""
     waiting, seen = [root], [root]  # Objects are kept so that no id is used twice.
     known = {id(root)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from gersp_mm.images.decode import BadImageError, EmptyWindowError
@@ -17,22 +18,20 @@ MAX_BAD_SHARE_IN_A_ROW = 0.05
 BadImage = tuple[str, str, str]  # source ("remote_sensing" or "natural"), path and reason
 
 
+@dataclass
 class DecodedImages:
     """The images of a source, decoded from their files.
 
-    Args:
+    Attributes:
         name: ``'remote_sensing'`` or ``'natural'``.
         source: A dataset of mmpretrain's kind.
         decode: Function that takes the source's data info of an image and returns a dict with
             ``img``, a 3×H×W uint8 RGB tensor, and further entries.
     """
 
-    def __init__(
-        self, name: str, source: Any, decode: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> None:
-        self.name = name
-        self.source = source
-        self.decode = decode
+    name: str
+    source: Any
+    decode: Callable[[dict[str, Any]], dict[str, Any]]
 
     def read(self, index: int, bad: list[BadImage]) -> dict[str, Any]:
         """Decode image ``index`` or the first readable one after it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ VIEWS = {"remote_sensing": ("rs_query", "rs_key"), "natural": ("natural",)}  # o
 PIPELINES = {"remote_sensing": "rs_pipeline", "natural": "natural_pipeline"}
 
 
+@dataclass
 class ResidentImages:
     """The images of a source without their pixels, used instead of :class:`DecodedImages`.
 
-    Args:
+    Attributes:
         source: A dataset of mmpretrain's kind.
         shape: Height and width of every image in pixels.
         usable: For each image, its own number or that of the next readable image.
@@ -30,17 +32,10 @@ class ResidentImages:
             readable one.
     """
 
-    def __init__(
-        self,
-        source: Any,
-        shape: tuple[int, int],
-        usable: np.ndarray,
-        bad: dict[int, list[BadImage]],
-    ) -> None:
-        self.source = source
-        self.shape = shape
-        self.usable = usable
-        self.bad = bad
+    source: Any
+    shape: tuple[int, int]
+    usable: np.ndarray
+    bad: dict[int, list[BadImage]]
 
     def read(self, index: int, bad: list[BadImage]) -> dict[str, Any]:
         """Return the source's data info of an image, with its ``shape`` and ``number``."""

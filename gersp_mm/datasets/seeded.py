@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dist import get_rank
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from gersp_mm.datasets.pipelines import generators
 from gersp_mm.datasets.sampler import PairedSampler
 from gersp_mm.utils.randomness import preserved_rng_state, seed_everything
 
-# Transforms that keep earlier images in the worker process, or use their own random generators.
-CACHES = ("results_cache",)
-GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+CACHES = ("results_cache",)  # of earlier images, in transforms
 
 
 class SampleIndex(int):
@@ -168,7 +165,7 @@ def find_private_randomness(dataset: Any) -> list[str]:
         name = type(transform).__name__
         if any(hasattr(transform, cache) for cache in CACHES):
             found[name] = f"{name} keeps images of earlier samples"
-        elif _has_generator(transform):
+        elif next(generators(transform), None) is not None:
             found[name] = f"{name} has its own random generator"
     return list(found.values())
 
@@ -188,16 +185,6 @@ def _parts(root: Any) -> Iterator[Any]:
             waiting.extend(inner if isinstance(inner, (list, tuple)) else [inner])
         if isinstance(part, (list, tuple)):
             waiting.extend(part)
-
-
-def _has_generator(part: Any, depth: int = 3) -> bool:
-    if isinstance(part, GENERATORS):
-        return True
-    if depth == 0 or isinstance(part, (str, bytes, int, float, np.ndarray, torch.Tensor)):
-        return False
-    inner: Iterable[Any] = part if isinstance(part, (list, tuple)) else ()
-    inner = [*inner, *getattr(part, "__dict__", {}).values()]
-    return any(_has_generator(value, depth - 1) for value in inner)
 
 
 def _consume(batches: Iterator[Sequence[Any]], count: int) -> tuple[int, int]:

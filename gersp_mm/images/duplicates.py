@@ -149,25 +149,13 @@ def check_parts(
 
 def _same_bytes(one: Sequence[str], other: Sequence[str]) -> dict[str, str]:
     """Return a path of ``one`` for each path of ``other`` whose file has the same content."""
-    found = {path: path for path in set(one) & set(other)}
-    sizes: dict[int, list[str]] = defaultdict(list)
-    for path in other:
-        if path not in found:
-            sizes[_size(path)].append(path)
-    sizes.pop(-1, None)
-    ends: dict[tuple[int, bytes], list[str]] = defaultdict(list)
-    for size, paths in sizes.items():
-        for path in paths:
-            ends[size, _tail(path)].append(path)
-    candidates: dict[tuple[int, bytes], list[str]] = defaultdict(list)
-    for path in one:
-        if (size := _size(path)) in sizes and (size, tail := _tail(path)) in ends:
-            candidates[size, tail].append(path)
-    for key, paths in candidates.items():
-        contents = {_digest(path): path for path in reversed(paths)}
-        for path in ends[key]:
-            if (match := contents.get(_digest(path))) and not _is_of_one_colour(path):
-                found[path] = match
+    first, second = set(one), set(other)
+    found = {path: path for path in first & second}
+    for group in same_files(list(dict.fromkeys([*one, *other]))):
+        match = next((path for path in group if path in first), None)
+        copies = [path for path in group if path in second and path not in found]
+        if match and copies and not _is_of_one_colour(match):
+            found.update(dict.fromkeys(copies, match))
     return found
 
 

@@ -48,15 +48,9 @@ def is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
-def is_image_name(name: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
-    """Return whether a file with this name is treated as an image.
-
-    Args:
-        name: The last component of a path.
-        extensions: File-name endings, in any case.
-    """
-    endings = tuple(ending.lower() for ending in extensions)
-    return name.lower().endswith(endings) and not is_passed_over(name)
+def is_image_name(name: str) -> bool:
+    """Return whether a file with this name, the last component of a path, is an image."""
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not is_passed_over(name)
 
 
 def find_images(
@@ -428,6 +422,20 @@ def _why_missing(entry: str, root: str) -> str:
     return "Correct data_root or data_prefix, or write the list again."
 
 
+def refuse_unlistable(name: str) -> None:
+    """Raise a :class:`UserError` if a list cannot hold a file name."""
+    try:
+        name.encode()
+        fits = name == name.strip() and len(name.splitlines()) == 1
+    except UnicodeEncodeError:
+        fits = False
+    if not fits or name.startswith("\ufeff"):
+        raise UserError(
+            f"the file name in {name!r} has a line break, begins or ends with a space, or is "
+            "not UTF-8, which lists cannot hold. Rename the file."
+        )
+
+
 def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
     """Write a list with one entry per line, atomically.
 
@@ -435,16 +443,7 @@ def write_list(path: str | os.PathLike, lines: Sequence[str]) -> None:
         UserError: A list cannot hold one of the file names.
     """
     for line in lines:
-        try:
-            line.encode()
-            fits = line == line.strip() and len(line.splitlines()) == 1
-        except UnicodeEncodeError:
-            fits = False
-        if not fits or line.startswith("\ufeff"):
-            raise UserError(
-                f"the file name in {line!r} has a line break, begins or ends with a space, or is "
-                "not UTF-8, which lists cannot hold: rename it"
-            )
+        refuse_unlistable(line)
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.model import BaseDataPreprocessor
 
-from gersp_mm.augmentation.device import KeptImages, finish_views
+from gersp_mm.augmentation.device import KeptImages, crop_batch, recolour_batch
 from gersp_mm.augmentation.draw import unpack
 from gersp_mm.constants import CHANNEL_ORDER, RGB_MEAN, RGB_STD
 from gersp_mm.registry import MODELS
@@ -104,7 +104,9 @@ class PairedDataPreprocessor(BaseDataPreprocessor):
     ) -> torch.Tensor:
         with torch.autocast(images.device.type, enabled=False):
             if draws is not None:
-                images = finish_views(images, draws, kept)
+                if kept is not None:
+                    images = crop_batch(kept.images, draws, kept.size)
+                images = recolour_batch(images, draws)
             return images.to(self.mean.dtype).sub(self.mean).div_(self.std)
 
 

@@ -10,6 +10,14 @@ from torch import Tensor
 
 from gersp_mm.ops.precision import as_torchvision_takes
 
+# Names in mmcv of the geometry: stride, padding and dilation, each first vertical, then groups of
+# channels, and groups of channels that share offsets.
+SIZES = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
+MODULATED_SIZES = (
+    "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w", "group",
+    "deformable_group",
+)  # fmt: skip
+
 
 def _gradients(
     gradient: Tensor,
@@ -104,6 +112,12 @@ def _write(target: Tensor, values: Tensor) -> None:
     target.copy_(whole)
 
 
+def _geometry(sizes: dict[str, Any]) -> tuple[int, ...]:
+    """Return the geometry of :func:`_gradients` from the arguments of either convolution."""
+    names = MODULATED_SIZES if "stride_h" in sizes else SIZES
+    return tuple(sizes[name] for name in names)
+
+
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -113,17 +127,8 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
     with_bias: bool,
+    **sizes: int,
 ) -> None:
     """Write the modulated deformable convolution (DCNv2) into ``output``.
 
@@ -136,23 +141,12 @@ def modulated_deform_conv_forward(
         mask: Factors of the taps, of shape (n, deformable_group x taps, ...).
         output: Tensor for the result, of shape (n, outputs, ...).
         columns: Not used.
-        kernel_h: Taps from top to bottom.
-        kernel_w: Taps from left to right.
-        stride_h: Rows between two outputs.
-        stride_w: Columns between two outputs.
-        pad_h: Rows of zeros above and below.
-        pad_w: Columns of zeros left and right.
-        dilation_h: Rows between two taps.
-        dilation_w: Columns between two taps.
-        group: Number of groups of channels.
-        deformable_group: Number of groups of channels that share offsets.
         with_bias: Whether the bias is added.
+        **sizes: :data:`MODULATED_SIZES`, and others that are not used.
     """
-    geometry = (
-        stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
-    )  # fmt: skip
     offset, mask = (_read(values, output.shape[2:]) for values in (offset, mask))
-    output.copy_(_convolved(input, weight, offset, mask, bias if with_bias else None, geometry))
+    used = bias if with_bias else None
+    output.copy_(_convolved(input, weight, offset, mask, used, _geometry(sizes)))
 
 
 def modulated_deform_conv_backward(
@@ -169,33 +163,16 @@ def modulated_deform_conv_backward(
     grad_offset: Tensor,
     grad_mask: Tensor,
     grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
     with_bias: bool,
+    **sizes: int,
 ) -> None:
     """Write the gradients of :func:`modulated_deform_conv_forward` into the ``grad_`` tensors."""
-    geometry = (
-        stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
-    )  # fmt: skip
     offset, mask = (_read(values, grad_output.shape[2:]) for values in (offset, mask))
-    gradients = _gradients(grad_output, input, weight, offset, mask, geometry)
+    gradients = _gradients(grad_output, input, weight, offset, mask, _geometry(sizes))
     for target, gradient in zip((grad_input, grad_weight, grad_offset, grad_mask), gradients):
         _write(target, gradient)
     if with_bias:
         grad_bias.copy_(grad_output.sum((0, 2, 3)))
-
-
-def _geometry(sizes: dict[str, Any]) -> tuple[int, ...]:
-    names = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
-    return tuple(sizes[name] for name in names)
 
 
 def deform_conv_forward(
@@ -216,9 +193,7 @@ def deform_conv_forward(
         output: See :func:`modulated_deform_conv_forward`.
         columns: Not used.
         ones: Not used.
-        **sizes: ``kW``, ``kH`` and ``im2col_step``, which are not used, ``dW`` and ``dH`` of the
-            stride, ``padW``, ``padH``, ``dilationW``, ``dilationH``, ``group`` and
-            ``deformable_group``.
+        **sizes: :data:`SIZES`, and others that are not used.
     """
     output.copy_(_convolved(input, weight, offset, None, None, _geometry(sizes)))
 

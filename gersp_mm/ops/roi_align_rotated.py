@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,17 @@ def _bags(
 
     Places are computed in the precision of the regions and in the order of mmcv's arithmetic,
     because a sample may lie exactly on the line beyond which it is outside.
+
+    Args:
+        rois: Number of the image, centre x and y, width, height and angle in radians, of shape
+            (rois, 6).
+        shape: Shape of the features.
+        pooled_height: Bins from top to bottom.
+        pooled_width: Bins from left to right.
+        spatial_scale: Pixels of the features per pixel of the regions.
+        sampling_ratio: Samples along each side of a bin; 0 takes one sample per pixel.
+        aligned: Whether pixels have their centres at halves.
+        clockwise: Whether angles grow clockwise.
     """
     height, width = shape[2:]
     center = rois[:, 1:3] * spatial_scale - (0.5 if aligned else 0.0)
@@ -59,62 +72,31 @@ def _bags(
     return Bags(pixels.flatten(), weights.flatten(), first.flatten() * 4)
 
 
-def roi_align_rotated_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    clockwise: bool,
-) -> None:
+def roi_align_rotated_forward(input: Tensor, rois: Tensor, output: Tensor, **sizes: Any) -> None:
     """Write the averages of every rotated region into ``output``.
 
     Args:
         input: Features of shape (n, channels, height, width).
-        rois: Number of the image, centre x and y, width, height and angle in radians, of shape
-            (rois, 6).
+        rois: See :func:`_bags`.
         output: Tensor for the result, of shape (rois, channels, pooled_height, pooled_width).
-        pooled_height: Bins from top to bottom.
-        pooled_width: Bins from left to right.
-        spatial_scale: Pixels of the features per pixel of the regions.
-        sampling_ratio: Samples along each side of a bin; 0 takes one sample per pixel.
-        aligned: Whether pixels have their centres at halves.
-        clockwise: Whether angles grow clockwise.
+        **sizes: The other arguments of :func:`_bags`.
     """
     if not output.numel():
         return
     (rois,) = as_torchvision_takes(rois.to(input))
     (features,) = wide(input)
-    bags = _bags(
-        rois, input.shape, pooled_height, pooled_width, spatial_scale, sampling_ratio,
-        aligned, clockwise,
-    )  # fmt: skip
-    pooled = sum_bags(features, bags).view(len(rois), pooled_height, pooled_width, -1)
-    output.copy_(pooled.permute(0, 3, 1, 2))
+    pooled = sum_bags(features, _bags(rois, input.shape, **sizes))
+    output.copy_(pooled.view(len(rois), *output.shape[2:], -1).permute(0, 3, 1, 2))
 
 
 def roi_align_rotated_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    clockwise: bool,
+    grad_output: Tensor, rois: Tensor, grad_input: Tensor, **sizes: Any
 ) -> None:
     """Write the gradient of :func:`roi_align_rotated_forward` with respect to its input."""
     if not grad_output.numel():
         return
     (rois,) = as_torchvision_takes(rois.to(grad_output))
     (gradient,) = wide(grad_output)
-    bags = _bags(
-        rois, grad_input.shape, pooled_height, pooled_width, spatial_scale, sampling_ratio,
-        aligned, clockwise,
-    )  # fmt: skip
     gradient = gradient.permute(0, 2, 3, 1).reshape(-1, gradient.shape[1])
+    bags = _bags(rois, grad_input.shape, **sizes)
     grad_input.copy_(spread_bags(gradient, bags, grad_input.shape))

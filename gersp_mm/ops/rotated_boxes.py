@@ -5,8 +5,6 @@ Only pairs whose upright bounding boxes overlap are intersected.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -88,17 +86,13 @@ def _paired_iou(first: Tensor, second: Tensor, over_first: bool = False) -> Tens
     return torch.where((area1 < NO_AREA) | (area2 < NO_AREA), 0, shared / whole)
 
 
-def _iou_table(
-    first: Tensor, second: Tensor, over_first: bool = False, worth: Callable | None = None
-) -> Tensor:
+def _iou_table(first: Tensor, second: Tensor, over_first: bool = False) -> Tensor:
     """Return the IoU of all pairs, of shape (n, m).
 
     Args:
         first: Shapes of (n, 5) or (n, 8) numbers.
         second: Shapes of (m, 5) or (m, 8) numbers.
         over_first: Whether to divide by the area of the first shape instead of the union.
-        worth: Function of the largest area that pairs can share and of their two areas, which
-            returns the pairs to compute; the IoU of all others is 0.
     """
     table = first.new_zeros(len(first), len(second))
     if not table.numel():
@@ -111,39 +105,29 @@ def _iou_table(
         near &= (low1[1] <= high2[1]) & (low2[1] <= high1[1])
         row, column = near.nonzero(as_tuple=True)
         row += start
-        if worth is not None:
-            keep = worth(row, column)
-            row, column = row[keep], column[keep]
         table[row, column] = _paired_iou(first[row], second[column], over_first)
     return table
-
-
-def _write_iou(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int, aligned: bool) -> None:
-    first, second = wide(boxes1, boxes2)
-    compute = _paired_iou if aligned else _iou_table
-    ious.copy_(compute(first, second.to(first), bool(mode_flag)).view(ious.shape))
 
 
 def box_iou_rotated(
     boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int, aligned: bool
 ) -> None:
-    """Write the IoU of rotated boxes into ``ious``.
+    """Write the IoU of rotated boxes or of quadrilaterals into ``ious``.
 
     Args:
-        boxes1: Centre x and y, width, height and angle in radians, of shape (n, 5).
-        boxes2: Boxes of shape (m, 5).
+        boxes1: Centre x and y, width, height and angle in radians, of shape (n, 5), or four
+            corners in order, of shape (n, 8).
+        boxes2: Boxes of shape (m, 5) or (m, 8).
         ious: Tensor for the result: n x m elements, or n if boxes are compared one by one.
         mode_flag: 0 divides by the area of the union, 1 by that of the first box.
         aligned: Whether box i is compared only with box i.
     """
-    _write_iou(boxes1, boxes2, ious, mode_flag, aligned)
+    first, second = wide(boxes1, boxes2)
+    compute = _paired_iou if aligned else _iou_table
+    ious.copy_(compute(first, second.to(first), bool(mode_flag)).view(ious.shape))
 
 
-def box_iou_quadri(
-    boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int, aligned: bool
-) -> None:
-    """Write the IoU of quadrilaterals (four corners in order); see :func:`box_iou_rotated`."""
-    _write_iou(boxes1, boxes2, ious, mode_flag, aligned)
+box_iou_quadri = box_iou_rotated
 
 
 def _greedy(shapes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

@@ -135,39 +135,21 @@ def warn(text: str) -> None:
     print(f"WARNING: {text}", file=sys.stderr)
 
 
-def damaged_images(
-    paths: Sequence[Path], workers: int = 0, size: tuple[int, int] | None = None
-) -> dict[Path, str]:
-    """Decode every image, with a progress bar, and return the unreadable ones with the reason.
-
-    Args:
-        paths: Image files.
-        workers: Threads; all cores by default.
-        size: Width and height that every image has to have.
-    """
-    problems = progress(_problems(paths, workers, size), "decoding", "img", len(paths))
-    return {path: problem for path, problem in problems if problem is not None}
-
-
-def decode_once(
-    folder: Path, names: Sequence[str], record: Path, workers: int = 0
-) -> dict[str, str]:
+def decode_once(folder: Path, names: Sequence[str], workers: int = 0) -> dict[str, str]:
     """Decode the images that no earlier call has, and return the unreadable ones with the reason.
 
-    The call may be interrupted, because each readable image is noted at once. Unreadable images are
-    tried again in every call.
+    The call may be interrupted, because ``decoded_<folder>.txt`` next to the folder lists each
+    readable image at once. ``unreadable_<folder>.txt`` gets the others, which every call tries
+    again.
 
     Args:
         folder: Folder that the names are relative to.
         names: The images.
-        record: File that lists the readable images.
         workers: Threads; all cores by default.
     """
+    record = folder.with_name(f"decoded_{folder.name}.txt")
     record.touch()
-    noted = record.read_bytes()
-    complete = noted[: noted.rfind(b"\n") + 1]
-    os.truncate(record, len(complete))  # The last run may have been killed while it wrote.
-    done = set(map(unescape_name, complete.decode().split("\n")))
+    done = {unescape_name(line.decode()) for line in complete_lines(record)}
     pending = [name for name in names if name not in done]
     problems = (problem for _, problem in _problems([folder / n for n in pending], workers, None))
     bar = progress(problems, "decoding", "img", len(names), len(names) - len(pending))
@@ -178,7 +160,17 @@ def decode_once(
                 notes.write(f"{escape_name(name)}\n")
             else:
                 unreadable[name] = problem
+    write_reasons(folder.with_name(f"unreadable_{folder.name}.txt"), unreadable)
     return unreadable
+
+
+def complete_lines(record: Path) -> list[bytes]:
+    """Return the lines of a record, and cut off the line that a killed run did not finish."""
+    content = record.read_bytes()
+    *lines, unfinished = content.split(b"\n")
+    if unfinished:
+        os.truncate(record, len(content) - len(unfinished))
+    return lines
 
 
 def write_reasons(path: Path, unreadable: Mapping[str, str]) -> None:
@@ -215,11 +207,23 @@ def _problems(
 def refuse_damaged(
     paths: Sequence[Path], workers: int = 0, size: tuple[int, int] | None = None
 ) -> None:
-    """Raise a :class:`UserError` that names what :func:`damaged_images` finds."""
-    if found := damaged_images(paths, workers, size):
+    """Decode every image, with a progress bar, and refuse those that cannot be read.
+
+    Args:
+        paths: Image files.
+        workers: Threads; all cores by default.
+        size: Width and height that every image has to have, in pixels.
+
+    Raises:
+        UserError: Images are unreadable or of another size; the message names them.
+    """
+    problems = progress(_problems(paths, workers, size), "decoding", "img", len(paths))
+    found = [f"{path}: {problem}" for path, problem in problems if problem is not None]
+    if found:
         what = "cannot be read or have another size" if size else "cannot be read"
-        named = first_lines([f"{path}: {why}" for path, why in found.items()])
-        raise UserError(f"{len(found)} of {len(paths)} images {what}; fetch them again:{named}")
+        raise UserError(
+            f"{len(found)} of {len(paths)} images {what}; fetch them again:{first_lines(found)}"
+        )
 
 
 def unpack(archive: Path, target: Path) -> None:

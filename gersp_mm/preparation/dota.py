@@ -326,11 +326,6 @@ def run_splitter(
         )
 
 
-def split_settings(protocol: Protocol) -> dict:
-    """Return the splitter's arguments."""
-    return dict(sizes=[protocol.size], gaps=[protocol.gap], rates=[1.0], **SPLIT)
-
-
 def fingerprint(split: Split) -> str:
     """Return a hash of the images' names and sizes in bytes, and of the labels."""
     digest = hashlib.sha256()
@@ -536,9 +531,9 @@ def convert(
     join([*whole.values()], data)  # which refuses an image of two parts
     differences = describe_counts(counts, DOTA.counts)
     refuse_incomplete(data, DOTA.title, differences, allow_incomplete, findings=findings)
+    settings = dict(sizes=[protocol.size], gaps=[protocol.gap], rates=[1.0], **SPLIT)
     records = {
-        part: dict(settings=split_settings(protocol), source=fingerprint(split))
-        for part, split in whole.items()
+        part: dict(settings=settings, source=fingerprint(split)) for part, split in whole.items()
     }
     pending = [part for part in whole if force or not is_finished(target / part, records[part])]
     if decode and pending:

@@ -39,7 +39,6 @@ from gersp_mm.preparation.common import (
     decode_once,
     next_pretraining,
     refuse_incomplete,
-    write_reasons,
 )
 from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import table
@@ -103,16 +102,6 @@ def describe_val(data: Path, train: dict[str, list[str]]) -> tuple[list[str], st
     return images, "flat, without labels; not needed for pre-training"
 
 
-def decode_part(folder: Path, names: list[str], workers: int) -> list[str]:
-    """Decode a part, or resume it; return the unreadable images and write them to a list."""
-    if not names:
-        return []
-    record = folder.with_name(f"decoded_{folder.name}.txt")
-    unreadable = decode_once(folder, names, record, workers)
-    write_reasons(folder.with_name(f"unreadable_{folder.name}.txt"), unreadable)
-    return [f"{folder / name} cannot be read: {reason}" for name, reason in unreadable.items()]
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
     options = ("allow_incomplete", "decode", "workers")
@@ -144,8 +133,11 @@ def run(args: argparse.Namespace) -> None:
     print(f"val: {kind}")
     refuse_incomplete(data, "ImageNet-1k", find_problems(train, classes), args.allow_incomplete)
     if args.decode:
-        unreadable = decode_part(train, images, args.workers)
-        unreadable += decode_part(data / "val", val, args.workers)
+        unreadable = [
+            f"{folder / name} cannot be read: {reason}"
+            for folder, names in ((train, images), (data / "val", val))
+            for name, reason in (decode_once(folder, names, args.workers) if names else {}).items()
+        ]
         refuse_incomplete(data, "ImageNet-1k", unreadable, args.allow_incomplete)
     source = "train_dataloader.dataset.natural"
     options = [f"{source}.data_root={train}"]

@@ -42,7 +42,6 @@ from gersp_mm.preparation.common import (
     read_reasons,
     refuse_incomplete,
     unpack_into,
-    write_reasons,
 )
 from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import table
@@ -52,20 +51,11 @@ from gersp_mm.utils.files import escape_name
 OFFICIAL = MILLION_AID.counts
 
 
-def unpack_archives(data: Path, archives: list[Path]) -> None:
-    """Unpack each archive below the part that its name begins with, else below ``test``."""
-    for part in OFFICIAL:
-        own = [a for a in archives if a.name.lower().startswith("train") == (part == "train")]
-        unpack_into(data / part, own)
-
-
 def find_unreadable(data: Path, names: list[str], decode: bool, workers: int) -> dict[str, str]:
     """Return the images that are left out, with the reason."""
-    record = data / "unreadable_test.txt"
     if decode:
-        unreadable = decode_once(data / "test", names, data / "decoded_test.txt", workers)
-        write_reasons(record, unreadable)
-        return unreadable
+        return decode_once(data / "test", names, workers)
+    record = data / "unreadable_test.txt"
     if not record.is_file():
         return {}
     noted = read_reasons(record)
@@ -82,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
     """Check Million-AID and write the list of its images."""
     data: Path = args.data
     test = data / "test"
-    unpack_archives(data, args.archives)
+    for part in OFFICIAL:  # Names of archives begin with their part; the others are of test.
+        own = [a for a in args.archives if a.name.lower().startswith("train") == (part == "train")]
+        unpack_into(data / part, own)
     if not test.is_dir():
         archives = sorted(p.name for p in data.glob("*") if p.suffix in (".zip", ".tar", ".gz"))
         remedy = "Put the images there, or a link to their folder."

@@ -35,6 +35,7 @@ import os
 import os.path as osp
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,11 +49,12 @@ from gersp_mm.images.listing import (
     ImageList,
     find_classes,
     find_images,
+    refuse_unlistable,
     write_list,
 )
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.images.scaling import WHOLE_SIDE, check_raster
-from gersp_mm.preparation.common import explained, write_reasons
+from gersp_mm.preparation.common import complete_lines, explained, write_reasons
 from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
@@ -132,16 +134,8 @@ def check_names(names: Sequence[str], longest: int | None) -> None:
         UserError: A name or a setting cannot be used, or a file cannot be written.
     """
     for name in names:
-        try:
-            length = len(name.encode())
-        except UnicodeEncodeError:
-            raise UserError(f"the file name {name!r} is not UTF-8. Rename the file.") from None
-        if name != name.strip() or len(name.splitlines()) > 1:
-            raise UserError(
-                f"the file name {name!r} has a line break or begins or ends with a space, which "
-                "lists cannot hold. Rename the file."
-            )
-        if longest is not None and length > longest:
+        refuse_unlistable(name)
+        if longest is not None and len(name.encode()) > longest:
             raise UserError(
                 f"{name} is longer than the {longest} bytes that LMDB allows below SRC. Rename "
                 "the file, or use --to folder."
@@ -151,21 +145,21 @@ def check_names(names: Sequence[str], longest: int | None) -> None:
 # ------------------------------------------------------------------------- the work on one image
 
 
+@dataclass
 class Packer(Dataset):
     """A function from the name of an image to its stored bytes, for the worker processes.
 
-    Args:
+    Attributes:
         source: Folder of the images.
         target: Folder to write to, or None to return the content.
         shorter_side: Length of the shorter side in pixels; 0 never shrinks.
         quality: Quality of JPEG, 1 to 100.
     """
 
-    def __init__(self, source: Path, target: Path | None, shorter_side: int, quality: int) -> None:
-        self.source = source
-        self.target = target
-        self.shorter_side = shorter_side
-        self.quality = quality
+    source: Path
+    target: Path | None
+    shorter_side: int
+    quality: int
 
     def __getitem__(self, name: str) -> Packed:
         path = self.source / name
@@ -252,9 +246,8 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
     Raises:
         UserError: The folder was made with other settings, or not by this tool.
     """
-    text = path.read_bytes() if path.exists() else b""
-    complete = text[: text.rfind(b"\n") + 1]
-    if not complete:
+    lines = complete_lines(path) if path.exists() else []
+    if not lines:
         own = f".{path.name}."  # Prefix of the files that `replacing` leaves when it is killed.
         if path.parent.exists() and any(
             not file.name.startswith(own) for file in path.parent.iterdir() if file != path
@@ -262,13 +255,10 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
             raise UserError(
                 f"{path.parent} is not empty and was not made by this tool. Choose another DST."
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        complete = json.dumps(settings).encode() + b"\n"
+        lines = [json.dumps(settings).encode()]
         with replacing(path) as temporary:
-            temporary.write_bytes(complete)
-    elif len(complete) < len(text):  # The last run was killed while it wrote.
-        os.truncate(path, len(complete))
-    first, *lines = complete.decode().splitlines()
+            temporary.write_bytes(lines[0] + b"\n")
+    first, *noted = lines
     known = json.loads(first)
     if known != settings:
         differing = [k for k in settings if known.get(k) != settings[k]]
@@ -277,7 +267,7 @@ def open_record(path: Path, settings: dict[str, Any]) -> list[Any]:
             f"{path.parent} was made with other settings ({changes}). Use the same settings, "
             "choose another DST, or remove the folder."
         )
-    return list(map(json.loads, lines))
+    return list(map(json.loads, noted))
 
 
 @contextlib.contextmanager

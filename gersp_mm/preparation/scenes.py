@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gersp_mm.datasets.splits import Entry, Split
-from gersp_mm.images.duplicates import check_parts, refuse_second_copies
+from gersp_mm.images.duplicates import check_parts, refuse_second_copies, same_files
 from gersp_mm.images.listing import is_image_name, write_list
 from gersp_mm.preparation.common import (
     SHOWN,
@@ -17,7 +15,7 @@ from gersp_mm.preparation.common import (
     refuse_damaged,
     refuse_incomplete,
 )
-from gersp_mm.utils.console import progress, table
+from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError, listed
 
 
@@ -119,16 +117,15 @@ def describe_difference(files: Mapping[str, Path], split: Split) -> list[str]:
 
 def report_identical(parts: Mapping[str, Sequence[Entry]], files: Mapping[str, Path]) -> None:
     """Print which files of equal content lie in two classes or two parts; nothing is changed."""
-    groups: dict[bytes, list[tuple[str, Entry]]] = defaultdict(list)
-    entries = [(part, entry) for part, listed in parts.items() for entry in listed]
-    for part, entry in progress(entries, "comparing", "img"):
-        content = hashlib.sha256(files[entry.path].read_bytes()).digest()
-        groups[content].append((part, entry))
+    placed = {str(files[e.path]): (part, e) for part, listed in parts.items() for e in listed}
+    order = {path: number for number, path in enumerate(placed)}
+    same = sorted(same_files(list(placed)), key=lambda group: order[group[0]])
+    groups = [[placed[path] for path in group] for group in same]
     for what, kinds in (
         ("classes", lambda group: {entry.label for _, entry in group}),
         ("parts", lambda group: {part for part, _ in group}),
     ):
-        found = [group for group in groups.values() if len(kinds(group)) > 1]
+        found = [group for group in groups if len(kinds(group)) > 1]
         print(f"byte-identical images in two {what}: {len(found)}")
         for group in found[:SHOWN]:
             print("  " + " = ".join(f"{entry.path} ({part})" for part, entry in group))

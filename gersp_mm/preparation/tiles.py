@@ -29,6 +29,7 @@ import json
 import os
 import os.path as osp
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,10 +81,11 @@ class Cut(NamedTuple):
     failed: str = ""
 
 
+@dataclass
 class Cutter(Dataset):
     """Data set that cuts one scene per item, for the worker processes.
 
-    Args:
+    Attributes:
         source: Folder of the scenes.
         target: Folder to write to.
         size: Side of a tile in pixels.
@@ -94,22 +96,14 @@ class Cutter(Dataset):
         scale: Pixel scale of PNG and JPEG tiles, with its limits.
     """
 
-    def __init__(
-        self,
-        source: Path,
-        target: Path,
-        size: int,
-        overlap: int,
-        max_nodata: float,
-        kind: str,
-        quality: int,
-        scale: PixelScale,
-    ) -> None:
-        self.source, self.target = source, target
-        self.size, self.overlap = size, overlap
-        self.max_nodata = max_nodata
-        self.kind, self.quality = kind, quality
-        self.scale = scale
+    source: Path
+    target: Path
+    size: int
+    overlap: int
+    max_nodata: float
+    kind: str
+    quality: int
+    scale: PixelScale
 
     def __getitem__(self, name: str) -> Cut:
         path = str(self.source / name)

@@ -249,7 +249,7 @@ SCRIPTS = {
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[dict[str, Any]]]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
     """Run a script with tiny settings in this process and return the rows that it records."""
     for number in range(4):
         write_picture(tmp_path / "images" / f"{number}.jpg", 50 * number, (90, 70))
@@ -257,10 +257,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     out = tmp_path / "results.jsonl"
 
-    def run_script(name: str) -> list[dict[str, Any]]:
+    def run_script(name: str, *more: str) -> list[dict[str, Any]]:
         arguments = SCRIPTS[name].replace("IMAGES", str(tmp_path / "images")).split()
         monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{name}.py"), *arguments])
-        sys.argv += ["--record", str(out)]
+        sys.argv += ["--record", str(out), *more]
         script = load(name)
         script.main(script.parse_args())
         rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -275,6 +275,14 @@ def test_step_script(run: Any) -> None:
     assert {"ours", "released", "mmpretrain", "bound"} <= {*row["values"]["step_ms"]}
     assert {"released / ours", "mmpretrain / ours", "ours / bound"} <= {*row["ratios"]}
     assert sum("released / ours" in name for name in row["ratios"]) == 4  # step and three parts
+
+
+def test_step_script_compares_split_batch_norm(run: Any) -> None:
+    (row,) = run(
+        "step", "--only", "ours", "split", "--split-size", "2", "--contiguous", "--no-micro"
+    )
+    assert {*row["values"]["step_ms"]} == {"ours", "ours, split BatchNorm", "bound"}
+    assert row["ratios"]["ours, split BatchNorm / ours"]["median"] > 0
 
 
 def test_input_script(run: Any) -> None:

@@ -204,7 +204,7 @@ def test_bytes_that_are_no_utf_8_may_name_a_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["two\nlines", " begins", "ends ", "caf\udce9", "\ufeffmark", ""])
 def test_names_that_lists_cannot_hold_are_refused_and_nothing_is_written(tmp_path, name):
-    with pytest.raises(UserError, match="which lists cannot hold: rename it"):
+    with pytest.raises(UserError, match="which lists cannot hold. Rename the file"):
         write_list(tmp_path / "list.txt", ["a.jpg", name])
     assert list(tmp_path.iterdir()) == []
 
