@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,16 @@ def spaced(name: str) -> str:
     """
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("_", " "))
     return words if words.isupper() else words.lower()
+
+
+def class_name(classes: Sequence[str], label: int) -> str:
+    """Return the name of a class in words, or its number where there is no name.
+
+    Args:
+        classes: Names of the classes.
+        label: Number of the class.
+    """
+    return spaced(str(classes[label])) if label < len(classes) else _unnamed(label)
 
 
 def new_figure(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import colorsys
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -15,28 +14,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS as HOST_REGISTRY
 from PIL import Image
 
 from gersp_mm.images.decode import load_rgb
 from gersp_mm.registry import HOOKS
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.model import unwrap
-from gersp_mm.visualization.features import save_figure
+from gersp_mm.visualization.boxes import Boxes, draw_detections
+from gersp_mm.visualization.features import class_name, save_figure
+from gersp_mm.visualization.panels import DPI, RIGHT, WRONG, draw_panels, shown_size
 
-# By default scope, the hook that draws and the visualizer that it needs.
-HOST_HOOKS = {
-    "mmpretrain": ("mmpretrain.VisualizationHook", "UniversalVisualizer"),
-    "mmdet": ("mmdet.DetVisualizationHook", "DetLocalVisualizer"),
-    "mmrotate": ("mmdet.DetVisualizationHook", "RotLocalVisualizer"),
-}
+SCOPES = ("mmpretrain", "mmdet", "mmrotate", "mmseg")
 UNLABELLED = (96, 96, 96)  # Colour of pixels that are not evaluated.
-RIGHT, WRONG = (245, 245, 245), (215, 30, 30)  # of the panel that compares two maps
-LONGEST = 1024  # Longest side of a panel in pixels.
-DPI = 100
-SMALLEST_PANEL = 3.0  # Inches.
-LEGEND_WIDTH = 32  # Width of an entry, in sizes of its font.
-SMALL = 256  # pixels; smaller images of classes are enlarged so that text is readable on them
+RIGHT_PIXEL, WRONG_PIXEL = (245, 245, 245), (215, 30, 30)
 
 
 def choose_pictures(paths: Sequence[str], limit: int | None = None) -> dict[str, str]:
@@ -115,8 +105,26 @@ class PicturesHook(Hook, abc.ABC):
         for number, sample in enumerate(outputs):
             name = self._names.pop(sample.img_path, None)  # an image of two batches is drawn once
             if name is not None:
-                self.draw(runner, sample, data_batch["inputs"][number], self.out_dir / name)
+                inputs = data_batch["inputs"]
+                if isinstance(inputs[0], (list, tuple)):  # Views of --tta; the first is the image.
+                    inputs = inputs[0]
+                self.draw(runner, sample, inputs[number], self.out_dir / name)
                 self.count += 1
+
+    def heading(self, runner: Any, path: Path) -> str:
+        """Return the name of an image, of the config and of the checkpoint, for above a picture.
+
+        Args:
+            runner: The MMEngine runner.
+            path: File to write, without its suffix.
+        """
+        checkpoint = getattr(runner, "_load_from", None)
+        parts = [
+            str(path.relative_to(self.out_dir)),
+            Path(runner.cfg.filename).stem if runner.cfg.filename else "",
+            "/".join(Path(checkpoint).parts[-2:]) if checkpoint else "",
+        ]
+        return ", ".join(part for part in parts if part)
 
     @abc.abstractmethod
     def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
@@ -130,42 +138,56 @@ class PicturesHook(Hook, abc.ABC):
         """
 
 
-class HostPicturesHook(PicturesHook):
-    """Let a host's visualization hook draw one image at a time.
-
-    Left to themselves these hooks give two images of one name one file, draw all images, and
-    mmpretrain's takes BGR images for RGB.
-
-    Args:
-        hook: Visualization hook of mmpretrain or mmdet.
-        out_dir: Folder of the pictures.
-        max_pictures: Draw at most this many.
-    """
-
-    def __init__(self, hook: Any, out_dir: str, max_pictures: int | None) -> None:
-        super().__init__(out_dir, max_pictures)
-        self.hook = hook
-
-    def before_test_epoch(self, runner: Any) -> None:
-        """Choose the images, and complete a palette of too few colours."""
-        super().before_test_epoch(runner)
-        runner.visualizer.dataset_meta = self.meta
+class ClassesPicturesHook(PicturesHook):
+    """Draw images of scenes as the network receives them, with true and predicted class."""
 
     def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
-        """Draw into a separate folder, because the hooks choose the name."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-            if hasattr(self.hook, "test_out_dir"):
-                self.hook.test_out_dir = os.path.abspath(folder)  # a relative one would grow
-            else:
-                self.hook.out_dir = folder
-                factor = max(1, round(SMALL / min(image.shape[1:])))
-                self.hook.draw_args["rescale_factor"] = factor
-                if unwrap(runner.model).data_preprocessor.to_rgb:
-                    image = image.flip(0)
-            self.hook.after_test_iter(runner, 0, dict(inputs=[image]), [sample])
-            (written,) = Path(folder).iterdir()
-            os.replace(written, f"{path}{written.suffix}")
+        """Draw a sample of mmpretrain."""
+        pixels = image.flip(0) if unwrap(runner.model).data_preprocessor.to_rgb else image
+        pixels = pixels.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+        found = sample.pred_label.tolist()
+        picture = draw_classes(
+            Image.fromarray(pixels),
+            sample.gt_label.tolist() if "gt_label" in sample else None,
+            {label: sample.pred_score[label].item() for label in found},
+            self.meta.get("classes") or (),
+            self.heading(runner, path),
+        )
+        save_figure(picture, path.with_name(f"{path.name}.png"), DPI)
+
+
+class BoxesPicturesHook(PicturesHook):
+    """Draw annotated and predicted boxes, upright or rotated, next to each other.
+
+    Args:
+        out_dir: Folder of the pictures; those of a JPEG are JPEGs, all others are PNGs.
+        max_pictures: Draw at most this many, evenly chosen from the data set; all by default.
+        threshold: Boxes with a higher score are drawn.
+    """
+
+    def __init__(
+        self, out_dir: str, max_pictures: int | None = None, threshold: float = 0.3
+    ) -> None:
+        super().__init__(out_dir, max_pictures)
+        self.threshold = threshold
+
+    def draw(self, runner: Any, sample: Any, image: Any, path: Path) -> None:
+        """Draw a sample of mmdet or mmrotate."""
+        truth, others = (
+            Boxes.of(sample.get(name)) if "bboxes" in sample.get(name, ()) else None
+            for name in ("gt_instances", "ignored_instances")
+        )
+        heading = f"{self.heading(runner, path)}\nboxes with a score above {self.threshold:g}"
+        picture = draw_detections(
+            load_rgb(sample.img_path),
+            truth,
+            Boxes.of(sample.pred_instances, self.threshold),
+            self.meta.get("classes") or (),
+            heading,
+            others,
+        )
+        suffix = ".jpg" if sample.img_path.lower().endswith((".jpg", ".jpeg")) else ".png"
+        save_figure(picture, path.with_name(f"{path.name}{suffix}"), DPI)
 
 
 @HOOKS.register_module()
@@ -190,30 +212,26 @@ class SegmentationPicturesHook(PicturesHook):
             {title: labels.squeeze().cpu().numpy() for title, labels in maps.items()},
             self.meta["classes"],
             self.meta["palette"],
+            self.heading(runner, path),
         )
         save_figure(picture, path.with_name(f"{path.name}.png"), DPI)
 
 
 def require_pictures(cfg: Config, config: str) -> None:
-    """Make sure that there is a visualizer for the predictions of a config.
+    """Refuse a config whose predictions cannot be drawn.
 
     Args:
-        cfg: Gets the visualizer of its host where it has a plain one.
+        cfg: The config.
         config: Its file, for the message.
 
     Raises:
-        UserError: The predictions of its scope cannot be drawn.
+        UserError: Its scope is none of those that are drawn.
     """
     scope = cfg.get("default_scope")
-    if scope != "mmseg" and scope not in HOST_HOOKS:
+    if scope not in SCOPES:
         raise UserError(
-            f"--show-dir: default_scope of {config} is {scope!r}, not one of "
-            f"{', '.join([*HOST_HOOKS, 'mmseg'])}"
+            f"--show-dir: default_scope of {config} is {scope!r}, not one of {', '.join(SCOPES)}"
         )
-    visualizer = cfg.get("visualizer") or {}
-    plain = ("Visualizer", "mmengine.Visualizer")  # These draw neither boxes nor labels.
-    if scope != "mmseg" and visualizer.get("type", plain[0]) in plain:
-        cfg.visualizer = dict(visualizer, type=HOST_HOOKS[scope][1])
 
 
 def add_pictures(
@@ -231,19 +249,46 @@ def add_pictures(
         UserError: There are several processes.
     """
     if runner.world_size > 1:
-        raise UserError("--show-dir: the hosts draw only in a single process. Start one process.")
+        raise UserError("--show-dir: pictures are drawn in a single process. Start one process.")
     scope = runner.cfg.default_scope
     hook: PicturesHook
     if scope == "mmseg":
         hook = SegmentationPicturesHook(folder, max_pictures)
+    elif scope == "mmpretrain":
+        hook = ClassesPicturesHook(folder, max_pictures)
     else:
-        options: dict[str, Any] = dict(draw=True, score_thr=threshold)
-        if scope == "mmpretrain":
-            options = dict(enable=True, interval=1)
-        host = HOST_REGISTRY.build(dict(type=HOST_HOOKS[scope][0], **options))
-        hook = HostPicturesHook(host, folder, max_pictures)
+        hook = BoxesPicturesHook(folder, max_pictures, threshold)
     runner.register_hook(hook)
     return hook
+
+
+def draw_classes(
+    image: Image.Image,
+    truth: Sequence[int] | None,
+    scores: Mapping[int, float],
+    classes: Sequence[str],
+    heading: str = "",
+) -> Figure:
+    """Draw an image with its true and its predicted class above it, in a frame of right or wrong.
+
+    Args:
+        image: RGB.
+        truth: Numbers of its classes; None where the data set has no labels.
+        scores: Score of each predicted class, 0 to 1.
+        classes: Names of the classes.
+        heading: Text above the picture.
+    """
+    names = [f"{class_name(classes, label)} {score:.0%}" for label, score in scores.items()]
+    lines, colour = [f"prediction: {', '.join(names)}"], "black"
+    if truth is not None:
+        told, colour = ("right", RIGHT) if set(truth) == set(scores) else ("wrong", WRONG)
+        lines[0] += f" ({told})"
+        lines.insert(0, f"truth: {', '.join(class_name(classes, label) for label in truth)}")
+    figure = draw_panels({"\n".join(lines): image.resize(shown_size(image))}, heading)
+    (axis,) = figure.axes
+    axis.title.set_color(colour)
+    axis.spines[:].set(color=colour, linewidth=4)
+    return figure
 
 
 def draw_label_maps(
@@ -251,6 +296,7 @@ def draw_label_maps(
     maps: Mapping[str, np.ndarray],
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
+    heading: str = "",
 ) -> Figure:
     """Draw an image and its label maps next to each other, with a legend of the pixels' shares.
 
@@ -261,11 +307,11 @@ def draw_label_maps(
         maps: H×W integer labels by title, the ground truth first; labels of no class are grey.
         classes: Names of the classes.
         palette: Colours of the classes, RGB from 0 to 255.
+        heading: Text above all panels.
     """
     from matplotlib.patches import Patch
 
-    scale = min(1.0, LONGEST / max(image.size))
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    width, height = shown_size(image)
     colours = np.array([*palette, UNLABELLED], np.uint8)
     shares, panels = {}, {"image": image.resize((width, height))}
     for title, labels in maps.items():
@@ -273,33 +319,23 @@ def draw_label_maps(
         shares[title] = np.bincount(known.ravel(), minlength=len(colours)) / known.size
         coloured = Image.fromarray(colours[known])
         panels[title] = coloured.resize((width, height), Image.Resampling.NEAREST)
-    if len(maps) == 2:
-        truth, found = maps.values()
-        counted = (truth >= 0) & (truth < len(classes))
-        wrong = counted & (truth != found)
-        errors = np.where(wrong[..., None], WRONG, np.where(counted[..., None], RIGHT, UNLABELLED))
-        drawn = Image.fromarray(errors.astype(np.uint8))
-        share = f"{wrong.sum() / counted.sum():.1%} of the pixels" if counted.any() else "no pixels"
-        panels[f"wrong: {share}"] = drawn.resize((width, height), Image.Resampling.NEAREST)
     handles = []
     for label, name in enumerate([*classes, "not evaluated"]):
         parts = [f"{title} {share[label]:.1%}" for title, share in shares.items()]
         if label < len(classes) or any(share[label] for share in shares.values()):
             text = f"{name}: {', '.join(parts)}"
             handles.append(Patch(facecolor=colours[label] / 255, edgecolor="black", label=text))
-
-    side = max(SMALLEST_PANEL, width / DPI)  # inches
-    size = max(9.0, side * 72 / 40)  # points
-    columns = max(1, int(len(panels) * side * 72 / size / LEGEND_WIDTH))
-    lines = 2 + -(-len(handles) // columns)
-    figure = Figure(
-        (len(panels) * side, side * height / width + lines * size / 40), DPI, layout="constrained"
-    )
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, panel) in zip(axes, panels.items()):
-        axis.imshow(panel, interpolation="nearest")
-        axis.set_title(title, fontsize=size)
-        axis.set_xticks([])
-        axis.set_yticks([])  # The frame stays: a class may be white.
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=size)
-    return figure
+    if len(maps) == 2:
+        truth, found = maps.values()
+        counted = (truth >= 0) & (truth < len(classes))
+        wrong = counted & (truth != found)
+        errors = np.where(
+            wrong[..., None], WRONG_PIXEL, np.where(counted[..., None], RIGHT_PIXEL, UNLABELLED)
+        )
+        drawn = Image.fromarray(errors.astype(np.uint8))
+        share = f"{wrong.sum() / counted.sum():.1%} of the pixels" if counted.any() else "no pixels"
+        panels[f"wrong: {share}"] = drawn.resize((width, height), Image.Resampling.NEAREST)
+        for text, colour in {"right pixel": RIGHT_PIXEL, "wrong pixel": WRONG_PIXEL}.items():
+            shade = "#{:02x}{:02x}{:02x}".format(*colour)
+            handles.append(Patch(facecolor=shade, edgecolor="black", label=text))
+    return draw_panels(panels, heading, legend=handles)

@@ -24,6 +24,7 @@ from gersp_mm.engine import launch
 from gersp_mm.evaluation.submission import Submission
 from gersp_mm.results.store import read_rows
 from gersp_mm.utils.errors import UserError
+from gersp_mm.visualization import boxes
 from tests.engine.test_pretrained_check import detector, mmseg_model
 from tests.support.smoke import CONFIGS
 
@@ -164,7 +165,8 @@ def test_pictures_of_images_with_one_name_are_all_there_in_true_colours(
     for name, colour in COLOURS.items():
         with Image.open(tmp_path / "pictures" / name / "0.png") as picture:
             assert min(picture.size) >= 256  # the text is readable
-            assert picture.convert("RGB").getpixel((10, picture.height - 5)) == colour
+            pixels = np.array(picture.convert("RGB"))
+        assert (pixels == colour).all(-1).mean() > 0.3
 
 
 def test_so_many_pictures_of_all_classes(classifier, tmp_path):
@@ -418,13 +420,23 @@ def test_boxes_are_drawn_beside_the_ground_truth(tmp_path, capsys):
     assert [row.model for row in rows] == 2 * ["small_r18"]
     files = sorted(p.relative_to(shown).as_posix() for p in shown.rglob("*") if p.is_file())
     assert files == ["a/1.jpg", "b/1.jpg"]
-    with Image.open(shown / "a" / "1.jpg") as picture:
-        assert picture.size == (128, 64)
-        pixels = np.array(picture, int)
-    truth, prediction = pixels[:, :64], pixels[:, 64:]
-    assert np.abs(truth[38, 10:40] - 90).sum(-1).mean() > 40  # the lower edge of the box
-    assert np.abs(truth[50:] - 90).max() < 40
-    assert np.abs(prediction - truth).max() > 40
+    left, right = halves(shown / "a" / "1.jpg")
+    assert is_drawn(left, boxes.ANNOTATED) and not is_drawn(left, boxes.FALSE)
+    assert is_drawn(right, boxes.FALSE)
+
+
+def halves(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The two panels of a picture, without the legend at its foot."""
+    with Image.open(path) as picture:
+        pixels = np.array(picture.convert("RGB"), int)[: int(0.7 * picture.height)]
+    middle = pixels.shape[1] // 2
+    return pixels[:, :middle], pixels[:, middle:]
+
+
+def is_drawn(pixels: np.ndarray, colour: str) -> bool:
+    """Whether there are lines of a colour, which JPEG changes a little."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(pixels - wanted).max(-1) < 60).sum()) > 20
 
 
 def rotated_model(cfg: Config) -> None:
@@ -487,11 +499,10 @@ def test_dota_of_the_field_has_only_a_submission_and_shows_rotated_boxes(dota, t
     out = capsys.readouterr().out
     assert "can only write a submission, so --submission is assumed" in out
     assert f"to submit: {tmp_path / 'work' / 'submission' / 'Task1' / 'Task1.zip'}\n" in out
-    with Image.open(tmp_path / "p" / "P0001__1024__0___0.png") as picture:
-        assert picture.size == (128, 64)  # no ground truth: the bare image beside the boxes
-        pixels = np.array(picture.convert("RGB"))
-    assert (pixels[:, :64] == (200, 30, 60)).all()
-    assert not (pixels[:, 64:] == (200, 30, 60)).all()
+    left, right = halves(tmp_path / "p" / "P0001__1024__0___0.png")
+    # No ground truth: the bare image beside the boxes.
+    shares = [(half == (200, 30, 60)).all(-1).mean() for half in (left, right)]
+    assert shares[0] > 0.4 and shares[1] < shares[0] - 0.01
     with pytest.raises(UserError, match="--results: a submission gives no values"):
         dota.run("--results", "r.jsonl")
 
@@ -527,8 +538,7 @@ class OneImage(list):
         return dict(img_path=self[number])
 
 
-def test_more_classes_than_colours_are_drawn(tmp_path, monkeypatch):
-    """DIOR-R has 20 classes, mmrotate's DOTADataset brings 15 colours."""
+def test_rotated_boxes_are_drawn_beside_the_ground_truth(tmp_path, monkeypatch):
     monkeypatch.setenv("GERSP_DATA", str(tmp_path / "data"))
     root = tmp_path / "data" / "dior"
     write_image(root / "JPEGImages-test" / "11726.jpg", (90, 90, 90), 64)
@@ -544,9 +554,7 @@ def test_more_classes_than_colours_are_drawn(tmp_path, monkeypatch):
     cfg.evaluation.metrics = {}
     task = Task(tmp_path, cfg, name)
     task.run("--show-dir", tmp_path / "p", "--score-thr", "0.001")
-    with Image.open(tmp_path / "p" / "11726.jpg") as picture:
-        pixels = np.array(picture, int)
-    assert np.abs(pixels[38:42, 10:40] - 90).max() > 40  # the ground truth's windmill
+    assert is_drawn(halves(tmp_path / "p" / "11726.jpg")[0], boxes.ANNOTATED)  # the windmill
 
 
 # --------------------------------------------------------------------------------- segmentation

@@ -8,16 +8,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from mmengine.registry import HOOKS, DefaultScope
 from PIL import Image
 
 from gersp_mm.utils.errors import UserError
+from gersp_mm.visualization.panels import RIGHT, WRONG
 from gersp_mm.visualization.predictions import (
-    RIGHT,
+    RIGHT_PIXEL,
     UNLABELLED,
-    WRONG,
+    WRONG_PIXEL,
     choose_pictures,
     distinct_colours,
+    draw_classes,
     draw_label_maps,
 )
 
@@ -67,11 +70,11 @@ def test_panels_have_the_palettes_colours_in_the_labels_places():
     assert (shown == 90).all() and shown.shape == (60, 80, 3)
     assert (drawn_truth[:, :20] == PALETTE[2]).all() and (drawn_truth[:, 20:] == UNLABELLED).all()
     assert (drawn[:30] == PALETTE[1]).all() and (drawn[45:] == PALETTE[0]).all()
-    assert (errors[:30, :20] == WRONG).all() and (errors[:, 20:] == UNLABELLED).all()
+    assert (errors[:30, :20] == WRONG_PIXEL).all() and (errors[:, 20:] == UNLABELLED).all()
     assert [axis.get_title() for axis in figure.axes] == [
         "image", "truth", "prediction", "wrong: 75.0% of the pixels",
     ]  # fmt: skip
-    assert (errors[30:45, :20] == RIGHT).all() and (errors[45:, :20] == WRONG).all()
+    assert (errors[30:45, :20] == RIGHT_PIXEL).all() and (errors[45:, :20] == WRONG_PIXEL).all()
 
 
 def test_legend_says_the_share_of_every_class():
@@ -84,6 +87,42 @@ def test_legend_says_the_share_of_every_class():
     ]  # fmt: skip
     drawn = [np.array(patch.get_facecolor()[:3]) * 255 for patch in legend.get_patches()]
     assert np.allclose(drawn, [*PALETTE, UNLABELLED])
+
+
+def test_heading_and_wrong_pixels_are_told():
+    maps = dict(truth=np.array([[0, 0]]), prediction=np.array([[0, 1]]))
+    heading = f"a/1, {'very_' * 20}long_config, w/iter_8.pth"
+    figure = draw_label_maps(Image.new("RGB", (2, 1)), maps, CLASSES, PALETTE, heading)
+    assert figure.get_suptitle().replace("\n", "").replace(" ", "") == heading.replace(" ", "")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[-2:] == ["right pixel", "wrong pixel"]
+    figure.draw_without_rendering()
+    frame = figure.bbox
+    for text in (figure._suptitle, *figure.legends):
+        extent = text.get_window_extent()
+        assert frame.x0 <= extent.x0 and extent.x1 <= frame.x1
+        assert frame.y0 <= extent.y0 and extent.y1 <= frame.y1
+
+
+@pytest.mark.parametrize(
+    ("truth", "scores", "title", "colour"),
+    [
+        ([1], {1: 0.93}, "truth: sea lake\nprediction: sea lake 93% (right)", RIGHT),
+        ([0], {1: 0.93}, "truth: forest\nprediction: sea lake 93% (wrong)", WRONG),
+        ([0, 1], {1: 0.9, 0: 0.8},
+         "truth: forest, sea lake\nprediction: sea lake 90%, forest 80% (right)", RIGHT),
+        (None, {2: 0.5}, "prediction: class 2 50%", "black"),
+    ],
+)  # fmt: skip
+def test_classes_stand_above_an_image_in_the_colour_of_right_or_wrong(truth, scores, title, colour):
+    image = Image.new("RGB", (64, 64), (10, 20, 30))
+    figure = draw_classes(image, truth, scores, ("Forest", "SeaLake"), "a/1, w/epoch_8.pth")
+    (axis,) = figure.axes
+    assert axis.get_title().replace("\n", " ") == title.replace("\n", " ")
+    drawn = {to_hex(axis.title.get_color()), to_hex(axis.spines["left"].get_edgecolor())}
+    assert drawn == {to_hex(colour)}
+    assert not axis.texts and figure.get_suptitle() == "a/1, w/epoch_8.pth"
+    assert (panels(figure)[0] == (10, 20, 30)).all()
 
 
 def test_large_images_are_reduced_and_keep_hard_edges():
@@ -124,7 +163,8 @@ def run_hook(folder: Path, files: Files, **options) -> object:
         config = dict(type="gersp_mm.SegmentationPicturesHook", out_dir=str(folder), **options)
         hook = HOOKS.build(config)
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=files))
-    runner = SimpleNamespace(test_loop=loop)
+    config = SimpleNamespace(filename="/c/psanet_loveda.py")
+    runner = SimpleNamespace(test_loop=loop, cfg=config, _load_from="/w/loveda/iter_8.pth")
     hook.before_test_epoch(runner)
     for start in range(0, len(files), 2):  # batches of two; the last image again, as padding
         samples = [
