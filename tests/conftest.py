@@ -5,11 +5,9 @@ from __future__ import annotations
 import gc
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -18,7 +16,7 @@ from mmengine.registry import init_default_scope
 
 from gersp_mm.engine.signals import SIGNALS
 from tests.support.downstream import write_all
-from tests.support.forked import popen
+from tests.support.forked import SUBPROCESS
 from tests.support.smoke import forget_runs, write_pair
 
 
@@ -84,5 +82,4 @@ def downstream_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the commands start their children as forks, see ``tests/support/forked.py``."""
-    stand_in = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT, PIPE=subprocess.PIPE)
-    monkeypatch.setattr("gersp_mm.engine.runs.subprocess", stand_in)
+    monkeypatch.setattr("gersp_mm.engine.runs.subprocess", SUBPROCESS)

@@ -187,14 +187,25 @@ def test_hosts_build_one_after_any_other():
 
 @pytest.mark.slow
 def test_hosts_import_in_the_opposite_order():
+    """Each finds our types from its scope, before its own models are imported."""
     code = (
-        "from tests.test_downstream_configs import ONE_OF_EACH, build\n"
-        "for name in reversed(ONE_OF_EACH): print(type(build(name, '').backbone).__module__)"
+        "from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope\n"
+        "from tests.test_downstream_configs import ONE_OF_EACH, build, load\n"
+        "for name in reversed(ONE_OF_EACH):\n"
+        "    with DefaultScope.overwrite_default_scope(load(name).default_scope):\n"
+        "        ours = [MODELS.get('gersp_mm.GeRSP'), HOOKS.get('gersp_mm.TeacherUpdateHook'),\n"
+        "                DATASETS.get('gersp_mm.PairedDataset')]\n"
+        "    model = build(name, '')\n"
+        "    print('built', type(model.backbone).__name__, *(one.__name__ for one in ours))\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len([line for line in done.stdout.splitlines() if "resnet" in line]) == 4
+    built = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("built")]
+    assert len(built) == 4
+    for backbone, *ours in built:
+        assert "ResNet" in backbone
+        assert ours == ["GeRSP", "TeacherUpdateHook", "PairedDataset"]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from email import message_from_bytes
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import yaml
 
 from gersp_mm import resources
 from gersp_mm.version import __version__
+from tests.support.server import Server, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ("configs", "tools", "demo", "docs", "requirements", "results", "gersp_mm")
@@ -175,31 +177,36 @@ def test_resources_of_an_installed_wheel(wheel_python: Path, tmp_path: Path) -> 
     assert script.stat().st_mode & 0o111 == (ROOT / "tools/dist_train.sh").stat().st_mode & 0o111
 
 
-def test_check_env_of_an_installed_wheel(wheel_python: Path, tmp_path: Path) -> None:
-    root = run(wheel_python, "-c", SHOW, cwd=tmp_path).splitlines()[0]
-    text = run(wheel_python, f"{root}/tools/check_env.py", "--only-required", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def wheel(wheel_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(wheel_python, tmp_path_factory.mktemp("wheel") / "server") as server:
+        yield server
+
+
+def test_check_env_of_an_installed_wheel(wheel: Server, wheel_python: Path, tmp_path: Path) -> None:
+    (root,) = wheel_python.parents[1].glob("lib/python*/site-packages/gersp_mm/.mim")
+    text = wheel.run(root / "tools/check_env.py", "--only-required", cwd=tmp_path)
     assert "pre-training, classification  usable" in text
-
-
-def gersp(python: Path, *words: str | Path, cwd: Path) -> str:
-    return run(python.with_name("gersp"), *words, cwd=cwd, OMP_NUM_THREADS="1")
 
 
 @pytest.mark.parametrize("name", ["quickstart", "demo_detection"])
 def test_help_of_the_wheel_names_no_script_of_a_checkout(
     name: str, wheel_python: Path, tmp_path: Path
 ) -> None:
-    text = gersp(wheel_python, name, "--help", cwd=tmp_path)
+    text = run(wheel_python.with_name("gersp"), name, "--help", cwd=tmp_path)
     assert text.startswith(f"usage: gersp {name} ")
     assert f"  gersp {name} --seed" in text and "bash tools/" not in text
 
 
 def test_the_wheel_draws_pairs_and_benchmarks(
-    wheel_python: Path, pair_data: Path, tmp_path: Path
+    wheel: Server, wheel_python: Path, pair_data: Path, tmp_path: Path
 ) -> None:
+    def gersp(*words: str | Path) -> str:
+        return wheel.run(wheel_python.with_name("gersp"), *words, cwd=tmp_path)
+
     words = ["pretrain", "--images", pair_data / "rs", "--natural", pair_data / "natural"]
-    gersp(wheel_python, *words, "--arch", "resnet18", "--dry-run", "--out", "run", cwd=tmp_path)
-    gersp(wheel_python, "show", "pairs", "run/resnet18.py", "--out", "pairs.png", cwd=tmp_path)
+    gersp(*words, "--arch", "resnet18", "--dry-run", "--out", "run")
+    gersp("show", "pairs", "run/resnet18.py", "--out", "pairs.png")
     assert (tmp_path / "pairs.png").stat().st_size > 1000
     for path in (pair_data / "natural").rglob("*.jpg"):
         part = tmp_path / ("train" if int(path.stem) < 4 else "test") / path.parent.name
@@ -210,7 +217,7 @@ def test_the_wheel_draws_pairs_and_benchmarks(
         "  mine: {train: train, test: test, size: 32}\n"
         "tasks: [{protocol: knn, data: mine, k: 1, temperature: 0.07}]\n"
     )
-    text = gersp(wheel_python, "benchmark", "plan.yml", cwd=tmp_path)
+    text = gersp("benchmark", "plan.yml")
     assert "next: gersp table bench/results.jsonl" in text
     assert (tmp_path / "bench" / "results.jsonl").read_text().count('"value":') == 1
 
@@ -260,7 +267,7 @@ from mmpretrain.models.backbones import ResNet
 from mmengine.registry import MODELS
 from gersp_mm.backbones import export_backbone
 found = {}
-exec(sys.stdin.read(), found)
+exec(Path(sys.argv[1]).read_text(), found)
 init_cfg = found.get("init_cfg") or found.get("backbone", {}).get("init_cfg")
 init_cfg = init_cfg or found["model"]["backbone"]["init_cfg"]
 weights = {f"backbone.{name}": tensor for name, tensor in ResNet(50).state_dict().items()}
@@ -278,10 +285,11 @@ print("loaded")
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_load_with_the_wheel(name: str, wheel_python: Path, tmp_path: Path) -> None:
-    done = subprocess.run([wheel_python, "-W", "ignore", "-c", LOAD], input=BLOCKS[name],
-                          cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
-    assert done.stdout.split()[-1:] == ["loaded"], done.stderr[-2000:]
+def test_weights_load_with_the_wheel(name: str, wheel: Server, tmp_path: Path) -> None:
+    script, block = tmp_path / "load.py", tmp_path / "block.py"
+    script.write_text(LOAD)
+    block.write_text(BLOCKS[name])
+    assert wheel.run(script, block, cwd=tmp_path).split()[-1:] == ["loaded"]
 
 
 @pytest.fixture(scope="module")

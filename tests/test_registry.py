@@ -30,40 +30,43 @@ def test_locations_are_real_modules_and_register_something(one):
     assert len(one.module_dict) > 0
 
 
-def test_types_resolve_from_the_scope_of_every_host():
-    hosts = [h for h in ("mmdet", "mmseg", "mmrotate") if importlib.util.find_spec(h)]
-    out = run_python(
-        "from mmengine.registry import MODELS, HOOKS, DATASETS, DefaultScope\n"
-        f"for scope in {['mmengine', 'mmpretrain', *hosts]}:\n"
-        "    with DefaultScope.overwrite_default_scope(scope):\n"
-        "        hook = HOOKS.build(dict(type='gersp_mm.TeacherUpdateHook'))\n"
-        "        print('found', scope, type(hook).__name__,\n"
-        "              MODELS.get('gersp_mm.GeRSP').__name__,\n"
-        "              DATASETS.get('gersp_mm.PairedDataset').__name__)\n"
-    )
-    found = [line.split()[1:] for line in out.splitlines() if line.startswith("found")]
-    names = ["TeacherUpdateHook", "GeRSP", "PairedDataset"]
-    assert found == [[scope, *names] for scope in ("mmengine", "mmpretrain", *hosts)]
-
-
 def test_a_type_of_ours_is_not_found_without_its_scope():
     with DefaultScope.overwrite_default_scope("mmpretrain"):
         assert ROOT_MODELS.get("gersp_mm.GeRSP") is not None
         assert ROOT_MODELS.get("GeRSP") is None
 
 
-def test_everything_of_ours_works_without_other_hosts_and_without_compiled_operators():
-    run_python(
+def test_everything_of_ours_works_alone_and_changes_nothing_for_others():
+    """Without other hosts and compiled operators, from the first look into a registry on.
+
+    ``test_hosts_import_in_the_opposite_order`` looks from the scopes of the other hosts.
+    """
+    out = run_python(
         "import sys\n"
-        "for name in ('mmdet', 'mmrotate', 'mmseg', 'mmcv._ext'):\n"
-        "    sys.modules[name] = None\n"
-        "import gersp_mm\n"
-        "[getattr(gersp_mm, name) for name in gersp_mm.__all__]\n"
-        "from mmengine.registry import init_default_scope\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in {'mmdet', 'mmseg', 'mmrotate', 'mmcv._ext'}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from mmengine.runner.checkpoint import CheckpointLoader\n"
+        "before = dict(CheckpointLoader._schemes)\n"
+        "from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope, init_default_scope\n"
+        "for scope in ('mmengine', 'mmpretrain'):\n"
+        "    with DefaultScope.overwrite_default_scope(scope):\n"
+        "        hook = HOOKS.build(dict(type='gersp_mm.TeacherUpdateHook'))\n"
+        "        print('found', scope, type(hook).__name__,\n"
+        "              MODELS.get('gersp_mm.GeRSP').__name__,\n"
+        "              DATASETS.get('gersp_mm.PairedDataset').__name__)\n"
+        "import gersp_mm, gersp_mm.engine.launch\n"
+        "for name in gersp_mm.__all__: getattr(gersp_mm, name)\n"
+        "assert dict(CheckpointLoader._schemes) == before\n"
         "from tests.support.models import batch, tiny_gersp, total\n"
         "init_default_scope('mmpretrain')\n"
         "total(tiny_gersp().loss(**batch())).backward()\n"
     )
+    found = [line.split()[1:] for line in out.splitlines() if line.startswith("found")]
+    names = ["TeacherUpdateHook", "GeRSP", "PairedDataset"]
+    assert found == [[scope, *names] for scope in ("mmengine", "mmpretrain")]
 
 
 @pytest.mark.skipif(
@@ -79,6 +82,7 @@ def test_mmpretrain_is_importable_next_to_transformers_5(tmp_path):
     (tmp_path / "transformers.py").write_text("")
     out = run_python(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "sys.modules['mmdet'] = None  # which mmpretrain imports if it is there\n"
         "import gersp_mm\n"
         "assert 'mmpretrain' not in sys.modules\n"
         "import mmpretrain.models\n"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
+from tests.support.forked import SUBPROCESS
 from tests.support.smoke import ROOT
 
 FAULTS = ROOT / "benchmarks" / "faults"
@@ -35,10 +40,12 @@ def tool():
 
 
 @pytest.fixture(scope="module")
-def cases():
+def cases() -> Iterator[Any]:
+    """Its commands run in forks: one at a time, since threads that fork would share pipes."""
     import cases
 
-    return cases
+    with mock.patch.object(cases, "subprocess", SUBPROCESS):
+        yield cases
 
 
 # ----------------------------------------------------------------------------------------- entries
@@ -173,17 +180,14 @@ def test_summary_counts_what_was_noticed(tool):
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory) -> tuple[Path, str]:
+def recorded(tool, cases, tmp_path_factory) -> tuple[Path, str]:
     """Rows of three converters, which need no training, and what was printed."""
     folder = tmp_path_factory.mktemp("faults")
-    command = [
-        sys.executable, FAULTS / "run.py", "--jobs", "2", "--sides", "ours", "--only",
-        "nothing-usable", "loveda-labels-of-the-server", "incomplete-data-set",
-        "--out", folder / "rows.jsonl", "--work", folder / "work",
-    ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder / "rows.jsonl", done.stdout
+    words = ["nothing-usable", "loveda-labels-of-the-server", "incomplete-data-set"]
+    command = ["--sides", "ours", "--out", folder / "rows.jsonl", "--work", folder / "work"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert tool.main([*map(str, command), "--only", *words]) == 0
+    return folder / "rows.jsonl", printed.getvalue()
 
 
 def test_rows_say_what_was_noticed_and_when(recorded):

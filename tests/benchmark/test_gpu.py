@@ -8,11 +8,11 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.forked import SUBPROCESS
 from tests.support.smoke import ROOT, forget_runs, write_images
 
 FOLDER = ROOT / "benchmarks" / "gpu"
@@ -83,12 +84,13 @@ def packed(demo: Path) -> Path:
     return folder
 
 
-def start(out: Path, *options: Any) -> subprocess.CompletedProcess:
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    command = [sys.executable, FOLDER / "run.py", "--rehearse", "--out", out, *options]
-    return subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=500
-    )
+@pytest.fixture
+def rehearse(packed, tmp_path, monkeypatch) -> Callable[..., int]:
+    """Call the command at its tiny size; its children are forks. It returns the exit code."""
+    run = load_run()
+    monkeypatch.setattr(run, "subprocess", SUBPROCESS)
+    words = ("--rehearse", "--out", tmp_path, "--bundle", packed)
+    return lambda *options: run.main(list(map(str, (*words, *options))))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -97,12 +99,12 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------------------------------- rehearsal
 @pytest.mark.slow
-def test_every_measurement_of_the_first_part_passes_on_a_cpu(packed, tmp_path):
+def test_every_measurement_of_the_first_part_passes_on_a_cpu(rehearse, tmp_path, capsys):
     names = [*FIRST_PART, *OTHERS]
-    done = start(tmp_path, "--bundle", packed, "--parts", 1, 2, 3, "--only", *names)
+    code = rehearse("--parts", 1, 2, 3, "--only", *names)
     rows = rows_of(tmp_path)
     wrong = [row for row in rows if row["status"] not in ("ok", "done", "skipped")]
-    assert done.returncode == 0 and not wrong, (wrong, done.stdout[-2000:], done.stderr[-2000:])
+    assert code == 0 and not wrong, (wrong, capsys.readouterr().out[-2000:])
     assert [row["name"] for row in rows if row["status"] == "done"] == names
     skipped = [row["why"] for row in rows if row["status"] == "skipped"]
     assert all(why.startswith("this version has no gersp plan") for why in skipped)
@@ -142,11 +144,10 @@ def last(ctx):
 """
 
 
-def test_faults_are_recorded_and_the_next_measurement_runs(packed, tmp_path):
+def test_faults_are_recorded_and_the_next_measurement_runs(rehearse, tmp_path, capsys):
     file = tmp_path / "faults.py"
     file.write_text(FAULTS)
-    done = start(tmp_path, "--bundle", packed, "--parts", 1, "--measurements", file)
-    assert done.returncode == 1, done.stderr[-2000:]
+    assert rehearse("--parts", 1, "--measurements", file) == 1
     found = [(row["name"], row["status"]) for row in rows_of(tmp_path)]
     assert found == [
         ("start", "ok"), ("wrong", "fail"), ("wrong", "fail"), ("wrong", "done"),
@@ -154,7 +155,7 @@ def test_faults_are_recorded_and_the_next_measurement_runs(packed, tmp_path):
     ]  # fmt: skip
     error = next(row for row in rows_of(tmp_path) if row["name"] == "raising")
     assert error["error"] == "ValueError: a planted error"
-    end = done.stdout.split("not ok:")[1].split("\n")
+    end = capsys.readouterr().out.split("not ok:")[1].split("\n")
     assert [line.split()[2] for line in end if line] == ["wrong", "wrong", "raising"]
 
 

@@ -307,12 +307,12 @@ def test_a_failure_stops_all_others_at_once(tmp_path):
     assert abs(first - second) < 0.5
 
 
-@pytest.mark.usefixtures("forked_children")
 def test_the_log_of_a_training_is_no_progress_of_an_evaluation():
     training = "11/29 06:20:01 - mmengine - INFO - Epoch(train)  [1][125/150]  lr: 1.0e-02"
     assert driver.EVALUATED.findall(f"{training}\n[3/12] kNN: 71.4 (0.3 s)\n") == ["3/12"]
 
 
+@pytest.mark.usefixtures("forked_children")
 def test_failing_run_is_named_and_unknown_rows_refused(few, tmp_path):
     path = tmp_path / "rows.yml"
     path.write_text(path.read_text().replace("queue_len: 16", "queue_len: 0"))

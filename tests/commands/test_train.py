@@ -153,7 +153,7 @@ def test_evaluating_without_anything_to_evaluate_is_one_error(pair_data, tmp_pat
 def start(config: Path, work_dir: Path, log: Path) -> Forked:
     log.write_text("")
     arguments = (config, "--work-dir", work_dir, "--resume", "auto")
-    return Forked(TRAIN, *arguments, env=environment(), output=log, new_session=True)
+    return Forked(TRAIN, *arguments, env=environment(), output=log, start_new_session=True)
 
 
 def wait_until(condition, process: Forked, log: Path) -> None:

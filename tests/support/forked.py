@@ -14,9 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import thread
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from gersp_mm.augmentation.host import compile_kernel, has_numba
 from tests.support.smoke import forget_runs
 
 
@@ -30,7 +33,7 @@ class Forked:
         errors: File for what it prints as errors; the same by default.
         cwd: Folder that it runs in.
         env: Its environment.
-        new_session: Give it a process group of its own.
+        start_new_session: Give it a process group of its own.
     """
 
     def __init__(
@@ -41,15 +44,17 @@ class Forked:
         errors: Path | None = None,
         cwd: str | Path = ".",
         env: Mapping[str, str] | None = None,
-        new_session: bool = False,
+        start_new_session: bool = False,
     ) -> None:
         import gersp_mm.engine.launch  # noqa: F401  # imported once, here
 
+        if has_numba():
+            compile_kernel()
         command = [str(script), *map(str, arguments)]
         self.output, streams = output, (output, errors or output)
         context = multiprocessing.get_context("fork")
         self.process = context.Process(
-            target=_run, args=(command, streams, cwd, dict(env or os.environ), new_session)
+            target=_run, args=(command, streams, cwd, dict(env or os.environ), start_new_session)
         )
         self.process.start()
         self.pid: int = self.process.pid or 0
@@ -82,12 +87,30 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def popen(command: list[str], stdout: Any, stderr: Any, **options: Any) -> Any:
-    """Stand in for ``subprocess.Popen`` where it starts a Python script and logs to a file."""
+def popen(
+    command: list[str],
+    stdout: Any,
+    stderr: Any,
+    text: bool = False,
+    errors: str | None = None,
+    **options: Any,
+) -> Any:
+    """Stand in for ``subprocess.Popen`` of a Python script that prints to a file or one pipe."""
     program, script, *arguments = command
     if program != sys.executable or not script.endswith(".py"):
-        return subprocess.Popen(command, stdout=stdout, stderr=stderr, **options)
-    return Forked(script, *arguments, output=Path(stdout.name), **options)
+        streams = dict(stdout=stdout, stderr=stderr, text=text, errors=errors)
+        return subprocess.Popen(command, **streams, **options)
+    if stdout != subprocess.PIPE:
+        return Forked(script, *arguments, output=Path(stdout.name), **options)
+    reader, writer = os.pipe()
+    child = Forked(script, *arguments, output=Path(f"/dev/fd/{writer}"), **options)
+    os.close(writer)
+    child.stdout = os.fdopen(reader, errors=errors)
+    return child
+
+
+# Put in place of the module in a file that starts scripts.
+SUBPROCESS = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT, PIPE=subprocess.PIPE)
 
 
 def run(script: str | Path, *arguments: object, output: Path, **options: object):
@@ -147,6 +170,7 @@ def run_ranks(
 
 
 def _run(command, streams, cwd, env, new_session) -> None:
+    thread._threads_queues.clear()  # else a fork of a pool's thread waits for itself at its end
     if new_session:
         os.setsid()
     for number, (stream, file) in enumerate(zip(("stdout", "stderr"), streams), 1):
