@@ -109,15 +109,20 @@ class Setup:
             raise stop(f"{self.venv} is no Python environment: move it, or set GERSP_VENV")
         if not self.python.exists():
             self.noted = [self.stack, "made"]
-        if not self.ask("-c", "import pip._internal.cli.main; print('works')"):
+        if not self.ask("-c", "print('works')"):
+            python = os.path.realpath(sys.executable)  # a link of this environment goes next
             for link in self.venv.glob("bin/python*"):  # the Python they point to may be gone
                 link.unlink()
             # A torch of the Python itself is used, unless the other family is there as well.
             alone = not {*VERSION.families(VERSION.installed(sys.path))} - {self.stack}
-            base = alone and self.run(sys.executable, "-c", check_env.TORCH, quiet=True)
+            base = alone and self.run(python, "-c", check_env.TORCH, quiet=True)
             options = ["--system-site-packages"] * (base and sys.prefix == sys.base_prefix)
-            if not self.run(sys.executable, "-m", "venv", self.venv, *options):
+            if not self.run(python, "-m", "venv", self.venv, *options):
                 raise stop(f"{self.venv} could not be made: move it, or set GERSP_VENV")
+        if not self.ask("-c", "import pip._internal.cli.main; print('works')"):
+            for info in self.venv.glob("lib/python*/site-packages/pip-*.dist-info"):
+                shutil.rmtree(info)  # ensurepip keeps what it takes for installed
+            self.run(self.python, "-m", "ensurepip", "--default-pip")
         self.note.write_text(" ".join([self.stack, *self.noted[1:2]]))  # in flux: no fingerprint
         for pin in damaged_distributions(self.venv):
             self.pip("--force-reinstall", "--no-deps", pin)

@@ -56,6 +56,11 @@ def environment(folder: Path, packages: dict[str, str], note: str = "") -> Path:
     return folder
 
 
+def site_packages(venv: Path) -> Path:
+    (site,) = venv.glob("lib/python3.*/site-packages")
+    return site
+
+
 def write_distribution(site: Path, name: str, files: tuple[str, ...], version: str = "1.0") -> Path:
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
@@ -102,20 +107,41 @@ def test_a_folder_of_the_user_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
+def damage_pip(venv: Path) -> None:
+    """What a pip that was cut off leaves: a library that is listed and gone."""
+    write_distribution(site_packages(venv), "pip", ("pip/__init__.py",), "99.0")
+
+
+def damage_python(venv: Path) -> None:
+    """A Python that was removed, and a link that the environment still runs by."""
+    (venv / "bin" / "python3.x").symlink_to((venv / "bin" / "python").resolve())
+    (venv / "bin" / "python").unlink()
+    (venv / "bin" / "python").symlink_to("/nowhere/python3")
+
+
 @pytest.mark.slow
-def test_without_network_a_broken_environment_gets_its_python_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "starter"), [(damage_pip, "python"), (damage_python, "python3.x")]
+)
+def test_without_network_an_activated_environment_gets_its_python_and_pip_back(
+    tmp_path: Path, damage, starter: str
+) -> None:
     venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").symlink_to("/nowhere/python3")  # its Python was removed
+    python = venv / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    damage(venv)
     done = start(
-        GERSP_VENV=str(venv), PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_EXTRA_INDEX_URL="",
-        PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull, PIP_NO_CACHE_DIR="1", PIP_RETRIES="0",
+        GERSP_VENV=str(venv), GERSP_PYTHON=str(venv / "bin" / starter),
+        PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_EXTRA_INDEX_URL="", PIP_FIND_LINKS="",
+        PIP_CONFIG_FILE=os.devnull, PIP_NO_CACHE_DIR="1", PIP_RETRIES="0",
     )  # fmt: skip
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("setup_env: installing failed, see above: repeat it to go on there")
     assert "ERROR: No matching distribution found for torch==2.11.0" in done.stderr
-    subprocess.run([str(venv / "bin" / "python"), "-m", "pip", "--version"], check=True)
+    assert not python.resolve().is_relative_to(venv)
+    pip = subprocess.run([str(python), "-m", "pip", "--version"], text=True, capture_output=True)
+    assert str(site_packages(venv)) in pip.stdout and "99.0" not in pip.stdout
 
 
 def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
