@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import suppress
 from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from typing import Any
 
 from .ops.install import install as _install_operators
 from .utils.multimodal import leave_out_multimodal_models as _leave_out_multimodal_models
-from .version import CORE, DISTRIBUTIONS, SUPPORTED, __version__, version_key
+from .version import CORE, DISTRIBUTIONS, STACKS, __version__, family, judge
 
 # Public names that are not registered types, with the module of each.
 _FUNCTIONS = {
@@ -38,35 +39,30 @@ def _registered() -> dict[str, Any]:
     return types
 
 
-def _installed_version(module: str) -> str | None:
-    for distribution in DISTRIBUTIONS[module]:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+def _installed() -> dict[str, str]:
+    """Return the distributions of our libraries that are installed, with their versions."""
+    found = {}
+    for distribution in (name for module in CORE for name in DISTRIBUTIONS[module]):
+        with suppress(metadata.PackageNotFoundError):
+            found[distribution] = metadata.version(distribution)
+    return found
 
 
 def _check_neighbours() -> None:
     """Warn about versions of our libraries that nobody tested."""
-    for module in CORE:
-        found = _installed_version(module)
-        oldest, tested = SUPPORTED[module]
-        if found is None:
-            continue
-        if version_key(found) > version_key(tested):
-            warnings.warn(
-                f"{module} {found} is newer than {tested}, the newest that gersp_mm {__version__} "
-                "was tested with",
-                stacklevel=3,
+    found = _installed()
+    table = STACKS[family(found)]
+    for row in [judge({"name": module}, table, found) for module in CORE]:
+        said = f"{row['name']} {row['version']} is {row['note']} with gersp_mm {__version__}"
+        if row["state"] == "wrong":
+            said = (
+                f"{row['name']} {row['version']} is older than "
+                f"{table['packages'][row['name']]['oldest']}, the oldest that gersp_mm "
+                f"{__version__} is written for; upgrade with: {sys.executable} -m pip install "
+                f'"{row["pin"]}"'
             )
-        elif version_key(found) < version_key(oldest):
-            warnings.warn(
-                f"{module} {found} is older than {oldest}, the oldest that gersp_mm {__version__} "
-                f"is written for; upgrade with: {sys.executable} -m pip install "
-                f'"{DISTRIBUTIONS[module][0]}=={tested}"',
-                stacklevel=3,
-            )
+        if row["note"]:
+            warnings.warn(said, stacklevel=3)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ A type written as ``gersp_mm.Name`` is found from the config of any OpenMMLab li
 import sys
 from importlib.util import find_spec
 
-from .version import CORE, DISTRIBUTIONS, SUPPORTED
+from .version import CORE, STACKS, family, installed, judge
 
 
 class MissingLibraryError(RuntimeError):
@@ -20,7 +20,9 @@ def require_libraries() -> None:
     """Raise a :class:`MissingLibraryError` with the remedy where a library we need is absent."""
     missing = [module for module in CORE if find_spec(module) is None]
     if missing:
-        pins = " ".join(f'"{DISTRIBUTIONS[name][0]}=={SUPPORTED[name][1]}"' for name in missing)
+        found = installed(sys.path)
+        table = STACKS[family(found)]
+        pins = " ".join(f'"{judge({"name": name}, table, found)["pin"]}"' for name in missing)
         raise MissingLibraryError(
             f"gersp_mm needs {', '.join(missing)}, which this Python does not have. "
             f"Install with: {sys.executable} -m pip install {pins}   "

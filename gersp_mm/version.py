@@ -126,6 +126,11 @@ def families(found: dict[str, str]) -> dict[str, list[str]]:
     return {stack: names for stack, names in held.items() if names}
 
 
+def family(found: dict[str, str]) -> str:
+    """Return the stack that ``found`` holds, the first of :data:`STACKS` where it holds none."""
+    return next(iter(families(found) or STACKS))
+
+
 def limits(found: dict[str, str]) -> list[str]:
     """Return the requirements that follow from :data:`RULES` for what is installed."""
     return [
@@ -133,3 +138,35 @@ def limits(found: dict[str, str]) -> list[str]:
         for rule in RULES
         if satisfies(found.get(distribution_name(rule["if"]), "99"), rule["if"])
     ]
+
+
+def judge(
+    row: dict[str, Any], table: dict[str, Any], found: dict[str, str], line: str = "gersp-mm"
+) -> dict[str, Any]:
+    """Complete what is known of a module, or of a requirement, by what the tables say about it.
+
+    Args:
+        row: The ``name`` of the module or requirement, and if known its ``version``, ``state`` and
+            ``note``.
+        table: The family of :data:`STACKS` that is installed.
+        found: Name -> version of the installed distributions.
+        line: The requirement, where the name is not a library of the table.
+
+    Returns:
+        The row with ``version`` (None if it is not installed), ``state`` (``ok``, ``wrong``,
+        ``missing`` or the given one), ``note`` and ``pin``: what to install to repair it. Where
+        mmcv is missing, that is the one without compiled operators.
+    """
+    name, pin, names, newest = row["name"], line, [distribution_name(line)], None
+    if known := table["packages"].get(name):
+        names, newest = known["names"], SUPPORTED[name][1]
+        provider = next((n for n in names if n in found), names[-1])
+        line, pin = f"{provider}>={known['oldest']}", f"{provider}=={known['tested']}"
+    version = row.get("version") or next((found[n] for n in names if n in found), None)
+    note, state = row.get("note", ""), row.get("state") or ("ok" if version else "missing")
+    if state == "ok" and not satisfies(version or "", line):
+        why = [f": {rule['why']}" for rule in RULES if rule["then"] == line]
+        state, note = "wrong", "".join([f"needs {line}", *why])
+    elif state == "ok" and newest and not note and not satisfies(newest, f">={version}"):
+        note = f"newer than {newest}, the newest tested"
+    return {"name": name, "version": version, "state": state, "note": note, "pin": pin}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -102,23 +103,38 @@ def test_a_missing_library_is_said_when_a_type_is_built(use: str) -> None:
     assert f'-m pip install "onedl-mmpretrain=={SUPPORTED["mmpretrain"][1]}"   (in a' in said
 
 
+def test_a_missing_library_is_named_as_the_installed_family_spells_it(monkeypatch) -> None:
+    from gersp_mm import registry
+
+    monkeypatch.setattr(registry, "installed", lambda paths: {"mmengine": "0.10.7"})
+    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "mmpretrain" else 1)
+    with pytest.raises(registry.MissingLibraryError, match=r'pip install "mmpretrain==1\.2\.0"   '):
+        registry.require_libraries()
+
+
 @pytest.mark.parametrize(
-    ("version", "words"),
-    [("99.0.0", "is newer than"), ("0.0.1", "is older than")],
+    ("distribution", "version", "words"),
+    [
+        ("mmcv", "99.0.0", "is newer than 2.3.6, the newest tested with gersp_mm"),
+        ("mmcv", "1.7.0", "is older than 2.0.0, the oldest .*mmcv==2.1.0"),
+        ("mmcv-lite", "1.7.0", "is older than 2.0.0, the oldest .*mmcv-lite==2.1.0"),
+    ],
 )
-def test_untested_versions_warn(monkeypatch: pytest.MonkeyPatch, version: str, words: str) -> None:
-    monkeypatch.setattr(
-        gersp_mm, "_installed_version", lambda name: version if name == "mmcv" else None
-    )
-    with pytest.warns(UserWarning, match=f"^mmcv {version} {words} ") as caught:
+def test_untested_versions_warn(
+    monkeypatch: pytest.MonkeyPatch, distribution: str, version: str, words: str
+) -> None:
+    monkeypatch.setattr(gersp_mm, "_installed", lambda: {distribution: version})
+    with pytest.warns(UserWarning, match=f"^mmcv {version} {words}") as caught:
         gersp_mm._check_neighbours()
     assert len(caught) == 1
+    assert "onedl" not in str(caught[0].message)  # the other family would overwrite its files
 
 
 def test_tested_and_original_versions_do_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for position in (0, 1):
-        versions = {name: SUPPORTED[name][position] for name in CORE}
-        monkeypatch.setattr(gersp_mm, "_installed_version", versions.get)
+    for table, bound in itertools.product(STACKS.values(), ("oldest", "tested")):
+        rows = [table["packages"][name] for name in CORE]
+        versions = {row["names"][-1]: row[bound] for row in rows}
+        monkeypatch.setattr(gersp_mm, "_installed", lambda found=versions: found)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             gersp_mm._check_neighbours()
@@ -131,8 +147,7 @@ def test_original_distribution_names_are_recognised(monkeypatch: pytest.MonkeyPa
         raise gersp_mm.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(gersp_mm.metadata, "version", version)
-    assert gersp_mm._installed_version("mmcv") == "2.1.0"
-    assert gersp_mm._installed_version("mmengine") is None
+    assert gersp_mm._installed() == {"mmcv-lite": "2.1.0"}
 
 
 def test_the_installation_page_shows_the_table() -> None:

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Print what is installed, what each task lacks, and the one command that completes it.
 
-Runs under any Python >= 3.9 with nothing installed. It examines the interpreter that runs it, by
-the table requirements/stacks.json.
+Runs under any Python >= 3.9 with nothing installed, and examines the interpreter that runs it.
 
 Examples:
   python tools/check_env.py             # everything; exit code 1 if pre-training cannot run
@@ -19,7 +18,6 @@ import platform
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,8 +62,7 @@ def probe(names: list[str]) -> dict[str, dict]:
     """Import modules in a fresh interpreter: name -> row with ``version``, ``state``, ``note``."""
     rows: dict[str, dict] = {}
     while waiting := [name for name in names if name not in rows]:
-        call = [sys.executable, "-c", _PROBE, *waiting]
-        # Elsewhere, because the checkout is importable by chance.
+        call = [sys.executable, "-c", _PROBE, *waiting]  # not in the checkout: it is importable
         done = subprocess.run(call, cwd=sys.prefix, capture_output=True, text=True)
         rows |= {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
         for name in [name for name in waiting if name not in rows][:1]:  # go on without it
@@ -74,30 +71,11 @@ def probe(names: list[str]) -> dict[str, dict]:
     return rows
 
 
-def judge(row: dict, table: dict, found: dict[str, str], line: str = "gersp-mm") -> dict:
-    """Complete the row of a module, or of a requirement ``line``, by ``state`` and ``pin``.
-
-    Installing the pin repairs it. The last name of a package is that without compiled operators.
-    """
-    name, pin, names, tested = row["name"], line, [VERSION.distribution_name(line)], None
-    if known := table["packages"].get(name):
-        names, tested = known["names"], VERSION.SUPPORTED[name][1]
-        line, pin = f"{names[-1]}>={known['oldest']}", f"{names[-1]}=={known['tested']}"
-    version = row.get("version") or next((found[n] for n in names if n in found), None)
-    note, state = row.get("note", ""), row.get("state") or ("ok" if version else "missing")
-    if state == "ok" and not VERSION.satisfies(version, line):
-        why = [f": {rule['why']}" for rule in VERSION.RULES if rule["then"] == line]
-        state, note = "wrong", "".join([f"needs {line}", *why])
-    elif state == "ok" and tested and not note and not VERSION.satisfies(tested, f">={version}"):
-        note = f"newer than {tested}, the newest tested"
-    return {"name": name, "version": version, "state": state, "note": note, "pin": pin}
-
-
 def examine(tasks: list[str]) -> dict:
     """Return what is there and what each task lacks, as plain data."""
     found = VERSION.installed(sys.path)
     present = VERSION.families(found)
-    stack = next(iter(present or STACKS))
+    stack = VERSION.family(found)
     table, absent = STACKS[stack], STACKS[stack]["absent"]
     asked = dict.fromkeys(name for task in tasks for name in VERSION.modules(task))
     known = {name: {"state": "absent", "note": why} for name, why in absent.items()}
@@ -105,17 +83,17 @@ def examine(tasks: list[str]) -> dict:
         note = f"two families overwrite each other's files: {present}"
         known |= {name: {"state": "mixed", "note": note} for name in asked if name[:2] == "mm"}
     probed = probe([name for name in asked if name not in known])
-    rows = {n: judge({"name": n, **(known | probed)[n]}, table, found) for n in asked}
+    rows = {n: VERSION.judge({"name": n, **(known | probed)[n]}, table, found) for n in asked}
     lacks: dict[str, list[str]] = {}
     for task in tasks:
         names = VERSION.modules(task)
         lines = [line for file in TASKS[task]["files"] for line in VERSION.requirements(file)]
         for line in [*VERSION.limits(found), *lines]:
             names.append(VERSION.distribution_name(line))
-            rows.setdefault(names[-1], judge({"name": names[-1]}, table, found, line))
+            rows.setdefault(names[-1], VERSION.judge({"name": names[-1]}, table, found, line))
         lacks[task] = [name for name in dict.fromkeys(names) if rows[name]["state"] != "ok"]
     pins = {n: rows[n]["pin"] for names in lacks.values() for n in names if n not in absent}
-    options = dict.fromkeys(TASKS[task]["option"] for task, names in lacks.items() if names)
+    options = dict.fromkeys(TASKS[task]["option"] for task in tasks if pins.keys() & lacks[task])
     return {
         "gersp_mm": VERSION.__version__,
         "python": platform.python_version(),
@@ -126,14 +104,14 @@ def examine(tasks: list[str]) -> dict:
         "stack": stack,
         "packages": list(rows.values()),
         "tasks": {task: {"usable": not lack, "blocked_by": lack} for task, lack in lacks.items()},
-        "command": command(stack, options, pins.values()) if options else "",
+        "command": command(stack, [*options], [*pins.values()]) if pins else "",
     }
 
 
-def command(stack: str, options: Iterable[str], pins: Iterable[str] = ()) -> str:
+def command(stack: str, options: list[str], pins: list[str] | None = None) -> str:
     """Return the call of the installer for this Python's environment, or else the checkout's."""
     if not CHECKOUT:
-        return " ".join([sys.executable, "-m pip install", *(f'"{pin}"' for pin in pins)])
+        return " ".join([sys.executable, "-m pip install", *(f'"{pin}"' for pin in pins or [])])
     inside = sys.prefix != sys.base_prefix or Path(sys.prefix, "conda-meta").is_dir()
     venv = Path(sys.prefix) if inside else OWN
     where = "" if venv.resolve() == (ROOT / ".venv").resolve() else f"GERSP_VENV={venv}"
@@ -151,8 +129,7 @@ def as_text(report: dict) -> str:
         f"OpenMMLab: {STACKS[stack]['title']}\n",
     ]
     for row in report["packages"]:
-        version = row["version"] or "-"
-        lines.append(f"  {row['state']:8}{row['name']:18}{version:14}{row['note']}".rstrip())
+        lines.append(f"  {row['state']:8}{row['name']:18}{row['version'] or '-':14}{row['note']}")
     lines.append("")
     for task, result in report["tasks"].items():
         lacks = f"NOT usable   (lacks {', '.join(result['blocked_by'])})"
@@ -164,16 +141,15 @@ def as_text(report: dict) -> str:
         lines.append(f"\nmmcv's operators work. To have the compiled ones:\n  {compiled}")
     if CHECKOUT and (OWN / "bin").is_dir() and OWN.resolve() != python.parent.parent.resolve():
         lines.append(f"\nThis Python is outside {OWN}; enter it: source {OWN}/bin/activate")
-    return "\n".join(lines)
+    return "\n".join(line.rstrip(" ") for line in lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check the environment; return 1 where a required task cannot run."""
     raw = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    text = f"exit with 1 unless TASK can run; may be repeated; one of\n{', '.join(TASKS)}"
-    parser.add_argument("--require", action="append", choices=sorted(TASKS), metavar="TASK",
-                        help=f"{text}\n(default: pretraining)")  # fmt: skip
+    text = f"exit with 1 unless TASK (default: pretraining) can run; repeatable\n{', '.join(TASKS)}"
+    parser.add_argument("--require", action="append", choices=TASKS, metavar="TASK", help=text)
     text = "look at nothing but the required tasks (quicker)"
     parser.add_argument("--only-required", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -2,9 +2,8 @@
 # Finds a Python and takes a lock for tools/setup_env.py; `--help` lists the options.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [[ " $*" != *" -h"* && " $*" != *" --h"* ]]; then # help changes nothing and waits for nobody
-    lock=${GERSP_VENV:-$here/../.venv}.lock
+    lock=${GERSP_VENV:-$here/../.venv}.lock # a pip that outlives a killed run keeps it, too
     mkdir -p "$(dirname "$lock")" && exec 9>"$lock" || exit 1
-    # A pip that outlives a killed run keeps the lock, too.
     command -v flock >/dev/null && ! flock -n 9 &&
         echo "another run is working on ${lock%.lock}, waiting for it" && flock 9
 fi

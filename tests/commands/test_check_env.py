@@ -113,7 +113,7 @@ def test_an_mmcv_without_operators_is_named(tmp_path: Path) -> None:
 
 def judged(module, name: str, version: str | None, stack: str = "forks", **found: str) -> dict:
     row = {"name": name, "version": version, "note": ""}
-    return module.judge(row, module.STACKS[stack], found)
+    return module.VERSION.judge(row, module.STACKS[stack], found)
 
 
 def test_broken_and_crashing_packages(
@@ -129,7 +129,7 @@ def test_broken_and_crashing_packages(
     assert rows["mmseg"]["state"] == "broken"  # it is there; something that it needs is not
     assert "a_module_that_is_not_there" in rows["mmseg"]["note"]
     assert rows["mmrotate"]["version"] == "1.2.1" and "state" not in rows["mmrotate"]
-    assert module.judge(rows["mmseg"], module.STACKS["forks"], {})["pin"] == (
+    assert module.VERSION.judge(rows["mmseg"], module.STACKS["forks"], {})["pin"] == (
         "onedl-mmsegmentation==1.4.2"
     )
 
@@ -143,6 +143,8 @@ def test_versions_are_judged_by_the_family(module) -> None:
     assert judged(module, "mmcv", "2.1.0")["state"] == "wrong"
     assert judged(module, "mmcv", "2.1.0", "original")["state"] == "ok"
     assert judged(module, "mmcv", "1.7.0", "original")["pin"] == "mmcv-lite==2.1.0"
+    # beside the same package of another name, each would overwrite the other's files
+    assert judged(module, "mmcv", "1.7.0", "original", mmcv="1.7.0")["pin"] == "mmcv==2.1.0"
 
 
 def write_metadata(folder: Path, **packages: str) -> None:
@@ -176,6 +178,19 @@ def test_the_family_that_is_installed_is_named_alone(bare_python: Path, tmp_path
     rotated = [row for row in report["packages"] if row["name"] == "mmrotate"]
     assert rotated[0]["state"] == "absent" and "--stack forks" in rotated[0]["note"]
     assert "onedl" not in done.stdout
+
+
+def test_what_a_family_never_had_is_no_gap_to_fill(module, monkeypatch) -> None:
+    packages = module.STACKS["original"]["packages"]
+    found = {row["names"][0]: row["tested"] for row in packages.values()}
+    lines = [*module.VERSION.requirements("runtime"), "numpy==1.26.4", "gersp-mm==0.1.0"]
+    names = [re.split(r"[<>=]+", line) for line in lines]
+    everything = {name: bound for name, bound in names} | found
+    monkeypatch.setattr(module.VERSION, "installed", lambda paths: everything)
+    monkeypatch.setattr(module, "probe", lambda names: {name: {} for name in names})
+    report = module.examine(["pretraining", "detection", "rotated"])
+    assert report["tasks"]["rotated"]["blocked_by"] == ["mmrotate"]
+    assert report["tasks"]["detection"]["usable"] and report["command"] == ""
 
 
 def test_mixed_families_block_everything(bare_python: Path, tmp_path: Path) -> None:

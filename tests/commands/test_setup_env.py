@@ -37,6 +37,16 @@ def module():
     return loaded
 
 
+def inside(module, monkeypatch, folder: Path, packages: dict[str, str], note: str = "") -> Path:
+    """Let the installer run in an environment of packages as pip lists them."""
+    environment(folder, packages, note)
+    monkeypatch.setattr(module, "OWN", folder)
+    monkeypatch.setattr(module, "PYTHON", folder / "bin" / "python")
+    monkeypatch.setattr(module, "NOTE", folder / "gersp_setup.txt")
+    monkeypatch.setattr(module.sys, "path", [str(folder / "lib" / "python3.11" / "site-packages")])
+    return folder
+
+
 def start(*arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", str(SCRIPT), *arguments],
@@ -182,13 +192,12 @@ def test_help_waits_for_nobody_and_leaves_no_lock(tmp_path: Path, option: str) -
 def test_a_small_disk_is_named_before_pip_starts(
     module, tmp_path, monkeypatch, capsys, there, free, said
 ) -> None:
-    setup = module.Setup(environment(tmp_path, there), "forks", ["pretraining"])
-    seen = []
-    monkeypatch.setattr(setup, "pip", lambda *words, quiet: seen.append(capsys.readouterr().out))
+    inside(module, monkeypatch, tmp_path, there)
+    setup = module.Setup("forks", ["pretraining"], [])
     usage = module.shutil._ntuple_diskusage(10e9, 10e9 - free, free)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
     setup.pins()
-    assert seen == [said.format(venv=tmp_path)]
+    assert capsys.readouterr().out == said.format(venv=tmp_path)
 
 
 def test_damaged_distributions(module, tmp_path: Path) -> None:
@@ -204,7 +213,7 @@ def test_damaged_distributions(module, tmp_path: Path) -> None:
     checkout = write_distribution(site, "checkout", ("x.pth",))
     (checkout / "direct_url.json").write_text("{}")
     (site / "x.pth").unlink()
-    assert set(module.damaged_distributions(tmp_path)) == {"gone==1.0", "cut==2.1+cpu"}
+    assert set(module.damaged_distributions(site)) == {"gone==1.0", "cut==2.1+cpu"}
     assert not cut.exists() and other.exists()
 
 
@@ -219,9 +228,11 @@ def test_damaged_distributions(module, tmp_path: Path) -> None:
         (ORIGINAL, "original abc", None, "original"),  # made here, and run again
     ],
 )
-def test_the_family_that_is_there_goes_on(module, tmp_path, there, note, asked, stack) -> None:
-    setup = module.Setup(environment(tmp_path, there, note), asked, ["pretraining"])
-    assert setup.stack == stack
+def test_the_family_that_is_there_goes_on(
+    module, tmp_path, monkeypatch, there, note, asked, stack
+) -> None:
+    inside(module, monkeypatch, tmp_path, there, note)
+    assert run_main(module, monkeypatch, *(["--stack", asked] if asked else [])).stack == stack
 
 
 @pytest.mark.parametrize(
@@ -236,11 +247,11 @@ def test_the_family_that_is_there_goes_on(module, tmp_path, there, note, asked, 
           "pip uninstall -y mmcv-lite)"]),
     ],
 )  # fmt: skip
-def test_families_are_never_mixed(module, tmp_path, there, asked, said) -> None:
-    venv = environment(tmp_path, there)
+def test_families_are_never_mixed(module, tmp_path, monkeypatch, there, asked, said) -> None:
+    venv = inside(module, monkeypatch, tmp_path, there)
     before = sorted(venv.rglob("*"))
     with pytest.raises(SystemExit) as caught:
-        module.Setup(venv, asked, ["pretraining"])
+        run_main(module, monkeypatch, *(["--stack", asked] if asked else []))
     for words in said:
         assert words in str(caught.value)
     assert sorted(venv.rglob("*")) == before
@@ -270,16 +281,22 @@ def test_families_are_never_mixed(module, tmp_path, there, asked, said) -> None:
     ],
 )  # fmt: skip
 def test_pins(module, tmp_path, monkeypatch, there, note, stack, wheel, pins) -> None:
-    setup = module.Setup(environment(tmp_path, there, note), stack, ["pretraining"])
-    monkeypatch.setattr(setup, "pip", lambda *words, quiet: wheel)
+    inside(module, monkeypatch, tmp_path, there)
+    setup = module.Setup(stack, ["pretraining"], note.split())
+    asked = []
+    monkeypatch.setattr(setup, "pip", lambda *words, quiet: asked.append(words) or wheel)
     assert setup.pins() == [
         version if version.startswith(name) else f"{name}=={version}"
         for name, version in pins.items()
     ]
+    assert len(asked) == (stack == "original")  # a package of the forks has no twin
 
 
-def test_rotated_detection_is_left_out_where_the_family_has_none(module, tmp_path) -> None:
-    setup = module.Setup(tmp_path, "original", ["pretraining", "detection", "rotated"])
+def test_rotated_detection_is_left_out_where_the_family_has_none(
+    module, tmp_path, monkeypatch
+) -> None:
+    inside(module, monkeypatch, tmp_path, {})
+    setup = module.Setup("original", ["pretraining", "detection", "rotated"], [])
     assert setup.tasks == ["pretraining", "detection"]
 
 
@@ -290,24 +307,22 @@ class Recorder:
     looked = 0
 
     def __init__(self, module, folder: Path, monkeypatch, stack: str, tasks: list[str]) -> None:
-        self.setup = module.Setup(folder, stack, tasks)
+        inside(module, monkeypatch, folder, {})
+        self.setup = module.Setup(stack, tasks, [])
+        environment(folder, {"torch": "2.11.0", "torchvision": "0.26.0"})
         self.started: list[tuple[list[str], dict[str, str]]] = []
         self.mmcv = {
             "state": "ok",
             "version": {"forks": "2.3.6", "original": "2.1.0"}[stack],
-            "note": module.check_env.OURS,
+            "note": module.OURS,
         }
-        monkeypatch.setattr(self.setup, "ask", lambda *words: "works")
-        found = iter([{}])
-        later = {"torch": "2.11.0", "torchvision": "0.26.0"}
-        monkeypatch.setattr(self.setup, "found", lambda: next(found, later))
-        monkeypatch.setattr(self.setup, "look", self.look)
-        monkeypatch.setattr(self.setup, "run", self.run)
-        monkeypatch.setattr(module.check_env, "as_text", lambda report: "")
+        monkeypatch.setattr(module, "examine", self.examine)
+        monkeypatch.setattr(module, "run", self.run)
+        monkeypatch.setattr(module, "as_text", lambda report: "")
         monkeypatch.delenv("CFLAGS", raising=False)
         monkeypatch.setattr(module.shutil, "which", lambda name: None)
 
-    def look(self) -> dict:
+    def examine(self, tasks: list[str]) -> dict:
         self.looked += 1
         others = [{"state": self.torch}] * 3
         return {"command": "", "packages": [*others, self.mmcv]}
@@ -319,14 +334,13 @@ class Recorder:
 
 def test_steps_of_an_installation(module, tmp_path, monkeypatch) -> None:
     recorder = Recorder(module, tmp_path, monkeypatch, "forks", ["pretraining", "demo"])
-    recorder.setup.install(compile_ops=False)
+    recorder.setup.install([], compile_ops=False)
     installs = [words for words, _ in recorder.started if "install" in words]
-    wheel, first, fast, cam, package = installs
-    assert wheel[-4:] == ["--dry-run", "--no-deps", "--only-binary=:all:", "onedl-mmcv==2.3.6"]
+    first, fast, cam, package = installs
     files = [f"-r{ROOT / 'requirements' / name}.txt" for name in ("runtime", "demo")]
-    for word in ("torch==2.11.0", "onedl-mmcv==2.3.6", *files):
+    for word in ("torch==2.11.0,>=2.3", "onedl-mmcv==2.3.6", *files):
         assert word in first
-    assert "torch==2.11.0" in fast and "--only-binary=:all:" in fast
+    assert "torch==2.11.0,>=2.3" in fast and "--only-binary=:all:" in fast
     # grad-cam asks for another OpenCV, whose files overwrite those of mmcv's
     assert cam[-1].endswith("cam.txt") and "--no-deps" in cam
     assert package[-2:] == ["-e", str(ROOT)] and "--no-deps" in package
@@ -335,7 +349,7 @@ def test_steps_of_an_installation(module, tmp_path, monkeypatch) -> None:
 
 def test_operators_are_compiled_on_request_alone(module, tmp_path, monkeypatch) -> None:
     recorder = Recorder(module, tmp_path, monkeypatch, "original", ["pretraining"])
-    recorder.setup.install(compile_ops=True)
+    recorder.setup.install([], compile_ops=True)
     (build,) = [s for s in recorder.started if "--no-binary=mmcv" in s[0]]
     assert "mmcv==2.1.0" in build[0] and "--no-build-isolation" in build[0]
     assert "--no-cache-dir" in build[0]
@@ -351,7 +365,7 @@ def test_operators_that_do_not_load_are_left_out(module, tmp_path, monkeypatch, 
     recorder = Recorder(module, tmp_path, monkeypatch, stack, ["pretraining"])
     note = "ImportError: /x/mmcv/_ext.so: undefined symbol"  # made for another torch
     recorder.mmcv.update(state="broken", note=note)
-    recorder.setup.install(compile_ops=False)
+    recorder.setup.install([], compile_ops=False)
     (again,) = [words for words, _ in recorder.started if any("--no-binary" in w for w in words)]
     assert pin in again and "--no-build-isolation" not in again
 
@@ -361,7 +375,7 @@ def test_a_torch_and_a_torchvision_that_do_not_fit_are_repaired(
 ) -> None:
     recorder = Recorder(module, tmp_path, monkeypatch, "forks", ["pretraining"])
     recorder.torch = "broken"
-    recorder.setup.install(compile_ops=False)
+    recorder.setup.install([], compile_ops=False)
     (again,) = [words for words, _ in recorder.started if words[-2] == "torch==2.11.0"]
     assert recorder.looked == 3  # before and after it, and at the end
     assert again[-4:] == ["--force-reinstall", "--no-deps", "torch==2.11.0", "torchvision==0.26.0"]
@@ -371,48 +385,67 @@ def test_a_torch_and_a_torchvision_that_do_not_fit_are_repaired(
 def test_compiled_operators_stay_whatever_else_is_wrong(module, tmp_path, monkeypatch, note):
     recorder = Recorder(module, tmp_path, monkeypatch, "forks", ["pretraining"])
     recorder.mmcv.update(state="broken" if note else "ok", note=note)
-    recorder.setup.install(compile_ops=not note)
+    recorder.setup.install([], compile_ops=not note)
     assert not [words for words, _ in recorder.started if "uninstall" in words]
 
 
-def test_a_finished_environment_is_left_alone(module, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "OWN", tmp_path)
-    monkeypatch.setattr(module.sys, "argv", ["setup_env.sh", "--downstream"])
-    monkeypatch.setattr(module.Setup, "install", lambda self, ops: pytest.fail("installs"))
-    setup = module.Setup(environment(tmp_path, FORKS), None, [])
-    (tmp_path / "gersp_setup.txt").write_text(f"forks {setup.fingerprint()}")
-    monkeypatch.setattr(module.Setup, "look", lambda self: {"command": ""})
-    assert module.main() == 0
-    monkeypatch.setattr(module.Setup, "look", lambda self: {"command": "something is lacking"})
-    with pytest.raises(pytest.fail.Exception, match="installs"):
-        module.main()
+def run_main(module, monkeypatch, *arguments: str, gaps: str = ""):
+    """Run the installer by the environment's own Python; return what it would install."""
+    installed = []
+    monkeypatch.setattr(module.sys, "argv", ["setup_env.sh", *arguments])
+    monkeypatch.setenv("GERSP_INSIDE", "1")
+    monkeypatch.setattr(module, "make", lambda stack: None)
+    monkeypatch.setattr(module, "examine", lambda tasks: {"command": gaps})
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: sys.path[0])
+    monkeypatch.setattr(module.Setup, "install", lambda self, *rest: installed.append(self))
+    module.main()
+    return installed[0] if installed else None
+
+
+def test_a_finished_environment_is_left_alone(module, tmp_path, monkeypatch, capsys) -> None:
+    inside(module, monkeypatch, tmp_path, FORKS, f"forks {module.fingerprint()}")
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    write_distribution(site, "pydantic", ("pydantic/a.py",))
+    assert run_main(module, monkeypatch, "--downstream") is None
+    assert "ready: pretraining, detection, rotated, segmentation; enter" in capsys.readouterr().out
+    assert run_main(module, monkeypatch, gaps="something is lacking") is not None
+    (site / "pydantic" / "a.py").unlink()  # no import of the check notices this
+    assert run_main(module, monkeypatch, "--downstream") is not None
 
 
 def test_uv_takes_the_settings_of_pip(module, tmp_path, monkeypatch) -> None:
     recorder = Recorder(module, tmp_path, monkeypatch, "forks", ["pretraining"])
     monkeypatch.setattr(module.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels /more")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://a https://b")
     recorder.setup.pip("numpy")
     ((words, env),) = recorder.started
     assert words == ["uv", "pip", "install", "--python", str(tmp_path / "bin" / "python"), "numpy"]
-    assert env["UV_FIND_LINKS"] == "/wheels"
+    assert env["UV_FIND_LINKS"] == "/wheels,/more"
+    assert env["UV_EXTRA_INDEX_URL"] == "https://a https://b"
 
 
 def test_what_failed_is_said_in_one_line(module, tmp_path, monkeypatch) -> None:
     recorder = Recorder(module, tmp_path, monkeypatch, "forks", ["pretraining"])
-    monkeypatch.setattr(recorder.setup, "run", lambda *command, **options: False)
+    monkeypatch.setattr(module, "run", lambda *command, **options: False)
     with pytest.raises(
         SystemExit, match=r"maintained forks need Python 3\.11 or .* and torch>=2\.3; for others"
     ):
         recorder.setup.pip("numpy")
 
 
-def test_the_index_of_the_maintainers_is_an_option(module, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "OWN", environment(tmp_path, {"torch": "2.10.0"}))
+@pytest.mark.parametrize(
+    ("stack", "torch", "index"),
+    [
+        ("forks", "2.10.0", "https://mmwheels.onedl.ai/cpu-torch2100/simple/onedl-mmcv/index.html"),
+        ("original", "2.1.2+cpu",
+         "https://download.openmmlab.com/mmcv/dist/cpu/torch2.1.0/index.html"),
+    ],
+)  # fmt: skip
+def test_the_index_of_the_maintainers_is_an_option(
+    module, tmp_path, monkeypatch, stack, torch, index
+) -> None:
+    inside(module, monkeypatch, tmp_path, {"torch": torch})
     monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
-    monkeypatch.setattr(module.sys, "argv", ["setup_env.sh", "--wheels", "cpu"])
-    monkeypatch.setattr(module.Setup, "install", lambda self, ops: None)
-    assert module.main() == 0
-    assert os.environ["PIP_FIND_LINKS"].split() == [
-        "/wheels", "https://mmwheels.onedl.ai/cpu-torch2100/simple/onedl-mmcv/index.html",
-    ]  # fmt: skip
+    run_main(module, monkeypatch, "--wheels", "cpu", "--stack", stack)
+    assert os.environ["PIP_FIND_LINKS"].split() == ["/wheels", index]
