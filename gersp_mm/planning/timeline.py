@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 KINDS = ("gradients", "images", "activations", "temporary")
@@ -34,7 +34,8 @@ class Timeline(TorchDispatchMode):
         self._device = device
         self._live = [0] * len(KINDS)
         self._kinds: dict[int, int] = {}
-        self._references: dict[int, Any] = {}
+        # Torch's own references: in torch 2.1 those of Python crash when a storage is freed.
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
         self._kept: dict[int, int] = {}
         self._moments: list[list[int]] = []
         self._known = {_key(tensor): tensor for tensor in known}
@@ -64,6 +65,7 @@ class Timeline(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and note what is there then."""
         result = func(*args, **(kwargs or {}))
+        self._forget_freed()
         for tensor in tensors_in(result):
             self._add(tensor, TEMPORARY)
         self._moments.append(self._now())
@@ -94,21 +96,21 @@ class Timeline(TorchDispatchMode):
         if key in self._kinds or key in self._known or tensor.device.type != self._device.type:
             return
         size = storage.nbytes()
-
-        def freed(_: Any) -> None:
-            del self._references[key]
-            self._live[self._kinds.pop(key)] -= size
-
-        self._references[key] = weakref.ref(storage, freed), size
+        self._storages[key] = StorageWeakRef(storage), size
         self._kinds[key] = kind
         self._live[kind] += size
 
     def _change(self, key: int, kind: int) -> None:
         if key in self._kinds:
-            size = self._references[key][1]
+            size = self._storages[key][1]
             self._live[self._kinds[key]] -= size
             self._live[kind] += size
             self._kinds[key] = kind
+
+    def _forget_freed(self) -> None:
+        freed = [key for key, (storage, _) in self._storages.items() if storage.expired()]
+        for key in freed:
+            self._live[self._kinds.pop(key)] -= self._storages.pop(key)[1]
 
     def keep(self, key: int, number: int) -> None:
         """Note that autograd keeps a storage ``number`` times more (1), or less (-1)."""
