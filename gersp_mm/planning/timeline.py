@@ -39,7 +39,7 @@ class Timeline(TorchDispatchMode):
         self._kept: dict[int, int] = {}
         self._moments: list[list[int]] = []
         self._known = {_key(tensor): tensor for tensor in known}
-        self._start = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        self._steady = sum(t.untyped_storage().nbytes() for t in self._known.values())
 
     @property
     def moments(self) -> np.ndarray:
@@ -74,7 +74,7 @@ class Timeline(TorchDispatchMode):
     def _now(self) -> list[int]:
         live = list(self._live)
         if self._device.type == "cuda":
-            highest = torch.cuda.max_memory_allocated(self._device) - self._start
+            highest = torch.cuda.max_memory_allocated(self._device) - self._steady
             live[TEMPORARY] = max(0, highest - sum(live[:TEMPORARY]))
             torch.cuda.reset_peak_memory_stats(self._device)
         return live
