@@ -37,6 +37,7 @@ PURE = (
 COMPILED = ("pyyaml", "simplejpeg", "lmdb", "markupsafe")
 WITH_DEPENDENCIES = ("pydantic",)  # needs exactly one version of pydantic-core
 # Of these, versions older than the bundle's do not work together with its pydantic.
+GIVEN = ("torch", "torchvision", "numpy", "PIL")  # what the machine with the GPU has to have
 FAMILY = {"pydantic", "pydantic_core", "typing_extensions", "typing_inspection", "annotated_types"}
 GLIBC = ("2_28", "2_27", "2_24", "2_17", "2_12", "2_5")
 LAUNCHER = '''"""Run benchmarks/gpu/run.py of the checkout around, or of project.tar.gz."""
@@ -70,7 +71,14 @@ def install(bundle: Path, site: Path, stubs: Path) -> list[str]:
 
     Returns:
         The names of what was unpacked.
+
+    Raises:
+        SystemExit: This Python lacks what no bundle has, or has no compiled wheels in this one.
     """
+    if absent := [module for module in GIVEN if not is_present(module)]:
+        sys.exit(
+            f"error: {sys.executable} has no {', '.join(absent)}; use the Python that has them"
+        )
     site.mkdir(parents=True, exist_ok=True)
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     installed = []
@@ -83,6 +91,12 @@ def install(bundle: Path, site: Path, stubs: Path) -> list[str]:
             if old or not all(map(is_present, _modules(archive))):
                 archive.extractall(site)
                 installed.append(name)
+    if not is_present("yaml") and not (site / "yaml").is_dir():
+        version = ".".join(map(str, sys.version_info[:2]))
+        text = (
+            f"error: {bundle / 'wheels'} has no wheels for Python {version}, which lacks PyYAML; "
+        )
+        sys.exit(text + f"those of --prepare are for {' and '.join(PYTHONS)}")
     for stub in sorted(path for path in stubs.iterdir() if path.is_dir()):
         if stub.name != "__pycache__" and not is_present(stub.name):
             shutil.copytree(stub, site / stub.name, dirs_exist_ok=True)

@@ -25,6 +25,7 @@ from gersp_mm.engine import launch
 from gersp_mm.utils.provenance import Provenance
 
 VIEWS = ("rs_query", "rs_key", "natural")
+PREFETCHED = 3  # batches of a worker that may be in memory at a time: two, and one on its way
 
 
 # ------------------------------------------------------------------------------------- the register
@@ -301,7 +302,7 @@ def loader_config(
     Args:
         ctx: The context.
         batch: Pairs per batch.
-        workers: Number of worker processes.
+        workers: Number of worker processes, or fewer where shared memory is too small.
         size: Side of the views in pixels.
         pairs: Pairs of an epoch; the images are listed again and again.
         folder: Folder of the remote-sensing images.
@@ -325,7 +326,7 @@ def loader_config(
 
     return dict(
         batch_size=batch,
-        num_workers=workers,
+        num_workers=(workers := workers_that_fit(workers, batch, size)),
         persistent_workers=workers > 0,
         pin_memory=ctx.cuda,
         drop_last=True,
@@ -339,6 +340,24 @@ def loader_config(
             natural_pipeline=[view],
         ),
     )
+
+
+def workers_that_fit(workers: int, batch: int, size: int) -> int:
+    """Return how many workers find room in /dev/shm for the batches that they send ahead.
+
+    A container often has 64 MB there; a worker that needs more is killed by the system.
+
+    Args:
+        workers: Number that is wanted.
+        batch: Pairs per batch.
+        size: Side of the views in pixels.
+    """
+    try:
+        shared = os.statvfs("/dev/shm")
+    except OSError:
+        return workers
+    each = PREFETCHED * batch * len(VIEWS) * 3 * size**2
+    return min(workers, int(0.9 * shared.f_bavail * shared.f_frsize) // each)
 
 
 def make_loader(ctx: Context, *args: Any, **kwargs: Any) -> Any:

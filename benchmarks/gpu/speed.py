@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import os
 import re
+import shutil
 import time
 from typing import Any
 
@@ -211,7 +213,7 @@ def fed(ctx: Context) -> None:
         except Enough:
             seconds = watch.result()["mean"]
         shares[folder] = there / seconds
-        ctx.put(what=f"Runner fed from {folder}", workers=workers, cores=cores(),
+        ctx.put(what=f"Runner fed from {folder}", workers=loader["num_workers"], cores=cores(),
                 pairs_per_s=batch / seconds, of_resident=shares[folder])  # fmt: skip
         del runner
     ctx.bar("fed from 256 px JPEG / resident, at least 0.9", shares["rs256"], 0.9)
@@ -252,7 +254,10 @@ def where_time_goes(ctx: Context) -> None:
 
 def _sort_kernels(ctx: Context, batch: int, profiler: Any, steps: int, seconds: float) -> None:
     events = profiler.key_averages()
-    field = "self_device_time_total" if ctx.cuda else "self_cpu_time_total"
+    field = "self_cpu_time_total"
+    if ctx.cuda:  # whose name in torch before 2.4 is the other one
+        names = ("self_device_time_total", "self_cuda_time_total")
+        field = next(name for name in names if hasattr(events[0], name))
     times, kernels = dict.fromkeys([*KINDS, "elementwise and others"], 0.0), 0
     for event in events:
         # A range around kernels is no kernel itself.
@@ -312,8 +317,10 @@ def loader_alone(ctx: Context) -> None:
             if time.perf_counter() - begin > 6:
                 break
         rate = seen / (time.perf_counter() - begin)
-        batches._shutdown_workers()
-        ctx.put(what=what, pairs_per_s=rate, per_worker=rate / max(workers, 1))
+        if loader.num_workers:
+            batches._shutdown_workers()
+        used = loader.num_workers  # fewer than asked for where shared memory is small
+        ctx.put(what=what, pairs_per_s=rate, workers=used, per_worker=rate / max(used, 1))
 
 
 @measurement(part=2, limit=30)
@@ -352,9 +359,19 @@ def compile_options(ctx: Context) -> Any:
     return dict(backend="eager") if ctx.small else True
 
 
+def has_compiler(ctx: Context) -> bool:
+    """Tell whether Triton finds a C compiler, without which it builds nothing; note where not."""
+    found = any(map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))))
+    if ctx.cuda and not found:
+        ctx.put("skipped", why="this machine has no C compiler, which torch.compile needs")
+    return found or not ctx.cuda
+
+
 @measurement(part=2, limit=120)
 def compiled_speed(ctx: Context) -> None:
     """Time our step with both backbones compiled."""
+    if not has_compiler(ctx):
+        return
     measure_step(ctx, "bf16, channels last, compiled", pairs(ctx), seconds=5,
                  compile=compile_options(ctx))  # fmt: skip
 
@@ -362,6 +379,8 @@ def compiled_speed(ctx: Context) -> None:
 @measurement(part=2, limit=120)
 def compiled_values(ctx: Context) -> None:
     """Compare two steps with compiled backbones with the same without compilation."""
+    if not has_compiler(ctx):
+        return
     batch, side = (2, 32) if ctx.small else (16, 64)
     runs = []
     for choice in (False, compile_options(ctx)):

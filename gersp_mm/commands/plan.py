@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         used = measured[chosen, args.checkpointing]
         share = _total_batch(cfg, args.gpus) / args.gpus
         room = limit - memory.RESERVE - (used.gradients if args.gpus > 1 else 0)
-        batch, accumulated = memory.split_batch(share, used.largest_batch(room))
+        _, batch, accumulated = memory.fit(used, share, room)
         if batch < 2:
             need = (used.total(2) + limit - room) / MIB
             raise UserError(
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"measured on {name}; planned for {args.gpus} x {limit / MIB:,.0f} MiB, of which "
           f"{memory.RESERVE / MIB:,.0f} stay free\n")  # fmt: skip
     print(_variant_table(measured, room, share, batch) + "\n")
-    print(_part_table(used, batch, args.gpus) + "\n")
+    print(_part_table(used, batch, accumulated > 1, args.gpus) + "\n")
     said = dict(
         time=_time_lines(cfg, times, samples, batch, args.gpus, name),
         input=_input_lines(times, samples, batch),
@@ -150,30 +150,30 @@ def _remedies(
 def _variant_table(
     measured: dict[tuple[str, bool], Memory], room: float, share: float, batch: int
 ) -> str:
-    from gersp_mm.planning.memory import split_batch
+    from gersp_mm.planning.memory import fit
     from gersp_mm.utils.console import table
 
     rows = []
     for (kind, checkpointing), one in measured.items():
-        most = one.largest_batch(room)
-        fits, accumulated = split_batch(share, most)
+        most, fits, accumulated = fit(one, share, room)
         use = f"{fits} x {accumulated}" if fits >= 2 else "none"
-        rows.append((_words(kind, checkpointing), most, use, round(one.total(batch) / MIB)))
+        needed = round(one.total(batch, batch < share) / MIB)
+        rows.append((_words(kind, checkpointing), most, use, needed))
     header = ("per process", "largest batch", "batch x accumulated", f"MiB at a batch of {batch}")
     return table(header, rows)
 
 
-def _part_table(used: Memory, batch: int, gpus: int) -> str:
+def _part_table(used: Memory, batch: int, accumulating: bool, gpus: int) -> str:
+    from gersp_mm.planning.timeline import KINDS
     from gersp_mm.utils.console import table
 
-    parts = used.parts(batch)
-    model = "measured" if used.measured else "a model: twice the largest tensor kept"
-    how = dict(images="measured", activations="measured", temporary=model)
+    parts = used.parts(batch, accumulating)
+    how = dict.fromkeys(KINDS, "measured")
     if gpus > 1:
         parts["communication"], how["communication"] = float(used.gradients), "a model: gradients"
     rows = [(f"{n} ({how.get(n, 'counted')})", round(size / MIB, 1)) for n, size in parts.items()]
     total = round(sum(parts.values()) / MIB, 1)
-    return table((f"a batch of {batch}", "MiB"), [*rows, ("sum, if all are there at once", total)])
+    return table((f"a batch of {batch}", "MiB"), [*rows, ("sum, when it is highest", total)])
 
 
 def _time_lines(

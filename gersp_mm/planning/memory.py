@@ -1,9 +1,9 @@
-"""The memory of a training step by part, from a few small steps.
+"""The memory of a training step by part, from two small steps.
 
-Weights, gradients, optimizer state, teacher and queue are counted. The images of a batch and the
-activations, which are what autograd keeps for the backward pass, are measured at two batches. Both
-grow linearly with the batch. What else a step needs for a moment is measured on a GPU, by its
-allocator, and is a model on a CPU: two more tensors of the largest kind that is kept.
+Weights, optimizer state, teacher and queue are there all the time and are counted. What comes and
+goes (images, activations, gradients and temporary tensors) is recorded after each operation of a
+step at two batches. Since it is the same operations for any batch, what is there after each of them
+is a line over the batch, and the memory of a step is the highest of these lines.
 """
 
 from __future__ import annotations
@@ -12,39 +12,20 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
+from gersp_mm.planning.timeline import GRADIENTS, KINDS, Timeline, tensors_in
 from gersp_mm.planning.trial import Trial
 from gersp_mm.utils.errors import UserError
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
          "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}  # fmt: skip
 BATCHES = (2, 4)  # Samples of the measured steps.
-LARGEST_TENSORS = 2  # The model of what a step needs for a moment.
 RESERVE = 10**9  # Bytes left for CUDA's context, libraries and fragmentation, or for the process.
-
-
-class Line(NamedTuple):
-    """A number of bytes or seconds that grows linearly with the batch."""
-
-    constant: float
-    slope: float
-
-    @classmethod
-    def through(cls, values: Mapping[int, float]) -> Line:
-        """Return the line through the values at two batches."""
-        (x, first), (y, second) = sorted(values.items())
-        slope = (second - first) / (y - x)
-        return cls(first - slope * x, slope)
-
-    def at(self, batch: int) -> float:
-        """Return the value at a batch, at least 0."""
-        return max(0.0, self.constant + self.slope * batch)
 
 
 @dataclass(frozen=True)
@@ -53,14 +34,13 @@ class Memory:
 
     Attributes:
         weights: Trained parameters, and buffers.
-        gradients: Their gradients.
+        gradients: Their gradients, once all are there.
         optimizer: State of the optimizer.
         teacher: Parameters and buffers of modules that are not trained.
         queue: The queue of keys.
-        images: A batch before and after its normalisation.
-        activations: What autograd keeps for the backward pass, at its largest.
-        temporary: What else is needed for a moment.
-        measured: Whether ``temporary`` was measured; otherwise it is a model.
+        constant: What else is there after each operation of a step, for a batch of 0, as the
+            lines through two batches have it: a row of numbers in the order of ``KINDS``.
+        slope: How much a sample adds to that.
     """
 
     weights: int
@@ -68,129 +48,73 @@ class Memory:
     optimizer: int
     teacher: int
     queue: int
-    images: Line
-    activations: Line
-    temporary: Line
-    measured: bool
+    constant: np.ndarray
+    slope: np.ndarray
 
-    def parts(self, batch: int) -> dict[str, float]:
-        """Return the bytes of each part for a batch."""
-        names = ("weights", "gradients", "optimizer", "teacher", "queue")
-        fixed = {name: float(getattr(self, name)) for name in names}
-        grown = {n: getattr(self, n).at(batch) for n in ("images", "activations", "temporary")}
-        return fixed | grown
+    def parts(self, batch: int, accumulating: bool = False) -> dict[str, float]:
+        """Return the bytes of each part at the moment of a step at which their sum is highest.
 
-    def total(self, batch: int) -> float:
-        """Return the bytes of a step, all parts at once, for a batch."""
-        return sum(self.parts(batch).values())
+        Args:
+            batch: Number of samples.
+            accumulating: Whether gradients of earlier batches are there from the start.
+        """
+        moments = self._constant(accumulating) + self.slope * batch
+        there = dict(zip(KINDS, moments[moments.sum(1).argmax()].tolist()))
+        steady = ("weights", "optimizer", "teacher", "queue")
+        return {name: float(getattr(self, name)) for name in steady} | there
 
-    def largest_batch(self, limit: float) -> int:
+    def total(self, batch: int, accumulating: bool = False) -> float:
+        """Return the bytes of a step at its highest moment, as :meth:`parts` does."""
+        return sum(self.parts(batch, accumulating).values())
+
+    def largest_batch(self, limit: float, accumulating: bool = False) -> int:
         """Return the largest batch whose step needs at most ``limit`` bytes; 0 for none."""
-        slope = self.images.slope + self.activations.slope + self.temporary.slope
-        batch = max(0, math.floor((limit - self.total(0)) / slope) + 2)
-        while batch and self.total(batch) > limit:
-            batch -= 1
-        return batch
+        steady = self.weights + self.optimizer + self.teacher + self.queue
+        left = limit - steady - self._constant(accumulating).sum(1)
+        slope = self.slope.sum(1)
+        grows = slope > 0
+        if (left[~grows] < 0).any():
+            return 0
+        return max(0, math.floor((left[grows] / slope[grows]).min()))
+
+    def _constant(self, accumulating: bool) -> np.ndarray:
+        if not accumulating:
+            return self.constant
+        constant = self.constant.copy()
+        constant[:, GRADIENTS] = self.gradients
+        return constant
 
 
-class SavedTensors:
-    """Bytes of the storages that autograd keeps for the backward pass.
-
-    Args:
-        known: Tensors that do not count, because they exist anyway.
-
-    Attributes:
-        peak: The most bytes at one time, with what is recomputed in the backward pass.
-        sizes: Bytes of each storage.
-    """
-
-    def __init__(self, known: Iterator[torch.Tensor]) -> None:
-        self.live = self.peak = 0
-        self.sizes: set[int] = set()
-        self._users: dict[int, int] = {}
-        self._known = {tensor.untyped_storage().data_ptr() for tensor in known}
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Count what is kept by operations inside the context."""
-        with saved_tensors_hooks(lambda tensor: _Kept(self, tensor), lambda kept: kept.tensor):
-            yield
-
-    def add(self, address: int, size: int) -> None:
-        """Count a storage, unless it is counted already."""
-        self._users[address] = self._users.get(address, 0) + 1
-        if self._users[address] == 1 and address not in self._known:
-            self.live += size
-            self.peak = max(self.peak, self.live)
-            self.sizes.add(size)
-
-    def remove(self, address: int, size: int) -> None:
-        """Count a storage no more, if this was its last user."""
-        self._users[address] -= 1
-        if not self._users[address]:
-            del self._users[address]
-            self.live -= size if address not in self._known else 0
-
-
-class _Kept:
-    """A tensor that autograd keeps; the graph owns it."""
-
-    def __init__(self, owner: SavedTensors, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        self.owner, self.tensor = owner, tensor
-        self.key = storage.data_ptr(), storage.nbytes()
-        owner.add(*self.key)
-
-    def __del__(self) -> None:
-        self.owner.remove(*self.key)
-
-
-def measure_memory(trial: Trial) -> Memory:
+def measure_memory(trial: Trial, batches: tuple[int, int] = BATCHES) -> Memory:
     """Measure the memory of a config's step.
 
     Args:
         trial: Its model on this device.
+        batches: Two numbers of samples, at least 2 each.
     """
-    model, on_gpu = trial.model, trial.device.type == "cuda"
-    trial.step(trial.samples.batch(BATCHES[0]))  # The optimizer makes its state.
-    fixed = _fixed(trial)
-    images: dict[int, float] = {}
-    activations: dict[int, float] = {}
-    rest: dict[int, float] = {}
-    sizes: dict[int, set[int]] = {}
-    for size in BATCHES:
-        batch = trial.samples.batch(size)
-        images[size] = float(_bytes(batch) + _bytes(model.data_preprocessor(_copied(batch), True)))
-        saved = SavedTensors(_state(model))
-        if on_gpu:
-            trial.step(_copied(batch))  # cuDNN chooses its algorithms.
-            torch.cuda.synchronize(trial.device)
-            torch.cuda.reset_peak_memory_stats(trial.device)
-            trial.step(_copied(batch))
-            torch.cuda.synchronize(trial.device)
-            peak = torch.cuda.max_memory_allocated(trial.device)
-        with saved.watched():
-            trial.step(batch)
-        activations[size], sizes[size] = float(saved.peak), saved.sizes
-        if on_gpu:
-            rest[size] = max(0.0, peak - sum(fixed.values()) - images[size] - saved.peak)
-    if on_gpu:
-        temporary = Line.through(rest)
-    else:  # Weights in a lower precision are kept too, but do not grow.
-        small, large = BATCHES
-        largest = max(sizes[large] - sizes[small], default=0)
-        temporary = Line(0.0, LARGEST_TENSORS * largest / large)
-    return Memory(
-        **fixed,
-        images=Line.through(images),
-        activations=Line.through(activations),
-        temporary=temporary,
-        measured=on_gpu,
-    )
+    trial.step(trial.samples.batch(batches[0]))  # The optimizer makes its state.
+    first, second = (_moments(trial, size) for size in batches)
+    if len(first) != len(second):  # A step whose operations depend on its data.
+        first, second = (each[[each.sum(1).argmax()]] for each in (first, second))
+    slope = (second - first) / (batches[1] - batches[0])
+    return Memory(**_fixed(trial), constant=first - slope * batches[0], slope=slope)
+
+
+def _moments(trial: Trial, size: int) -> np.ndarray:
+    """Return the bytes after each operation of a step with ``size`` samples."""
+    batch = trial.samples.batch(size)
+    if trial.device.type == "cuda":
+        trial.step(_copied(batch))  # cuDNN chooses its algorithms.
+        torch.cuda.synchronize(trial.device)
+    timeline = Timeline(trial.device, [*_state(trial.model), *tensors_in(_optimizer_state(trial))])
+    timeline.add_images(batch)
+    with timeline.recording(trial.model):
+        trial.step(_copied(batch))
+    return timeline.moments
 
 
 def _fixed(trial: Trial) -> dict[str, int]:
-    """Return the bytes of the parts that do not depend on the batch."""
+    """Return the bytes of the parts that are always there, and of all gradients."""
     model = trial.model
     teachers = {
         id(tensor) for child in model.children() if _is_teacher(child) for tensor in _state(child)
@@ -199,15 +123,18 @@ def _fixed(trial: Trial) -> dict[str, int]:
     queue = {n: b for n, b in model.named_buffers(recurse=False) if n.startswith("queue")}
     teacher = [tensor for tensor in _state(model) if id(tensor) in teachers]
     apart = teachers | {id(buffer) for buffer in queue.values()}
-    optimizers = getattr(trial.wrapper, "optimizer", None)
-    state = {} if optimizers is None else optimizers.state
     return dict(
         weights=_bytes([tensor for tensor in _state(model) if id(tensor) not in apart]),
         gradients=_bytes(trained),
-        optimizer=_bytes([list(entry.values()) for entry in state.values()]),
+        optimizer=_bytes(_optimizer_state(trial)),
         teacher=_bytes(teacher),
         queue=_bytes(list(queue.values())),
     )
+
+
+def _optimizer_state(trial: Trial) -> list[Any]:
+    optimizer = getattr(trial.wrapper, "optimizer", None)
+    return [] if optimizer is None else [dict(entry) for entry in optimizer.state.values()]
 
 
 def _is_teacher(module: Any) -> bool:
@@ -229,13 +156,7 @@ def _copied(batch: Any) -> Any:
 
 def _bytes(values: Any) -> int:
     """Return the bytes of all tensors in nested containers."""
-    if isinstance(values, torch.Tensor):
-        return values.numel() * values.element_size()
-    if isinstance(values, Mapping):
-        values = values.values()
-    elif not isinstance(values, (list, tuple)):
-        return 0
-    return sum(map(_bytes, values))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(values))
 
 
 def split_batch(samples: float, most: int) -> tuple[int, int]:
@@ -256,6 +177,18 @@ def split_batch(samples: float, most: int) -> tuple[int, int]:
     count = math.ceil(whole / most)
     even = next((n for n in range(count, 2 * count + 1) if whole % n == 0), None)
     return (whole // even, even) if even else (math.ceil(whole / count), count)
+
+
+def fit(memory: Memory, samples: float, limit: float) -> tuple[int, int, int]:
+    """Divide the samples of an optimizer step into batches that need at most ``limit`` bytes.
+
+    Returns:
+        The largest batch that fits, and the batch and its accumulation of :func:`split_batch`.
+    """
+    most = memory.largest_batch(limit)
+    if most < max(2, round(samples)):
+        most = memory.largest_batch(limit, accumulating=True)
+    return most, *split_batch(samples, most)
 
 
 def parse_bytes(text: str) -> int:

@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -313,6 +314,42 @@ def test_only_what_is_missing_for_this_python_is_unpacked(tmp_path):
     assert there == {
         "gpu_c.py", "gpu_pure", "gpu_two.py", "typing_extensions.py", "gpu_stub",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "absent, message",
+    [
+        ({"torchvision", "numpy"}, r"python\S* has no torchvision, numpy; use the Python that has"),
+        ({"yaml"}, r"has no wheels for Python 3\.\d+, which lacks PyYAML; .* for 3.11 and 3.12$"),
+    ],
+)
+def test_a_python_that_the_bundle_does_not_serve_is_one_line(
+    tmp_path, monkeypatch, absent, message
+):
+    bundle = load("bundle")
+    present = bundle.is_present
+    monkeypatch.setattr(bundle, "is_present", lambda name: name not in absent and present(name))
+    for name in ("wheels", "stubs"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit, match=message):
+        bundle.install(tmp_path, tmp_path / "site", tmp_path / "stubs")
+
+
+def test_workers_fit_into_shared_memory(monkeypatch):
+    measuring = load("measuring")
+    batch = 256 * 3 * 3 * 224**2  # bytes of three views
+
+    def shared(free: int) -> None:
+        of = SimpleNamespace(f_bavail=free // 4096, f_frsize=4096)
+        monkeypatch.setattr(measuring.os, "statvfs", lambda path: of)
+
+    shared(64 * 2**30)
+    assert measuring.workers_that_fit(15, 256, 224) == 15
+    shared(10 * batch)  # Each worker has three batches there, and a tenth stays free.
+    assert measuring.workers_that_fit(15, 256, 224) == 3
+    shared(64 * 2**20)
+    assert measuring.workers_that_fit(15, 256, 224) == 0
+    assert measuring.workers_that_fit(2, 32, 64) == 2
 
 
 def test_the_studys_lists_keep_their_length_and_name_images_that_are_packed(packed):
