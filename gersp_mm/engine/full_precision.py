@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+from mmengine.utils import apply_to
 from torch import nn
 
 DETECTORS = ("mmdet.", "mmrotate.")
@@ -61,10 +62,8 @@ def _in_full_precision(method: Callable) -> Callable:
 
 def _as_float(value: Any) -> Any:
     """Return a nested value with its bfloat16 tensors in fp32."""
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.dtype == torch.bfloat16 else value
-    if isinstance(value, dict) and type(value) is dict:
-        return {key: _as_float(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(_as_float, value))
-    return value
+    return apply_to(value, _is_bfloat16, torch.Tensor.float)
+
+
+def _is_bfloat16(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16

@@ -20,7 +20,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from gersp_mm.engine.checkpoint_loading import read_all_weights_safely
 from gersp_mm.engine.config import read_config
-from gersp_mm.engine.hooks.watch import WatchHook
+from gersp_mm.engine.hooks.watch import QuietRunner, WatchHook
 from gersp_mm.engine.logs import ContinueLogsHook
 from gersp_mm.engine.loop import make_resumable
 from gersp_mm.engine.precision import Choice, choose_precision
@@ -30,7 +30,6 @@ from gersp_mm.engine.preflight.classes import fill_class_count
 from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.engine.resume import ReplaceHook
 from gersp_mm.engine.trackers import use_own_trackers
-from gersp_mm.engine.watch import QuietRunner
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.memory import keep_freed_memory

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from typing import Any
 
 import torch
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 
 from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.engine.hooks.bad_images import SOURCES
@@ -29,8 +32,7 @@ class WatchHook(Hook):
     Before the first step, a summary of at most ten lines is printed: data, model, batch, schedule,
     device and folders. Then a bar shows the progress, the latest losses and the remaining time. If
     the output is not a terminal, a line is printed at the first step, every 30 seconds and at the
-    end of each epoch. :class:`gersp_mm.engine.watch.QuietRunner` keeps the log off the
-    console, except for warnings.
+    end of each epoch. :class:`QuietRunner` keeps the log off the console, except for warnings.
     """
 
     priority = "VERY_LOW"  # after the hooks that examine the data, and after the log
@@ -169,3 +171,21 @@ def _words(values: dict[str, float]) -> str:
     return ", ".join(
         f"kNN {values[n]:.1f} %" if n == "knn_top1" else f"{n} {values[n]:.3f}" for n in names
     )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a record is not one of MMEngine's deprecation warnings."""
+    return "will be deprecated" not in record.getMessage()
+
+
+class QuietRunner(Runner):
+    """A runner whose log goes only to its file, except for warnings and errors."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger and raise the level of its console handler."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.WARNING)
+                handler.addFilter(_is_news)
+        return logger
