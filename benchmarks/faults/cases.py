@@ -129,11 +129,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 class Workshop:
-    """The folder in which cases are run.
-
-    Args:
-        folder: Folder of healthy data, healthy runs and the cases.
-    """
+    """The folder in which cases are run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

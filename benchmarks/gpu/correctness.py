@@ -297,12 +297,7 @@ def preprocessor(ctx: Context) -> None:
 
 # --------------------------------------------------------------------------------------- whole runs
 class SyncDebug(Hook):
-    """Set CUDA's debug mode for synchronisation before the first hook of an iteration.
-
-    Args:
-        mode: ``'error'`` or ``'warn'``.
-        cuda: Whether there is a GPU.
-    """
+    """Set CUDA's debug mode for synchronisation before the first hook of an iteration."""
 
     def __init__(self, mode: str, cuda: bool) -> None:
         self.mode, self.cuda = mode, cuda
@@ -315,11 +310,7 @@ class SyncDebug(Hook):
 
 
 class SyncDebugEnd(Hook):
-    """Switch the debug mode off after the last hook of an iteration, and count iterations.
-
-    Args:
-        cuda: Whether there is a GPU.
-    """
+    """Switch the debug mode off after the last hook of an iteration, and count iterations."""
 
     def __init__(self, cuda: bool) -> None:
         self.cuda, self.iterations = cuda, 0

@@ -158,11 +158,7 @@ def chosen(runs: list[Run], rows: list[str] | None, seeds: list[int] | None) -> 
 
 
 class Pool:
-    """A pool that runs several commands at once, shows their progress, and stops them together.
-
-    Args:
-        jobs: Number of commands that run at once.
-    """
+    """A pool that runs several commands at once, shows their progress, and stops them together."""
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs

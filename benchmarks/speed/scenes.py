@@ -71,11 +71,7 @@ def write_scene(path: Path, side: int, layout: str) -> None:
 
 
 class Pairs:
-    """A reader of pairs of one scene, in three ways.
-
-    Args:
-        path: The scene.
-    """
+    """A reader of pairs of one scene, in three ways."""
 
     def __init__(self, path: Path) -> None:
         init_default_scope("mmpretrain")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from gersp_mm.utils.errors import UserError, listed, nearest
 
 PARTS = ("train", "val", "test")
 FOLDER_DATASETS = ("CustomDataset", "ImageNet", "LabelledImages")
-# Notes by file and classes, so that a file is read once.
-_checked: dict[tuple[str, tuple[str, ...], str | None], list[str]] = {}
 
 
 def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> list[str]:
@@ -56,7 +54,7 @@ def check_data(cfg: Config, parts: Sequence[str] = PARTS) -> list[str]:
         for evaluator in _as_list(cfg.get(f"{part}_evaluator")):
             path = Path(evaluator.get("ann_file") or "")
             if classes and path.suffix == ".json" and path.is_file():
-                notes += _check_once(path, classes, None, partial(_check_coco, path, classes, None))
+                notes += _check_coco(path, classes, None)
     _compare_folders(folders)
     return list(dict.fromkeys(notes))
 
@@ -137,22 +135,6 @@ def _check_dataset(
         return []
     path = named[0]
     folder = os.path.join(root, prefix.get("img_path") or prefix.get("img") or "")
-    check_file = partial(_check_file, dataset, path, classes, folder, scope)
-    return _check_once(path, classes, folder, check_file)
-
-
-def _check_once(
-    path: Path, classes: tuple[str, ...], folder: str | None, check_file: Callable[[], list[str]]
-) -> list[str]:
-    key = (str(path), classes, folder)
-    if key not in _checked:
-        _checked[key] = check_file()
-    return _checked[key]
-
-
-def _check_file(
-    dataset: Any, path: Path, classes: tuple[str, ...], folder: str, scope: str
-) -> list[str]:
     if path.suffix == ".json":
         return _check_coco(path, classes, folder) if _is_coco(dataset, scope) else []
     if path.is_dir():
@@ -167,6 +149,7 @@ def _check_file(
     return []
 
 
+@functools.cache  # so that a file is read once
 def _check_coco(path: Path, classes: tuple[str, ...], folder: str | None) -> list[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -203,6 +186,7 @@ def _check_coco(path: Path, classes: tuple[str, ...], folder: str | None) -> lis
     ]
 
 
+@functools.cache
 def _check_dota(folder: Path, classes: tuple[str, ...]) -> list[str]:
     known = set(classes)
     for file in sorted(folder.glob("*.txt")):
@@ -284,6 +268,7 @@ def _compare_folders(folders: Mapping[str, tuple[str, list[str]]]) -> None:
             )
 
 
+@functools.cache
 def _check_labels(path: Path, classes: tuple[str, ...], folder: str, ours: bool) -> list[str]:
     images = ImageList.read(path, path.parent)
     if images.oddities and not ours:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import os.path as osp
 from collections.abc import Sequence
@@ -78,7 +79,6 @@ class MillionAID(CustomDataset):
         self.nodata = nodata
         kwargs["with_label"] = self.labelled
         self.asked_scale = PixelScale(scale, bands)  # type: ignore[arg-type]
-        self._pixel_scale: PixelScale | None = None
         super().__init__(data_root=data_root, ann_file=ann_file, extensions=extensions, **kwargs)
 
     @property
@@ -86,26 +86,20 @@ class MillionAID(CustomDataset):
         """The folder to which the paths of the images are relative."""
         return self.img_prefix or self.data_root
 
-    @property
+    @functools.cached_property
     def pixel_scale(self) -> PixelScale:
         """The pixel scale of the rasters, found on a sample of the images when it is first needed.
 
         Raises:
             UserError: See :func:`gersp_mm.images.scaling.find_scale`.
         """
-        if self._pixel_scale is None:
-            self._pixel_scale = find_scale(
-                self.folder,
-                len(self),
-                lambda index: self.get_data_info(index)["img_path"],
-                self.asked_scale,
-                nodata=self.nodata,
-            )
-        return self._pixel_scale
-
-    @pixel_scale.setter
-    def pixel_scale(self, found: PixelScale) -> None:
-        self._pixel_scale = found
+        return find_scale(
+            self.folder,
+            len(self),
+            lambda index: self.get_data_info(index)["img_path"],
+            self.asked_scale,
+            nodata=self.nodata,
+        )
 
     def load_data_list(self) -> list[str]:
         """Return the path of every image, relative to :attr:`folder`."""

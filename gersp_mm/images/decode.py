@@ -130,9 +130,13 @@ def _decode(content: bytes, scale: PixelScale | None, as_tensor: bool = False) -
                 image = Image.fromarray(pixels.contiguous().numpy())
                 return _upright(image, content) if turned else image
         if is_raster(io.BytesIO(content)):
-            levels = _decode_raster(content, scale)
-            return torch.from_numpy(levels) if as_tensor else _to_image(levels)
+            levels = raster_to_rgb(content, scale, check_size)
+            if as_tensor:
+                return torch.from_numpy(levels)
+            return Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
         return _decode_with_pil(content)
+    except (RasterError, BandsError) as error:
+        raise BadImageError(str(error)) from error
     except MemoryError as error:
         raise BadImageError("not enough memory to decode it") from error
 
@@ -249,17 +253,6 @@ def _read(path: str, backend_args: dict | None) -> bytes:
     return content
 
 
-def _decode_raster(content: bytes, scale: PixelScale | None) -> np.ndarray:
-    try:
-        return raster_to_rgb(content, scale, check_size)
-    except (RasterError, BandsError) as error:
-        raise BadImageError(str(error)) from error
-
-
-def _to_image(levels: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
-
-
 def _decode_with_pil(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings(), unlimited_image_size():
@@ -268,7 +261,8 @@ def _decode_with_pil(content: bytes) -> Image.Image:
                 group4 = image.info.get("compression") == "group4"
                 check_size(*image.size, len(content), group4)
                 image.load()
-                return _turned(_to_rgb(image), image)
+                plain = image.convert("RGBA") if image.mode == "P" else image
+                return _turned(plain.convert("RGB"), image)
     except (BadImageError, MemoryError):
         raise
     except Exception as error:  # Decoders raise nearly every type on damaged files.
@@ -278,10 +272,6 @@ def _decode_with_pil(content: bytes) -> Image.Image:
             raise BadImageError(said) from error
         words = cut_off(io.BytesIO(content)) or f"{type(error).__name__}: {error}"
         raise BadImageError(words) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
 
 
 def _upright(pixels: Image.Image, content: bytes) -> Image.Image:

@@ -214,25 +214,20 @@ def write_folder(folder: Path, texts: dict[str, str]) -> None:
             (new / name).write_bytes(text.encode())
 
 
-def show_table(kind: str, splits: dict[str, list[str]], labels: dict[str, list[str]]) -> None:
-    """Print classes x splits, and warn of classes without a box.
+def show_table(kind: str, parts: dict[str, list[str]], labels: dict[str, list[str]]) -> None:
+    """Print classes x parts, and warn of classes without a box.
 
     Args:
         kind: Kind of the boxes, a key of ``KINDS``.
-        splits: The images of each split.
+        parts: The images of each part.
         labels: The classes of each image's boxes.
     """
     counts = {
-        part: Counter(
-            label for split in sources for name in splits[split] for label in labels[name]
-        )
-        for part, sources in PARTS.items()
+        part: Counter(label for name in names for label in labels[name])
+        for part, names in parts.items()
     }
-    images = [sum(len(splits[split]) for split in sources) for sources in PARTS.values()]
-    empty = [
-        sum(not labels[name] for split in sources for name in splits[split])
-        for sources in PARTS.values()
-    ]
+    images = [len(names) for names in parts.values()]
+    empty = [sum(not labels[name] for name in names) for names in parts.values()]
     rows: list[list[str | int]] = [
         [label, *(counts[part][label] for part in PARTS)] for label in DIOR_CLASSES
     ]
@@ -324,6 +319,10 @@ def convert(
 
     for folder in (data / "coco", data / "obb"):
         remove_temporaries(folder)
+    parts = {
+        part: sorted((name for split in sources for name in splits[split]), key=int)
+        for part, sources in PARTS.items()
+    }
     tables: dict[str, dict[str, list[str]]] = {}
     if HORIZONTAL in annotations:
         boxes = {
@@ -331,8 +330,7 @@ def convert(
             for name in names
         }
         tables[HORIZONTAL] = {name: [box[1] for box in boxes[name]] for name in names}
-        for part, sources in PARTS.items():
-            listed = sorted((name for split in sources for name in splits[split]), key=int)
+        for part, listed in parts.items():
             content = [
                 CocoImage(int(name), files[name].as_posix(), *sizes[name], boxes[name])
                 for name in listed
@@ -344,13 +342,12 @@ def convert(
             for name in names
         }
         tables[ORIENTED] = {name: [box.name for box in labelled[name]] for name in names}
-        for part, sources in PARTS.items():
-            listed = sorted((name for split in sources for name in splits[split]), key=int)
+        for part, listed in parts.items():
             texts = {f"{name}.txt": format_labels(labelled[name]) for name in listed}
             write_folder(data / "obb" / part, texts)
 
     for kind, labels in tables.items():
-        show_table(kind, splits, labels)
+        show_table(kind, parts, labels)
     print(f"\n{findings_text(findings) or 'nothing odd was found'}")
     for kind, where in ((HORIZONTAL, "coco"), (ORIENTED, "obb")):
         if kind in annotations:

@@ -147,17 +147,10 @@ def check_names(names: Sequence[str], longest: int | None) -> None:
 
 @dataclass
 class Packer(Dataset):
-    """A function from the name of an image to its stored bytes, for the worker processes.
-
-    Attributes:
-        source: Folder of the images.
-        target: Folder to write to, or None to return the content.
-        shorter_side: Length of the shorter side in pixels; 0 never shrinks.
-        quality: Quality of JPEG, 1 to 100.
-    """
+    """A function from an image's name to its stored bytes, for the workers; see :func:`pack`."""
 
     source: Path
-    target: Path | None
+    target: Path | None  # None returns the content
     shorter_side: int
     quality: int
 

@@ -83,18 +83,7 @@ class Cut(NamedTuple):
 
 @dataclass
 class Cutter(Dataset):
-    """Data set that cuts one scene per item, for the worker processes.
-
-    Attributes:
-        source: Folder of the scenes.
-        target: Folder to write to.
-        size: Side of a tile in pixels.
-        overlap: Pixels that neighbouring tiles share.
-        max_nodata: Largest share of a tile without data.
-        kind: ``'tif'``, ``'png'`` or ``'jpg'``.
-        quality: Quality of JPEG, 1 to 100.
-        scale: Pixel scale of PNG and JPEG tiles, with its limits.
-    """
+    """Data set that cuts one scene per item, for the worker processes; see :func:`tile`."""
 
     source: Path
     target: Path
@@ -103,7 +92,7 @@ class Cutter(Dataset):
     max_nodata: float
     kind: str
     quality: int
-    scale: PixelScale
+    scale: PixelScale  # with its limits
 
     def __getitem__(self, name: str) -> Cut:
         path = str(self.source / name)

@@ -19,11 +19,6 @@ from gersp_mm.utils.errors import UserError
 CLASSES = ("airplane", "ship", "vehicle")
 
 
-@pytest.fixture(autouse=True)
-def nothing_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_check, "_checked", {})
-
-
 def coco(path: Path, names: tuple[str, ...]) -> Path:
     categories = [dict(id=number, name=name) for number, name in enumerate(names, 1)]
     path.write_text(json.dumps(dict(images=[], annotations=[], categories=categories)))
@@ -102,7 +97,7 @@ def test_the_same_classes_pass_and_are_read_once(tmp_path):
     check_data(cfg)
     path.write_text("no json any more")
     check_data(cfg)
-    class_check._checked.clear()
+    class_check._check_coco.cache_clear()
     with pytest.raises(UserError, match="train.json is not a COCO annotation file"):
         check_data(cfg)
 
@@ -124,7 +119,7 @@ def test_dota_text(tmp_path):
     (folder / "a.txt").write_text("imagesource:x\n1 1 9 1 9 9 1 9 ship 0\n")
     (folder / "b.txt").write_text("")
     check_data(config(tmp_path, "annfiles"))
-    class_check._checked.clear()
+    class_check._check_dota.cache_clear()
     (folder / "b.txt").write_text("1 1 9 1 9 9 1 9 Ship 0\n")
     with pytest.raises(UserError, match=r"b\.txt, line 1: the class 'Ship' is not in the config's"):
         check_data(config(tmp_path, "annfiles"))
@@ -142,7 +137,7 @@ def test_lists_of_labels(tmp_path):
         check_data(config(tmp_path, "train.txt"))
     write_images(tmp_path, "a b/1.jpg")
     check_data(config(tmp_path, "train.txt"))
-    class_check._checked.clear()
+    class_check._check_labels.cache_clear()
     (tmp_path / "train.txt").write_text("a/1.jpg 0\nb/2.jpg 3\n")
     with pytest.raises(
         UserError, match=r"train\.txt: 'b/2.jpg' has the label 3, but the 3 classes"

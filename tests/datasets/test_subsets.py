@@ -11,7 +11,6 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from gersp_mm.datasets import annotations
 from gersp_mm.datasets.annotations import check_data
 from gersp_mm.engine.config import apply_switches
 from gersp_mm.utils.errors import UserError
@@ -21,11 +20,6 @@ from tests.support.runs import build
 DIOR = "dior/retinanet_r50_fpn_24e_dior.py"
 SHIPS = ("airplane", "ship")  # the data of the tests have expressway-service-area besides
 PARTS = ("train", "val", "test")
-
-
-@pytest.fixture(autouse=True)
-def nothing_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotations, "_checked", {})
 
 
 def twin(name: str, data: Path, work_dir: Path, classes: tuple[str, ...]) -> Config:

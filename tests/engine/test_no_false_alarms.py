@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from gersp_mm.datasets import annotations
 from gersp_mm.engine.config import apply_switches, read_config
 from gersp_mm.engine.preflight.checks import CONFIG_CHECKS
 from gersp_mm.engine.preflight.findings import run_checks
@@ -62,7 +61,6 @@ def test_shipped_configs_start(name, downstream_data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", SUBSETS)
 def test_subsets_of_classes_start(name, downstream_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(annotations, "_checked", {})
     cfg = downstream_twin(name, downstream_data, tmp_path)
     for part in ("train", "val", "test"):
         cfg[f"{part}_dataloader"].dataset.metainfo = dict(classes=SUBSETS[name])
