@@ -259,6 +259,7 @@ def draw_boxes(
     """
     for box, colour in zip(corners, colours):
         outline = Polygon(box, fill=False, edgecolor=colour, linewidth=WIDTH, linestyle=linestyle)
+        outline.set_zorder(outline.get_zorder() + (colour == HIT))  # Not below false ones.
         outline.set_path_effects(OUTLINE)
         axis.add_patch(outline)
 
