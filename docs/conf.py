@@ -97,12 +97,6 @@ def room_page(room: Path) -> str:
     return "\n".join(lines)
 
 
-def shorten_help(app, what, name, obj, options, lines: list[str]) -> None:
-    """Keep the first paragraph of a module whose docstring is the help of a command."""
-    if what == "module" and hasattr(obj, "parse_args"):
-        del lines[lines.index("") if "" in lines else len(lines) :]
-
-
 def resolve_public_name(app, env, node, contnode):
     """Link a name that a package re-exports, such as ``gersp_mm.GeRSP``, to its definition."""
     module, _, name = node.get("reftarget", "").rpartition(".")
@@ -184,5 +178,4 @@ def setup(app: Sphinx) -> None:
     """Connect the functions above with the build."""
     app.connect("config-inited", lambda app, config: write_reference())
     app.connect("include-read", link_pages)
-    app.connect("autodoc-process-docstring", shorten_help)
     app.connect("missing-reference", resolve_public_name)

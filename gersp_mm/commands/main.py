@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import runpy
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from textwrap import dedent
 
@@ -27,7 +28,7 @@ COMMANDS = {
 }
 # Groups of commands, such as `gersp prepare pack`.
 GROUPS = {
-    "prepare": "prepare a data set",
+    "prepare": "check and arrange a data set",
     "show": "draw a picture",
 }
 # Scripts that run without this package: name, file below tools/, description.
@@ -70,22 +71,16 @@ def cli(argv: list[str] | None = None) -> None:
         return
     group = import_module(f"gersp_mm.commands.{name}")
     if not words or words[0] in ("-h", "--help"):
-        names = ", ".join(sorted({*group.MODULES, *_aliases(group.MODULES)}))
-        print(f"usage: gersp {name} NAME ...\n\nNAME is one of {names}.")
-        print(f"`gersp {name} NAME --help` shows the arguments of NAME.")
+        print(group_usage(name, group.COMMANDS), file=sys.stdout if words else sys.stderr)
         raise SystemExit(0 if words else 2)
     given = words.pop(0)
-    chosen = _known(given, list(group.MODULES), f"gersp {name}")
-    sys.argv[0] = f"gersp {name} {given}"
+    chosen = _known(given, list(group.COMMANDS), f"gersp {name}")
+    sys.argv[0] = f"gersp {name} {chosen}"
     group.main(chosen, words)
 
 
 def usage() -> str:
     """Return the help of ``gersp``."""
-    width = max(map(len, [*COMMANDS, *GROUPS])) + 2
-    scripts = {name: description for name, (_, description) in SCRIPTS.items()}
-    rows = {**COMMANDS, **GROUPS, **scripts}.items()
-    lines = "\n".join(f"  {name:<{width}}{description}" for name, description in rows)
     start = dedent("""\
         usage: gersp COMMAND ...
 
@@ -102,11 +97,22 @@ def usage() -> str:
           gersp check photographs/
           gersp export work_dirs/gersp_r50 --to hub hub/gersp-r50
           gersp show pairs configs/pretrain/gersp_r50.py""")
-    return start + lines + end
+    scripts = {name: description for name, (_, description) in SCRIPTS.items()}
+    return start + _listing({**COMMANDS, **GROUPS, **scripts}) + end
 
 
-def _aliases(modules: dict[str, str]) -> list[str]:
-    return [alias for alias, name in OTHER_NAMES.items() if name in modules]
+def group_usage(name: str, commands: Mapping[str, str]) -> str:
+    """Return the help of a group of commands, such as ``gersp prepare``."""
+    return (
+        f"usage: gersp {name} NAME ...\n\n{GROUPS[name].capitalize()}.\n\nnames:\n"
+        f"{_listing(commands)}\n\n"
+        f"`gersp {name} NAME --help` shows the arguments of NAME, with examples."
+    )
+
+
+def _listing(commands: Mapping[str, str]) -> str:
+    width = max(map(len, commands)) + 2
+    return "\n".join(f"  {name:<{width}}{text}" for name, text in commands.items())
 
 
 def _known(given: str, names: list[str], prog: str) -> str:

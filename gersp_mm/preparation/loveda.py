@@ -1,26 +1,4 @@
-#!/usr/bin/env python3
-"""Check LoveDA, and bring Urban and Rural together for mmsegmentation.
-
-Download Train.zip, Val.zip and Test.zip (about 9 GB) from https://doi.org/10.5281/zenodo.5706578.
-Expected, at any depth; Test has no masks:
-
-  data/loveda/Train/Rural/images_png/0.png    data/loveda/Train/Rural/masks_png/0.png
-  data/loveda/Train/Urban/images_png/...      Val/{Rural,Urban}/...    Test/{Rural,Urban}/...
-
-Masks have one channel: 0 is no data, which is not evaluated, 1 to 7 are background, building, road,
-water, barren, forest and agricultural. Every pair is decoded and checked.
-
-Written, as hard links where the file system has them and as copies elsewhere:
-
-  data/loveda/img_dir/{train,val,test}/<number>.png     data/loveda/ann_dir/{train,val}/<number>.png
-
-The command can be interrupted and repeated at any time. Only a submission needs Test.
-
-Examples:
-  python tools/dataset_converters/loveda.py data/loveda
-  python tools/dataset_converters/loveda.py data/loveda --archives Train.zip Val.zip Test.zip
-  python tools/dataset_converters/loveda.py sample --allow-incomplete
-"""
+"""Check LoveDA, and bring Urban and Rural together for mmsegmentation."""
 
 from __future__ import annotations
 
@@ -49,7 +27,6 @@ from gersp_mm.preparation.common import (
     refuse_incomplete,
     unpack_into,
 )
-from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import TEMPORARY_SUFFIX, remove_temporaries, replacing
@@ -296,11 +273,6 @@ def pixel_table(pixels: dict[str, np.ndarray]) -> str:
         columns.append([f"{100 * n / max(1, counts.sum()):.2f} %" for n in counts])
     names = [f"{number} {name}" for number, name in enumerate(LABELS)]
     return table(header, zip(names, *columns))
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments of this command."""
-    return new_parser(__doc__, "archives", "allow_incomplete").parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:

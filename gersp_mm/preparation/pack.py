@@ -1,29 +1,4 @@
-#!/usr/bin/env python3
-"""Shrink an image data set once, and pack its million files into one LMDB database.
-
-Every image whose shorter side is longer than --shorter-side is reduced to it (antialiased) and
-stored as JPEG; the others are stored byte for byte. All keep their names: a shrunk `a.png` is a
-JPEG called `a.png`, which image libraries read by its content. SRC is searched recursively, or
---list names the images, one a line, as `path` or `path label`, relative to SRC.
-
-DST gets images/ or images.lmdb/, and lists that every dataset reads (as ann_file, data_root=DST):
-
-  images.txt       the images; gersp_mm.MillionAID takes DST without naming the list
-  labelled.txt     `path label`, where SRC has one sub-folder per class (labels as mmpretrain's
-                   CustomDataset numbers them: the sorted folders' numbers) or --list has labels
-  bad_images.txt   images that cannot be read and are left out, with the reason; line breaks and
-                   bytes that are not UTF-8 are escaped in names
-  progress.jsonl   finished images
-
-The command may be interrupted or killed at any moment: the same command resumes where it stopped.
-Finished images are skipped, and bad images are tried again. Remove DST to start over.
-
-Examples:
-  python tools/dataset_converters/pack_images.py data/million_aid/test data/packed/maid --to lmdb
-  python tools/dataset_converters/pack_images.py data/ImageNet/train data/packed/imagenet --to lmdb
-  python tools/dataset_converters/pack_images.py data/ImageNet data/packed/subset --list subset.txt
-  python tools/dataset_converters/pack_images.py /my/images data/packed/mine --shorter-side 0
-"""
+"""Shrink an image data set once, and pack its million files into one LMDB database."""
 
 from __future__ import annotations
 
@@ -55,7 +30,6 @@ from gersp_mm.images.listing import (
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.images.scaling import WHOLE_SIDE, check_raster
 from gersp_mm.preparation.common import complete_lines, explained, write_reasons
-from gersp_mm.preparation.options import new_parser
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing
@@ -404,31 +378,6 @@ def pack(
                 packed.update((row.name, row._replace(content=b"")) for row in batch)
         write_lists(target, packed, names, labels)
     return {name: packed[name] for name in names}
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments of this command."""
-    parser = new_parser(__doc__, "quality", "workers", source="folder of the images")
-    parser.add_argument(
-        "--shorter-side",
-        type=int,
-        default=256,
-        metavar="N",
-        help="shrink the shorter side to N pixels; 0 never shrinks [%(default)s]",
-    )
-    parser.add_argument(
-        "--to",
-        choices=("folder", "lmdb"),
-        default="folder",
-        help="write a folder or one LMDB database [%(default)s]",
-    )
-    parser.add_argument(
-        "--list",
-        metavar="FILE",
-        type=Path,
-        help="pack the images that FILE lists, with their labels if it has them",
-    )
-    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,15 +1,4 @@
-"""Draw the same random views through every implementation of the augmentation, side by side.
-
-Columns are the reference (crop, resize and colours by PIL and torchvision, as the released code
-does), the compiled kernel of the worker processes, the batched form for the training device, and
-the differences of these two from the reference, 32 times enlarged. Rows are random images of a
-folder. Prints how many values differ from the reference by more than 2 of 255 grey levels.
-
-Examples:
-  python tools/visualization/augmentation_paths.py data/demo/remote_sensing
-  python tools/visualization/augmentation_paths.py /my/images --preset mocov2 --rows 12 --size 96 \
-      --out views.png
-"""
+"""Draw the same random views through every implementation of the augmentation, side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +7,6 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 
 if TYPE_CHECKING:  # Help loads neither numpy nor torch.
@@ -92,19 +80,6 @@ def draw(views: list[np.ndarray], out: Path) -> None:
             axis.imshow(picture.astype(np.uint8), interpolation="nearest")
             axis.axis("off")
     save_figure(figure, out, dpi=90)
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments of this command."""
-    parser = new_parser(__doc__)
-    parser.add_argument("images", type=Path, help="search this folder recursively for images")
-    parser.add_argument("--preset", default="released", choices=("released", "mocov2"))
-    parser.add_argument("--rows", type=int, default=6, help="draw N images [%(default)s]")
-    parser.add_argument(
-        "--size", type=int, default=160, help="crop views to this side in pixels [%(default)s]"
-    )
-    parser.add_argument("--out", type=Path, default=Path("augmentation_paths.png"))
-    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Arguments, images and colours of the tools that draw features of several backbones."""
+"""Backbones, images and figures of the tools that draw features of several backbones."""
 
 from __future__ import annotations
 
@@ -13,32 +13,14 @@ from typing import Any
 import torch
 
 from gersp_mm.backbones.named import Backbone, load_backbones
-from gersp_mm.backbones.own import add_import_argument, import_modules
+from gersp_mm.backbones.own import import_modules
 from gersp_mm.evaluation.features import EvalImages, extract_features
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import remove_temporaries, replacing
 
 
-def add_backbone_arguments(parser: argparse.ArgumentParser, out: str) -> None:
-    """Add checkpoints, device, size, batch size, seed and the picture to write."""
-    add = parser.add_argument
-    add(
-        "--checkpoints",
-        nargs="+",
-        required=True,
-        metavar="[NAME=]FILE",
-        help="exported backbones, and `random` for the first one's network untrained",
-    )
-    add("--out", type=Path, default=Path(out), help="write this PNG file [%(default)s]")
-    add("--size", type=int, default=224, help="resize images to this side in pixels [%(default)s]")
-    add("--batch-size", type=int, default=64, help="pass N images forward at once [%(default)s]")
-    add("--device", help="run on cpu, cuda or cuda:N [the first GPU, else cpu]")
-    add("--seed", type=int, default=0, help="seed the random choices [%(default)s]")
-    add_import_argument(parser)
-
-
 def checked_backbones(args: argparse.Namespace) -> list[Backbone]:
-    """Check the arguments of :func:`add_backbone_arguments` and build the networks.
+    """Check the arguments that these tools share and build the networks.
 
     ``args.device`` becomes a ``torch.device``.
 

@@ -1,21 +1,10 @@
-"""Draw training pairs exactly as the model sees them.
-
-Batches come from the config's own train_dataloader (dataset, augmentation, sampler, collate
-function) and go through the model's data preprocessor; then the normalisation alone is undone.
-Rows are samples; columns are the remote-sensing query, its key, and the natural image with its
-label.
-
-Examples:
-  python tools/visualization/browse_pairs.py configs/pretrain/gersp_r18_demo.py
-  python tools/visualization/browse_pairs.py configs/pretrain/gersp_r50.py --rows 12 \
-      --out pairs.png --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images
-"""
+"""Draw training pairs exactly as the model sees them."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +13,6 @@ import torch
 from mmengine.config import Config
 
 from gersp_mm.engine.launch import load_config
-from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
 from gersp_mm.visualization.features import hide_ticks, new_figure, save_figure, spaced
@@ -156,20 +144,6 @@ def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
                 axes[row, column].set_xlabel(labels[row], fontsize=8)
     save_figure(figure, out)
     return out
-
-
-def parse_args(
-    argv: list[str] | None = None,
-    add_config_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
-) -> argparse.Namespace:
-    """Parse the arguments of this command."""
-    parser = new_parser(__doc__)
-    parser.add_argument("config", help="pre-training config")
-    parser.add_argument("--rows", type=int, default=8, help="draw N pairs [%(default)s]")
-    parser.add_argument("--out", type=Path, help="write this PNG file [<work dir>/pairs.png]")
-    add_config_arguments(parser)
-    parser.set_defaults(work_dir=None)
-    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:

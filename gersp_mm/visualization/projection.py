@@ -1,21 +1,4 @@
-r"""Draw the features of the same images by several pre-trainings, side by side in two dimensions.
-
-Every point is an image, its colour is its class. The projection is t-SNE (scikit-learn, PCA as
-start, perplexity 30) or, with --method umap, UMAP, of L2-normalised frozen features. It shows
-neighbourhoods: distances between groups and their sizes mean nothing. So each title has two
-numbers of the features themselves, before the projection: kNN top-1 (k = 20, five folds of these
-images) and the silhouette of the classes (cosine; 1: far apart, 0: overlapping).
-
-Checkpoints are exported backbones of any architecture; `random` is the first one's network at
-random initialisation. Images are a folder with one sub-folder per class, or a list with a line
-`path label` per image, the paths relative to the list's folder or one above it.
-
-Examples:
-  python tools/visualization/tsne.py data/eurosat/splits/eurosat-gersp-1/test.txt --size 64 \
-      --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
-  python tools/visualization/tsne.py my/images --checkpoints a.pth b.pth --limit 500 \
-      --method umap --out umap.png
-"""
+"""Draw the features of the same images by several pre-trainings, side by side in two dimensions."""
 
 from __future__ import annotations
 
@@ -30,11 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from gersp_mm.evaluation.knn import knn_predict
-from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import (
-    add_backbone_arguments,
     checked_backbones,
     class_names,
     features_of,
@@ -171,22 +152,6 @@ def draw(
     text = CAPTION.format(name=name, count=len(labels), k=NEIGHBOURS, folds=FOLDS)
     figure.suptitle(text, fontsize=9)
     save_figure(figure, out)
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments of this command."""
-    parser = new_parser(__doc__)
-    add = parser.add_argument
-    add("images", type=Path, help="project this folder of classes or list")
-    add(
-        "--method",
-        choices=("tsne", "umap"),
-        default="tsne",
-        help="project by this method [%(default)s]",
-    )
-    add("--limit", type=int, default=2000, help="use N evenly spaced images [%(default)s]")
-    add_backbone_arguments(parser, "tsne.png")
-    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from gersp_mm.constants import PREFIX, RGB_MEAN, RGB_STD
 from gersp_mm.engine import checkpoint_loading
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization import cam, neighbours, projection
+from tests.support.commands import parse
 from tests.support.runs import demo_config
 from tests.support.runs import train as train_run
 from tests.support.smoke import ROOT, forget_runs, write_images
@@ -211,7 +212,7 @@ def picture(module: Any, *options: str) -> Door:
             "random",
         ]
         arguments += [option.format(images=images) for option in options]
-        run_tool(module.run, module.parse_args([*arguments, "--out", str(work / "out.png")]))
+        run_tool(module.run, parse(module, [*arguments, "--out", str(work / "out.png")]))
 
     return door
 

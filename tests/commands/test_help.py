@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
-import pytest
-
+from gersp_mm.commands import prepare, show
 from gersp_mm.commands.main import COMMANDS
+from gersp_mm.commands.prepare import dota as dota_command
+from gersp_mm.commands.show import cam as cam_command
+from gersp_mm.preparation import dota
+from gersp_mm.visualization import cam
 
-# The tools whose modules load heavy libraries only when they run.
-LIGHT_TOOLS = [
-    ("gersp_mm.preparation", "eurosat"),
-    ("gersp_mm.preparation", "resisc45"),
-    ("gersp_mm.visualization", "augmentation_paths"),
-]
+GROUPS = {"prepare": prepare.COMMANDS, "show": show.COMMANDS}
+EVERY = [*COMMANDS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]
+# One process shows the help of all commands, one after the other.
 SHOW_HELP = """
-import contextlib, importlib, io, sys
-package, *names = sys.argv[1:]
-for name in names:
-    command = importlib.import_module(f"{package}.{name}")
+import contextlib, io, sys
+from gersp_mm.commands.main import cli
+HEAVY = {"torch", "torchvision", "mmengine", "mmcv", "mmpretrain", "numpy", "PIL", "pydantic"}
+shown = {}
+for command in sys.argv[1:]:
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-        command.parse_args(["--help"])
-    heavy = sorted({"torch", "mmengine", "mmpretrain", "numpy", "PIL"} & sys.modules.keys())
-    print(name, "usage:" in text.getvalue(), *heavy)
+        cli([*command.split(), "--help"])
+    is_help = text.getvalue().startswith(f"usage: gersp {command} [")
+    shown[command] = [is_help, *sorted(HEAVY & sys.modules.keys())]
+print(shown)
 """
 
 
-def show_help(package: str, *names: str) -> list[str]:
-    """Return, for each module, its name, whether it shows its usage, and the heavy libraries."""
-    call = [sys.executable, "-c", SHOW_HELP, package, *names]
-    return subprocess.run(call, capture_output=True, text=True, check=True).stdout.splitlines()
-
-
 def test_the_help_of_every_command_needs_no_heavy_library():
-    assert show_help("gersp_mm.commands", *COMMANDS) == [f"{name} True" for name in COMMANDS]
+    call = [sys.executable, "-c", SHOW_HELP, *EVERY]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == {name: [True] for name in EVERY}
 
 
-@pytest.mark.parametrize("package, name", LIGHT_TOOLS)
-def test_the_help_of_a_light_tool_needs_no_heavy_library(package, name):
-    assert show_help(package, name) == [f"{name} True"]
+def test_choices_in_the_help_are_those_of_the_work():
+    assert (*dota.PROTOCOLS,) == dota_command.PROTOCOLS
+    assert (*cam.METHODS,) == cam_command.METHODS

@@ -18,6 +18,7 @@ from gersp_mm.utils.model import as_tuple
 from gersp_mm.visualization import cam, neighbours
 from gersp_mm.visualization import projection as tsne
 from tests.support import own_networks
+from tests.support.commands import parse
 from tests.support.runs import build, demo_config, refusal_of, train
 
 OWN = own_networks.__name__
@@ -166,7 +167,7 @@ def test_four_steps_export_reload_and_tsne(backbone, needed, name, pair_data, tm
         features, expected = (as_tuple(net(images))[-1] for net in (loaded.network, trained))
     torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
     out = tmp_path / "tsne.png"
-    tsne.run(tsne.parse_args([
+    tsne.run(parse(tsne, [
         str(pair_data / "natural"), "--size", "32", "--checkpoints", str(path), "--out", str(out),
         "--import", OWN,
     ]))  # fmt: skip
@@ -346,12 +347,12 @@ def test_every_tool_that_opens_exports_takes_import(tool, own_export, pair_data,
     args = [images, "--size", "32", "--checkpoints", own_export, "--out", str(tmp_path / "a.png")]
     args += [] if tool is tsne else ["--train", images]
     with pytest.raises(UserError, match="--import MODULE"):
-        tool.run(tool.parse_args(args))
+        tool.run(parse(tool, args))
     args += ["--import", OWN]
     if tool is cam:  # The network was built; it gives no map.
         pytest.importorskip("pytorch_grad_cam")
         with pytest.raises(UserError, match="the backbone gives .* no map"):
-            tool.run(tool.parse_args(args))
+            tool.run(parse(tool, args))
     else:
-        tool.run(tool.parse_args(args))
+        tool.run(parse(tool, args))
         assert (tmp_path / "a.png").exists()

@@ -18,6 +18,7 @@ from gersp_mm.commands.options import run_tool
 from gersp_mm.datasets.dior import DIOR_CLASSES, HORIZONTAL, ORIENTED, read_annotation
 from gersp_mm.preparation import dior as tool
 from gersp_mm.utils.errors import UserError
+from tests.support.commands import parse
 from tests.support.smoke import write_images
 
 WIDTH, HEIGHT = 120, 100
@@ -83,7 +84,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def convert(data: Path, *arguments: str) -> None:
-    tool.run(tool.parse_args([str(data), "--allow-incomplete", *arguments]))
+    tool.run(parse(tool, [str(data), "--allow-incomplete", *arguments]))
 
 
 def coco(data: Path, part: str) -> dict:
@@ -286,7 +287,7 @@ def test_without_decoding(data, capsys):
     assert (coco(data, "test")["images"][1]["width"]) == WIDTH
     image.write_bytes(b"nothing")
     with pytest.raises(SystemExit) as stopped:
-        run_tool(tool.run, tool.parse_args([str(data), "--no-decode"]))
+        run_tool(tool.run, parse(tool, [str(data), "--no-decode"]))
     assert stopped.value.code == 2
     assert "00008.jpg cannot be read" in capsys.readouterr().err
 
@@ -419,5 +420,5 @@ def test_other_endings_are_refused_with_what_was_found(data, ending):
 
 def test_other_lists_need_allow_incomplete(data):
     with pytest.raises(UserError, match="not the complete DIOR:\n  train has 2 images, the offic"):
-        tool.run(tool.parse_args([str(data)]))
+        tool.run(parse(tool, [str(data)]))
     assert not (data / "coco").exists()

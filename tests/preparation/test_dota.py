@@ -30,6 +30,7 @@ from gersp_mm.datasets.dota import (
 from gersp_mm.preparation import dota as tool
 from gersp_mm.preparation.common import findings_text
 from gersp_mm.utils.errors import UserError
+from tests.support.commands import parse
 from tests.support.smoke import ROOT
 
 TOOL = ROOT / "tools" / "dataset_converters" / "dota.py"
@@ -89,7 +90,7 @@ def write_data(data: Path) -> Path:
 
 def convert(data: Path, protocol: str = "released", *arguments: str) -> None:
     options = ["--protocol", protocol, "--workers", "1", "--allow-incomplete", *arguments]
-    tool.run(tool.parse_args([str(data), *options]))
+    tool.run(parse(tool, [str(data), *options]))
 
 
 def rows(text: str) -> list[list[str]]:
@@ -180,7 +181,7 @@ def test_labels_in_utf16_are_read_and_binary_ones_refused(tmp_path):
 
 
 def test_another_number_of_images_needs_allow_incomplete(data):
-    arguments = tool.parse_args([str(data), "--protocol", "released", "--workers", "1"])
+    arguments = parse(tool, [str(data), "--protocol", "released", "--workers", "1"])
     with pytest.raises(UserError) as refusal:
         tool.run(arguments)
     assert str(refusal.value).splitlines() == [
@@ -541,6 +542,6 @@ def alive(process: int) -> bool:
 
 def test_error_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run_tool(tool.run, tool.parse_args([str(tmp_path), "--protocol", "released"]))
+        run_tool(tool.run, parse(tool, [str(tmp_path), "--protocol", "released"]))
     assert stopped.value.code == 2
     assert "error: " in capsys.readouterr().err

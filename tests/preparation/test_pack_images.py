@@ -23,6 +23,7 @@ from gersp_mm.images import packed as packed_files
 from gersp_mm.preparation import dior
 from gersp_mm.preparation import pack as tool
 from gersp_mm.utils.errors import UserError
+from tests.support.commands import parse
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +88,7 @@ def files(target: Path) -> dict[str, bytes]:
 def error_of(capsys, *arguments: str | Path) -> str:
     """The one line that the tool ends with."""
     with pytest.raises(SystemExit) as end:
-        run_tool(tool.run, tool.parse_args([*map(str, arguments), "--workers", "1"]))
+        run_tool(tool.run, parse(tool, [*map(str, arguments), "--workers", "1"]))
     assert end.value.code == 2
     return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -160,7 +161,7 @@ def test_bad_images_are_counted_listed_and_tried_again(source, tmp_path, capsys)
     picture(50, 50).save(work / "a.png")
     (work / "b.png").write_bytes(b"nothing")
     arguments = [str(work), str(tmp_path / "dst"), "--workers", "1"]
-    tool.run(tool.parse_args(arguments))
+    tool.run(parse(tool, arguments))
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert rows["copied"][0] == rows["bad"][0] == "1" and rows["all"][0] == "2"
     bad = (tmp_path / "dst" / "bad_images.txt").read_text()
@@ -168,7 +169,7 @@ def test_bad_images_are_counted_listed_and_tried_again(source, tmp_path, capsys)
     assert (tmp_path / "dst" / "images.txt").read_text() == "images/a.png\n"
     assert not (tmp_path / "dst" / "labelled.txt").exists()
     picture(50, 50, 1).save(work / "b.png")
-    tool.run(tool.parse_args(arguments))
+    tool.run(parse(tool, arguments))
     assert (tmp_path / "dst" / "images.txt").read_text() == "images/a.png\nimages/b.png\n"
     assert (tmp_path / "dst" / "bad_images.txt").read_text() == ""
 
@@ -335,7 +336,7 @@ def test_nothing_usable_is_an_error_and_writes_no_list(tmp_path, capsys):
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"no image")
     (folder / "b.png").touch()
-    arguments = tool.parse_args([str(folder), str(tmp_path / "dst"), "--workers", "1"])
+    arguments = parse(tool, [str(folder), str(tmp_path / "dst"), "--workers", "1"])
     with pytest.raises(UserError, match="None of the 2 images can be read, a.jpg for: not an im"):
         tool.run(arguments)
     listed = sorted(path.name for path in (tmp_path / "dst").iterdir())
@@ -365,7 +366,7 @@ def test_rasters_keep_their_values(tmp_path, capsys):
     Image.fromarray(values).save(folder / "11 bit.png")
     (folder / "cut.png").write_bytes((folder / "11 bit.png").read_bytes()[:500])
     arguments = [str(folder), str(tmp_path / "dst"), "--shorter-side", "50", "--workers", "1"]
-    tool.run(tool.parse_args(arguments))
+    tool.run(parse(tool, arguments))
     assert "1 rasters (more than 8 bits" in capsys.readouterr().out
     stored = tmp_path / "dst" / "images" / "11 bit.png"
     assert stored.read_bytes() == (folder / "11 bit.png").read_bytes()
@@ -379,7 +380,7 @@ def test_rasters_keep_their_values(tmp_path, capsys):
 @pytest.mark.parametrize("converter", [dior, tool])
 def test_number_of_workers(converter, text, said, capsys):
     places = ["a"] if converter is dior else ["a", "b"]
-    assert converter.parse_args([*places, "--workers", "0"]).workers == os.cpu_count()
+    assert parse(converter, [*places, "--workers", "0"]).workers == os.cpu_count()
     with pytest.raises(SystemExit):
-        converter.parse_args([*places, "--workers", text])
+        parse(converter, [*places, "--workers", text])
     assert said in capsys.readouterr().err

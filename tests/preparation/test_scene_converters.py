@@ -18,6 +18,7 @@ from gersp_mm.commands import prepare
 from gersp_mm.datasets.known import RESISC45
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1
 from gersp_mm.utils.errors import UserError
+from tests.support.commands import parse
 from tests.support.smoke import write_images
 
 
@@ -30,7 +31,7 @@ resisc45 = load_converter("resisc45")
 
 
 def convert(tool: ModuleType, *arguments: object) -> None:
-    tool.run(tool.parse_args([str(argument) for argument in arguments]))
+    tool.run(parse(tool, [str(argument) for argument in arguments]))
 
 
 def contents(data: Path, name: str) -> dict[str, list[str]]:
@@ -343,10 +344,10 @@ def test_every_converter_takes_samples_by_the_same_words(name, tmp_path, capsys)
     tool = load_converter(name)
     protocol = ["--protocol", "released"] if name == "dota" else []
     given = [str(tmp_path), *protocol]
-    assert tool.parse_args(given).allow_incomplete is False
-    assert tool.parse_args([*given, "--allow-incomplete"]).allow_incomplete is True
+    assert parse(tool, given).allow_incomplete is False
+    assert parse(tool, [*given, "--allow-incomplete"]).allow_incomplete is True
     with pytest.raises(SystemExit):
-        tool.parse_args(["--help"])
+        parse(tool, ["--help"])
     words = "take a sample: report what differs from the complete data set, and continue"
     assert words in " ".join(capsys.readouterr().out.split())
 

@@ -14,6 +14,7 @@ from gersp_mm.preparation import pack
 from gersp_mm.preparation import tiles as tool
 from gersp_mm.preparation.common import read_reasons
 from gersp_mm.utils.errors import UserError
+from tests.support.commands import parse
 from tests.support.rasters import surface, write
 
 rasterio = pytest.importorskip("rasterio")
@@ -150,7 +151,7 @@ def test_packing_names_the_tiler_for_scenes(tmp_path, capsys, monkeypatch):
     write(folder / "a.tif", (surface(1, 1, (60, 120)) * 900).astype(np.uint16))
     Image.new("RGB", (120, 120), "red").save(folder / "photo.tif")
     Image.new("RGB", (120, 120), "red").save(folder / "photo.jpg")
-    pack.run(pack.parse_args([str(folder), str(tmp_path / "t"), "--workers", "1"]))
+    pack.run(parse(pack, [str(folder), str(tmp_path / "t"), "--workers", "1"]))
     assert "a.tif: 120 x 60 px) and would be decoded whole" in capsys.readouterr().out
     bad = read_reasons(tmp_path / "t" / "bad_images.txt")
     assert list(bad) == ["photo.tif"] and "tile_scenes.py" in bad["photo.tif"]

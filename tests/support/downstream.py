@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from gersp_mm.backbones.exported import export_backbone
 from gersp_mm.constants import RGB_MEAN, RGB_STD
+from tests.support.commands import parse
 from tests.support.smoke import CONFIGS, write_images
 
 SIDE = 128  # px, of detection and segmentation images
@@ -154,7 +155,7 @@ def write_trees(root: Path) -> Path:
 def convert(name: str, data: Path, *options: str) -> None:
     """Run a converter's command line in this process."""
     module = importlib.import_module(f"gersp_mm.preparation.{name}")
-    module.run(module.parse_args([str(data), *options]))
+    module.run(parse(module, [str(data), *options]))
 
 
 def write_all(root: Path) -> Path:

@@ -24,6 +24,7 @@ from gersp_mm.visualization import cam as cam_grid
 from gersp_mm.visualization import neighbours
 from gersp_mm.visualization import projection as tsne
 from gersp_mm.visualization.features import class_names, follow_classes, labelled_images
+from tests.support.commands import parse
 from tests.support.smoke import write_classes, write_images
 
 CONFIG = (
@@ -58,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tool, data: Path, *arguments: object, out: Path, checkpoints: tuple = ("a.pth", "random")):
     files = [name if name == "random" else str(data / name) for name in checkpoints]
     common = ["--checkpoints", *files, "--size", "64", "--device", "cpu", "--out", str(out)]
-    tool.run(tool.parse_args([*map(str, arguments), *common]))
+    tool.run(parse(tool, [*map(str, arguments), *common]))
     return np.asarray(Image.open(out).convert("RGB")).astype(int)
 
 
@@ -232,7 +233,7 @@ def test_bad_arguments(data: Path, tmp_path: Path):
         run(neighbours, data, data / "images", "--train", data / "images", "--k", 19, out=out)
     with pytest.raises(UserError, match="--device abacus cannot be used"):
         args = [str(data / "images"), "--checkpoints", str(data / "a.pth"), "--device", "abacus"]
-        tsne.run(tsne.parse_args(args))
+        tsne.run(parse(tsne, args))
     with pytest.raises(UserError, match=r"there is no image .*nowhere\.jpg"):
         run(cam_grid, data, tmp_path / "nowhere.jpg", "--train", data / "images", out=out)
     assert not out.exists()
@@ -348,7 +349,7 @@ def test_sizes_that_a_network_does_not_take_are_named(data: Path, tmp_path: Path
     arguments = (data / "images", "--train", data / "images", "--rows", 1, "--size", 224)
     out = tmp_path / "cam.png"
     files = ["--checkpoints", str(data / "swin.pth"), "--out", str(out)]
-    cam_grid.run(cam_grid.parse_args([*map(str, arguments), *files, "--device", "cpu"]))
+    cam_grid.run(parse(cam_grid, [*map(str, arguments), *files, "--device", "cpu"]))
     assert out.is_file()
 
 

@@ -18,6 +18,7 @@ from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization import curves
 from gersp_mm.visualization import pairs as browse_pairs
 from gersp_mm.visualization.features import save_figure
+from tests.support.commands import parse
 from tests.support.forked import run
 from tests.support.smoke import ROOT, smoke_twin
 
@@ -74,7 +75,7 @@ def test_one_png_of_several_runs(tmp_path: Path, capsys):
         write_scalars(tmp_path / name, "20260101_000000", lines)
     out = tmp_path / "both.png"
     runs = [str(tmp_path / name) for name in ("a", "b")]
-    curves.run(curves.parse_args([*runs, "--labels", "first", "second", "--out", str(out)]))
+    curves.run(parse(curves, [*runs, "--labels", "first", "second", "--out", str(out)]))
     image = np.asarray(Image.open(out).convert("RGB")).astype(int)
     assert min(image.shape[:2]) > 200
     spread = image.max(2) - image.min(2)
@@ -116,14 +117,14 @@ def test_totals_of_other_terms_are_not_compared():
 
 def test_curves_errors(tmp_path: Path):
     with pytest.raises(UserError, match="there is no run .*nowhere"):
-        curves.run(curves.parse_args([str(tmp_path / "nowhere")]))
+        curves.run(parse(curves, [str(tmp_path / "nowhere")]))
     with pytest.raises(UserError, match="give the work directory of a run"):
-        curves.run(curves.parse_args([str(tmp_path)]))
+        curves.run(parse(curves, [str(tmp_path)]))
     write_scalars(tmp_path, "20260101_000000", [])
     with pytest.raises(UserError, match="holds no values yet"):
-        curves.run(curves.parse_args([str(tmp_path)]))
+        curves.run(parse(curves, [str(tmp_path)]))
     with pytest.raises(UserError, match="--labels names 2 runs, but 1 are given"):
-        curves.run(curves.parse_args([str(tmp_path), "--labels", "a", "b"]))
+        curves.run(parse(curves, [str(tmp_path), "--labels", "a", "b"]))
 
 
 def test_pairs_are_what_the_model_gets(pair_data: Path, tmp_path: Path):

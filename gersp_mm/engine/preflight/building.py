@@ -164,4 +164,3 @@ def find_field(cfg: Any, part: Mapping[str, Any]) -> str:
             if "type" in part and value.get("type") == part.get("type"):
                 same_type.append(key)
     return same_type[0] if len(same_type) == 1 else ""
-

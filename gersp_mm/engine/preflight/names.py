@@ -119,9 +119,7 @@ def check_config_names(cfg: Config) -> Iterator[Finding]:
     for name in cfg:
         close = nearest(name, known, 0.9) if name not in known else None
         if close is not None:
-            yield Finding(
-                name, f"the config's {name} changes nothing.", f"Rename it to {close}."
-            )
+            yield Finding(name, f"the config's {name} changes nothing.", f"Rename it to {close}.")
     for section, values in _sections(cfg):
         allowed = _matching(SECTIONS, section)
         for name in values:

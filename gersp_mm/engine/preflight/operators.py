@@ -23,9 +23,7 @@ def check_operators(runner: Any) -> Iterator[Finding]:
     surely, perhaps = needed_and_missing(unwrap(runner.model))
     where = "neither this mmcv, without compiled operators, nor gersp_mm.ops has"
     if surely:
-        yield Finding(
-            "model", f"The model calls {listed(surely)} of mmcv, which {where}.", FIX
-        )
+        yield Finding("model", f"The model calls {listed(surely)} of mmcv, which {where}.", FIX)
     if perhaps:
         yield Finding(
             "model",
