@@ -179,7 +179,7 @@ def refused_names(cfg: Config) -> list[str]:
     known = names.top_level_names()
     refused = []
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope") or "mmengine"):
-        for key, value in names._flat(cfg):
+        for key, _ in names._flat(cfg):
             section, _, name = key.rpartition(".")
             held = names.value_at(cfg, section)
             if section.partition(".")[0] not in known or not hasattr(held, "get"):
