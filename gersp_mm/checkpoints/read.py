@@ -9,7 +9,7 @@ import os
 import pickle
 import tarfile
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ HARMLESS = {
 }  # fmt: skip
 REAL: dict[str, Any] = {
     "builtins.set": set,
+    "collections.Counter": Counter,  # milestones of MultiStepLR
     "collections.OrderedDict": OrderedDict,
     "collections.defaultdict": defaultdict,
     "torch.Size": torch.Size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import pickle
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,10 @@ def training() -> dict[str, Any]:
     info = dict(lr=np.float64(0.1), steps=np.int64(3), loss=np.array([1.0, 2.0], np.float32))
     hub = dict(log_scalars={"train/loss": log}, runtime_info=info)
     meta = dict(epoch=1, iter=6, config="import os", cfg="model = dict()", seed=np.int64(5))
-    return dict(state_dict=dict(w=torch.ones(2)), message_hub=hub, meta=meta)
+    schedule = dict(milestones=Counter([8, 11]), last_step=3)  # of MultiStepLR
+    return dict(
+        state_dict=dict(w=torch.ones(2)), message_hub=hub, meta=meta, param_schedulers=[schedule]
+    )
 
 
 @pytest.mark.parametrize("torch_has_names", [True, False], ids=["torch 2.6", "torch 2.1"])
@@ -179,6 +183,7 @@ def test_the_log_of_a_training_is_read_as_it_was(tmp_path, monkeypatch, torch_ha
         monkeypatch.delattr(torch.serialization, "safe_globals", raising=False)
     content = read_checkpoint(path)
     assert content.stand_ins == ()
+    assert content.data["param_schedulers"][0]["milestones"] == Counter([8, 11])
     hub = content.data["message_hub"]
     assert type(hub["log_scalars"]["train/loss"]) is HistoryBuffer
     assert hub["log_scalars"]["train/loss"].mean() == 1.5
