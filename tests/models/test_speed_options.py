@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gersp_mm.utils.errors import UserError
-from tests.support.models import batch, tiny_gersp, total
+from tests.support.models import TWO_STAGES, batch, tiny_gersp, total
 
 
 def step(model, **options):
@@ -67,14 +67,14 @@ def test_channels_last_images_meet_a_plain_model():
 
 
 def test_compiled_backbones_give_the_same_step_under_the_same_names():
-    plain = tiny_gersp()
+    plain = tiny_gersp(**copy.deepcopy(TWO_STAGES))
     calls = []
 
     def backend(graph, inputs):
         calls.append(graph)
         return graph.forward
 
-    compiled = twin(plain, compile=dict(backend=backend))
+    compiled = twin(plain, **copy.deepcopy(TWO_STAGES), compile=dict(backend=backend))
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     assert_same_step(step(compiled), step(plain))
     assert len(calls) >= 2  # student and teacher

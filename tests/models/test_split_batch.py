@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gersp_mm.models import key_norm
 from gersp_mm.models.batch_norm import Groups, group_batch_norms, set_groups
 from gersp_mm.models.key_norm import KEY_NORMS, Place, deal, describe
-from tests.support.models import batch, tiny_gersp, total
+from tests.support.models import TWO_STAGES, batch, tiny_gersp, total
 
 
 def grouped(layer: nn.Module, groups: Groups) -> nn.Module:
@@ -232,20 +232,20 @@ def test_sizes_that_groups_do_not_divide(channels_last):
 def test_options_that_change_the_speed_change_no_result(monkeypatch):
     """Layout, compilation, activation checkpointing."""
     order = deal(8, 2)
-    backbone = dict(type="ResNet", depth=18, stem_channels=8, base_channels=8, out_indices=(3,))
-    plain = one_process(monkeypatch, order, backbone=dict(backbone))
+    plain = one_process(monkeypatch, order, **copy.deepcopy(TWO_STAGES))
     state = plain.state_dict()
     arguments = batch(rs=8, natural=8, dtype=torch.float64)
-    twins = [
-        one_process(monkeypatch, order, backbone=dict(backbone, with_cp=with_cp), **changes)
-        for with_cp, changes in (
-            (False, dict(channels_last=True)),
-            (True, {}),
-            (True, dict(channels_last=True)),
-            (False, dict(compile=dict(backend="eager"))),
-            (False, dict(compile=dict(backend="eager"), channels_last=True)),
-        )
-    ]
+    twins = []
+    for with_cp, changes in (
+        (False, dict(channels_last=True)),
+        (True, {}),
+        (True, dict(channels_last=True)),
+        (False, dict(compile=dict(backend="eager"))),
+        (False, dict(compile=dict(backend="eager"), channels_last=True)),
+    ):
+        parts = copy.deepcopy(TWO_STAGES)
+        parts["backbone"]["with_cp"] = with_cp
+        twins.append(one_process(monkeypatch, order, **parts, **changes))
     for model in twins:
         assert model.state_dict().keys() == state.keys()
         model.load_state_dict(state)

@@ -12,6 +12,17 @@ from gersp_mm import GeRSP
 CLASSES, FEAT_DIM, QUEUE_LEN = 5, 8, 20
 
 
+# Changes to the model below whose backbone has half of its layers, for what each layer costs.
+TWO_STAGES: dict[str, Any] = dict(
+    backbone=dict(
+        type="ResNet", depth=18, stem_channels=8, base_channels=8, out_indices=(1,),
+        num_stages=2, strides=(1, 2), dilations=(1, 1),
+    ),
+    neck=dict(type="MoCoV2Neck", in_channels=16, hid_channels=16, out_channels=FEAT_DIM),
+    natural_head=dict(type="LinearClsHead", num_classes=CLASSES, in_channels=16, topk=(1,)),
+)  # fmt: skip
+
+
 def tiny_gersp(**changes: Any) -> GeRSP:
     """Build a ResNet-18 GeRSP with a queue of 20 keys of dimension 8 and 5 natural classes."""
     cfg: dict[str, Any] = dict(
