@@ -119,7 +119,9 @@ def test_a_folder_of_the_user_is_not_overwritten(tmp_path: Path) -> None:
 
 def damage_pip(venv: Path) -> None:
     """What a pip that was cut off leaves: a library that is listed and gone."""
-    write_distribution(site_packages(venv), "pip", ("pip/__init__.py",), "99.0")
+    site = site_packages(venv)
+    write_distribution(site, "pip", ("pip/__init__.py", "pip/__main__.py"), "99.0")
+    (site / "pip" / "__main__.py").unlink()
 
 
 def damage_python(venv: Path) -> None:
@@ -131,10 +133,11 @@ def damage_python(venv: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("damage", "starter"), [(damage_pip, "python"), (damage_python, "python3.x")]
+    ("damage", "starter", "next_pin"),
+    [(damage_pip, "python", "pip==99.0"), (damage_python, "python3.x", "torch==2.11.0")],
 )
 def test_without_network_an_activated_environment_gets_its_python_and_pip_back(
-    tmp_path: Path, damage, starter: str
+    tmp_path: Path, damage, starter: str, next_pin: str
 ) -> None:
     venv = tmp_path / "venv"
     python = venv / "bin" / "python"
@@ -148,7 +151,7 @@ def test_without_network_an_activated_environment_gets_its_python_and_pip_back(
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("setup_env: installing failed, see above: repeat it to go on there")
-    assert "ERROR: No matching distribution found for torch==2.11.0" in done.stderr
+    assert f"ERROR: No matching distribution found for {next_pin}" in done.stderr
     assert not python.resolve().is_relative_to(venv)
     pip = subprocess.run([str(python), "-m", "pip", "--version"], text=True, capture_output=True)
     assert str(site_packages(venv)) in pip.stdout and "99.0" not in pip.stdout
