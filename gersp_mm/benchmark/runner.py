@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 from mmengine.logging import print_log
 from torch import nn
 
@@ -29,7 +30,7 @@ from gersp_mm.results import Identity, Row, store
 from gersp_mm.results.protocol import Unparsed
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import counted, listed
-from gersp_mm.utils.files import escape_name, locked, save_atomically
+from gersp_mm.utils.files import escape_name, save_atomically
 from gersp_mm.utils.provenance import Provenance
 
 
@@ -238,5 +239,8 @@ def evaluate(task: TaskSpec, data: Data, features: Features, seed: int) -> list[
 def _claimed(path: Path, wait: bool) -> Iterator[bool]:
     """Hold a lock file; yield False if another process holds it and ``wait`` is False."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file, locked(file, wait) as taken:
-        yield taken
+    try:
+        with FileLock(path).acquire(timeout=-1 if wait else 0):
+            yield True
+    except Timeout:
+        yield False

@@ -161,25 +161,16 @@ def append_missing_entries(path: str | os.PathLike, entries: Mapping[str, str]) 
 
 
 @contextlib.contextmanager
-def locked(file: Any, wait: bool = True) -> Iterator[bool]:
-    """Hold the exclusive lock of an open file, where the system has such locks.
-
-    Gives False, and does not hold it, if another process does and ``wait`` is False.
-    """
+def locked(file: Any) -> Iterator[None]:
+    """Hold the exclusive lock of an open file, where the system has such locks."""
     try:
         import fcntl
     except ImportError:  # no advisory locks on this system; one process writes at a time there
-        yield True
+        yield
         return
+    fcntl.flock(file, fcntl.LOCK_EX)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        if wait:
-            raise
-        yield False
-        return
-    try:
-        yield True
+        yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)
 
