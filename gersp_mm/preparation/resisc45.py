@@ -27,8 +27,6 @@ import argparse
 
 from gersp_mm.preparation.options import new_parser
 
-SIDE = 256  # px
-
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
@@ -37,10 +35,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Check NWPU-RESISC45 and write the lists of its named split."""
-    from gersp_mm.datasets.splits import RESISC45_GERSP_1
+    from gersp_mm.datasets.known import RESISC45
     from gersp_mm.preparation.common import unpack_into
     from gersp_mm.preparation.scenes import prepare_scenes
 
     if args.archive:
         unpack_into(args.data, [args.archive])
-    prepare_scenes(args.data, RESISC45_GERSP_1, SIDE, args.allow_incomplete, not args.no_decode)
+    prepare_scenes(args, RESISC45)
