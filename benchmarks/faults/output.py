@@ -35,12 +35,10 @@ class Output(NamedTuple):
     Attributes:
         messages: All lines but dumps of the config, numbers of steps and frames of stack traces.
         crashed: Whether there is a stack trace.
-        steps: Number of the last step that began.
     """
 
     messages: list[Message]
     crashed: bool
-    steps: int
 
 
 def read_output(text: str) -> Output:
@@ -66,7 +64,7 @@ def read_output(text: str) -> Output:
         if dump or NUMBERS.search(line):
             continue
         messages.append(Message(step, line.strip()))
-    return Output(messages, CRASH in text, step)
+    return Output(messages, CRASH in text)
 
 
 def find_message(output: Output, pattern: str) -> Message | None:

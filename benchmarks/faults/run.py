@@ -143,12 +143,8 @@ def cell(row: Mapping[str, Any] | None) -> str:
     """Say in a few words when a fault was noticed."""
     if row is None:
         return "—"
-    if row["outcome"] == "skipped":
-        return "skipped"
-    if row["outcome"] == "void":
-        return "void"
-    if row["outcome"] == "harmless":
-        return "harmless"
+    if row["outcome"] in ("skipped", "void", "harmless"):
+        return row["outcome"]
     if row["when"] == "never":
         return {"crashed": "never (unnamed crash)", "hung": "never (hangs)"}.get(
             row["outcome"], "never"

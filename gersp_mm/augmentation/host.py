@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
-from types import ModuleType
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -32,13 +30,6 @@ def has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-@functools.cache
-def _kernel() -> ModuleType:
-    from gersp_mm.augmentation import kernel as colour_numba
-
-    return colour_numba
-
-
 def compile_kernel() -> None:
     """Compile the kernel, or load it from numba's cache, before worker processes are forked."""
     apply_compiled(np.zeros((1, 1, 3), np.uint8), np.zeros(1, VIEW_DRAW)[0])
@@ -54,8 +45,10 @@ def apply_compiled(pixels: np.ndarray, draw: np.void) -> np.ndarray:
     Returns:
         H×W×3 uint8.
     """
+    from gersp_mm.augmentation.kernel import recolour
+
     out = np.empty_like(pixels)
-    _kernel().recolour(pixels, np.frombuffer(draw, VIEW_DRAW), out)
+    recolour(pixels, np.frombuffer(draw, VIEW_DRAW), out)
     if draw["sigma"] > 0:  # The blur follows the colours and commutes with flips.
         out = np.array(_blur(Image.fromarray(out), draw))
     return out

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from gersp_mm.images import rasters
 from gersp_mm.images.bands import cut_off
@@ -110,7 +112,8 @@ def look_at(
     share = valid.mean(axis=(1, 3))  # of each cell
     has_data = share > 0
     if sampled.valid.shape[1] != SAMPLES:  # A spot in the middle says little about the rest.
-        has_data = _dilated(has_data)
+        around = F.max_pool2d(torch.from_numpy(has_data).float()[None], 3, stride=1, padding=1)
+        has_data = around[0].numpy() > 0
     values = sampled.values[:, valid]
     if picture is not None:
         finer = picture.values[:, picture.valid & ~is_nodata(picture.values, own)]
@@ -185,12 +188,3 @@ def _spot(
     left = max(0, min(int(across * info.width) - width // 2, info.width - width))
     window = top, left, height, width
     return rasters.read(dataset, bands, window, (SPOT, SPOT), smooth=False)
-
-
-def _dilated(mask: np.ndarray) -> np.ndarray:
-    """Return a mask extended by the eight neighbours of each of its pixels."""
-    padded = np.pad(mask, 1)
-    rows, columns = mask.shape
-    return np.any(
-        [padded[r : r + rows, c : c + columns] for r in range(3) for c in range(3)], axis=0
-    )

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from gersp_mm.utils.errors import UserError
 
-SIDE = 64  # px
-
 
 def refuse_multispectral(data: Path) -> None:
     """Raise a :class:`UserError` if the class folders hold TIFF files."""
@@ -26,11 +24,11 @@ def refuse_multispectral(data: Path) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check EuroSAT and write the lists of its named split."""
-    from gersp_mm.datasets.splits import EUROSAT_GERSP_1
+    from gersp_mm.datasets.known import EUROSAT
     from gersp_mm.preparation.common import unpack_into
     from gersp_mm.preparation.scenes import prepare_scenes
 
     if args.archive:
         unpack_into(args.data, [args.archive])
     refuse_multispectral(args.data)
-    prepare_scenes(args.data, EUROSAT_GERSP_1, SIDE, args.allow_incomplete, not args.no_decode)
+    prepare_scenes(args, EUROSAT)

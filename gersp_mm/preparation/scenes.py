@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gersp_mm.datasets.known import KnownDataset
 from gersp_mm.datasets.splits import Entry, Split
 from gersp_mm.images.duplicates import check_parts, refuse_second_copies, same_files
 from gersp_mm.images.listing import is_image_name, write_list
@@ -19,24 +21,19 @@ from gersp_mm.utils.console import table
 from gersp_mm.utils.errors import UserError, listed
 
 
-def prepare_scenes(
-    data: Path, split: Split, side: int, allow_incomplete: bool = False, decode: bool = True
-) -> str:
+def prepare_scenes(args: argparse.Namespace, known: KnownDataset) -> None:
     """Check a data set of class folders, write the lists of its split, print counts and what next.
 
     Args:
-        data: Holds the class folders at any depth; gets ``splits/<name>/<part>.txt``.
-        split: Named split to write.
-        side: Width and height of every image, in pixels.
-        allow_incomplete: Accept missing and unknown images.
-        decode: Decode every image and compare their contents.
-
-    Returns:
-        The name of the split.
+        args: Arguments of the converter; ``data`` holds the class folders at any depth and gets
+            ``splits/<name>/<part>.txt``.
+        known: A data set with a named split.
 
     Raises:
         UserError: Images are missing, unknown, damaged or of another size, or appear twice.
     """
+    data, split = args.data, known.split
+    assert split is not None
     files = find_scenes(data, split.classes)
     refuse_second_copies(list(files), data)
     parts = split.cut(files)
@@ -50,11 +47,11 @@ def prepare_scenes(
             data,
             f"data set of {split.name}",
             describe_difference(files, split),
-            allow_incomplete,
+            args.allow_incomplete,
             consequence,
         )
-    if decode:
-        refuse_damaged(list(files.values()), size=(side, side))
+    if not args.no_decode:
+        refuse_damaged(list(files.values()), size=(known.side, known.side))
         report_identical(parts, files)
         found = {p: [(str(files[e.path]), e.label) for e in listed] for p, listed in parts.items()}
         check_parts(found, data, refuse=name != split.name)  # the published ones share a few
@@ -64,11 +61,9 @@ def prepare_scenes(
         write_list(folder / f"{part}.txt", lines)
     print(part_table(parts, split.classes))
     print(f"split {name}, sha256 {split.digest(parts)}: wrote {folder}")
-    dataset = split.name.split("-")[0]
     options = [f"{p}_dataloader.dataset.ann_file=splits/{name}/{p}.txt" for p in parts]
-    config = f"configs/downstream/{dataset}/finetune_r50_{dataset}.py"
-    print(next_command(config, data, dataset, *(options if name != split.name else [])))
-    return name
+    config = f"configs/downstream/{known.folder}/finetune_r50_{known.folder}.py"
+    print(next_command(config, data, known.folder, *(options if name != split.name else [])))
 
 
 def find_scenes(data: Path, classes: Sequence[str]) -> dict[str, Path]:

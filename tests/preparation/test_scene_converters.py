@@ -15,7 +15,7 @@ from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
 from gersp_mm.commands import prepare
-from gersp_mm.datasets.known import RESISC45
+from gersp_mm.datasets.known import EUROSAT, RESISC45
 from gersp_mm.datasets.splits import EUROSAT_GERSP_1
 from gersp_mm.utils.errors import UserError
 from tests.support.commands import parse
@@ -45,6 +45,7 @@ SMALL = dataclasses.replace(
     sizes={"AnnualCrop": 5, "Forest": 4},
     sha256="849cd71ead3f4755a90591e5bd376cad87fbc15491b4ac448a8c58abd3bf5918",
 )
+KNOWN = dataclasses.replace(EUROSAT, split=SMALL, classes=SMALL.classes)
 SMALL_LISTS = {
     "test": ["2750/AnnualCrop/AnnualCrop_2.jpg 0", "2750/Forest/Forest_3.jpg 1"],
     "train": [
@@ -72,7 +73,7 @@ def write_eurosat(folder: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("gersp_mm.datasets.splits.EUROSAT_GERSP_1", SMALL)
+    monkeypatch.setattr("gersp_mm.datasets.known.EUROSAT", KNOWN)
     write_eurosat(tmp_path / "eurosat" / "2750")
     return tmp_path / "eurosat"
 
