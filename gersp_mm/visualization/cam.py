@@ -275,7 +275,7 @@ def draw(
     from matplotlib.cm import ScalarMappable
     from matplotlib.lines import Line2D
 
-    paint = colormaps["viridis"]
+    paint = colormaps["inferno"]
     rows, columns = len(images), 1 + len(seen)
     width, height = (CELL + 0.12) * columns + 0.9, (CELL + 0.45) * rows + 0.5
     figure, axes = new_figure(rows, columns, (width, height))

@@ -30,6 +30,7 @@ import torch
 from torch.nn import functional as F
 
 from gersp_mm.evaluation.knn import knn_predict
+from gersp_mm.results.statistics import fixed
 from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
@@ -202,7 +203,7 @@ def run(args: argparse.Namespace) -> None:
         knn, silhouette = scores(features, images.labels, args.seed)
         numbers = f"kNN {knn:.1f} %"
         if not math.isnan(silhouette):
-            numbers += f", silhouette {silhouette:.2f}"
+            numbers += f", silhouette {fixed(silhouette)}"
         panels[f"{name}\n{numbers}"] = project(features, args.method, args.seed)
         print(f"{name}: {numbers}, {len(images)} images")
     draw(panels, images.labels.numpy(), names, args.method, args.out)

@@ -429,6 +429,14 @@ def test_projection_keeps_groups_together():
     assert np.array_equal(points, tsne.project(features, "tsne", 0))
 
 
+def test_zero_has_no_sign(data: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(tsne, "scores", lambda *_: (50.0, -0.001))
+    monkeypatch.setattr(tsne, "draw", lambda panels, *_: None)
+    args = [str(data / "images"), "--checkpoints", str(data / "a.pth"), "--size", "64"]
+    tsne.run(tsne.parse_args([*args, "--out", str(tmp_path / "x.png")]))
+    assert "silhouette 0.00," in capsys.readouterr().out
+
+
 def test_one_png_of_several_checkpoints(data: Path, tmp_path: Path, capsys):
     files = ("a.pth", "b.pth", "random")
     for name in ("1.png", "2.png"):
