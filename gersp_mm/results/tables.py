@@ -51,6 +51,8 @@ class Repeat(NamedTuple):
         return self.value - self.first
 
 
+SENTENCE_PART = re.compile(r", (?![^(]*\))")  # Between the parts, not within brackets.
+
 # Two rows with the same name and seed belong to the same weights if these fields agree.
 IDENTITY_OF_WEIGHTS = ("checkpoint_sha256", "config")
 
@@ -86,6 +88,21 @@ class Tables:
     def others(self) -> list[str]:
         """Baseline and reference, if there are rows of them."""
         return [o for o in dict.fromkeys((self.baseline, self.reference)) if o in self.names]
+
+    def head(self, column: Column) -> str:
+        """Return a column's data set, protocol and metric in a few words.
+
+        Where several columns of a model have the same words, those parts of the protocol's
+        sentence follow that they do not share.
+        """
+        parts = {
+            one: SENTENCE_PART.split(one.sentence)
+            for one in self.cells
+            if (one.model, one.dataset, one.short) == (column.model, column.dataset, column.short)
+        }
+        own = parts.pop(column)
+        different = [part for part in own if any(part not in other for other in parts.values())]
+        return ", ".join((column.dataset, column.short, *different))
 
     def best(self, column: Column) -> set[str]:
         """Return the pre-trainings with the highest printed mean; none if there is only one."""

@@ -28,6 +28,7 @@ from gersp_mm.visualization.features import (
     save_figure,
     spaced,
 )
+from gersp_mm.visualization.panels import RIGHT, WRONG, fill
 
 METHODS = {
     "gradcam": "GradCAM",
@@ -247,8 +248,9 @@ def draw(
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
+    from matplotlib.lines import Line2D
 
-    paint = colormaps["jet"]
+    paint = colormaps["inferno"]
     rows, columns = len(images), 1 + len(seen)
     width, height = (CELL + 0.12) * columns + 0.9, (CELL + 0.45) * rows + 0.5
     figure, axes = new_figure(rows, columns, (width, height))
@@ -262,8 +264,8 @@ def draw(
             colours = paint(result.maps[row])[..., :3]
             axis.imshow((1 - overlay) * picture + overlay * colours, interpolation="nearest")
             guess = result.predicted[row]
-            text = caption(result, row, names)
-            right = "#444444" if label == UNKNOWN else "#1a7a3c" if guess == label else "#c0271d"
+            text = fill(caption(result, row, names), CELL, 7.5)
+            right = "#444444" if label == UNKNOWN else RIGHT if guess == label else WRONG
             axis.set_xlabel(text, fontsize=7.5, color=right)
         for axis in axes[row]:
             axis.spines[:].set_visible(False)
@@ -278,6 +280,11 @@ def draw(
     bar = figure.colorbar(ScalarMappable(cmap=paint), ax=axes, aspect=40, pad=0.01)
     bar.set_label("evidence, as a share of the largest in the map", fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    told = {"right prediction": RIGHT, "wrong prediction": WRONG}
+    figure.legend(
+        [Line2D([], [], color=colour) for colour in told.values()], list(told),
+        loc="outside lower left", ncols=2, fontsize=8, labelcolor="linecolor", handlelength=1,
+    )  # fmt: skip
     save_figure(figure, out)
 
 

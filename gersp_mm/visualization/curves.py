@@ -15,6 +15,7 @@ from gersp_mm.engine.runs import SCALARS, read_run
 from gersp_mm.evaluation.features import read_source
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import new_figure, save_figure
+from gersp_mm.visualization.panels import SERIES
 
 TITLES = {
     "loss": "total loss",
@@ -33,6 +34,7 @@ TITLES = {
 }
 LEFT_OUT = {"iter", "epoch", "step", "time", "data_time", "memory", "base_lr"}
 GUESSES = {"loss_ct": "ln(queue length)", "loss_ce": "α·ln(classes)"}  # what a guess costs
+STYLES = ("-", "--", "-.")  # of more runs than there are colours
 LEAST_SPAN = 20  # points of an axis of per cent, so that noise does not look like a trend
 
 Curve = list[tuple[float, float]]
@@ -178,12 +180,19 @@ def draw(
             curve = curves.get(name, [])
             if not curve:
                 continue
-            colour = f"C{number}"
+            colour, style = _look(number)
             if len(curve) >= 40 and name != "lr":
-                axis.plot(*zip(*curve), color=colour, alpha=0.25, linewidth=0.8)
+                axis.plot(*zip(*curve), color=colour, alpha=0.25, linewidth=0.8, linestyle=style)
                 curve = moving_average(curve, max(3, len(curve) // 20))
             marker = "o" if len(curve) <= 20 else None
-            axis.plot(*zip(*curve), color=colour, label=label, marker=marker, markersize=3)
+            axis.plot(
+                *zip(*curve),
+                color=colour,
+                label=label,
+                linestyle=style,
+                marker=marker,
+                markersize=3,
+            )
         guesses = {setting.chance[name] for setting in settings.values() if name in setting.chance}
         lines = {value: GUESSES.get(name, "chance") for value in guesses}
         if name == "knn_top1" and random_knn is not None:
@@ -213,7 +222,8 @@ def draw(
     if len(runs) > 1:
         differ = len({setting.note for setting in settings.values()}) > 1
         labels = [f"{r} ({settings[r].note})" if differ and settings[r].note else r for r in runs]
-        handles = [Line2D([], [], color=f"C{number}") for number in range(len(runs))]
+        looks = map(_look, range(len(runs)))
+        handles = [Line2D([], [], color=colour, linestyle=style) for colour, style in looks]
         figure.legend(
             handles, labels, loc="outside upper center", ncols=min(4, len(runs)), fontsize=9
         )
@@ -221,6 +231,11 @@ def draw(
         figure.suptitle(next(iter(runs)), fontsize=11)
     save_figure(figure, out)
     return out
+
+
+def _look(number: int) -> tuple[str, Any]:
+    """Return colour and line style of a run."""
+    return SERIES[number % len(SERIES)], STYLES[number // len(SERIES) % len(STYLES)]
 
 
 def _widen(axis: Any) -> None:

@@ -23,8 +23,8 @@ from gersp_mm.visualization.features import (
     save_figure,
     spaced,
 )
+from gersp_mm.visualization.panels import RIGHT, WRONG
 
-RIGHT, WRONG = "#1a9850", "#d73027"
 CELL = 1.0  # Side of an image in inches.
 
 
@@ -94,11 +94,11 @@ def draw(
     left = axes[-1, 0].get_position()
     height = 0.12 / figure.get_figheight()
     texts = [
-        ("green frame: of the image's class", RIGHT),
-        ("red frame: of another class", WRONG),
+        ("blue frame: of the image's class", RIGHT),
+        ("vermilion frame: of another class", WRONG),
         (f"nearest on the left; precision@{k} is the mean over {len(images)} images", "#444444"),
     ]
-    for (text, colour), start in zip(texts, (0, 2.35, 4.3)):
+    for (text, colour), start in zip(texts, (0, 2.3, 4.6)):
         place = left.x0 + start / figure.get_figwidth()
         figure.text(place, height, text, fontsize=8.5, color=colour)
     save_figure(figure, out)

@@ -16,6 +16,7 @@ from gersp_mm.engine.launch import load_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.randomness import seed_everything
 from gersp_mm.visualization.features import hide_ticks, new_figure, save_figure, spaced
+from gersp_mm.visualization.panels import fill
 
 VIEWS = {
     "rs_query": "remote sensing, query",
@@ -141,7 +142,7 @@ def draw(images: dict[str, np.ndarray], labels: list[str], out: Path) -> Path:
         for row, picture in enumerate(pictures):
             axes[row, column].imshow(picture, interpolation="nearest")
             if view == "natural" and row < len(labels):
-                axes[row, column].set_xlabel(labels[row], fontsize=8)
+                axes[row, column].set_xlabel(fill(labels[row], 2.1, 8), fontsize=8)
     save_figure(figure, out)
     return out
 

@@ -15,8 +15,9 @@ ROW = 2  # Panels next to each other; text stays readable when the picture is sh
 LETTER = 0.6  # Width of a letter, in sizes of its font.
 LINE = 1.3  # Height of a line of text, in sizes of its font.
 
-# Okabe and Ito's blue and vermilion, which differ for colour-blind readers as well.
+# Okabe and Ito's colours, which differ for colour-blind readers as well.
 RIGHT, WRONG = "#0072b2", "#d55e00"
+SERIES = (RIGHT, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", WRONG, "#000000")
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from gersp_mm.evaluation.knn import knn_predict
+from gersp_mm.results.statistics import fixed
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError
 from gersp_mm.visualization.features import (
@@ -25,6 +26,7 @@ from gersp_mm.visualization.features import (
     save_figure,
     spaced,
 )
+from gersp_mm.visualization.panels import SERIES
 
 FEWEST = 10  # Smallest number of images for a projection.
 COMPONENTS = 50  # The authors of t-SNE first reduce the features to this dimension.
@@ -34,7 +36,7 @@ CAPTION = (
     "{name} of {count} images. kNN top-1 (k = {k}, {folds} folds of these images) and silhouette "
     "of the classes\n(cosine) are of the features themselves, not of the projection"
 )
-MARKERS = "osD^vP"  # Markers that tell more than 20 classes apart.
+MARKERS = "osD^vPX"  # Of more classes than there are colours.
 
 
 def project(features: torch.Tensor, method: str, seed: int) -> np.ndarray:
@@ -108,11 +110,8 @@ def draw(
         method: ``'tsne'`` or ``'umap'``.
         out: The png to write.
     """
-    from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
-    palette: Any = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    colours = palette.colors
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     figure, axes = new_figure(rows, columns, (3.6 * columns + 1.8, 3.9 * rows))
@@ -126,15 +125,15 @@ def draw(
     rank = np.array([ranks[label] for label in labels.tolist()])
     for axis, (title, points) in zip(axes.flat, panels.items()):
         for turn, marker in enumerate(MARKERS):
-            here = order[rank[order] // len(colours) % len(MARKERS) == turn]
-            paint = [colours[r % len(colours)] for r in rank[here]]
+            here = order[rank[order] // len(SERIES) % len(MARKERS) == turn]
+            paint = [SERIES[r % len(SERIES)] for r in rank[here]]
             axis.scatter(*points[here].T, s=size, c=paint, marker=marker, linewidths=0, alpha=0.8)
         axis.set_title(title, fontsize=10)
         axis.set_box_aspect(1)
     handles = [
         Line2D(
-            [], [], linestyle="", markersize=6, color=colours[r % len(colours)],
-            marker=MARKERS[r // len(colours) % len(MARKERS)],
+            [], [], linestyle="", markersize=6, color=SERIES[r % len(SERIES)],
+            marker=MARKERS[r // len(SERIES) % len(MARKERS)],
         )
         for r in range(len(names))
     ]  # fmt: skip
@@ -169,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
         knn, silhouette = scores(features, images.labels, args.seed)
         numbers = f"kNN {knn:.1f} %"
         if not math.isnan(silhouette):
-            numbers += f", silhouette {silhouette:.2f}"
+            numbers += f", silhouette {fixed(silhouette)}"
         panels[f"{name}\n{numbers}"] = project(features, args.method, args.seed)
         print(f"{name}: {numbers}, {len(images)} images")
     draw(panels, images.labels.numpy(), names, args.method, args.out)

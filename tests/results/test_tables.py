@@ -175,6 +175,24 @@ def test_page_has_the_numbers_the_best_in_bold_and_needs_no_other_file():
     assert 'data-v="22.000000"' in text and 'data-v="10.000000"' in text  # what is sorted by
 
 
+def test_heads_of_columns_differ_by_what_their_protocols_do_not_share():
+    short, long = (
+        row("A", 0, 70, **{**DIOR, "measured_by": RELEASED.model_copy(update=dict(epochs=epochs))})
+        for epochs in (12, 24)
+    )
+    few = row("A", 0, 70, measured_by=KNN.model_copy(update=dict(k=5)))
+    found = made(short, long, few, row("A", 0, 70), row("A", 0, 70, dataset="Alone"))
+    heads = [found.head(column) for column in found.cells]
+    knn = "A & <B>, kNN top-1, weighted kNN (k = {}, T = 0.07)"
+    assert heads == [
+        "DIOR, AP50, 12 epochs", "DIOR, AP50, 24 epochs", knn.format(5), knn.format(20),
+        "Alone, kNN top-1",
+    ]  # fmt: skip
+    assert "[2] DIOR, AP50, 24 epochs |" in tables.to_markdown(found)
+    page = Page(tables.to_html(found))
+    assert page.tables[0][0][1:] == ["DIORAP5012 epochs[1]", "DIORAP5024 epochs[2]"]
+
+
 def test_markdown_escapes_and_marks_the_best():
     text = tables.to_markdown(made(*ROWS))
     assert "| GeRSP | **22.00 ± 1.80** | 3 | +10.00 | better beyond the noise" in text

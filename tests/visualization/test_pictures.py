@@ -24,6 +24,7 @@ from gersp_mm.visualization import cam as cam_grid
 from gersp_mm.visualization import neighbours
 from gersp_mm.visualization import projection as tsne
 from gersp_mm.visualization.features import class_names, follow_classes, labelled_images
+from gersp_mm.visualization.panels import SERIES
 from tests.support.commands import parse
 from tests.support.smoke import write_classes, write_images
 
@@ -429,13 +430,21 @@ def test_projection_keeps_groups_together():
     assert np.array_equal(points, tsne.project(features, "tsne", 0))
 
 
+def test_zero_has_no_sign(data: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(tsne, "scores", lambda *_: (50.0, -0.001))
+    monkeypatch.setattr(tsne, "draw", lambda panels, *_: None)
+    args = [str(data / "images"), "--checkpoints", str(data / "a.pth"), "--size", "64"]
+    tsne.run(tsne.parse_args([*args, "--out", str(tmp_path / "x.png")]))
+    assert "silhouette 0.00," in capsys.readouterr().out
+
+
 def test_one_png_of_several_checkpoints(data: Path, tmp_path: Path, capsys):
     files = ("a.pth", "b.pth", "random")
     for name in ("1.png", "2.png"):
         picture = run(tsne, data, data / "images", out=tmp_path / name, checkpoints=files)
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
     assert picture.shape[1] > picture.shape[0] > 300
-    for colour in ("#1f77b4", "#ff7f0e", "#2ca02c"):  # the legend's
+    for colour in SERIES[:3]:  # the legend's
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (np.abs(picture - wanted).sum(2) < 6).sum() > 10
     assert re.search(r"a: kNN [\d.]+ %, silhouette -?[\d.]+, 18 images", capsys.readouterr().out)

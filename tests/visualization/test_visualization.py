@@ -62,6 +62,17 @@ def test_a_resumed_run_is_one_curve(tmp_path: Path):
     }
 
 
+def test_every_run_has_a_look_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    figures = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, out: figures.append(figure))
+    runs = {f"run {n}": {"loss_ct": [(1.0, 7.0), (2.0, 6.0 - n)]} for n in range(20)}
+    curves.draw(runs, tmp_path / "x.png")
+    (axis,) = figures[0].axes
+    drawn = [(line.get_color(), line.get_linestyle()) for line in axis.get_lines()]
+    told = [(line.get_color(), line.get_linestyle()) for line in figures[0].legends[0].get_lines()]
+    assert drawn == told and len(set(drawn)) == 20
+
+
 def test_order_and_smoothing():
     names = {"lr", "acc_ct", "other", "loss_extra", "loss_ce", "loss"}
     assert curves.order(names) == ["loss", "loss_ce", "loss_extra", "acc_ct", "lr", "other"]

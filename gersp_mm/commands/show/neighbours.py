@@ -1,7 +1,7 @@
 r"""Draw the nearest training images of some images, as several pre-trainings see them.
 
 Rows are images, next to each of them its nearest training images by the cosine of the frozen
-features, for every checkpoint. Green frames are of the right class, red ones of another. Above
+features, for every checkpoint. Blue frames are of the right class, vermilion ones of another. Above
 each checkpoint is precision@k, the share of the k nearest that are of the right class: its mean
 over all --limit images, not only those that are drawn.
 
