@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 
 from gersp_mm.datasets.known import DIOR, DOTA, EUROSAT, LOVEDA, RESISC45
 from gersp_mm.engine.config import FROZEN_STAGES, apply_switches, require_weights
+from gersp_mm.utils.called import SCRIPTS
 from gersp_mm.utils.errors import UserError
 from tests.support.downstream import (
     downstream_configs,
@@ -71,8 +72,9 @@ def test_conventions(name):
     assert cfg.default_hooks.class_check.type == "gersp_mm.ClassCheckHook"
     assert {"dataset", "measured_by", "split", "metrics"} <= set(cfg.evaluation)
     assert cfg.evaluation.metrics or cfg.submission  # something can be measured
-    converter = cfg.data_preparation.split()[1]
-    assert (ROOT / converter).is_file(), converter
+    first, *words = cfg.data_preparation.split()
+    script = SCRIPTS[" ".join(words[:2])] if first == "gersp" else words[0].partition("/")[2]
+    assert (ROOT / ("tools" if first == "gersp" else "demo") / script).is_file(), script
     if cfg.get("train_cfg"):
         assert cfg.auto_scale_lr.base_batch_size
 

@@ -87,7 +87,7 @@ def require_whole_model(path: str, own: State, given: State, config: str) -> Non
     _require_finite(path, own, given)
     if found := compare(given, own):
         if given and all(name.startswith(PREFIX) for name in given):
-            advice = "This is a backbone file. Start a training from it with tools/train.py."
+            advice = "This is a backbone file. Start a training from it with gersp train."
         else:
             advice = _prefix_advice(own, given, "MMEngine") or (
                 "It belongs to another config: use the one that its training wrote into its work "

@@ -62,9 +62,7 @@ def known_data(name: str) -> Data:
     if known.split is not None:
         folder = root / "splits" / known.split.name
         if not folder.is_dir():
-            raise UserError(
-                f"data: there is no {folder}. Run python tools/dataset_converters/{name}.py {root}."
-            )
+            raise UserError(f"data: there is no {folder}. Run gersp prepare {name} {root}.")
         parts = {part: read_source(folder / f"{part}.txt", root) for part in known.shares}
         check_parts(parts, f"data: {root}")
         split_ref = SplitRef(name=known.split.name)

@@ -46,7 +46,7 @@ def finetune(job: Job, folder: Path, device: str) -> list[Row]:
             cfg = Config.fromfile(config)
             cfg.merge_from_dict(task.cfg_options)
             log, length = folder / TRAINING_LOG, run_length(cfg)
-            title = f"{job.title}: tools/train.py"
+            title = f"{job.title}: training"
             ChildRun(title, [*train, *common], log, length, env=environment).follow()
             (folder / "trained").touch()
         checkpoint = latest_checkpoint(str(folder))
@@ -55,7 +55,7 @@ def finetune(job: Job, folder: Path, device: str) -> list[Row]:
         with replacing(results) as partial:  # The file stays empty if no value is defined.
             test = [sys.executable, resource("tools", "test.py"), config, checkpoint]
             test += ["--results", partial, *common]
-            title = f"{job.title}: tools/test.py"
+            title = f"{job.title}: testing"
             ChildRun(title, test, folder / "test.log", env=environment).follow()
     by_metric = {identity.metric: identity for identity in job.identities}
     return [

@@ -247,7 +247,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_plan(path: str | os.PathLike, work_dir: str | os.PathLike | None = None) -> Plan:
-    """Read a YAML file of checkpoints, tasks and seeds, see ``tools/benchmarks/run.py --help``.
+    """Read a YAML file of checkpoints, tasks and seeds, see ``gersp benchmark --help``.
 
     Args:
         path: The file. Paths in it are relative to the current folder.

@@ -74,7 +74,7 @@ LOGS: dict[str, Any] = {
     **{f"numpy.dtypes.{type(np.dtype(c)).__name__}": type(np.dtype(c)) for c in "?bBhHiIlLqQefd"},
 }
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names in older pickles
-CONVERTER = "python tools/model_converters/convert_checkpoint.py"
+CONVERTER = "gersp convert"
 TRUST = "With --trust they are read as empty stand-ins"
 
 WEB_PAGE = (

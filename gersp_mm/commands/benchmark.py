@@ -1,9 +1,9 @@
 """Evaluate checkpoints x tasks x seeds of a YAML file and write result rows.
 
 Examples:
-  python tools/benchmarks/run.py tools/benchmarks/example.yml --dry-run
-  python tools/benchmarks/run.py tools/benchmarks/example.yml --out work_dirs/mine.jsonl
-  python tools/benchmarks/table.py work_dirs/mine.jsonl --out work_dirs/tables
+  gersp benchmark tools/benchmarks/example.yml --dry-run
+  gersp benchmark tools/benchmarks/example.yml --out work_dirs/mine.jsonl
+  gersp table work_dirs/mine.jsonl --out work_dirs/tables
 
 The file (paths are relative to the current folder):
 
@@ -26,8 +26,8 @@ The file (paths are relative to the current folder):
 
 The data sets with known names lie below $GERSP_DATA (default: data):
 
-  data/eurosat, data/resisc45    after tools/dataset_converters/{eurosat,resisc45}.py, whose --help
-                                 says where to download the images
+  data/eurosat, data/resisc45    after `gersp prepare eurosat` and `gersp prepare resisc45`, whose
+                                 --help says where to download the images
   data/ucmerced/.../<class>/*    21 classes, http://weegee.vision.ucmerced.edu/datasets/landuse.html
   data/aid/.../<class>/*         30 classes, https://captain-whu.github.io/AID/
 
@@ -44,6 +44,7 @@ from pathlib import Path
 from gersp_mm.backbones.own import add_import_argument, import_modules
 from gersp_mm.commands.options import run_tool
 from gersp_mm.utils.arguments import new_parser
+from gersp_mm.utils.called import as_called
 from gersp_mm.utils.errors import UserError, counted
 
 
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"[{count}/{len(jobs)}] {state}: {job.title} ({job.identities[0].sentence})")
         return
     ran = runner.run(jobs)
-    print(f"{counted(ran, 'job')} run; next: gersp table {out}")
+    print(as_called(f"{counted(ran, 'job')} run; next: gersp table {out}"))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,9 +19,9 @@ Unreadable files are not an error, because training replaces them with other fil
 0 if at least one file can be used.
 
 Examples:
-  python tools/check_images.py /my/images
-  python tools/check_images.py /my/scenes --bands 4 3 2 --window "384 m"
-  python tools/check_images.py /my/list.txt --sample 5000 --out work_dirs/check/mine
+  gersp check /my/images
+  gersp check /my/scenes --bands 4 3 2 --window "384 m"
+  gersp check /my/list.txt --sample 5000 --out work_dirs/check/mine
 """
 
 from __future__ import annotations

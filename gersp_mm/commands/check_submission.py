@@ -8,7 +8,7 @@
           https://github.com/Junjue-Wang/LoveDA (links to the server)
 
 The check lists the first few problems of each kind. The exit code is 2 if there is any problem.
-tools/test.py --submission writes these files and runs this check on them.
+gersp test --submission writes these files and runs this check on them.
 
 Examples:
   python tools/analysis/check_submission.py dota work_dirs/NAME/submission/Task1/Task1.zip \

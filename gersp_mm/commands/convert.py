@@ -22,12 +22,12 @@ Files are read with torch.load(weights_only=True). A file with objects of other 
 without --trust. With --trust no code of the file runs either: these objects are left unread.
 
 Examples:
-  python tools/model_converters/convert_checkpoint.py GeRSP.pth gersp_r50.pth --verify
-  python tools/model_converters/convert_checkpoint.py resnet50-0676ba61.pth imp_r50.pth
-  python tools/model_converters/convert_checkpoint.py seco_resnet50_1m.ckpt seco_r50.pth --trust
-  python tools/model_converters/convert_checkpoint.py moco.pth.tar geo_r50.pth --source geo-aware
-  python tools/model_converters/convert_checkpoint.py epoch_100.pth teacher_r50.pth --teacher
-  python tools/model_converters/convert_checkpoint.py gersp_r50.pth gersp_tv.pth --to torchvision
+  gersp convert GeRSP.pth gersp_r50.pth --verify
+  gersp convert resnet50-0676ba61.pth imp_r50.pth
+  gersp convert seco_resnet50_1m.ckpt seco_r50.pth --trust
+  gersp convert moco.pth.tar geo_r50.pth --source geo-aware
+  gersp convert epoch_100.pth teacher_r50.pth --teacher
+  gersp convert gersp_r50.pth gersp_tv.pth --to torchvision
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from gersp_mm.utils.called import as_called
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.paths import expand_home
 
@@ -65,7 +66,7 @@ def run_tool(
     except UserError as error:
         # PyTorch puts the traceback of a worker process before the message.
         text = str(error).rsplit(f"{UserError.__module__}.UserError: ", 1)[-1].strip()
-        print(f"\nerror: {text}", file=sys.stderr)
+        print(f"\nerror: {as_called(text)}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in UNWRITABLE:

@@ -10,10 +10,10 @@ With --write or --check, tables inside Markdown pages are written or compared, s
 gersp_mm/results/documents.py for their form.
 
 Examples:
-  python tools/benchmarks/table.py results/frozen_small.jsonl
-  python tools/benchmarks/table.py results/a.jsonl results/b.jsonl --out work_dirs/tables \
+  gersp table results/frozen_small.jsonl
+  gersp table results/a.jsonl results/b.jsonl --out work_dirs/tables \
       --reference IMP
-  python tools/benchmarks/table.py --write README.md docs/results/mini.md
+  gersp table --write README.md docs/results/mini.md
 """
 
 from __future__ import annotations

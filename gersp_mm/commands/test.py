@@ -5,11 +5,11 @@ KNNEvalHook. For a config that evaluates frozen features (knn, fewshot), CHECKPO
 pre-trained backbone; for all others it is the checkpoint of a training run.
 
 Examples:
-  python tools/test.py configs/pretrain/gersp_r18_demo.py work_dirs/gersp_r18_demo/epoch_6.pth
-  python tools/test.py CONFIG CHECKPOINT --results work_dirs/mine.jsonl
-  python tools/test.py CONFIG CHECKPOINT --tta
-  python tools/test.py CONFIG CHECKPOINT --show-dir work_dirs/pictures --score-thr 0.5
-  python tools/test.py configs/downstream/loveda/psanet_r50-d8_80k_loveda.py CHECKPOINT --submission
+  gersp test configs/pretrain/gersp_r18_demo.py work_dirs/gersp_r18_demo/epoch_6.pth
+  gersp test CONFIG CHECKPOINT --results work_dirs/mine.jsonl
+  gersp test CONFIG CHECKPOINT --tta
+  gersp test CONFIG CHECKPOINT --show-dir work_dirs/pictures --score-thr 0.5
+  gersp test configs/downstream/loveda/psanet_r50-d8_80k_loveda.py CHECKPOINT --submission
   bash tools/dist_test.sh CONFIG CHECKPOINT 8
 """
 

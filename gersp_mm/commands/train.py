@@ -1,12 +1,12 @@
 """Train any config of this package: pre-training and downstream.
 
 Examples:
-  python tools/train.py configs/pretrain/gersp_r18_demo.py
-  python tools/train.py configs/pretrain/gersp_r50.py --amp bf16 --resume      (an interrupted run)
-  python tools/train.py configs/pretrain/gersp_r50.py --cfg-options \
+  gersp train configs/pretrain/gersp_r18_demo.py
+  gersp train configs/pretrain/gersp_r50.py --amp bf16 --resume      (an interrupted run)
+  gersp train configs/pretrain/gersp_r50.py --cfg-options \
       train_dataloader.dataset.remote_sensing.data_root=/my/images train_dataloader.batch_size=64
   bash tools/dist_train.sh configs/pretrain/gersp_r50.py 8     (several GPUs, or CPU processes)
-  python tools/train.py configs/downstream/eurosat/finetune_r50_eurosat.py --cfg-options \
+  gersp train configs/downstream/eurosat/finetune_r50_eurosat.py --cfg-options \
       pretrained=work_dirs/gersp_r50/gersp_r50_backbone.pth    (or pretrained=None: from scratch)
 
 Configs that only evaluate frozen features (knn, fewshot) are evaluated.

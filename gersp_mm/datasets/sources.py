@@ -39,7 +39,7 @@ class MillionAID(CustomDataset):
 
         remote_sensing=dict(type='gersp_mm.MillionAID', data_root='/my/images')
 
-    A folder that ``tools/dataset_converters/pack_images.py`` packed is read by its list. Hidden and
+    A folder that ``gersp prepare pack`` packed is read by its list. Hidden and
     system files and folders are skipped, see :func:`gersp_mm.images.listing.find_images`. The
     images are sorted by path, so that their order is the same on every machine.
 
@@ -171,7 +171,7 @@ class LabelledImages(MillionAID):
     """Images with labels, as in mmpretrain's ``CustomDataset``, for millions of images.
 
     The source is a folder with one sub-folder per class, a list of ``path label`` lines, or a
-    folder that ``tools/dataset_converters/pack_images.py`` packed. Images, labels and order are
+    folder that ``gersp prepare pack`` packed. Images, labels and order are
     those of ``CustomDataset``, at a fraction of its time and memory.
 
     Args:

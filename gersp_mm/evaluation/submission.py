@@ -296,7 +296,7 @@ def _check_name(name: str, where: str, images: Collection[str] | None, problems:
         problems.add(
             "tile",
             f"{where}: {name} is the name of a tile. The boxes of tiles have to be merged to whole "
-            "images (DOTAMetric with merge_patches=True, as tools/test.py --submission does); the "
+            "images (DOTAMetric with merge_patches=True, as gersp test --submission does); the "
             "server counts these as wrong",
         )
     elif images is not None and name not in images:

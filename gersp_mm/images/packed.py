@@ -17,7 +17,7 @@ from mmengine import fileio
 
 from gersp_mm.utils.errors import UserError
 
-DATABASE = "images.lmdb"  # written by tools/dataset_converters/pack_images.py
+DATABASE = "images.lmdb"  # written by gersp prepare pack
 LISTING, LABELLED_LISTING = "images.txt", "labelled.txt"
 
 _INSIDE = re.compile(r"(?P<database>.*?\.lmdb)[/\\]+(?P<key>.+)", re.DOTALL)

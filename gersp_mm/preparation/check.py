@@ -33,6 +33,7 @@ from gersp_mm.images.packed import DATABASE, LISTING, is_local_file, open_file
 from gersp_mm.images.pixels import PERCENTILES, PixelScale, Scale, is_nodata, suspect_nodata
 from gersp_mm.images.scaling import find_scale, raster_source, sample, spread
 from gersp_mm.preparation.common import write_reasons
+from gersp_mm.utils.called import as_called
 from gersp_mm.utils.console import progress, progress_bar, table
 from gersp_mm.utils.errors import UserError, counted, listed
 from gersp_mm.utils.files import escape_name, replacing, write_text
@@ -301,7 +302,7 @@ def propose(
         if large:
             remarks.append(
                 f"{len(large)} rasters have more than {SCENE_SIDE} px a side and would be decoded "
-                "whole for each sample. Cut them with tools/dataset_converters/tile_scenes.py."
+                f"whole for each sample. Cut them with {as_called('gersp prepare tiles')}."
             )
     chosen = tuple(bands) if bands else None
     if chosen is None:

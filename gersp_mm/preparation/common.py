@@ -20,6 +20,7 @@ from PIL import Image
 
 from gersp_mm.images.decode import BadImageError, load_rgb, unlimited_image_size
 from gersp_mm.images.listing import is_passed_over
+from gersp_mm.utils.called import as_called
 from gersp_mm.utils.console import progress
 from gersp_mm.utils.errors import UserError, listed
 from gersp_mm.utils.files import escape_name, unescape_name, write_text
@@ -327,11 +328,11 @@ def next_pretraining(folder: Path, packed: str, options: Sequence[str], *listing
         listing: Options of the packer that name the images.
     """
     pack = " ".join([f"{folder} {packed}", *listing, "--to lmdb"])
-    return (
+    return as_called(
         "next, to make the images smaller and one file of them (optional):\n"
-        f"  python tools/dataset_converters/pack_images.py {pack}\n"
+        f"  gersp prepare pack {pack}\n"
         "next:\n"
-        f"  python tools/train.py configs/pretrain/gersp_r50.py --cfg-options {' '.join(options)}"
+        f"  gersp train configs/pretrain/gersp_r50.py --cfg-options {' '.join(options)}"
     )
 
 
@@ -350,5 +351,5 @@ def next_command(config: str, data: Path, folder: str, *options: str) -> str:
     elif data.resolve() != Path("data", folder).resolve():
         lines.append(f"export GERSP_DATA={data.resolve().parent}")
     overrides = " ".join(["pretrained=BACKBONE.pth", *options])
-    lines.append(f"python tools/train.py {config} --cfg-options {overrides}")
-    return "next:\n" + "\n".join(f"  {line}" for line in lines)
+    lines.append(f"gersp train {config} --cfg-options {overrides}")
+    return as_called("next:\n" + "\n".join(f"  {line}" for line in lines))

@@ -30,6 +30,7 @@ from gersp_mm.images.listing import (
 from gersp_mm.images.packed import DATABASE, LABELLED_LISTING, LISTING, import_lmdb
 from gersp_mm.images.scaling import WHOLE_SIDE, check_raster
 from gersp_mm.preparation.common import complete_lines, explained, write_reasons
+from gersp_mm.utils.called import as_called
 from gersp_mm.utils.console import progress, table
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.files import remove_temporaries, replacing
@@ -40,7 +41,7 @@ JPEG_LIMIT = 65500  # Pixels per side. Longer images are stored unchanged.
 COMMIT_IMAGES, COMMIT_BYTES = 1000, 64 * 2**20  # An interruption loses at most this much.
 LONGEST_KEY = 511  # bytes; LMDB's limit in all builds
 MAP_SIZE = 2**42  # Size limit in bytes; only address space is reserved.
-TILER = "tools/dataset_converters/tile_scenes.py"
+TILER = "gersp prepare tiles"
 GO_ON = "and run the same command again, it resumes where it stopped"
 
 
@@ -172,7 +173,7 @@ def refuse_scene(image: Image.Image) -> None:
     if max(image.size) > WHOLE_SIDE:
         raise BadImageError(
             f"a scene of {image.width} x {image.height} px would become a thumbnail. Cut it with "
-            f"{TILER}, or use --shorter-side 0."
+            f"{as_called(TILER)}, or use --shorter-side 0."
         )
 
 
@@ -400,7 +401,7 @@ def run(args: argparse.Namespace) -> None:
     if large := [row for row in packed.values() if row.kind == "raster" and row.reason]:
         print(
             f"{len(large)} of them have more than {WHOLE_SIDE} px a side ({large[0].name}: "
-            f"{large[0].reason}) and would be decoded whole for each sample: cut them by {TILER}, "
-            "or read windows of them by gersp_mm.Scenes"
+            f"{large[0].reason}) and would be decoded whole for each sample: cut them by "
+            f"{as_called(TILER)}, or read windows of them by gersp_mm.Scenes"
         )
     print(f"wrote {args.target / LISTING}")

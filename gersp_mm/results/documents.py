@@ -172,11 +172,11 @@ def check(path: str | os.PathLike, results: str | os.PathLike) -> int:
     for number, (is_line, wanted) in enumerate(zip(given.splitlines(), text.splitlines()), 1):
         if is_line != wanted:
             raise UserError(
-                f"{path}, line {number} is {is_line!r}, and the rows say {wanted!r}. Run python "
-                f"tools/benchmarks/table.py --write {path}."
+                f"{path}, line {number} is {is_line!r}, and the rows say {wanted!r}. Run "
+                f"gersp table --write {path}."
             )
     if given != text:
-        raise UserError(f"{path} lacks lines. Run python tools/benchmarks/table.py --write {path}.")
+        raise UserError(f"{path} lacks lines. Run gersp table --write {path}.")
     return count
 
 

@@ -29,7 +29,7 @@ def config(root: Path, ann_file: str, **changes: Any) -> Config:
     dataset = dict(data_root=str(root), ann_file=ann_file, metainfo=dict(classes=CLASSES))
     return Config(
         dict(
-            data_preparation="python tools/dataset_converters/dior.py data/dior",
+            data_preparation="gersp prepare dior data/dior",
             train_dataloader=dict(dataset={**dataset, **changes}),
         )
     )
@@ -206,7 +206,7 @@ def test_labels_of_a_list_are_those_of_its_folders(tmp_path):
 
 def test_data_that_are_not_there_name_the_converter(tmp_path):
     with pytest.raises(
-        UserError, match=r"train\.json does not exist.*converters/dior\.py"
+        UserError, match=r"train\.json does not exist.*gersp prepare dior data/dior"
     ) as error:
         check_data(config(tmp_path, "train.json"))
     assert "GERSP_DATA" in str(error.value)

@@ -72,7 +72,7 @@ def test_list_has_the_order_and_the_images_of_the_data_set(tmp_path, capsys):
     assert "train (not used)       2    10,000" in printed
     assert "test                   5   990,848           0       5" in printed
     assert "labels are not needed" in printed
-    assert f"pack_images.py {data / 'test'} data/packed/maid --list" in printed
+    assert f"gersp prepare pack {data / 'test'} data/packed/maid --list" in printed
     assert (
         f"remote_sensing.data_root={data / 'test'} "
         "train_dataloader.dataset.remote_sensing.ann_file=images.txt"

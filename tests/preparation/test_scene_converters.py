@@ -95,7 +95,7 @@ def test_complete_data_get_the_split_and_its_name(data, capsys):
     assert f"split eurosat-gersp-1, sha256 {SMALL.sha256}: wrote" in table[5]
     assert printed[-2:] == [
         f"  export GERSP_DATA={data.parent}",
-        "  python tools/train.py configs/downstream/eurosat/finetune_r50_eurosat.py --cfg-options "
+        "  gersp train configs/downstream/eurosat/finetune_r50_eurosat.py --cfg-options "
         "pretrained=BACKBONE.pth",
     ]
 

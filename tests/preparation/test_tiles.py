@@ -154,4 +154,4 @@ def test_packing_names_the_tiler_for_scenes(tmp_path, capsys, monkeypatch):
     pack.run(parse(pack, [str(folder), str(tmp_path / "t"), "--workers", "1"]))
     assert "a.tif: 120 x 60 px) and would be decoded whole" in capsys.readouterr().out
     bad = read_reasons(tmp_path / "t" / "bad_images.txt")
-    assert list(bad) == ["photo.tif"] and "tile_scenes.py" in bad["photo.tif"]
+    assert list(bad) == ["photo.tif"] and "gersp prepare tiles" in bad["photo.tif"]

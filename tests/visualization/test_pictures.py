@@ -106,9 +106,7 @@ def test_what_is_no_exported_backbone_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=f"there is no file {path}"):
         load_backbones([str(path)])
     torch.save(dict(state_dict={"conv1.weight": torch.zeros(1)}), path)
-    with pytest.raises(
-        UserError, match=r"no exported backbone.*convert_checkpoint\.py .*file\.pth"
-    ):
+    with pytest.raises(UserError, match=r"no exported backbone.*gersp convert .*file\.pth"):
         load_backbones([str(path)])
     with pytest.raises(UserError, match="name at least one file"):
         load_backbones(["random"])

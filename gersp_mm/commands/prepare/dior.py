@@ -18,10 +18,10 @@ One of the two folders of annotations is enough. The tool names a missing folder
 files. Nothing is written before everything is checked. The command can be repeated at any time.
 
 Examples:
-  python tools/dataset_converters/dior.py data/dior
-  python tools/dataset_converters/dior.py data/dior --no-decode
-  python tools/dataset_converters/dior.py data/dior --annotations-only
-  python tools/dataset_converters/dior.py sample --allow-incomplete
+  gersp prepare dior data/dior
+  gersp prepare dior data/dior --no-decode
+  gersp prepare dior data/dior --annotations-only
+  gersp prepare dior sample --allow-incomplete
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ The command may be interrupted or killed at any moment: a folder of tiles appear
 complete. The same command resumes with the missing folders; --force makes all of them again.
 
 Examples:
-  python tools/dataset_converters/dota.py data/dota --protocol released
-  python tools/dataset_converters/dota.py data/dota --protocol field --workers 8
-  python tools/dataset_converters/dota.py sample --protocol released --allow-incomplete
+  gersp prepare dota data/dota --protocol released
+  gersp prepare dota data/dota --protocol field --workers 8
+  gersp prepare dota sample --protocol released --allow-incomplete
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ put in the order of sha256("eurosat-gersp-1:<class>/<file>") and divided 60/20/2
 without a split, and that of the GeRSP paper is unknown. The command can be repeated at any time.
 
 Examples:
-  python tools/dataset_converters/eurosat.py data/eurosat
-  python tools/dataset_converters/eurosat.py data/eurosat --archive EuroSAT_RGB.zip
+  gersp prepare eurosat data/eurosat
+  gersp prepare eurosat data/eurosat --archive EuroSAT_RGB.zip
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ Other trees of class folders (a subset, Tiny-ImageNet with train/<class>/images/
 own) are checked with --allow-incomplete, which reports instead of refusing.
 
 Examples:
-  python tools/dataset_converters/imagenet.py data/ImageNet
-  python tools/dataset_converters/imagenet.py data/tiny-imagenet-200 --allow-incomplete
+  gersp prepare imagenet data/ImageNet
+  gersp prepare imagenet data/tiny-imagenet-200 --allow-incomplete
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ Written, as hard links where the file system has them and as copies elsewhere:
 The command can be interrupted and repeated at any time. Only a submission needs Test.
 
 Examples:
-  python tools/dataset_converters/loveda.py data/loveda
-  python tools/dataset_converters/loveda.py data/loveda --archives Train.zip Val.zip Test.zip
-  python tools/dataset_converters/loveda.py sample --allow-incomplete
+  gersp prepare loveda data/loveda
+  gersp prepare loveda data/loveda --archives Train.zip Val.zip Test.zip
+  gersp prepare loveda sample --allow-incomplete
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ the decoded images (remove it to start over). Without --decode, the images in un
 are left out as well. --decode is optional, because training replaces unreadable images anyway.
 
 Examples:
-  python tools/dataset_converters/million_aid.py data/million_aid
-  python tools/dataset_converters/million_aid.py data/million_aid --archives /downloads/test*.zip
-  python tools/dataset_converters/million_aid.py my_images --allow-incomplete
+  gersp prepare million_aid data/million_aid
+  gersp prepare million_aid data/million_aid --archives /downloads/test*.zip
+  gersp prepare million_aid my_images --allow-incomplete
 """
 
 from __future__ import annotations

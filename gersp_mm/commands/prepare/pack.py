@@ -18,10 +18,10 @@ The command may be interrupted or killed at any moment: the same command resumes
 Finished images are skipped, and bad images are tried again. Remove DST to start over.
 
 Examples:
-  python tools/dataset_converters/pack_images.py data/million_aid/test data/packed/maid --to lmdb
-  python tools/dataset_converters/pack_images.py data/ImageNet/train data/packed/imagenet --to lmdb
-  python tools/dataset_converters/pack_images.py data/ImageNet data/packed/subset --list subset.txt
-  python tools/dataset_converters/pack_images.py /my/images data/packed/mine --shorter-side 0
+  gersp prepare pack data/million_aid/test data/packed/maid --to lmdb
+  gersp prepare pack data/ImageNet/train data/packed/imagenet --to lmdb
+  gersp prepare pack data/ImageNet data/packed/subset --list subset.txt
+  gersp prepare pack /my/images data/packed/mine --shorter-side 0
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ test. Train and val are together the 20 % that most of the literature trains on.
 GeRSP paper is unknown; this one is our choice. The command can be repeated at any time.
 
 Examples:
-  python tools/dataset_converters/resisc45.py data/resisc45
-  python tools/dataset_converters/resisc45.py data/resisc45 --archive NWPU-RESISC45.zip
+  gersp prepare resisc45 data/resisc45
+  gersp prepare resisc45 data/resisc45 --archive NWPU-RESISC45.zip
 """
 
 from __future__ import annotations

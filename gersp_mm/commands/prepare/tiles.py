@@ -16,9 +16,9 @@ The command may be interrupted or killed at any moment: the same command resumes
 it stopped. Remove DST to start over.
 
 Examples:
-  python tools/dataset_converters/tile_scenes.py data/scenes data/tiles
-  python tools/dataset_converters/tile_scenes.py data/scenes data/tiles --size 256 --overlap 64
-  python tools/dataset_converters/tile_scenes.py data/scenes data/tiles --to png --bands 4 3 2
+  gersp prepare tiles data/scenes data/tiles
+  gersp prepare tiles data/scenes data/tiles --size 256 --overlap 64
+  gersp prepare tiles data/scenes data/tiles --to png --bands 4 3 2
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ the differences of these two from the reference, 32 times enlarged. Rows are ran
 folder. Prints how many values differ from the reference by more than 2 of 255 grey levels.
 
 Examples:
-  python tools/visualization/augmentation_paths.py data/demo/remote_sensing
-  python tools/visualization/augmentation_paths.py /my/images --preset mocov2 --rows 12 --size 96 \
+  gersp show augmentation_paths data/demo/remote_sensing
+  gersp show augmentation_paths /my/images --preset mocov2 --rows 12 --size 96 \
       --out views.png
 """
 

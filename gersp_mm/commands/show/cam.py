@@ -16,10 +16,10 @@ class, or a list with one line `path label` per image, the paths relative to the
 one above it.
 
 Examples:
-  python tools/visualization/cam_grid.py data/eurosat/splits/eurosat-gersp-1/test.txt \
+  gersp show cam data/eurosat/splits/eurosat-gersp-1/test.txt \
       --train data/eurosat/splits/eurosat-gersp-1/train.txt --train-limit 2000 \
       --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
-  python tools/visualization/cam_grid.py a.jpg b.jpg --train my/train --checkpoints a.pth b.pth \
+  gersp show cam a.jpg b.jpg --train my/train --checkpoints a.pth b.pth \
       --method gradcam++ --target predicted --out cam.png
 """
 

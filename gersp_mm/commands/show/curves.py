@@ -1,9 +1,9 @@
 """Draw the losses and monitored values of one or several runs into one picture.
 
 Examples:
-  python tools/visualization/curves.py work_dirs/gersp_r18_demo
-  python tools/visualization/curves.py work_dirs/a work_dirs/b --labels 0.99 0.996 --out ab.png
-  python tools/visualization/curves.py work_dirs/a/20260101_120000/vis_data/scalars.json
+  gersp show curves work_dirs/gersp_r18_demo
+  gersp show curves work_dirs/a work_dirs/b --labels 0.99 0.996 --out ab.png
+  gersp show curves work_dirs/a/20260101_120000/vis_data/scalars.json
 
 A run is a work directory (all its starts, so that a resumed run is one curve) or one scalars.json.
 """

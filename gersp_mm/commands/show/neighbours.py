@@ -10,10 +10,10 @@ random initialisation. Images are a folder with one sub-folder per class, or a l
 `path label` per image, the paths relative to the list's folder or one above it.
 
 Examples:
-  python tools/visualization/neighbours.py data/eurosat/splits/eurosat-gersp-1/test.txt \
+  gersp show neighbours data/eurosat/splits/eurosat-gersp-1/test.txt \
       --train data/eurosat/splits/eurosat-gersp-1/train.txt --train-limit 5000 --size 64 \
       --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
-  python tools/visualization/neighbours.py my/test --train my/train --checkpoints a.pth b.pth \
+  gersp show neighbours my/test --train my/train --checkpoints a.pth b.pth \
       --rows 6 --k 4 --out retrieval.png
 """
 

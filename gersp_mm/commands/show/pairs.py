@@ -6,8 +6,8 @@ Rows are samples; columns are the remote-sensing query, its key, and the natural
 label.
 
 Examples:
-  python tools/visualization/browse_pairs.py configs/pretrain/gersp_r18_demo.py
-  python tools/visualization/browse_pairs.py configs/pretrain/gersp_r50.py --rows 12 \
+  gersp show pairs configs/pretrain/gersp_r18_demo.py
+  gersp show pairs configs/pretrain/gersp_r50.py --rows 12 \
       --out pairs.png --cfg-options train_dataloader.dataset.remote_sensing.data_root=/my/images
 """
 

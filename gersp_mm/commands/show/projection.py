@@ -11,9 +11,9 @@ random initialisation. Images are a folder with one sub-folder per class, or a l
 `path label` per image, the paths relative to the list's folder or one above it.
 
 Examples:
-  python tools/visualization/tsne.py data/eurosat/splits/eurosat-gersp-1/test.txt --size 64 \
+  gersp show projection data/eurosat/splits/eurosat-gersp-1/test.txt --size 64 \
       --checkpoints GeRSP=work_dirs/gersp_r50/gersp_r50_backbone.pth IMP=imp_r50.pth random
-  python tools/visualization/tsne.py my/images --checkpoints a.pth b.pth --limit 500 \
+  gersp show projection my/images --checkpoints a.pth b.pth --limit 500 \
       --method umap --out umap.png
 """
 

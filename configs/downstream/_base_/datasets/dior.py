@@ -4,7 +4,7 @@
 _base_ = ["../classes/dior.py", "./coco_detection.py"]
 
 data_root = "{{$GERSP_DATA:data}}/dior"
-data_preparation = "python tools/dataset_converters/dior.py data/dior"
+data_preparation = "gersp prepare dior data/dior"
 
 train_dataloader = dict(
     batch_sampler=dict(type="AspectRatioBatchSampler"),

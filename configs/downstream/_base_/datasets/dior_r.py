@@ -3,7 +3,7 @@
 _base_ = "../classes/dior.py"
 
 data_root = "{{$GERSP_DATA:data}}/dior"
-data_preparation = "python tools/dataset_converters/dior.py data/dior"
+data_preparation = "gersp prepare dior data/dior"
 
 # mmrotate draws each class in the colour of its number, and defines only 15 colours
 palette = [

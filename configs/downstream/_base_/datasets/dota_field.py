@@ -5,7 +5,7 @@
 _base_ = "../classes/dota.py"
 
 data_root = "{{$GERSP_DATA:data}}/dota/tiles_1024_200"
-data_preparation = "python tools/dataset_converters/dota.py data/dota --protocol field"
+data_preparation = "gersp prepare dota data/dota --protocol field"
 
 train_pipeline = [
     dict(type="mmdet.LoadImageFromFile"),

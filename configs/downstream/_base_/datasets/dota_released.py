@@ -5,7 +5,7 @@
 _base_ = ["../classes/dota.py", "./coco_detection.py"]
 
 data_root = "{{$GERSP_DATA:data}}/dota/tiles_800_160"
-data_preparation = "python tools/dataset_converters/dota.py data/dota --protocol released"
+data_preparation = "gersp prepare dota data/dota --protocol released"
 
 train_dataloader = dict(
     batch_sampler=dict(type="AspectRatioBatchSampler"),

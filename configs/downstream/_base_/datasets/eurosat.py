@@ -4,7 +4,7 @@
 _base_ = ["../classes/eurosat.py", "./scene.py"]
 
 data_root = "{{$GERSP_DATA:data}}/eurosat"
-data_preparation = "python tools/dataset_converters/eurosat.py data/eurosat"
+data_preparation = "gersp prepare eurosat data/eurosat"
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -1,7 +1,7 @@
 # LoveDA, trained on train, evaluated on val. The paper's crop, batch and split were NOT FOUND: the
 # values are mmseg's own for LoveDA. Label 0 is no-data and not evaluated.
 data_root = "{{$GERSP_DATA:data}}/loveda"
-data_preparation = "python tools/dataset_converters/loveda.py data/loveda"
+data_preparation = "gersp prepare loveda data/loveda"
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -3,7 +3,7 @@
 _base_ = ["../classes/resisc45.py", "./scene.py"]
 
 data_root = "{{$GERSP_DATA:data}}/resisc45"
-data_preparation = "python tools/dataset_converters/resisc45.py data/resisc45"
+data_preparation = "gersp prepare resisc45 data/resisc45"
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
