@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import re
 import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from mmengine.utils.dl_utils import collect_env
 
 from gersp_mm.engine.signals import SIGNALS
 from tests.support.downstream import write_all
@@ -60,9 +63,23 @@ def impatience() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def environment_seen_once() -> Iterator[None]:
+    """MMEngine asks compilers for their versions at the start of each run."""
+    with mock.patch("mmengine.runner.runner.collect_env", functools.cache(collect_env)):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def uncollected_garbage() -> Iterator[None]:
+    """MMEngine runs the collector for each data set, through all that the tests have imported."""
+    with mock.patch("mmengine.dataset.base_dataset.gc", SimpleNamespace(collect=lambda: 0)):
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def frozen_garbage() -> None:
-    """Let the collector pass over what was imported: MMEngine calls it for each data set."""
+    """Let the collector pass over what was imported."""
     gc.collect()
     gc.freeze()
 

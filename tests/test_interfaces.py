@@ -24,7 +24,7 @@ from gersp_mm.evaluation.submission import Submission
 from gersp_mm.utils.errors import UserError
 from tests.support.downstream import TREES, downstream_twin, trained_cases
 from tests.support.runs import build, load
-from tests.support.smoke import forget_runs, smoke_twin
+from tests.support.smoke import forget_runs, narrow, smoke_twin
 
 QUICK = [TREES, "eurosat/finetune_r18_eurosat.py", "loveda/psanet_r50-d8_80k_loveda.py",
          "dior/rotated-retinanet_le90_r50_fpn_1x_dior-r.py"]  # fmt: skip
@@ -219,6 +219,7 @@ def test_mmrotate_has_none(tested):
 @pytest.mark.parametrize("name", ["gersp_r18_demo.py", "baselines/simsiam_r18_demo.py"])
 def test_features_by_a_config_of_pre_training(name, pair_data, tmp_path):
     cfg = smoke_twin(name, pair_data, tmp_path, 1)
+    narrow(cfg.model)
     cfg.train_cfg.max_epochs = 1
     cfg.log_level = "WARNING"
     runner = build(cfg)

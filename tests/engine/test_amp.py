@@ -14,9 +14,9 @@ from tests.support.downstream import TREES, downstream_twin, trained_cases
 from tests.support.runs import build
 from tests.test_downstream_configs import quick_rotated_evaluation  # noqa: F401
 
-# One of each host and kind always; DOTA's and RESISC45's are the same models with other data.
+# One of each host and kind always.
 QUICK = [TREES, "dior/dyhead_r50_fpn_24e_dior.py", "eurosat/finetune_r18_eurosat.py",
-         "dota/oriented-rcnn_le90_r50_fpn_1x_dota-field.py"]  # fmt: skip
+         "dior/oriented-rcnn_le90_r50_fpn_1x_dior-r.py"]  # fmt: skip
 CASES = trained_cases(QUICK)
 
 

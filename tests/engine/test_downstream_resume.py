@@ -14,20 +14,22 @@ from tests.engine.test_loops import SignalAt
 from tests.support.downstream import downstream_twin
 from tests.support.runs import assert_same, assert_same_training_state, build, load, resumed
 
+# Config, host, and the iterations after which a signal comes. In classification the third ends an
+# epoch, in detection the fourth.
 TASKS = {
-    "classification": ("eurosat/finetune_r50_eurosat.py", "mmpretrain"),
-    "detection": ("dior/faster-rcnn_r50_fpn_24e_dior.py", "mmdet"),
-    "rotated detection": ("dior/oriented-rcnn_le90_r50_fpn_1x_dior-r.py", "mmrotate"),
-    "segmentation": ("loveda/deeplabv3plus_r50-d8_80k_loveda.py", "mmseg"),
+    "classification": ("eurosat/finetune_r50_eurosat.py", "mmpretrain", (1, 3, 4)),
+    "detection": ("dior/faster-rcnn_r50_fpn_24e_dior.py", "mmdet", (3, 4)),
+    "rotated detection": ("dior/oriented-rcnn_le90_r50_fpn_1x_dior-r.py", "mmrotate", (3,)),
+    "segmentation": ("loveda/deeplabv3plus_r50-d8_80k_loveda.py", "mmseg", (1, 4)),
 }
-SIGNALS = {1: signal.SIGINT, 3: signal.SIGTERM, 4: signal.SIGHUP}  # after which iteration
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ITERATIONS = 6
 WARM_UP = dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=5)
 
 
 def config(task, data, work_dir):
     """Six iterations: three epochs of two in detection, two of three in classification."""
-    name, host = TASKS[task]
+    name, host, _ = TASKS[task]
     pytest.importorskip(host)
     cfg = downstream_twin(name, data, work_dir, iterations=3)
     cfg.model.backbone.init_cfg = None
@@ -74,10 +76,10 @@ def task(request, downstream_data, tmp_path_factory):
     return request.param, work_dir
 
 
-def test_three_signals_and_their_resumptions_change_nothing(task, downstream_data, tmp_path):
+def test_signals_and_their_resumptions_change_nothing(task, downstream_data, tmp_path):
     kind, whole = task
     cfg = config(kind, downstream_data, tmp_path)
-    for iteration, number in SIGNALS.items():
+    for iteration, number in zip(TASKS[kind][2], SIGNALS):
         with pytest.raises(SystemExit) as caught:
             train(cfg, SignalAt(number, iteration=iteration))
         assert caught.value.code == 128 + number

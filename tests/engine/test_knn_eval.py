@@ -20,11 +20,17 @@ from gersp_mm.evaluation import EvalImages, extract_features, knn_accuracy
 from gersp_mm.images import duplicates
 from gersp_mm.utils.errors import UserError
 from tests.support.runs import assert_same_training_state, build, demo_config, load, train
-from tests.support.smoke import CONFIGS, SIZE, smoke_twin, write_classes
+from tests.support.smoke import CONFIGS, SIZE, narrow, smoke_twin, write_classes
+
+
+def narrow_twin(pair_data, work_dir):
+    cfg = smoke_twin("gersp_r18_demo.py", pair_data, work_dir)
+    narrow(cfg.model)
+    return cfg
 
 
 def twin_with_knn(pair_data, work_dir, **changes):
-    cfg = smoke_twin("gersp_r18_demo.py", pair_data, work_dir)
+    cfg = narrow_twin(pair_data, work_dir)
     folder = str(pair_data / "natural")
     hook = dict(type="gersp_mm.KNNEvalHook", train=folder, test=folder, size=SIZE, k=3)
     cfg.default_hooks.knn_eval = {**hook, **changes}
@@ -46,7 +52,7 @@ def test_logs_the_accuracy_of_the_student_and_leaves_training_as_it_was(pair_dat
     assert f'"knn_top1": {expected}' in scalars(tmp_path / "with")
     assert model.training
 
-    plain = Runner.from_cfg(smoke_twin("gersp_r18_demo.py", pair_data, tmp_path / "without"))
+    plain = Runner.from_cfg(narrow_twin(pair_data, tmp_path / "without"))
     plain.train()
     for name, value in plain.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
