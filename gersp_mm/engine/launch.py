@@ -30,7 +30,7 @@ from gersp_mm.engine.preflight.classes import fill_class_count
 from gersp_mm.engine.preflight.findings import refuse_errors, run_checks, warn
 from gersp_mm.engine.resume import ReplaceHook
 from gersp_mm.engine.trackers import use_own_trackers
-from gersp_mm.engine.watch import QuietRunner
+from gersp_mm.engine.watch import KeepingRunner, QuietRunner
 from gersp_mm.resources import find_config
 from gersp_mm.utils.errors import UserError
 from gersp_mm.utils.memory import keep_freed_memory
@@ -127,7 +127,7 @@ def start(launcher: str = "none") -> None:
         join_cpu_processes(launcher)
 
 
-def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
+def build_runner(cfg: Config, runner: type[Runner] = KeepingRunner) -> Runner:
     """Build the run of a config, and replace ``num_classes='auto'`` by the number in the data.
 
     Args:
@@ -143,18 +143,25 @@ def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
         return runner.from_cfg(cfg)
 
 
-def train(cfg: Config, replaced: Sequence[Path] = (), summary: bool = False) -> None:
+def train(
+    cfg: Config,
+    replaced: Sequence[Path] = (),
+    summary: bool = False,
+    to_continue: str = "with --resume",
+) -> None:
     """Build the run of a config, and train.
 
     Args:
         cfg: The config.
         replaced: Files of an older run. They are removed before the first step.
         summary: Whether the console shows a summary and a bar instead of the whole log.
+        to_continue: How to run the same command so that it continues a stopped run.
 
     Raises:
         UserError: A part cannot be built; the message names its key.
     """
-    runner = build_runner(cfg, QuietRunner if summary else Runner)
+    runner = build_runner(cfg, QuietRunner if summary else KeepingRunner)
+    runner.to_continue = to_continue  # Read by the loop where it stops.
     if summary:
         runner.register_hook(WatchHook())
     if replaced:
