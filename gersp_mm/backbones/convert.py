@@ -181,8 +181,8 @@ def write_backbone(conversion: Conversion, path: str | os.PathLike, to: str = "m
         arch = str(conversion.meta["arch"])
         if arch.startswith("ResNet"):
             raise UserError(
-                f"--to {to} is for standard ResNets, and this {arch} has other channels or layers, "
-                f"which {to} does not have. Keep the format of this package: --to mmlab"
+                f"--to {to} is for standard ResNets, and this {arch} has other channels or layers "
+                "than those. Keep the format of this package: --to mmlab"
             )
         raise UserError(
             f"--to {to} is for standard ResNets, this is a {arch}. A hub folder can hold vision "

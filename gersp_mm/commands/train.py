@@ -1,4 +1,4 @@
-"""Train any config of this package: pre-training and downstream.
+r"""Train any config of this package: pre-training and downstream.
 
 Examples:
   gersp train configs/pretrain/gersp_r18_demo.py
