@@ -17,6 +17,7 @@ from typing import Any
 
 from .ops.install import install as _install_operators
 from .utils.multimodal import leave_out_multimodal_models as _leave_out_multimodal_models
+from .utils.stray_lines import keep_stray_lines_away as _keep_stray_lines_away
 from .version import CORE, DISTRIBUTIONS, STACKS, __version__, family, judge
 
 # Public names that are not registered types, with the module of each.
@@ -84,3 +85,4 @@ def __dir__() -> list[str]:
 _check_neighbours()
 _install_operators()
 _leave_out_multimodal_models()
+_keep_stray_lines_away()

@@ -57,7 +57,7 @@ def test_everything_of_ours_works_alone_and_changes_nothing_for_others():
         "        print('found', scope, type(hook).__name__,\n"
         "              MODELS.get('gersp_mm.GeRSP').__name__,\n"
         "              DATASETS.get('gersp_mm.PairedDataset').__name__)\n"
-        "import gersp_mm, gersp_mm.engine.launch\n"
+        "import gersp_mm, gersp_mm.engine.launch, mmpretrain.datasets\n"
         "for name in gersp_mm.__all__: getattr(gersp_mm, name)\n"
         "assert dict(CheckpointLoader._schemes) == before\n"
         "from tests.support.models import batch, tiny_gersp, total\n"
@@ -67,6 +67,7 @@ def test_everything_of_ours_works_alone_and_changes_nothing_for_others():
     found = [line.split()[1:] for line in out.splitlines() if line.startswith("found")]
     names = ["TeacherUpdateHook", "GeRSP", "PairedDataset"]
     assert found == [[scope, *names] for scope in ("mmengine", "mmpretrain")]
+    assert "OneDL" not in out
 
 
 @pytest.mark.skipif(

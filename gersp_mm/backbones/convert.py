@@ -178,9 +178,15 @@ def write_backbone(conversion: Conversion, path: str | os.PathLike, to: str = "m
         ExportedBackbone(BackboneMeta.of(conversion.meta), tensors=tensors).save(path)
         return
     if conversion.depth is None:
+        arch = str(conversion.meta["arch"])
+        if arch.startswith("ResNet"):
+            raise UserError(
+                f"--to {to} is for standard ResNets, and this {arch} has other channels or layers "
+                "than those. Keep the format of this package: --to mmlab"
+            )
         raise UserError(
-            f"--to {to} is for standard ResNets, this is a {conversion.meta['arch']}. A hub folder "
-            "can hold vision transformers and Swin transformers: gersp export SRC OUT --to hub"
+            f"--to {to} is for standard ResNets, this is a {arch}. A hub folder can hold vision "
+            "transformers and Swin transformers: gersp export SRC OUT --to hub"
         )
     bare = {name[len(PREFIX) :]: tensor for name, tensor in conversion.backbone.items()}
     save_atomically(bare, path)

@@ -67,6 +67,12 @@ class BackboneMeta:
         return PixelScale.stored(self.stored.get("pixel_scale"))
 
 
+def _train(network: nn.Module, mode: bool = True) -> nn.Module:
+    """Set the mode and return the network, where mmpretrain's own ``train`` returns None."""
+    type(network).train(network, mode)
+    return network
+
+
 class ExportedBackbone:
     """One backbone: exported or converted weights of a file, or random weights.
 
@@ -146,7 +152,7 @@ class ExportedBackbone:
         self._tensors = None
 
     def build(self, device: str | torch.device = "cpu") -> nn.Module:
-        """Build the network, in eval mode.
+        """Build the network, in eval mode; its ``train`` and ``eval`` return it, as torch's do.
 
         Raises:
             UserError: The architecture cannot be built, or the file does not hold exactly its
@@ -168,8 +174,8 @@ class ExportedBackbone:
                 network.load_state_dict(dict(self.tensors), strict=False)
             except RuntimeError as error:  # Some networks check states in their own hooks.
                 raise UserError(f"{path} cannot be loaded: {error}") from error
-        network.eval()  # returns None in mmpretrain
-        return network.to(device)
+        network.train = functools.partial(_train, network)
+        return network.eval().to(device)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write ``{'state_dict': {'backbone.…': tensor}, 'meta': {plain Python}}``."""

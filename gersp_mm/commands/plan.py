@@ -47,12 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, and print the plan."""
-    from gersp_mm.commands import train
-
     for name in ("gpus", "steps"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    train.import_hosts()
     import torch
     from mmengine.logging import MMLogger
 

@@ -79,8 +79,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Choose the settings, write the config and train by it."""
     from gersp_mm.commands import train
-
-    train.import_hosts()
     from gersp_mm.engine.runs import RunFolder
     from gersp_mm.planning.defaults import decide
     from gersp_mm.planning.images import look_at
@@ -125,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
     if known is not None:
         words += ["--overwrite"] if args.overwrite else ["--resume", "auto"]
     sys.argv[0] = "gersp train"
-    train.run(train.parse_args(words))
+    train.run(train.parse_args(words), "without --overwrite" if args.overwrite else "again")
     exported = args.out / f"{config.stem}_backbone.pth"
     print(f"backbone: {exported}\n  gersp export {args.out} --to hub hub/{args.out.name}")
 

@@ -1,4 +1,4 @@
-"""Upload a hub folder, as `export --to hub` writes it, to the Hugging Face hub.
+"""Upload a hub folder, as `gersp export --to hub` writes it, to the Hugging Face hub.
 
 The hub's own login is used (`hf auth login`, or the variable HF_TOKEN). A new repository is private
 until --public is given.

@@ -1,4 +1,4 @@
-"""Make tables of result rows: Markdown, CSV and one HTML page that needs no other file.
+r"""Make tables of result rows: Markdown, CSV and one HTML page that needs no other file.
 
 The pre-trainings stand side by side, each with mean ± standard deviation over the seeds, the
 difference to random weights (--baseline) and to supervised pre-training (--reference), and whether

@@ -1,4 +1,4 @@
-"""Train any config of this package: pre-training and downstream.
+r"""Train any config of this package: pre-training and downstream.
 
 Examples:
   gersp train configs/pretrain/gersp_r18_demo.py
@@ -15,9 +15,6 @@ Configs that only evaluate frozen features (knn, fewshot) are evaluated.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-from importlib import import_module
 
 from gersp_mm.commands.options import add_common_arguments, run_tool
 from gersp_mm.utils.arguments import new_parser
@@ -74,16 +71,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def import_hosts() -> None:
-    """Import MMEngine and mmpretrain without the lines that they print on the way."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        import_module("mmpretrain.models")
-        import_module("mmpretrain.datasets")
+def to_continue(args: argparse.Namespace, resumes: bool = False) -> str:
+    """Return how to run the same command so that it continues this run after a stop.
+
+    Args:
+        args: The arguments of this command.
+        resumes: Whether the config itself asks for the newest checkpoint.
+    """
+    if args.overwrite:
+        return "with --resume in place of --overwrite"
+    if args.resume in (True, "auto") or (resumes and not args.resume):
+        return "again"
+    return "with --resume" + (" alone, without the checkpoint," if args.resume else "")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train the config, or resume its run."""
-    import_hosts()
+def run(args: argparse.Namespace, how: str | None = None) -> None:
+    """Train the config, or resume its run.
+
+    Args:
+        args: The arguments of this command.
+        how: How a command that calls this one continues after a stop, see :func:`to_continue`.
+    """
     from gersp_mm.datasets.annotations import check_data
     from gersp_mm.engine import launch
     from gersp_mm.engine.config import load_as_trained, require_weights
@@ -110,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
         launch.log_to(cfg, name)
     if not (args.resume or cfg.get("resume")):
         require_weights(cfg)  # Fail before the work directory is created.
+    how = how or to_continue(args, bool(cfg.get("resume") and not cfg.get("load_from")))
     check_data(cfg, ["train", "val"])
     launch.join_processes(cfg)
     with sole_run(cfg.work_dir):
@@ -117,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
         if cfg.get("load_from"):
             load_as_trained(cfg, cfg.load_from)
         require_weights(cfg)
-        launch.train(cfg, replaced, summary=args.log == "summary")
+        launch.train(cfg, replaced, args.log == "summary", how)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from gersp_mm.engine.checkpoint_loading import read_all_weights_safely
 from gersp_mm.engine.config import read_config
-from gersp_mm.engine.hooks.watch import QuietRunner, WatchHook
+from gersp_mm.engine.hooks.watch import KeepingRunner, QuietRunner, WatchHook
 from gersp_mm.engine.logs import ContinueLogsHook
 from gersp_mm.engine.loop import make_resumable
 from gersp_mm.engine.precision import Choice, choose_precision
@@ -126,7 +126,7 @@ def start(launcher: str = "none") -> None:
         join_cpu_processes(launcher)
 
 
-def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
+def build_runner(cfg: Config, runner: type[Runner] = KeepingRunner) -> Runner:
     """Build the run of a config, and replace ``num_classes='auto'`` by the number in the data.
 
     Args:
@@ -142,18 +142,25 @@ def build_runner(cfg: Config, runner: type[Runner] = Runner) -> Runner:
         return runner.from_cfg(cfg)
 
 
-def train(cfg: Config, replaced: Sequence[Path] = (), summary: bool = False) -> None:
+def train(
+    cfg: Config,
+    replaced: Sequence[Path] = (),
+    summary: bool = False,
+    to_continue: str = "with --resume",
+) -> None:
     """Build the run of a config, and train.
 
     Args:
         cfg: The config.
         replaced: Files of an older run. They are removed before the first step.
         summary: Whether the console shows a summary and a bar instead of the whole log.
+        to_continue: How to run the same command so that it continues a stopped run.
 
     Raises:
         UserError: A part cannot be built; the message names its key.
     """
-    runner = build_runner(cfg, QuietRunner if summary else Runner)
+    runner = build_runner(cfg, QuietRunner if summary else KeepingRunner)
+    runner.to_continue = to_continue  # Read by the loop where it stops.
     if summary:
         runner.register_hook(WatchHook())
     if replaced:

@@ -166,8 +166,9 @@ class _Resumable(BaseLoop):
             by_epoch=False,
             backend_args=backend,
         )
+        how = getattr(runner, "to_continue", "with --resume")
         runner.logger.warning(
-            f"saved {os.path.join(folder, name)}; run the same command with --resume to continue"
+            f"saved {os.path.join(folder, name)}; run the same command {how} to continue"
         )
 
     def _keep_sampler_seed(self) -> None:

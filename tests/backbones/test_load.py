@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +19,7 @@ import gersp_mm
 from gersp_mm.backbones import export_backbone, hub
 from gersp_mm.backbones.architectures import Architecture
 from gersp_mm.backbones.build import build_network
+from gersp_mm.backbones.convert import take_backbone, write_backbone
 from gersp_mm.backbones.hub import write_hub_folder
 from gersp_mm.backbones.load import load_backbone, read_backbone
 from gersp_mm.constants import PREFIX
@@ -310,3 +313,24 @@ def test_the_commands_say_what_they_wrote(exports, tmp_path, capsys, monkeypatch
     with pytest.raises(SystemExit):
         cli(["export", vit, str(tmp_path / "x.pth"), "--to", "timm"])
     assert "gersp export SRC OUT --to hub" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_modes_return_the_module_as_torch_does(exports, name):
+    module = load_backbone(exports[name][0])
+    copies = [copy.deepcopy(module), pickle.loads(pickle.dumps(module))]
+    for network in (module, *copies):
+        assert network.train() is network and network.training
+        assert network.eval() is network and not any(m.training for m in network.modules())
+        assert network.requires_grad_(False) is network and network.to("cpu") is network
+    copies[0].train()
+    assert not module.training
+
+
+@pytest.mark.parametrize("to", ["torchvision", "timm"])
+def test_a_narrow_resnet_is_kept_in_the_format_of_this_package(tmp_path, to):
+    config = dict(type="ResNet", depth=18, base_channels=8, stem_channels=8)
+    write(tmp_path / "narrow_backbone.pth", config)
+    conversion = take_backbone(tmp_path / "narrow_backbone.pth")
+    with pytest.raises(UserError, match=rf"--to {to} .* this ResNet-18 has other channels .*mmlab"):
+        write_backbone(conversion, tmp_path / "out.pth", to)

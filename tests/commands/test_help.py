@@ -34,6 +34,7 @@ for command in sys.argv[1:]:
     is_help = text.getvalue().startswith(f"usage: gersp {command} [")
     shown[command] = [is_help, *sorted(HEAVY & sys.modules.keys())]
     assert "python tools/" not in text.getvalue(), command
+    assert max(map(len, text.getvalue().splitlines())) <= 100, command  # no example is torn
 print(shown)
 """
 SHOW_HELP_OF_SCRIPTS = """

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 
 from gersp_mm.backbones.load import load_backbone
-from gersp_mm.commands import pretrain
+from gersp_mm.commands import pretrain, train
 from gersp_mm.engine import precision
+from gersp_mm.engine.signals import StopRequest
 from gersp_mm.registry import DATASETS
 from tests.support.smoke import forget_runs, write_classes, write_images
 
@@ -76,6 +78,33 @@ def test_without_natural_images_the_choices_are_offered(folders, capsys):
     said = capsys.readouterr().err
     assert "--natural DIR with one sub-folder of images per class" in said
     assert "or --natural none" in said and not (folders / "work_dirs").exists()
+
+
+def test_a_stopped_run_says_how_to_continue_by_the_command_that_started_it(
+    folders, capsys, monkeypatch
+):
+    monkeypatch.setattr(StopRequest, "due", lambda self: True)  # asked for in the first step
+    images = ["--images", "tiles", "--natural", "photographs", "--out", "out"]
+    words = [*images, "--amp", "fp32", *ARGS, "--epochs", "9", *SMALL]
+    config = ["out/resnet18.py", "--work-dir", "out"]
+    written = None
+    for start, arguments, how in [
+        (pretrain, words, "again"),
+        (pretrain, words, "again"),
+        (pretrain, [*words, "--overwrite"], "without --overwrite"),
+        (train, [*config, "--resume"], "again"),
+        (train, [*config, "--resume", "out/iter_*.pth"],
+         "with --resume alone, without the checkpoint,"),
+        (train, [*config, "--overwrite"], "with --resume in place of --overwrite"),
+        (train, [*config[:2], "other"], "with --resume"),
+        (train, [*config, "--cfg-options", "resume=True"], "again"),
+    ]:  # fmt: skip
+        with pytest.raises(SystemExit):
+            start.main([str(next(folders.glob(a))) if "*" in a else a for a in arguments])
+        assert f"; run the same command {how} to continue" in capsys.readouterr().out
+        written = written or Path(config[0]).read_text()
+        assert Path(config[0]).read_text() == written and "resume=True" not in written
+        forget_runs()
 
 
 def test_contrastive_alone_has_no_second_branch(folders, capsys):

@@ -1,4 +1,4 @@
-"""Draw training pairs exactly as the model sees them.
+r"""Draw training pairs exactly as the model sees them.
 
 Batches come from the config's own train_dataloader (dataset, augmentation, sampler, collate
 function) and go through the model's data preprocessor; then the normalisation alone is undone.
@@ -23,7 +23,7 @@ from gersp_mm.utils.arguments import new_parser
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the arguments of this command."""
     parser = new_parser(__doc__)
-    parser.add_argument("config", help="pre-training config")
+    parser.add_argument("config", help="draw the pairs of this pre-training config")
     parser.add_argument("--rows", type=int, default=8, help="draw N pairs [%(default)s]")
     parser.add_argument("--out", type=Path, help="write this PNG file [<work dir>/pairs.png]")
     add_common_arguments(parser)

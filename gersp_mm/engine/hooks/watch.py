@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -178,7 +179,21 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "will be deprecated" not in record.getMessage()
 
 
-class QuietRunner(Runner):
+class KeepingRunner(Runner):
+    """A runner that does not replace a config of the user that lies in the work directory.
+
+    MMEngine would write what was run over it, with ``load_from`` and ``resume`` of this start; that
+    is in ``vis_data/config.py`` too.
+    """
+
+    def dump_config(self) -> None:
+        """Write the config to the work directory, unless its own file lies there."""
+        folder = Path(self.cfg.filename or "").resolve().parent
+        if self.cfg.filename is None or folder != Path(self.work_dir).resolve():
+            super().dump_config()
+
+
+class QuietRunner(KeepingRunner):
     """A runner whose log goes only to its file, except for warnings and errors."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
