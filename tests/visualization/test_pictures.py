@@ -432,7 +432,7 @@ def test_zero_has_no_sign(data: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(tsne, "scores", lambda *_: (50.0, -0.001))
     monkeypatch.setattr(tsne, "draw", lambda panels, *_: None)
     args = [str(data / "images"), "--checkpoints", str(data / "a.pth"), "--size", "64"]
-    tsne.run(tsne.parse_args([*args, "--out", str(tmp_path / "x.png")]))
+    tsne.run(parse(tsne, [*args, "--out", tmp_path / "x.png"]))
     assert "silhouette 0.00," in capsys.readouterr().out
 
 
