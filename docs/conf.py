@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import io
 import re
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -32,6 +34,9 @@ PAGES = {
 }
 sys.path.insert(0, str(ROOT))
 sys.path.insert(1, str(ROOT / "tools"))  # scripts import from their own folder
+
+from gersp_mm.commands import main  # noqa: E402
+from gersp_mm.utils.called import SCRIPTS  # noqa: E402
 
 project = "gersp_mm"
 author = "The gersp_mm contributors"
@@ -111,24 +116,39 @@ def resolve_public_name(app, env, node, contnode):
     return None
 
 
-def help_text(script: Path) -> str:
-    """Return what ``script --help`` prints."""
+def help_text(words: list[str], call: Callable[[], object]) -> str:
+    """Return what a command prints for ``--help``, called by the words given."""
     output, argv = io.StringIO(), sys.argv
-    sys.argv = [str(script.relative_to(ROOT)), "--help"]
+    sys.argv = [*words, "--help"]
     try:
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-            runpy.run_path(str(script), run_name="__main__")
+            call()
     finally:
         sys.argv = argv
-    return output.getvalue()
+    return output.getvalue().rstrip()
 
 
 def commands_page() -> str:
-    """Return the page of the commands: the help of every script in ``tools/``."""
+    """Return the page of the commands: the help of ``gersp`` and of the other scripts."""
     lines = ["# Commands", "", "Each command prints this text with `--help`.", ""]
+    names = list(main.COMMANDS)
+    for group in main.GROUPS:
+        listed = importlib.import_module(f"gersp_mm.commands.{group}").COMMANDS
+        names += [f"{group} {name}" for name in listed]
+    for name in names:
+        run = functools.partial(main.cli, [*name.split(), "--help"])
+        text = help_text(["gersp", name], run)
+        lines += [f"## gersp {name}", ""]
+        if name in SCRIPTS:
+            lines += [f"A checkout has it as `tools/{SCRIPTS[name]}` too.", ""]
+        lines += ["```text", text, "```", ""]
     for script in sorted((ROOT / "tools").rglob("*.py")):
         name = script.relative_to(ROOT).as_posix()
-        lines += [f"## {name}", "", "```text", help_text(script).rstrip(), "```", ""]
+        if name.removeprefix("tools/") in SCRIPTS.values() or script.with_suffix(".sh").is_file():
+            continue
+        run = functools.partial(runpy.run_path, str(script), run_name="__main__")
+        text = help_text([name], run)
+        lines += [f"## {name}", "", "```text", text, "```", ""]
     return "\n".join(lines)
 
 

@@ -54,9 +54,11 @@ def outcome(cfg: Config) -> dict[str, torch.Tensor]:
         seed()
         model = MODELS.build(cfg.model)
         model.init_weights()
-        for scores in model.modules():  # a bias of -4.6 would leave few boxes to compare
-            if isinstance(scores, torch.nn.Conv2d) and scores.bias is not None:
-                scores.bias.data.clamp_(min=-0.5)
+        for layer in model.modules():  # of the heads; those of the backbone have no bias
+            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and layer.bias is not None:
+                # As they start, all boxes have one score to seven digits, and rounding sorts them.
+                torch.nn.init.kaiming_normal_(layer.weight)
+                layer.bias.data.clamp_(min=-0.5)  # -4.6 would leave few boxes to compare
         seed()
         model.train()
         data = model.data_preprocessor(batch(cfg.train_dataloader, cfg.default_scope), True)

@@ -138,10 +138,11 @@ class CheckpointCheckHook(Hook):
         broken = [name for name in not_finite(tensors) if name not in self._infinite]
         if broken:
             meta = checkpoint["meta"]
+            how = getattr(runner, "to_continue", "with --resume")
             raise UserError(
                 f"after epoch {meta['epoch']}, iteration {meta['iter']}, {listed(broken)} hold NaN "
                 "or infinity, so neither a checkpoint nor an export was written. The files written "
-                "before are kept: continue with --resume, with a lower "
+                f"before are kept: run the same command {how} to continue, with a lower "
                 "optim_wrapper.optimizer.lr or with optim_wrapper.clip_grad"
             )
 
