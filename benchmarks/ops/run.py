@@ -42,7 +42,7 @@ from timing import (  # noqa: E402
 
 from gersp_mm.ops.install import is_compiled  # noqa: E402
 from gersp_mm.ops.swap import our_operators  # noqa: E402
-from gersp_mm.utils.errors import UserError  # noqa: E402
+from gersp_mm.utils.errors import listed  # noqa: E402
 
 STEPS = {
     "Faster R-CNN": "dior/faster-rcnn_r50_fpn_24e_dior.py",
@@ -212,17 +212,19 @@ def main() -> None:
     add_arguments(parser, rounds=10)
     args = parser.parse_args()
     if not is_compiled():
-        raise UserError("This mmcv has no compiled operators (mmcv._ext) to compare with.")
+        parser.error("This mmcv has no compiled operators (mmcv._ext) to compare with.")
     quiet()
     if args.threads:
         torch.set_num_threads(args.threads)
     makers = {name: (lambda n=name: step(n)) for name in STEPS}
     if not args.steps:
         makers = {name: (lambda c=case: c) for name, case in operators().items()}
+    if nothing := [p for p in args.only if not any(p.lower() in n.lower() for n in makers)]:
+        parser.error(f"--only {listed(nothing)}: choose from {'; '.join(makers)}")
     rows = [
         compare(name, make(), args)
         for name, make in makers.items()
-        if any(part in name for part in args.only)
+        if any(part.lower() in name.lower() for part in args.only)
     ]
     header = ["", "compiled, ms (least)", "ours, ms (least)", "ours / compiled, of each round"]
     print_table("Operators" if not args.steps else "Training steps", header, rows)
