@@ -97,6 +97,7 @@ def load_config(arch: int, queue: int, amp: str | None = None) -> Config:
     cfg = Config.fromfile(ROOT / "configs" / "pretrain" / "gersp_r50.py")
     channels = 512 if arch < 50 else 2048
     cfg.model.queue_len = queue
+    cfg.model.key_bn = "none"  # As the others do in one process; "split" is a contender of its own.
     cfg.model.backbone.depth = arch
     cfg.model.neck.update(in_channels=channels, hid_channels=channels)
     cfg.model.natural_head.update(in_channels=channels, num_classes=1000)

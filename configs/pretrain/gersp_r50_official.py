@@ -4,6 +4,7 @@ _base_ = "./gersp_r50.py"
 
 model = dict(
     teacher_momentum=0.999,
+    key_bn="shuffle",
     teacher_init="separate",
     teacher_projector="frozen",
     natural_head=dict(init_cfg=None),  # PyTorch's own initialisation of a linear layer

@@ -110,7 +110,7 @@ class GeRSP(BaseSelfSupervisor):
         joint_forward: bool = True,
         natural_statistics: bool = True,
         symmetric: bool = False,
-        key_bn: str = "shuffle",
+        key_bn: str = "auto",
         split_size: int = SPLIT_SIZE,
         teacher_init: str = "copy",
         teacher_projector: str = "ema",

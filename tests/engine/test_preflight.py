@@ -182,6 +182,7 @@ def test_no_loud_line_when_all_is_well(pair_data, tmp_path, scaling):
 
 def test_shuffling_on_one_process_is_said_not_to_work(pair_data, tmp_path):
     cfg = demo_config(pair_data, tmp_path, iterations=1)
+    cfg.model.key_bn = "shuffle"
     assert "key_bn='shuffle' has no effect with one process" in warnings_of(cfg)
     cfg.model.key_bn = "none"
     assert "key_bn" not in warnings_of(cfg)
@@ -189,9 +190,9 @@ def test_shuffling_on_one_process_is_said_not_to_work(pair_data, tmp_path):
 
 def test_what_splits_a_batch_is_said(pair_data, tmp_path):
     cfg = demo_config(pair_data, tmp_path, iterations=1)  # of 4 images
-    cfg.model.key_bn = "split"
+    assert cfg.model.key_bn == "auto"  # is the default
     assert "key_bn='split' needs two groups of at least 8 images" in warnings_of(cfg)
-    cfg.model.update(key_bn="auto", split_size=2)
+    cfg.model.split_size = 2
     runner = build(cfg)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     with mock.patch.object(runner.logger, "info") as info:

@@ -29,6 +29,7 @@ view = dict(
 )
 
 model = dict(
+    key_bn="none",  # One process; the rows key_bn=... of rows.yml have the other choices.
     queue_len=settings["queue"],
     backbone=dict(depth=18),
     neck=dict(in_channels=512, hid_channels=512),
