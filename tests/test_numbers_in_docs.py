@@ -164,7 +164,14 @@ def sentences_of_the_study() -> list[str]:
     to_in, to_both, to_rs = (
         (own("GeRSP"), own(name)) for name in ("MoCo-IN", "MoCo-IN+RS", "MoCo-RS")
     )
+    split, shuffle = "GeRSP, key_bn=split", "GeRSP, key_bn=shuffle"
     return [
+        # BatchNorm of the keys
+        f"split loses {-gap(split, 'GeRSP', RESISC[0]):.1f} points of RESISC12 kNN (p = "
+        f"{p(split, 'GeRSP', RESISC[0]):.3f}), where shuffle loses "
+        f"{-gap(shuffle, 'GeRSP', RESISC[0]):.1f} (p = {p(shuffle, 'GeRSP', RESISC[0]):.2f})",
+        f"both gain {gap(split, 'GeRSP', NEON[0]):.1f} and {gap(shuffle, 'GeRSP', NEON[0]):.1f} "
+        f"(p = {p(split, 'GeRSP', NEON[0]):.2f} and {p(shuffle, 'GeRSP', NEON[0]):.2f})",
         # 2,400 updates
         f"linear probe ({min(linear):+.1f} to {max(linear):+.1f}, all p ≤ {linear_p:.3f}) and "
         f"5-shot ({min(few):+.1f} to {max(few):+.1f}, all p ≤ {few_p:.3f}), and in kNN against "
@@ -548,6 +555,11 @@ def test_the_claims_of_the_study_hold():
              and p(own("GeRSP"), own(name), c) < 0.05]  # fmt: skip
     assert worse == [("MoCo-IN", NEON[0]), ("MoCo-IN", NEON[1]), ("MoCo-IN+RS", NEON[0])]
     assert all(p("GeRSP", name, c) >= 0.05 for name, c in worse)
+    # BatchNorm of the keys
+    choices = [f"GeRSP, key_bn={name}" for name in ("split", "shuffle")]
+    knn = (EUROSAT[0], RESISC[0], NEON[0])
+    assert all(p(*choices, c) >= 0.05 for c in knn)
+    assert sum(p(name, "GeRSP", c) < 0.05 for name in choices for c in knn) == 1
     # the weight α
     alphas = ("GeRSP without natural images (α = 0)", "GeRSP with α = 0.1", HALF, "GeRSP",
               "GeRSP with α = 2")  # fmt: skip

@@ -14,6 +14,7 @@ from mmengine.dist import get_world_size
 from pydantic import BaseModel
 
 from gersp_mm.resources import resource_root
+from gersp_mm.utils.errors import counted
 
 LIBRARIES = (
     "gersp_mm", "torch", "torchvision", "mmengine", "mmcv", "mmpretrain", "mmdet", "mmrotate",
@@ -79,7 +80,7 @@ def hardware() -> str:
     """Name the GPUs that this run uses, or the processor: ``2 cores of AMD EPYC``."""
     if torch.cuda.is_available():
         return f"{get_world_size()} x {torch.cuda.get_device_name()}"
-    return f"{cores()} cores of {processor()}"
+    return f"{counted(cores(), 'core')} of {processor()}"
 
 
 def cores() -> int:
