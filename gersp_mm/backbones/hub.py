@@ -194,7 +194,7 @@ def push(folder: str | os.PathLike, name: str, private: bool = True) -> str:
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload the backbone")
     except Exception as error:  # of the network, of the hub, of rights
         text = first_line(error, named=False)
-        raise UserError(f"{folder} was not uploaded to {name}: {text}") from error
+        raise UserError(f"{folder} was not uploaded to {name} at {api.endpoint}: {text}") from error
     return str(url)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from gersp_mm.commands.options import run_tool
 from gersp_mm.constants import TARGETS
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.license:
         print("  The model card says that the licence of the weights is not stated: see --license.")
     print(f"  load it:   gersp_mm.load_backbone({str(folder)!r})")
-    print(f"  upload it: gersp push {folder} organisation/name")
+    print(f"  upload it: gersp push {quote(str(folder))} organisation/name")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -231,9 +231,9 @@ def _command(
     if args.checkpointing:
         options.append(f"{CHECKPOINTING}=True")
     words = [*(args.cfg_options or ()), *options]
-    start = f"gersp train {args.config}"
+    start = f"gersp train {shlex.quote(args.config)}"
     if args.gpus > 1:
-        start = f"bash tools/dist_train.sh {args.config} {args.gpus}"
+        start = f"bash tools/dist_train.sh {shlex.quote(args.config)} {args.gpus}"
     return f"{start} --cfg-options {shlex.join(words)}"
 
 

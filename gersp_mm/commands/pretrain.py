@@ -19,8 +19,11 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from gersp_mm.commands.options import CfgOptions, run_tool
@@ -29,6 +32,7 @@ from gersp_mm.utils.arguments import new_parser
 from gersp_mm.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from gersp_mm.engine.runs import RunFolder
     from gersp_mm.planning.defaults import Decision
     from gersp_mm.planning.images import Look
 
@@ -37,6 +41,7 @@ SETTINGS = "pretrain_settings.json"
 UNSTORED = ("out", "overwrite", "dry_run")  # These arguments are not settings of the run.
 LIST = "images.txt"
 LARGE = 2048  # Pixels. Larger photographs get a hint, as each sample decodes them whole.
+NO_RASTER = "--bands and --scale have no effect: none of the sampled images is a raster"
 SLOW = (
     "images of {} pixels are decoded whole for each pair; `gersp prepare pack` shrinks, and "
     "`gersp prepare tiles` cuts them once"
@@ -78,9 +83,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Choose the settings, write the config and train by it."""
-    from gersp_mm.commands import train
+    from gersp_mm.engine.preflight.classes import count_classes
     from gersp_mm.engine.runs import RunFolder
-    from gersp_mm.planning.defaults import decide
     from gersp_mm.planning.images import look_at
 
     if args.natural is None:
@@ -89,43 +93,106 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--natural {args.natural}: there is no such folder (or write none).")
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {args.epochs}")
+    if args.natural != WITHOUT:
+        count_classes(dict(type="gersp_mm.LabelledImages", data_root=args.natural))
     found = look_at(args.images, _number(args.window))
     config = args.out / f"{args.arch.replace('-', '_')}.py"
     folder = RunFolder(args.out)
     asked = {name: _plain(value) for name, value in vars(args).items() if name not in UNSTORED}
-    known = folder.read(SETTINGS)
-    if known is not None and not args.overwrite:
+    known = _run_in(folder, args)
+    if known is not None:
         known.setdefault("amp", args.amp)  # Older runs have it in their config alone.
         remedy = "repeat its options to resume it, or add --overwrite, or choose another --out"
         folder.require_settings(known, asked, remedy)
-    if known is None or args.overwrite:
-        source = _source(args, found)
-        count = _window_count(source) if found.scenes else found.number
-        side = _window_side(source) if found.scenes else found.side
-        decisions = decide(
-            count, side, args.arch, _machine(), args.epochs, args.batch_size, args.size
+    with _old_run_kept(args.out, config):
+        if known is None:
+            _write_config(args, found, config)
+            folder.write(SETTINGS, asked)
+        again = f"gersp train {quote(str(config))}"
+        print(f"{'config':<18}{config}   ({again} repeats the run)", flush=True)
+        if not args.dry_run:
+            _train(args, config, resume=known is not None)
+
+
+def _run_in(folder: RunFolder, args: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the settings of the run to resume: the one that left checkpoints in a folder."""
+    from gersp_mm.checkpoints.find import find_checkpoints
+
+    found, unread = find_checkpoints(folder.path)
+    if not found and not unread:
+        return None  # A start that was refused leaves settings, but no run.
+    if args.overwrite and args.dry_run:
+        raise UserError(
+            f"--dry-run --overwrite would replace the config of the run in {folder.path} and keep "
+            "its checkpoints. Choose another --out."
         )
-        for one in decisions:
-            if one.reason:
-                print(f"{one.name:<18}{one.value:<31}{one.reason}")
+    known = None if args.overwrite else folder.read(SETTINGS)
+    if known is None and not args.overwrite:
+        raise UserError(
+            f"{folder.path} holds checkpoints of another run. Add --overwrite to discard them, or "
+            "choose another --out."
+        )
+    return known
+
+
+@contextlib.contextmanager
+def _old_run_kept(out: Path, config: Path) -> Iterator[None]:
+    """Give another run its files back where this one ends before it writes a checkpoint."""
+    checkpoints = sorted(out.glob("*.pth"))
+    files = [path for path in (config, out / SETTINGS, out / LIST) if path.is_file()]
+    contents = [path.read_bytes() for path in files]
+    try:
+        yield
+    except BaseException:
+        if sorted(out.glob("*.pth")) == checkpoints:
+            for path, content in zip(files, contents):
+                path.write_bytes(content)
+        raise
+
+
+def _write_config(args: argparse.Namespace, found: Look, config: Path) -> None:
+    """Choose the settings, print each with its reason, and write the config."""
+    from gersp_mm.planning.defaults import decide
+
+    source = _source(args, found)
+    count = _window_count(source) if found.scenes else found.number
+    side = _window_side(source) if found.scenes else found.side
+    decisions = decide(count, side, args.arch, _machine(), args.epochs, args.batch_size, args.size)
+    for one in decisions:
+        if one.reason:
+            print(f"{one.name:<18}{one.value:<31}{one.reason}")
+    if (args.bands or args.scale) and not found.rasters:
+        print(f"{'note':<18}{NO_RASTER}")
+    try:
         args.out.mkdir(parents=True, exist_ok=True)
-        if not found.scenes:
-            _list_files(source, args.out)
-            if found.longer > LARGE:
-                print(f"{'note':<18}{SLOW.format(found.longer)}")
-        cfg = compose(args, source, decisions)
-        cfg.dump(str(config))
-        folder.write(SETTINGS, asked)
-    print(f"{'config':<18}{config}   (gersp train {config} repeats the run)", flush=True)
-    if args.dry_run:
-        return
+    except OSError as error:
+        raise UserError(
+            f"--out {args.out} cannot be written to ({error.strerror}). Choose another folder."
+        ) from error
+    if not found.scenes:
+        _list_files(source, args.out)
+        if found.longer > LARGE:
+            print(f"{'note':<18}{SLOW.format(found.longer)}")
+    cfg = compose(args, source, decisions)
+    cfg.dump(str(config))
+
+
+def _train(args: argparse.Namespace, config: Path, resume: bool) -> None:
+    """Train by the config, as ``gersp train`` does."""
+    from gersp_mm.commands import train
+
     words = [str(config), "--work-dir", str(args.out), "--log", "summary"]
-    if known is not None:
+    if resume or args.overwrite:
         words += ["--overwrite"] if args.overwrite else ["--resume", "auto"]
     sys.argv[0] = "gersp train"
-    train.run(train.parse_args(words), "without --overwrite" if args.overwrite else "again")
+    try:
+        train.run(train.parse_args(words), "without --overwrite" if args.overwrite else "again")
+    except UserError as error:  # Name the options of this command.
+        text = str(error).replace("--work-dir", "--out")
+        raise UserError(text.replace(", or name another one", ", or add --overwrite")) from error
     exported = args.out / f"{config.stem}_backbone.pth"
-    print(f"backbone: {exported}\n  gersp export {args.out} --to hub hub/{args.out.name}")
+    hub = quote(f"hub/{args.out.name}")
+    print(f"backbone: {exported}\n  gersp export {quote(str(args.out))} --to hub {hub}")
 
 
 def compose(args: argparse.Namespace, source: dict[str, Any], decisions: list[Decision]) -> Any:

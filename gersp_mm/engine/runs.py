@@ -122,9 +122,18 @@ class RunFolder:
         self.path = Path(path)
 
     def read(self, name: str) -> Any:
-        """Return the content of a JSON file of the folder, or None if there is no such file."""
+        """Return the content of a JSON file of the folder, or None if there is no such file.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except ValueError as error:
+            raise UserError(
+                f"{file} is damaged ({error}). Add --overwrite to start a new run in its folder"
+            ) from error
 
     def write(self, name: str, content: Any) -> None:
         """Write a JSON file into the folder, whole or not at all."""

@@ -33,6 +33,7 @@ class Look(NamedTuple):
         side: Median of the shorter sides in pixels.
         longer: Median of the longer sides in pixels.
         scenes: Whether windows of the images are read.
+        rasters: Number of rasters among the sampled files.
     """
 
     source: dict[str, Any]
@@ -40,6 +41,7 @@ class Look(NamedTuple):
     side: int
     longer: int
     scenes: bool
+    rasters: int
 
 
 def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None) -> Look:
@@ -58,6 +60,8 @@ def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None
     if missing:
         raise UserError(f"--images {missing[0]}: there is no such file or folder.")
     first = given[0]
+    if len(given) > 1 and (folders := [path for path in given if path.is_dir()]):
+        raise UserError(f"--images {folders[0]}: give one folder alone, or files.")
     source: dict[str, Any] = dict(type="gersp_mm.MillionAID")
     if len(given) == 1 and first.is_dir():
         paths = [str(first / name) for name in find_images(str(first))]
@@ -73,7 +77,7 @@ def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None
         source.update(data_root=folder, files=names)
     if not paths:
         raise UserError(f"--images {first} holds no image.")
-    sizes = _sizes([paths[index] for index in spread(len(paths), SAMPLED)])
+    sizes, raster_count = _sizes([paths[index] for index in spread(len(paths), SAMPLED)])
     if not sizes:
         raise UserError(
             f"--images {first}: none of {min(len(paths), SAMPLED)} sampled files can "
@@ -88,12 +92,12 @@ def look_at(images: Sequence[str | os.PathLike], window: str | int | None = None
         if "ann_file" in source:
             source["files"] = source.pop("ann_file")
         source["window"] = window or 512
-    return Look(source, len(paths), side, longer, scenes)
+    return Look(source, len(paths), side, longer, scenes, raster_count)
 
 
-def _sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the sizes of the files that can be read."""
-    sizes = []
+def _sizes(paths: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
+    """Return the sizes of the files that can be read, and how many of these are rasters."""
+    sizes, raster_count = [], 0
     for path in paths:
         try:
             with open_file(path) as file:
@@ -101,9 +105,10 @@ def _sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
             if raster:
                 with rasters.opened(path) as dataset:
                     sizes.append((dataset.width, dataset.height))
+                    raster_count += 1
             else:
                 with unlimited_image_size(), Image.open(path) as image:
                     sizes.append(image.size)
         except OSError:  # Training replaces and counts unreadable images.
             continue
-    return sizes
+    return sizes, raster_count

@@ -167,6 +167,9 @@ def test_files_that_are_named_one_by_one_are_listed(folders):
         (["--images", "empty"], "holds no image"),
         (["--images", "tiles", "--natural", "gone"], "--natural gone: there is no such folder"),
         (["--images", "tiles", "--epochs", "0"], "--epochs must be at least 1"),
+        (["--images", "tiles", "--natural", "tiles"], "tiles have no classes. Put the images"),
+        (["--images", "tiles", "photographs"], "--images tiles: give one folder alone, or files"),
+        (["--images", "tiles", "--out", "/proc/nope"], "--out /proc/nope cannot be written to"),
     ],
 )
 def test_bad_input_is_one_line(folders, capsys, words, message):
@@ -175,3 +178,62 @@ def test_bad_input_is_one_line(folders, capsys, words, message):
     with pytest.raises(SystemExit) as stop:
         pretrain.main([*words, *natural])
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+
+def refused(words: list[str], capsys) -> str:
+    with pytest.raises(SystemExit) as stop:
+        pretrain.main(words)
+    forget_runs()
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_refused_start_changes_no_run_and_adopts_none(folders, capsys):
+    write_images(folders / "others", 5, size=(48, 48))
+    command = ["--natural", "none", *ARGS, *SMALL[:3], *SMALL[-1:], "model.neck.in_channels=64"]
+    mine = ["--images", "tiles", "--out", "mine", *command]
+    # Nothing was trained, so nothing has to be repeated.
+    assert "nosuch.pth" in refused([*mine, "--from", "nosuch.pth"], capsys)
+    pretrain.main(mine)
+    forget_runs()
+    before = files_of(folders / "mine")
+
+    theirs = ["--images", "others", *command]
+    assert "nosuch.pth" in refused(
+        [*theirs, "--out", "mine", "--overwrite", "--from", "nosuch.pth"], capsys
+    )
+    assert "Choose another --out" in refused(
+        [*theirs, "--out", "mine", "--overwrite", "--dry-run"], capsys
+    )
+    assert files_of(folders / "mine") == before
+
+    (folders / "foreign").mkdir()
+    (folders / "foreign/epoch_1.pth").write_bytes(before["epoch_1.pth"])
+    for _ in range(2):
+        said = refused([*theirs, "--out", "foreign"], capsys)
+        assert "foreign holds checkpoints of another run. Add --overwrite" in said
+    assert list(files_of(folders / "foreign")) == ["epoch_1.pth"]
+
+    (folders / "mine/pretrain_settings.json").write_text('{"arch":')
+    assert "pretrain_settings.json is damaged" in refused(mine, capsys)
+    (folders / "mine/pretrain_settings.json").write_bytes(before["pretrain_settings.json"])
+    (folders / "mine/epoch_1.pth").write_bytes(before["epoch_1.pth"][:1000])
+    said = refused(mine, capsys)
+    assert "epoch_1.pth" in said and "or add --overwrite" in said
+
+
+def test_bands_of_photographs_are_said_to_have_no_effect(folders, capsys):
+    words = ["--images", "tiles", "--natural", "none", "--dry-run", *ARGS]
+    pretrain.main([*words, "--out", "a", "--bands", "4"])
+    assert "--bands and --scale have no effect" in capsys.readouterr().out
+    pretrain.main([*words, "--out", "b"])
+    assert "--bands" not in capsys.readouterr().out
+
+
+def test_paths_with_spaces_can_be_pasted(folders, capsys):
+    pretrain.main(["--images", "tiles", "--natural", "none", "--dry-run", *ARGS, "--out", "a run"])
+    assert "(gersp train 'a run/resnet18.py' repeats the run)" in capsys.readouterr().out

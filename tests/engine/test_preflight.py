@@ -10,6 +10,7 @@ from gersp_mm.engine.preflight import batch, shapes, teacher
 from gersp_mm.engine.preflight.findings import Finding, refuse_errors, run_checks
 from gersp_mm.utils.errors import UserError
 from tests.support.runs import build, demo_config, refusal_of
+from tests.support.smoke import write_pair
 
 
 def set_options(**options):
@@ -253,3 +254,12 @@ def test_a_queue_of_more_than_one_pass_is_said(pair_data, tmp_path, symmetric, k
         "remote-sensing images: older keys of an image are among its own negatives. "
         f"Lower model.queue_len to at most {keys}, or add images."
     )
+
+
+def test_natural_images_of_one_class_are_said(tmp_path):
+    data = write_pair(tmp_path / "data", classes=1)
+    assert "all natural images are of one class" in warnings_of(
+        demo_config(data, tmp_path, iterations=1)
+    )
+    data = write_pair(tmp_path / "two", classes=2)
+    assert "one class" not in warnings_of(demo_config(data, tmp_path / "b", iterations=1))

@@ -75,7 +75,14 @@ def count_classes(source: Mapping[str, Any]) -> int:
     lazy = {"lazy_init": True} if source.get("type") in types else {}
     dataset = _build_source("natural", {**source, **lazy})
     if hasattr(dataset, "count_classes"):
-        return dataset.count_classes()
+        count = dataset.count_classes()
+        if not count:
+            raise UserError(
+                f"the natural images in {source.get('data_root')} have no classes. Put the images "
+                "of each class into a sub-folder, or train without a natural branch "
+                "(train_dataloader.dataset.natural=None; gersp pretrain --natural none)"
+            )
+        return count
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
     return len(classes) if classes else int(dataset.get_gt_labels().max()) + 1
 
@@ -102,6 +109,13 @@ def check_natural_classes(runner: Any) -> Iterator[Finding]:
             f"{num_classes - 1}, the first being {info['img_path']} with label "
             f"{info['gt_label']}.",
             f"Set {HEAD}.num_classes to {needed}, or correct the labels.",
+        )
+    elif needed == 1:
+        yield Finding(
+            "train_dataloader.dataset.natural",
+            "all natural images are of one class, so that the classifier learns nothing from them.",
+            "Use a folder with one sub-folder of images per class.",
+            "warning",
         )
     elif needed < num_classes:
         yield Finding(
