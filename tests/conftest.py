@@ -6,6 +6,7 @@ import functools
 import gc
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +45,10 @@ def clean_process_state():
     torch.manual_seed(0)
     forget_runs()
     init_default_scope("mmpretrain")
+    called, words = sys.argv, [*sys.argv]
     yield
+    sys.argv = called
+    sys.argv[:] = words  # Commands write their names there, which help and messages read.
     forget_runs()
 
 

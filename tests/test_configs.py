@@ -95,6 +95,7 @@ def test_official_config_differs_from_the_recommended_one_in_the_listed_points_a
     official = Config.fromfile(CONFIGS / "pretrain/gersp_r50_official.py").to_dict()
     assert flat(official).items() - flat(ours).items() == {
         ("model.teacher_momentum", "0.999"),
+        ("model.key_bn", "'shuffle'"),
         ("model.teacher_init", "'separate'"),
         ("model.teacher_projector", "'frozen'"),
         ("model.natural_head.init_cfg", "None"),

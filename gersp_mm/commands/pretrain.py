@@ -184,12 +184,14 @@ def _train(args: argparse.Namespace, config: Path, resume: bool) -> None:
     words = [str(config), "--work-dir", str(args.out), "--log", "summary"]
     if resume or args.overwrite:
         words += ["--overwrite"] if args.overwrite else ["--resume", "auto"]
-    sys.argv[0] = "gersp train"
+    called, sys.argv[0] = sys.argv[0], "gersp train"
     try:
         train.run(train.parse_args(words), "without --overwrite" if args.overwrite else "again")
     except UserError as error:  # Name the options of this command.
         text = str(error).replace("--work-dir", "--out")
         raise UserError(text.replace(", or name another one", ", or add --overwrite")) from error
+    finally:
+        sys.argv[0] = called
     exported = args.out / f"{config.stem}_backbone.pth"
     hub = quote(f"hub/{args.out.name}")
     print(f"backbone: {exported}\n  gersp export {quote(str(args.out))} --to hub {hub}")

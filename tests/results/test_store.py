@@ -69,14 +69,14 @@ def test_an_old_row_of_the_papers_protocol_is_not_comparable():
 
 def test_recorded_rows_are_typed():
     rows = [one for path in (ROOT / "results").glob("*.jsonl") for one in read_rows(path)]
-    assert len(rows) == 42 + 3 + 56 + 897 + 32
+    assert len(rows) == 72 + 3 + 56 + 915 + 32
     assert not any(isinstance(one.measured_by, Unparsed) for one in rows)
     assert all((one.checkpoint_sha256 is None) == (one.settings.method == "random") for one in rows)
     queue = [one.settings for one in rows if one.pretraining == "GeRSP with a queue of 1,024"]
     assert queue[0] == Pretraining(method="GeRSP", updates=600, options={"model.queue_len": 1024})
     own = [one.settings for one in rows if str(one.pretraining).endswith(", own statistics")]
     assert len(own) == 6 * 27 and {one.statistics for one in own} == {"own"}
-    assert Counter(one.threads for one in rows if one.threads) == {2: 4, 1: 10}
+    assert Counter(one.threads for one in rows if one.threads) == {2: 4, 1: 94}
 
 
 def test_settings_are_those_of_the_backbone(tmp_path):
