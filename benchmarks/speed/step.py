@@ -43,7 +43,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gersp_mm.engine import launch
-from gersp_mm.engine.precision import cpu_multiplies_bf16
+from gersp_mm.engine.precision import bf16_unit
 from gersp_mm.models.info_nce import InfoNCEHead
 from gersp_mm.models.negative_queue import enqueue
 from gersp_mm.utils.arguments import new_parser
@@ -328,13 +328,13 @@ def main(args: argparse.Namespace) -> None:
     title = f"ResNet-{args.arch}, {args.size} px, {args.batch}+{args.batch} images"
     title += f", queue {args.queue}, {args.device}" + (f", {args.amp}" if args.amp else "")
     if args.device == "cpu":
-        amx = "with" if cpu_multiplies_bf16() else "without"
-        print(f"{processor()}, {amx} AMX, {torch.get_num_threads()} threads")
+        unit = bf16_unit() or "no unit for bf16"
+        print(f"{processor()}, {unit}, {torch.get_num_threads()} threads")
     steps, memory, model = build(args)
     times = interleave(steps, args.rounds, args.warmup, args.device)
     values: dict[str, Any] = dict(step_ms=spreads(times))
     if args.device == "cpu":
-        values["amx"] = cpu_multiplies_bf16()
+        values["bf16_unit"] = bf16_unit()
     ratios = {f"{n} / ours": paired_ratio(times, n, "ours") for n in times if n != "ours"}
     ratios = {name: ratio for name, ratio in ratios.items() if not name.startswith(BOUND)}
     for name in (BOUND, CONTIGUOUS_BOUND):

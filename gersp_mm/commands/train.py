@@ -46,7 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         const="auto",
         choices=("auto", "fp16", "bf16", "fp32"),
         help="train with automatic mixed precision; without a value, bf16 where the GPU or the "
-        "processor (AMX) multiplies it, fp16 on older GPUs, else fp32 [as in the config: fp32]",
+        "processor (AMX, or AVX-512 BF16 of AMD) multiplies it, fp16 on older GPUs, else fp32 "
+        "[as in the config: fp32]",
     )
     parser.add_argument(
         "--auto-scale-lr",

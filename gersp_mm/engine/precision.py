@@ -35,9 +35,9 @@ class Choice(NamedTuple):
 def choose_precision(several: bool = False) -> Choice:
     """Choose the precision in which this machine trains fastest.
 
-    It is bf16 where the hardware multiplies it (GPUs from compute capability 8.0 on, CPUs with
-    AMX), fp16 on older GPUs, and fp32 elsewhere. Emulated bfloat16, which PyTorch calls supported,
-    does not count.
+    It is bf16 where the hardware multiplies it (GPUs from compute capability 8.0 on, and CPUs by
+    :func:`bf16_unit`), fp16 on older GPUs, and fp32 elsewhere. Emulated bfloat16, which PyTorch
+    calls supported, does not count.
 
     Args:
         several: Whether a process runs on each GPU, so that the oldest of them decides.
@@ -51,24 +51,31 @@ def choose_precision(several: bool = False) -> Choice:
         return Choice("fp16", f"{name} multiplies no bf16")
     if get_device() in OTHER_DEVICES:
         return Choice("fp32", f"nothing is known of bf16 on {get_device()}")
-    if cpu_multiplies_bf16():
-        return Choice("bf16", "this processor multiplies it (AMX)")
-    return Choice("fp32", "this processor has no AMX, without which bf16 is slower")
+    if unit := bf16_unit():
+        return Choice("bf16", f"this processor multiplies it ({unit})")
+    return Choice("fp32", "this processor has neither AMX nor AMD's AVX-512 BF16")
 
 
-def cpu_multiplies_bf16() -> bool:
-    """Tell whether the processor has AMX for bfloat16 and oneDNN may use it.
+def bf16_unit() -> str | None:
+    """Name the unit of the processor that makes bfloat16 faster than fp32, if it has one.
 
-    Linux lists what processor and kernel have; elsewhere, the answer is no. ``ONEDNN_MAX_CPU_ISA``
-    may keep oneDNN from using it.
+    It is AMX, or AVX-512 BF16 on processors of AMD. On those of Intel, AVX-512 BF16 alone was
+    slower than fp32. Linux lists what processor and kernel have; elsewhere, there is none.
+    ``ONEDNN_MAX_CPU_ISA`` may keep oneDNN from using a unit.
     """
     if not torch.backends.mkldnn.is_available() or not CPUINFO.is_file():
-        return False
+        return None
+    text = CPUINFO.read_text()
+    found = re.search(r"^flags\s*:(.*)$", text, re.M)
+    flags = set(found[1].split()) if found else set()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    if limit not in ("", "DEFAULT", "ALL") and "AMX" not in limit:
-        return False
-    flags = re.search(r"^flags\s*:(.*)$", CPUINFO.read_text(), re.M)
-    return flags is not None and {"amx_tile", "amx_bf16"} <= set(flags[1].split())
+    free = limit in ("", "DEFAULT", "ALL")
+    if {"amx_tile", "amx_bf16"} <= flags and (free or "AMX" in limit):
+        return "AMX"
+    by_amd = re.search(r"^vendor_id\s*:\s*AuthenticAMD$", text, re.M) is not None
+    if by_amd and "avx512_bf16" in flags and (free or re.search("AMX|FP16|BF16", limit)):
+        return "AVX-512 BF16"
+    return None
 
 
 def precision_of(wrapper: Any) -> str:

@@ -12,6 +12,7 @@ from gersp_mm.engine.optim import BFloat16OptimWrapper
 from gersp_mm.utils.errors import UserError
 
 AMX = "processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16 avx512_fp16 amx_tile amx_int8\n"
+AMD = "vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n"
 NO_AMX = AMX.replace(" amx_bf16", "").replace(" amx_tile", "")
 FP32 = dict(type="OptimWrapper", accumulative_counts=2)
 BF16 = dict(type="gersp_mm.BFloat16OptimWrapper", accumulative_counts=2)
@@ -58,13 +59,17 @@ def gpus(monkeypatch):
         (AMX, None, BF16, "bf16"),
         (AMX, "AVX512_CORE_AMX", BF16, "bf16"),
         (AMX, "AVX512_CORE_BF16", FP32, "fp32"),  # oneDNN may not use AMX
-        (NO_AMX, None, FP32, "fp32"),  # AVX-512's bf16 alone is slower than fp32
+        (NO_AMX, None, FP32, "fp32"),  # Intel's AVX-512 BF16 alone is slower than fp32
+        (AMD, None, BF16, "bf16"),
+        (AMD, "AVX512_CORE_BF16", BF16, "bf16"),
+        (AMD, "AVX512_CORE_VNNI", FP32, "fp32"),  # oneDNN may not use it
+        (AMD.replace("avx512_bf16", ""), None, FP32, "fp32"),
         (AMX.replace("amx_tile", ""), None, FP32, "fp32"),
         ("", None, FP32, "fp32"),
         (None, None, FP32, "fp32"),  # not Linux
     ],
 )
-def test_auto_on_cpus_is_bf16_where_amx_multiplies_it(
+def test_auto_on_cpus_is_bf16_where_a_unit_multiplies_it(
     cpu, monkeypatch, cpuinfo, isa, wrapper, chosen
 ):
     cpu(cpuinfo)
@@ -73,7 +78,8 @@ def test_auto_on_cpus_is_bf16_where_amx_multiplies_it(
     cfg = amp_config()
     choice = launch.use_amp(cfg, "auto")
     assert cfg.optim_wrapper.to_dict() == wrapper
-    assert choice.precision == chosen and "AMX" in choice.reason
+    assert choice.precision == chosen
+    assert ("AVX-512 BF16" if cpuinfo == AMD else "AMX") in choice.reason
 
 
 @pytest.mark.parametrize(
