@@ -181,7 +181,8 @@ def test_bad_input_is_one_line(folders, capsys, words, message):
 
 
 def files_of(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    files = (path for path in out.iterdir() if path.is_file())
+    return {path.name: path.read_bytes() for path in files if path.suffix != ".lock"}
 
 
 def refused(words: list[str], capsys) -> str:
