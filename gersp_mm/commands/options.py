@@ -6,6 +6,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from gersp_mm.utils.called import as_called
@@ -17,6 +18,9 @@ UNWRITABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
     errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO,
 }  # fmt: skip
+
+# Modules that evaluation and pictures import, and the projects that have them.
+OPTIONAL = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
 class CfgOptions(argparse.Action):
@@ -48,6 +52,20 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
+def require_optional() -> None:
+    """Refuse to start a long command without the libraries that its last steps need.
+
+    Raises:
+        UserError: The message names the libraries that are missing.
+    """
+    if missing := [project for name, project in OPTIONAL.items() if find_spec(name) is None]:
+        raise UserError(_needs(missing))
+
+
+def _needs(projects: list[str]) -> str:
+    return f"this command needs {' and '.join(projects)}: pip install {' '.join(projects)}"
+
+
 def run_tool(
     main: Callable[[argparse.Namespace], Any],
     args: argparse.Namespace,
@@ -67,6 +85,11 @@ def run_tool(
         # PyTorch puts the traceback of a worker process before the message.
         text = str(error).rsplit(f"{UserError.__module__}.UserError: ", 1)[-1].strip()
         print(f"\nerror: {as_called(text)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        print(f"\nerror: {_needs([OPTIONAL[error.name]])}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in UNWRITABLE:

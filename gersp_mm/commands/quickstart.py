@@ -90,12 +90,14 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.config import Config
 
     from gersp_mm.commands import show
+    from gersp_mm.commands.options import require_optional
     from gersp_mm.commands.steps import Steps, checkout, environment
     from gersp_mm.engine.runs import TRAINING_LOG, ChildRun, RunFolder
     from gersp_mm.engine.schedule import as_options, fitted_options, run_length, with_epochs
     from gersp_mm.resources import find_config, resource
     from gersp_mm.results import append_new_rows
 
+    require_optional()
     config = find_config(CONFIG)
     cfg = Config.fromfile(config)
     epochs = args.epochs or cfg.train_cfg.max_epochs

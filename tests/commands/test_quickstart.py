@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from gersp_mm.commands import options
 from gersp_mm.commands import quickstart as tool
 from gersp_mm.engine.runs import TRAINING_LOG, RunFolder
 from gersp_mm.results import append_new_rows, read_rows
@@ -199,3 +201,27 @@ def test_rows_of_a_run_are_those_of_the_results_file(tmp_path: Path):
 def test_the_range_of_a_further_run(values, low, high):
     """t(0.975, 1) = 12.7062; 2 ± 12.7062 · √2 · √1.5 for the first."""
     assert further_run(values) == pytest.approx((low, high), abs=2e-3)
+
+
+def test_without_the_libraries_of_its_last_steps_it_does_not_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name == "sklearn" else name)
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--work-dir", str(tmp_path / "run")])
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    assert "needs scikit-learn: pip install scikit-learn" in capsys.readouterr().err
+
+
+def test_a_missing_optional_library_is_one_line(capsys):
+    def picture(_):
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    with pytest.raises(SystemExit) as stop:
+        options.run_tool(picture, argparse.Namespace())
+    assert stop.value.code == 2
+    assert "this command needs scikit-learn: pip install" in capsys.readouterr().err
+
+    def broken(_):
+        raise ModuleNotFoundError("No module named 'gersp_mm.nothing'", name="gersp_mm.nothing")
+
+    with pytest.raises(ModuleNotFoundError):
+        options.run_tool(broken, argparse.Namespace())
