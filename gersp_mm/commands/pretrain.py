@@ -126,8 +126,10 @@ def _run_in(folder: RunFolder, args: argparse.Namespace) -> dict[str, Any] | Non
             f"--dry-run --overwrite would replace the config of the run in {folder.path} and keep "
             "its checkpoints. Choose another --out."
         )
-    known = None if args.overwrite else folder.read(SETTINGS)
-    if known is None and not args.overwrite:
+    if args.overwrite:
+        return None
+    known = folder.read(SETTINGS)
+    if known is None:
         raise UserError(
             f"{folder.path} holds checkpoints of another run. Add --overwrite to discard them, or "
             "choose another --out."

@@ -132,7 +132,7 @@ class RunFolder:
             return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         except ValueError as error:
             raise UserError(
-                f"{file} is damaged ({error}). Add --overwrite to start a new run in its folder"
+                f"{file} is damaged ({error}). Discard the run in its folder, or choose another"
             ) from error
 
     def write(self, name: str, content: Any) -> None:
